@@ -1,0 +1,44 @@
+# `make demo` and `make test` need nothing but Python >= 3.11 and a network to install from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# On a machine without an NVIDIA GPU the CPU build of torch is taken where an index offers it:
+# it is a tenth of the CUDA build's size.
+TORCH := $(shell $(PYTHON) -c 'import re;print(re.search(r"^torch==\S+", open("constraints.txt").read(), re.M)[0])')
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "poscon needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; \
+		then $(PIP) install '$(TORCH)'; \
+		else $(PIP) install '$(TORCH)+cpu' 2> /dev/null || $(PIP) install '$(TORCH)'; fi
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/poscon demo
+
+test: setup check
+	@$(BIN)/pytest
+
+test-slow: setup
+	@$(BIN)/pytest -m slow
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

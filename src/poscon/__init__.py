@@ -1,0 +1,49 @@
+"""poscon: positional contrastive pre-training for segmentation with few labels.
+
+Every command of the command line is a function of the same name and with the same arguments.
+They are imported on first use, so that ``import poscon`` and ``poscon --help`` stay instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "prepare": "poscon.store.prepare",
+    "inspect": "poscon.inspect",
+    "pretrain": "poscon.pretrain",
+    "finetune": "poscon.finetune",
+    "predict": "poscon.predict",
+    "evaluate": "poscon.evaluate",
+    "demo": "poscon.demo",
+    "PosconError": "poscon.errors",
+}
+
+__all__ = [
+    "PosconError",
+    "__version__",
+    "demo",
+    "evaluate",
+    "finetune",
+    "inspect",
+    "predict",
+    "prepare",
+    "pretrain",
+]
+
+if TYPE_CHECKING:
+    from poscon.demo import demo
+    from poscon.errors import PosconError
+    from poscon.evaluate import evaluate
+    from poscon.finetune import finetune
+    from poscon.inspect import inspect
+    from poscon.predict import predict
+    from poscon.pretrain import pretrain
+    from poscon.store.prepare import prepare
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'poscon' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,146 @@
+"""What a data set says of itself: its cases, and what its label values mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from poscon.errors import PosconError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One 3-D volume of a data set and, where there is one, its label map.
+
+    A 4-D file is one case a frame: ``frame_index`` says which frame of the file is meant.
+
+    Attributes:
+        id: unique in the data set, usable as a file name.
+        subject: the person (or animal) scanned; several cases may share one. Folds and draws of
+            labelled data go by subject, never by case.
+        image: the file with the intensities.
+        label: the file with the reference segmentation, or None.
+        frame: the name of the time point (``ED``, ``frame01``, ...), or None.
+        frame_index: which frame of a 4-D ``image`` this is, or None for a 3-D file.
+        spacing: the voxel size in mm along the file's axes where the data set states it because
+            the file's header is wrong, else None: the header is believed.
+        modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
+    """
+
+    id: str
+    subject: str
+    image: Path
+    label: Path | None = None
+    frame: str | None = None
+    frame_index: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One foreground class: its name and the voxel values that mean it.
+
+    The first value is the one that is written when a prediction is handed back; further values
+    are read as the same class (a known mistake in a data set, or structures merged).
+    """
+
+    name: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """The foreground classes of a data set in canonical order, and how voxel values map to them.
+
+    Class index 0 is background; class ``i + 1`` is ``classes[i]``.
+
+    Attributes:
+        classes: foreground classes in canonical order.
+        background: values that are read as background besides 0.
+        background_above: if given, every value above it is background too.
+    """
+
+    classes: tuple[LabelClass, ...]
+    background: tuple[int, ...] = ()
+    background_above: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(label_class.name for label_class in self.classes)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The value written for each foreground class."""
+        return tuple(label_class.values[0] for label_class in self.classes)
+
+    def to_classes(self, values: np.ndarray, *, where: str) -> np.ndarray:
+        """Map voxel values to class indices.
+
+        Args:
+            values: label map of any shape; floating point is accepted if every value is whole.
+            where: what to name in an error message, usually the file.
+
+        Returns:
+            Array of the same shape, uint8, 0 = background.
+
+        Raises:
+            PosconError: a value is not whole or not declared.
+        """
+        present = np.unique(values)
+        whole = present.astype(np.int64)
+        if not np.array_equal(whole, present):
+            odd = present[whole != present]
+            raise PosconError(
+                f"{where}: label values must be whole numbers, found {odd[0]:g}; "
+                "is this an image, or was the label map resampled with interpolation?"
+            )
+        index = {0: 0, **dict.fromkeys(self.background, 0)}
+        for position, label_class in enumerate(self.classes, start=1):
+            index.update(dict.fromkeys(label_class.values, position))
+        if self.background_above is not None:
+            index.update({int(v): 0 for v in whole if v > self.background_above})
+        undeclared = [int(v) for v in whole if int(v) not in index]
+        if undeclared:
+            raise PosconError(
+                f"{where}: label value(s) {_listed(undeclared)} not declared; declared are "
+                f"{_listed(sorted(index))}; state them with --labels"
+            )
+        lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
+        return lookup[np.searchsorted(present, values)]
+
+    def to_values(self, classes: np.ndarray) -> np.ndarray:
+        """Map class indices back to the data set's own label values (smallest integer type)."""
+        table = np.array([0, *self.values])
+        return table.astype(np.min_scalar_type(table.max()))[classes]
+
+
+def parse_labels(text: str) -> LabelScheme:
+    """Read a label scheme from ``"1=RV,2=MYO,3=LV"``; several values for a class: ``420+421=LA``.
+
+    The canonical class order is the order of writing.
+    """
+    classes = []
+    for part in text.split(","):
+        values, separator, name = part.partition("=")
+        try:
+            numbers = tuple(int(v) for v in values.split("+"))
+        except ValueError:
+            numbers = ()
+        if not separator or not name.strip() or not numbers or 0 in numbers:
+            raise PosconError(
+                f"--labels: cannot read {part.strip()!r}; write VALUE=NAME pairs such as "
+                "1=RV,2=MYO,3=LV (0 is background and is not listed)"
+            )
+        classes.append(LabelClass(name.strip(), numbers))
+    names = [c.name for c in classes]
+    numbers = tuple(v for c in classes for v in c.values)
+    if len(set(names)) < len(names) or len(set(numbers)) < len(numbers):
+        raise PosconError(f"--labels: a name or a value occurs twice in {text!r}")
+    return LabelScheme(tuple(classes))
+
+
+def _listed(values: Sequence[int], most: int = 10) -> str:
+    text = ", ".join(map(str, values[:most]))
+    return text if len(values) <= most else f"{text}, ... ({len(values)} in all)"

@@ -1,0 +1,200 @@
+"""Reading a scan file and writing a label map that lies exactly on it.
+
+NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever the format, the
+affine is in nibabel's convention: voxel index to millimetres in RAS+.
+"""
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK
+
+from poscon.errors import PosconError
+
+NIFTI = (".nii", ".nii.gz")
+OTHERS = (".nrrd", ".mha", ".mhd")
+SUFFIXES = NIFTI + OTHERS
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan file's content.
+
+    Attributes:
+        path: the file.
+        data: voxels, (X, Y, Z) or (X, Y, Z, frames), in the file's own axis order, scaled as the
+            header says; integers stay integers where the header has no scaling.
+        affine: (4, 4), voxel index to mm, RAS+.
+        header: what the format's library needs to write a file with the same geometry.
+    """
+
+    path: Path
+    data: np.ndarray
+    affine: np.ndarray
+    header: Any
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the three spatial axes of the file."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+@dataclass(frozen=True)
+class ScanHeader:
+    """Shape and spacing of a scan file, read without its voxels."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+
+
+def scan_stem(path: Path) -> str:
+    """The file name without its format suffix (``a.nii.gz`` -> ``a``)."""
+    suffix = scan_suffix(path)
+    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+
+
+def scan_suffix(path: Path) -> str:
+    """The format suffix of a scan file, lower case, or ``""`` if it is none that poscon reads."""
+    name = path.name.lower()
+    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
+
+
+def read_header(path: Path) -> ScanHeader:
+    """Read shape and spacing only.
+
+    Raises:
+        PosconError: the file is missing, empty, broken or of a format poscon does not read.
+    """
+    _check_file(path)
+    with _readable(path):
+        if scan_suffix(path) in NIFTI:
+            image = nib.load(path)
+            affine = np.asarray(image.affine, float)
+            shape = tuple(image.shape)
+        else:
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            affine = _sitk_affine(reader)
+            shape = tuple(reader.GetSize())
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return ScanHeader(_spatial_shape(shape, path), (float(x), float(y), float(z)), affine)
+
+
+def read_scan(path: Path) -> Scan:
+    """Read a scan or a label map.
+
+    Raises:
+        PosconError: the file is missing, empty, truncated, of an unknown format, not 3-D or 4-D.
+    """
+    _check_file(path)
+    with _readable(path):
+        if scan_suffix(path) in NIFTI:
+            image = nib.load(path)
+            header = image.header.copy()
+            affine = np.asarray(image.affine, float)
+            data = np.asanyarray(image.dataobj)
+        else:
+            header = SimpleITK.ReadImage(str(path))
+            affine = _sitk_affine(header)
+            data = SimpleITK.GetArrayFromImage(header).T
+    return Scan(path, data.reshape(_spatial_shape(data.shape, path)), affine, header)
+
+
+def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
+    """Write a label map with the geometry of ``like``: shape, affine and header codes.
+
+    The file is complete or absent, never half-written.
+
+    Args:
+        path: target; its format is that of its suffix, which must be of the family of ``like``.
+        labels: integers of the same shape as ``like.data``.
+        like: the scan that was segmented.
+    """
+    assert labels.shape == like.data.shape
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        part = Path(folder) / path.name
+        if isinstance(like.header, nib.Nifti1Header):
+            header = like.header.copy()
+            header.set_data_dtype(labels.dtype)
+            header.set_slope_inter(1, 0)
+            header["cal_min"], header["cal_max"] = 0, 0
+            header["descrip"] = b""
+            # nibabel keeps both codes only when the affine is the header's own, and it is.
+            shape = header.get_data_shape()  # a file with trailing axes of 1 gets them back
+            image = type_of(header)(labels.reshape(shape), None, header)
+            nib.save(image, part)
+        else:
+            image = SimpleITK.GetImageFromArray(labels.T)
+            image.CopyInformation(like.header)
+            SimpleITK.WriteImage(image, str(part), useCompression=True)
+        part.replace(path)
+
+
+def type_of(header: Any) -> Any:
+    return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+
+
+def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    """Drop trailing axes of length 1; a single slice stays a 3-D volume."""
+    trimmed = list(shape)
+    while len(trimmed) > 3 and trimmed[-1] == 1:
+        trimmed.pop()
+    while len(trimmed) < 3:
+        trimmed.append(1)
+    if len(trimmed) > 4 or min(trimmed) < 1 or len(shape) < 2:
+        raise PosconError(f"{path}: shape {shape} is neither a 3-D volume nor a 4-D series")
+    return tuple(int(n) for n in trimmed)
+
+
+def _sitk_affine(image: Any) -> np.ndarray:
+    """The RAS+ affine of a SimpleITK image or reader, whose own world is LPS+."""
+    size = image.GetDimension()
+    affine = np.eye(4)
+    axes = min(size, 3)
+    direction = np.array(image.GetDirection()).reshape(size, size)
+    affine[:axes, :axes] = (direction * np.array(image.GetSpacing()))[:axes, :axes]
+    affine[:axes, 3] = image.GetOrigin()[:axes]
+    return _RAS_FROM_LPS @ affine
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise PosconError(f"{path}: no such file")
+    if not scan_suffix(path):
+        raise PosconError(f"{path}: not a format poscon reads ({', '.join(SUFFIXES)})")
+    if path.stat().st_size == 0:
+        raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the format libraries raise on a broken file into one line that names it."""
+    try:
+        yield
+    except PosconError:
+        raise
+    except (
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        zlib.error,
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PosconError(
+            f"{path}: cannot be read, the file is truncated or damaged ({reason[:120]})"
+        ) from error
