@@ -1,8 +1,9 @@
 """What a data set says of itself: its cases, and what its label values mean."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,28 @@ class LabelScheme:
         """Map class indices back to the data set's own label values (smallest integer type)."""
         table = np.array([0, *self.values])
         return table.astype(np.min_scalar_type(table.max()))[classes]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder of scans, understood.
+
+    Attributes:
+        layout: the name of the layout it was read as.
+        root: the folder.
+        cases: every case, sorted by id.
+        labels: what the label values mean, or None where the layout does not say (or has none).
+        preparation: settings of ``poscon prepare`` that this layout's field uses or that its
+            files make necessary, e.g. ``{"spacing": 1.25}``; the user's own settings override them.
+        notes: what a user should know of these files, one sentence each.
+    """
+
+    layout: str
+    root: Path
+    cases: tuple[Case, ...]
+    labels: LabelScheme | None = None
+    preparation: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def parse_labels(text: str) -> LabelScheme:
