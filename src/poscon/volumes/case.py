@@ -90,7 +90,8 @@ class LabelScheme:
             PosconError: a value is not whole or not declared.
         """
         present = np.unique(values)
-        whole = present.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole, and said to be
+            whole = present.astype(np.int64)
         if not np.array_equal(whole, present):
             odd = present[whole != present]
             raise PosconError(
@@ -114,7 +115,8 @@ class LabelScheme:
     def to_values(self, classes: np.ndarray) -> np.ndarray:
         """Map class indices back to the data set's own label values (smallest integer type)."""
         table = np.array([0, *self.values])
-        return table.astype(np.min_scalar_type(table.max()))[classes]
+        smallest = np.result_type(*map(np.min_scalar_type, (table.min(), table.max())))
+        return table.astype(smallest)[classes]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
 
@@ -104,17 +106,21 @@ def read_scan(path: Path) -> Scan:
             header = image.header.copy()
             affine = np.asarray(image.affine, float)
             data = np.asanyarray(image.dataobj)
+            single = data.dtype.kind in "biuf"
         else:
             header = SimpleITK.ReadImage(str(path))
             affine = _sitk_affine(header)
             data = SimpleITK.GetArrayFromImage(header).T
+            single = header.GetNumberOfComponentsPerPixel() == 1
+    if not single:
+        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number a voxel")
     return Scan(path, data.reshape(_spatial_shape(data.shape, path)), affine, header)
 
 
 def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
     """Write a label map with the geometry of ``like``: shape, affine and header codes.
 
-    The file is complete or absent, never half-written.
+    The file is complete or absent, never half-written. A .mhd has its voxels in a file beside it.
 
     Args:
         path: target; its format is that of its suffix, which must be of the family of ``like``.
@@ -136,10 +142,12 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
             image = type_of(header)(labels.reshape(shape), None, header)
             nib.save(image, part)
         else:
-            image = SimpleITK.GetImageFromArray(labels.T)
+            shape = like.header.GetSize()  # a single slice may be a 2-D file
+            image = SimpleITK.GetImageFromArray(labels.reshape(shape).T, isVector=False)
             image.CopyInformation(like.header)
             SimpleITK.WriteImage(image, str(part), useCompression=True)
-        part.replace(path)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == part):
+            file.replace(path.parent / file.name)  # .mhd: the voxels' file first, the header last
 
 
 def type_of(header: Any) -> Any:
@@ -191,8 +199,8 @@ def _readable(path: Path) -> Iterator[None]:
         RuntimeError,
         ValueError,
         zlib.error,
-        nib.filebasedimages.ImageFileError,
-        nib.spatialimages.HeaderDataError,
+        ImageFileError,
+        HeaderDataError,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PosconError(

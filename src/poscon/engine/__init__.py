@@ -1,0 +1,1 @@
+"""What all training shares: batches, optimisation, run folders, resuming, progress."""

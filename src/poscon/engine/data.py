@@ -1,0 +1,163 @@
+"""Batches of slices out of a store, each a function of the run's seed and the step's number."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch
+from poscon.store.store import CaseRecord, Store
+
+
+class SliceReader:
+    """Reads slices of chosen cases of a store, cut or padded to a square canvas.
+
+    Args:
+        store: the prepared data set.
+        cases: which cases.
+        canvas: extent in pixels of what is read.
+    """
+
+    def __init__(self, store: Store, cases: Sequence[CaseRecord], canvas: int) -> None:
+        self.store = store
+        self.cases = list(cases)
+        self.canvas = canvas
+        counts = [case.shape[0] for case in self.cases]
+        self.case_of = np.repeat(np.arange(len(counts)), counts)
+        self.slice_of = np.concatenate([np.arange(n) for n in counts])
+        self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.case_of)
+
+    def centred(self, indices: np.ndarray) -> SliceBatch:
+        """Slices with the canvas on the middle of each."""
+        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+        for row, index in enumerate(indices):
+            image = self.store.image(self.cases[self.case_of[index]])[self.slice_of[index]]
+            centre = (image.shape[0] // 2, image.shape[1] // 2)
+            _paste(image, images[row, 0], centre)
+        return SliceBatch(torch.from_numpy(images), torch.from_numpy(self.positions[indices]))
+
+    def labelled(
+        self, indices: np.ndarray, generator: np.random.Generator, foreground: float
+    ) -> SliceBatch:
+        """Slices with their labels, the canvas on a random pixel of each.
+
+        Args:
+            indices: which slices.
+            generator: draws the pixel.
+            foreground: the share of slices for which a foreground pixel is drawn, where there
+                is one; the others may be looked at anywhere, so that all background is seen.
+        """
+        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+        labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
+        for row, index in enumerate(indices):
+            case, number = self.cases[self.case_of[index]], self.slice_of[index]
+            image, label = self.store.image(case)[number], self.store.label(case)[number]
+            centre = tuple(int(generator.integers(n)) for n in image.shape)
+            if generator.random() < foreground:
+                pixels = np.flatnonzero(label)
+                if len(pixels):
+                    pixel = generator.choice(pixels)
+                    centre = divmod(int(pixel), label.shape[1])
+            _paste(image, images[row, 0], (centre[0], centre[1]))
+            _paste(label, labels[row], (centre[0], centre[1]))
+        positions = torch.from_numpy(self.positions[indices])
+        return SliceBatch(torch.from_numpy(images), positions, torch.from_numpy(labels))
+
+
+def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> None:
+    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``."""
+    here, there = [], []
+    for length, canvas, middle in zip(source.shape, target.shape, centre, strict=True):
+        start = middle - canvas // 2
+        first, last = max(start, 0), min(start + canvas, length)
+        here.append(slice(first, last))
+        there.append(slice(first - start, last - start))
+    target[tuple(there)] = source[tuple(here)]
+
+
+class Batches(IterableDataset):
+    """The batches of all steps of a run; iterating gives those of the current chunk.
+
+    A chunk is what Lightning calls an epoch: the steps between two checkpoints.
+    """
+
+    def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
+        self.seed = seed
+        self.total_steps = total_steps
+        self.chunk_steps = chunk_steps
+        self.chunk = 0
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.total_steps // self.chunk_steps)
+
+    def __iter__(self) -> Iterator[tuple[SliceBatch, int]]:
+        first = self.chunk * self.chunk_steps
+        for step in range(first, min(first + self.chunk_steps, self.total_steps)):
+            yield self.batch(step), mix_seed(self.seed, step)
+
+    def batch(self, step: int) -> SliceBatch:
+        raise NotImplementedError
+
+
+class UnlabelledBatches(Batches):
+    """Every slice once an epoch, in an order drawn for that epoch; an incomplete batch is left out.
+
+    Args:
+        reader: the slices.
+        batch_size: slices a step; all there are if there are fewer.
+        epochs: how often every slice is seen.
+        seed: of the order.
+        chunk_steps: most steps between two checkpoints.
+    """
+
+    def __init__(
+        self, reader: SliceReader, batch_size: int, epochs: int, seed: int, chunk_steps: int
+    ) -> None:
+        self.reader = reader
+        self.batch_size = min(batch_size, len(reader))
+        self.epoch_steps = len(reader) // self.batch_size
+        super().__init__(seed, epochs * self.epoch_steps, min(chunk_steps, self.epoch_steps))
+
+    def batch(self, step: int) -> SliceBatch:
+        epoch, number = divmod(step, self.epoch_steps)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.reader))
+        first = number * self.batch_size
+        return self.reader.centred(order[first : first + self.batch_size])
+
+
+class LabelledBatches(Batches):
+    """Slices of the labelled cases, drawn anew each step.
+
+    Args:
+        reader: the slices, all of labelled cases.
+        batch_size: slices a step.
+        iterations: number of steps, whatever the number of cases.
+        foreground: see :meth:`SliceReader.labelled`.
+        seed: of the draws.
+        chunk_steps: most steps between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        reader: SliceReader,
+        batch_size: int,
+        iterations: int,
+        foreground: float,
+        seed: int,
+        chunk_steps: int,
+    ) -> None:
+        super().__init__(seed, iterations, min(chunk_steps, iterations))
+        self.reader = reader
+        self.batch_size = batch_size
+        self.foreground = foreground
+
+    def batch(self, step: int) -> SliceBatch:
+        generator = np.random.default_rng([self.seed, step])
+        indices = generator.integers(len(self.reader), size=self.batch_size)
+        return self.reader.labelled(indices, generator, self.foreground)

@@ -1,0 +1,149 @@
+"""Run folders: what a training leaves behind, and how it is taken up again.
+
+::
+
+    RUN/
+        config.yaml              every setting, resolved
+        cases.json               every case seen, its role and the SHA-256 of its pixels
+        metrics.csv              a row a checkpoint
+        checkpoints/last.ckpt    the state of the training, for --resume
+        tensorboard/
+        encoder.safetensors      after pre-training: the result
+        model.safetensors        after fine-tuning: the result
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from poscon import __version__
+from poscon.errors import PosconError
+from poscon.store.store import CaseRecord, Store, write_json
+
+CHECKPOINT = "last.ckpt"
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.cases_path = self.path / "cases.json"
+        self.metrics_path = self.path / "metrics.csv"
+        self.checkpoint_folder = self.path / "checkpoints"
+
+    def begin(
+        self,
+        command: str,
+        store: Store,
+        settings: dict[str, Any],
+        cases: dict[str, list[CaseRecord]],
+        **inputs: Any,
+    ) -> None:
+        """Create the folder of a new run.
+
+        Args:
+            command: ``pretrain`` or ``finetune``.
+            store: what it trains on.
+            settings: every setting, resolved.
+            cases: the cases by role.
+            inputs: what else went in.
+
+        Raises:
+            PosconError: there is something already.
+        """
+        self.check_new()
+        self.checkpoint_folder.mkdir(parents=True)
+        roles = [
+            {
+                "id": case.id,
+                "subject": case.subject,
+                "role": role,
+                "pixels_sha256": case.pixels_sha256,
+            }
+            for role, members in cases.items()
+            for case in members
+        ]
+        write_json(self.cases_path, roles)
+        config = {
+            "command": command,
+            "poscon_version": __version__,
+            "store": str(store.path),
+            "inputs": inputs,
+            "settings": settings,
+        }
+        part = self.config_path.with_suffix(".part")
+        part.write_text(yaml.safe_dump(config, sort_keys=False))
+        part.replace(self.config_path)  # last: a folder with a config.yaml is a complete start
+
+    def check_new(self) -> None:
+        """Refuse a folder in which there is something.
+
+        Raises:
+            PosconError: there is.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise PosconError(
+                f"{self.path}: exists already; choose another folder, or continue it with --resume"
+            )
+
+    def resume(self, command: str) -> dict[str, Any]:
+        """The configuration of the run to be continued.
+
+        Raises:
+            PosconError: no run of this command there.
+        """
+        if not self.config_path.is_file():
+            raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
+        config = yaml.safe_load(self.config_path.read_text())
+        if not isinstance(config, dict) or "settings" not in config:
+            raise PosconError(f"{self.config_path}: damaged; start the run anew")
+        if config["command"] != command:
+            raise PosconError(f"{self.path}: a run of poscon {config['command']}, not {command}")
+        return config
+
+    def resume_cases(self, store: Store) -> dict[str, list[CaseRecord]]:
+        """The cases of the run to be continued, by role, out of the store.
+
+        Raises:
+            PosconError: the store no longer has a case, or it has changed.
+        """
+        by_id = {case.id: case for case in store.cases}
+        cases: dict[str, list[CaseRecord]] = {}
+        for entry in json.loads(self.cases_path.read_text()):
+            case = by_id.get(entry["id"])
+            if case is None or case.pixels_sha256 != entry["pixels_sha256"]:
+                raise PosconError(
+                    f"{store.path}: case {entry['id']} is not what {self.path} was started with; "
+                    "resume with the same store or start a new run"
+                )
+            cases.setdefault(entry["role"], []).append(case)
+        return cases
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint, if one has been written."""
+        path = self.checkpoint_folder / CHECKPOINT
+        return path if path.is_file() else None
+
+
+def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
+    """A resumed run keeps its settings: an option that would change them has no effect.
+
+    Raises:
+        PosconError: one of the (name, value) pairs is given.
+    """
+    given = [name for name, value in options if value not in (None, (), [])]
+    if given:
+        raise PosconError(
+            f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "
+            "leave it out or start a new run"
+        )

@@ -1,0 +1,235 @@
+"""The one training loop: a method, its batches, a run folder; resumable at any moment.
+
+Lightning runs it. What Lightning calls an epoch is here a chunk: the steps between two
+checkpoints. Batches and views are functions of (seed, step), so a run that was killed repeats the
+steps since its last checkpoint exactly.
+"""
+
+import csv
+import io
+import logging
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from poscon.engine.data import Batches
+from poscon.engine.optimisation import OptimiserSettings, build_optimiser
+from poscon.engine.run import CHECKPOINT, RunFolder
+from poscon.progress import console, progress_bar
+from poscon.step import SliceBatch, Step
+
+StepFunction = Callable[[SliceBatch, int], Step]
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*`IterableDataset` has `__len__` defined.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+)
+
+
+def train(
+    modules: nn.Module,
+    step: StepFunction,
+    batches: Batches,
+    *,
+    optimiser: OptimiserSettings,
+    run: RunFolder,
+    device: str,
+    precision: str,
+    title: str,
+    after_chunk: Callable[[int], dict[str, float]] | None = None,
+) -> None:
+    """Train to the end of ``batches``, from the run's last checkpoint if it has one.
+
+    Args:
+        modules: everything with parameters and buffers.
+        step: computes the loss of one batch from ``modules``; given the batch and the step's seed.
+        batches: what to train on.
+        optimiser: how.
+        run: where checkpoints and metrics go.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto`` (bfloat16 autocast on a GPU), ``32`` or ``bf16``.
+        title: shown in the progress display.
+        after_chunk: called with the number of steps done after each chunk; returns further
+            values for metrics.csv.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for pattern in _NOISE:
+        warnings.filterwarnings("ignore", pattern)
+    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if precision == "auto":
+        precision = "bf16" if accelerator == "cuda" else "32"
+    chunks = _Chunks(run, batches, title, after_chunk)
+    trainer = L.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=batches.chunks,
+        gradient_clip_val=optimiser.clip,
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        callbacks=[
+            chunks,
+            ModelCheckpoint(
+                run.checkpoint_folder,
+                filename=CHECKPOINT.removesuffix(".ckpt"),
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            ),
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    module = _Module(modules, step, optimiser, batches.total_steps)
+    trainer.fit(
+        module,
+        DataLoader(batches, batch_size=None),
+        ckpt_path=run.checkpoint,
+        weights_only=True if run.checkpoint else None,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Module(L.LightningModule):
+    def __init__(
+        self,
+        modules: nn.Module,
+        step: StepFunction,
+        optimiser: OptimiserSettings,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.modules_ = modules
+        self.step = step
+        self.optimiser = optimiser
+        self.total_steps = total_steps
+
+    def training_step(self, batch: tuple[SliceBatch, int], _: int) -> dict[str, Any]:
+        slices, seed = batch
+        slices.images = slices.images.float()  # stored in half precision
+        step = self.step(slices, seed)
+        return {"loss": step.loss, "chance": step.chance, "logs": step.logs}
+
+    def configure_optimizers(self) -> Any:
+        return build_optimiser(self.modules_.parameters(), self.optimiser, self.total_steps)
+
+
+class _Chunks(Callback):
+    """Tells the batches which chunk it is, shows progress, and writes metrics.csv."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        batches: Batches,
+        title: str,
+        after_chunk: Callable[[int], dict[str, float]] | None,
+    ) -> None:
+        self.run = run
+        self.batches = batches
+        self.title = title
+        self.after_chunk = after_chunk
+        self.metrics = MetricsFile(run)
+
+    def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        self.metrics.forget_after(trainer.global_step)
+        self.bar = progress_bar()
+        self.progress = self.bar.__enter__()
+        self.task = self.progress.add_task(
+            self.title, total=self.batches.total_steps, completed=trainer.global_step, status=""
+        )
+        self.last_loss: Tensor | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        self.batches.chunk = trainer.current_epoch
+        self.sums: dict[str, Tensor | float] = defaultdict(float)
+        self.count = 0
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, _: L.LightningModule, outputs: Any, batch: Any, __: int
+    ) -> None:
+        self.sums["loss"] += outputs["loss"].detach()
+        for name, value in outputs["logs"].items():
+            self.sums[name] += value.detach()
+        self.count += 1
+        self.chance = outputs["chance"]
+        self.slices = len(batch[0].images)
+        status = ""
+        if not self.progress.disable and self.count % 10 == 1:
+            status = f"loss {float(self.sums['loss'] / self.count):.3f}"
+            if self.chance is not None:
+                status += f" (chance {self.chance:.2f})"
+            self.progress.update(self.task, status=status)
+        self.progress.advance(self.task)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        seconds = time.perf_counter() - self.started
+        row = {"step": trainer.global_step}
+        row |= {name: float(total) / self.count for name, total in self.sums.items()}
+        if self.chance is not None:
+            row["chance"] = self.chance
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["slices_per_second"] = self.count * self.slices / seconds
+        if self.after_chunk is not None:
+            row |= self.after_chunk(trainer.global_step)
+        self.metrics.append(row)
+        assert trainer.logger is not None
+        trainer.logger.log_metrics(
+            {k: v for k, v in row.items() if k != "step"}, step=trainer.global_step
+        )
+        if not console.is_terminal:
+            text = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+            console.print(f"{self.title}: {text}", soft_wrap=True)
+
+    def on_train_end(self, *_: Any) -> None:
+        self.bar.__exit__(None, None, None)
+
+    def on_exception(self, *_: Any) -> None:
+        if hasattr(self, "bar"):
+            self.bar.__exit__(None, None, None)
+
+
+class MetricsFile:
+    """``metrics.csv``: a row a chunk; a resumed run continues it where its checkpoint is."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.path = run.metrics_path
+
+    def rows(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps that will be done again."""
+        rows = self.rows()
+        kept = [row for row in rows if int(row["step"]) <= step]
+        if len(kept) < len(rows):
+            self._write(kept)
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._write([*self.rows(), row])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        part = self.path.with_suffix(".part")
+        part.write_text(text.getvalue())
+        part.replace(self.path)

@@ -1,0 +1,461 @@
+"""Compare predicted label maps with reference label maps, class by class and case by case."""
+
+import csv
+import io
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from poscon.errors import PosconError
+from poscon.metrics import segmentation_metrics
+from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.base import scan_files
+from poscon.volumes.scan import Scan, read_scan, scan_stem
+
+MEASURES = ("dice", "hd95_mm", "assd_mm")
+LABELS_FILE = "labels.json"
+OUT_SUFFIXES = (".json", ".csv")
+SAME_PLACE_MM = 1e-3
+RULES = (
+    "Dice = 2 |A and B| / (|A| + |B|).",
+    "The surface of a class is its voxels with a face neighbour outside the class; what lies "
+    "outside the volume counts as outside the class.",
+    "HD95 = the larger of the two directed 95th percentiles (interpolated linearly) of the "
+    "distances between surface voxel centres, in mm.",
+    "ASSD = the mean of the surface distances of both directions, pooled, in mm.",
+    "A class absent from both prediction and reference is not measured and not counted in means.",
+    "A class absent from exactly one of them has Dice 0, and HD95 and ASSD are the diagonal of the "
+    "volume in mm.",
+    "'missed' counts the cases whose prediction lacks a class that the reference has.",
+    "Mean and standard deviation (n - 1) are over cases; each frame of a series is a case.",
+    "The row 'mean' is over cases of each case's mean over its measured classes.",
+    "In a 4-D reference, frames without any labelled voxel are taken as not annotated and left "
+    "out; they are listed under 'not_annotated'.",
+    "References without a prediction are not in any mean; they are listed under 'unmatched'.",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of one case; the measures are those of `poscon.metrics.ClassMetrics`.
+
+    Attributes:
+        case: the prediction's file name without suffix, for a 4-D file followed by
+            ``_frame01``, ``_frame02``, ...
+        subject: the person scanned where the references are a data set, else the file name again.
+        class_name: the class.
+        dice: 0 to 1, NaN where there is nothing to measure.
+        hd95_mm: 95th percentile of the surface distances, mm, or NaN.
+        assd_mm: mean of the surface distances, mm, or NaN.
+        volume_ml: volume in the prediction.
+        reference_volume_ml: volume in the reference.
+        spacing: voxel size in mm along the file's axes that all of this was measured with.
+    """
+
+    case: str
+    subject: str
+    class_name: str
+    dice: float
+    hd95_mm: float
+    assd_mm: float
+    volume_ml: float
+    reference_volume_ml: float
+    spacing: tuple[float, float, float]
+
+    @property
+    def missed(self) -> bool:
+        return self.volume_ml == 0 and self.reference_volume_ml > 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (n - 1) over cases; NaN where there are too few."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One class over all cases, or (``"mean"``) the mean over classes.
+
+    Attributes:
+        name: the class, or ``"mean"``.
+        measured: how many cases the means are over.
+        missed: how many predictions lack a class that the reference has.
+        dice: 0 to 1.
+        hd95_mm: in mm.
+        assd_mm: in mm.
+    """
+
+    name: str
+    measured: int
+    missed: int
+    dice: Spread
+    hd95_mm: Spread
+    assd_mm: Spread
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        rows: one for each case and class, cases in order of file name.
+        classes: the foreground classes in the reference's order.
+        unmatched: references that a folder of predictions has no prediction for.
+        not_annotated: frames left out because their 4-D reference labels nothing in them.
+    """
+
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    unmatched: tuple[str, ...] = ()
+    not_annotated: tuple[str, ...] = ()
+
+    def summary(self) -> list[Summary]:
+        """Each class over the cases, then ``"mean"``: the cases' means over their classes."""
+        cases = list(dict.fromkeys(row.case for row in self.rows))
+        values = np.array([[getattr(row, m) for m in MEASURES] for row in self.rows], float)
+        values = values.reshape(len(cases), len(self.classes), len(MEASURES))
+        missed = np.array([row.missed for row in self.rows]).reshape(values.shape[:2])
+        # The three measures of a class are NaN together or not at all.
+        some = values[~np.isnan(values[..., 0]).all(axis=1)]
+        summaries = [
+            _summary(name, values[:, i], int(missed[:, i].sum()))
+            for i, name in enumerate(self.classes)
+        ]
+        return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
+
+
+def evaluate(
+    predictions: Path,
+    references: Path,
+    out: Path | None = None,
+    *,
+    layout: str | None = None,
+    labels: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
+) -> Evaluation:
+    """Compare predictions with references; conventions are in `RULES`.
+
+    Classes are matched by name. What the predictions' values mean is said by a ``labels.json``
+    beside them (`poscon predict` writes it), else they mean the same as the references'. What the
+    references' values mean is said by ``labels``, else by the data set's layout, else they mean
+    the same as the predictions'. Where nobody says, every value found is a class ``class_VALUE``.
+
+    Args:
+        predictions: a label map, or a folder of them, ``<case id>.nii.gz``.
+        references: a label map, a folder of label maps with the file names of the predictions, or
+            a data set, whose case ids are then the predictions' file names.
+        out: where to write the results: a name with suffix .json (summary, cases, rules) or .csv
+            (cases), or without suffix for both. Existing files are never overwritten.
+        layout: read ``references`` as a data set of this layout.
+        labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
+        spacing: voxel size in mm along the file's axes, where the headers are wrong.
+
+    Raises:
+        PosconError: a prediction has no reference, or lies on another grid than its reference; the
+            class names differ; a file cannot be read; ``out`` exists.
+    """
+    outputs = _outputs(out)
+    if spacing is not None and not all(0 < size < math.inf for size in spacing):
+        raise PosconError(f"--spacing: must be three positive sizes in mm, not {spacing}")
+    declared = parse_labels(labels) if labels is not None else None
+    predicted = _label_maps(predictions)
+    found, expected = _references(references, predicted, layout)
+    pairs = [
+        _Pair(stem, path, _reference_of(stem, path, found, references))
+        for stem, path in predicted.items()
+    ]
+
+    own = _labels_file(predictions if predictions.is_dir() else predictions.parent)
+    reference_scheme = declared or expected or own or _discovered(pairs)
+    prediction_scheme = own or reference_scheme
+    names = reference_scheme.names
+    if set(prediction_scheme.names) != set(names):
+        raise PosconError(
+            f"{predictions}: the predictions' classes ({', '.join(prediction_scheme.names)}) are "
+            f"not the references' ({', '.join(names)}); say with --labels what the references' "
+            "values mean, using the predictions' names"
+        )
+    order = np.array([0, *(names.index(name) + 1 for name in prediction_scheme.names)], np.uint8)
+
+    rows: list[Row] = []
+    not_annotated: list[str] = []
+    for pair in pairs:
+        prediction, reference = pair.read()
+        size = spacing or pair.reference.spacing or prediction.spacing
+        prediction_map = order[prediction_scheme.to_classes(prediction.data, where=str(pair.path))]
+        reference_map = reference_scheme.to_classes(reference.data, where=str(pair.reference.path))
+        for case, a, b in _frames(pair.id, prediction_map, reference_map):
+            if prediction_map.ndim == 4 and not b.any():
+                not_annotated.append(case)
+                continue
+            subject = pair.reference.subject
+            for m in segmentation_metrics(a, b, size, names):
+                measures = {k: v for k, v in asdict(m).items() if k != "name"}
+                rows.append(Row(case, subject, m.name, spacing=size, **measures))
+    if not rows:
+        raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
+    unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
+    evaluation = Evaluation(tuple(rows), names, unmatched, tuple(not_annotated))
+    for path in outputs:
+        _write(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
+    return evaluation
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """The summary for the terminal; what was left out of it is said below."""
+    notes = [
+        f"{len(ids)} {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
+        for ids, what in (
+            (evaluation.unmatched, "reference(s) without a prediction"),
+            (evaluation.not_annotated, "frame(s) without annotation"),
+        )
+        if ids
+    ]
+    table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
+    table.add_column("class")
+    for heading in ("Dice", "HD95 (mm)", "ASSD (mm)", "cases", "missed"):
+        table.add_column(heading, justify="right")
+    *classes, mean = evaluation.summary()
+    for row in classes:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(mean), style="bold")
+    return table
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A reference label map; ``frame_index`` and ``spacing`` as in `poscon.volumes.case.Case`."""
+
+    path: Path
+    subject: str
+    frame_index: int | None = None
+    spacing: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    id: str
+    path: Path
+    reference: _Reference
+
+    def read(self) -> tuple[Scan, Scan]:
+        """Prediction and reference, on the same grid.
+
+        Raises:
+            PosconError: shape or affine differ.
+        """
+        prediction, reference = read_scan(self.path), read_scan(self.reference.path)
+        data = reference.data
+        if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
+            data = data[..., self.reference.frame_index]
+        if prediction.data.shape != data.shape:
+            raise PosconError(
+                f"{self.path}: shape {prediction.data.shape} is not that of its reference "
+                f"{self.reference.path}, {data.shape}"
+            )
+        corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in data.shape[:3]))])
+        apart = corners @ (prediction.affine - reference.affine).T
+        furthest = np.linalg.norm(apart, axis=1).max()
+        if not furthest <= SAME_PLACE_MM:
+            raise PosconError(
+                f"{self.path}: does not lie where its reference {self.reference.path} does; the "
+                f"affines differ by up to {furthest:.3g} mm at the corners"
+            )
+        return prediction, Scan(reference.path, data, reference.affine, reference.header)
+
+
+def _label_maps(place: Path) -> dict[str, Path]:
+    """The scan files at a place, by file name without suffix."""
+    if place.is_file():
+        return {scan_stem(place): place}
+    if not place.is_dir():
+        raise PosconError(f"{place}: no such file or folder")
+    maps: dict[str, Path] = {}
+    for path in scan_files(place):
+        if scan_stem(path) in maps:
+            raise PosconError(f"{path}: {maps[scan_stem(path)].name} has the same name; keep one")
+        maps[scan_stem(path)] = path
+    if not maps:
+        raise PosconError(f"{place}: no label map in this folder")
+    return maps
+
+
+def _references(
+    place: Path, predicted: dict[str, Path], layout: str | None
+) -> tuple[dict[str, _Reference], LabelScheme | None]:
+    """The references by case id, and what their values mean where they form a data set."""
+    if place.is_file():
+        if layout is not None:
+            raise PosconError(f"--layout: has no effect, {place} is one file and not a data set")
+        if len(predicted) > 1:
+            raise PosconError(f"{place}: one reference for {len(predicted)} predictions")
+        # A lone reference belongs to the lone prediction, whatever their names.
+        (stem,) = predicted
+        return {stem: _Reference(place, stem)}, None
+    if not place.is_dir():
+        raise PosconError(f"{place}: no such file or folder")
+    flat = {scan_stem(path) for path in scan_files(place)} & set(predicted)
+    if layout is None and flat:
+        return {stem: _Reference(p, stem) for stem, p in _label_maps(place).items()}, None
+    dataset = read_dataset(place, layout)
+    references = {
+        case.id: _Reference(case.label, case.subject, case.frame_index, case.spacing)
+        for case in dataset.cases
+        if case.label is not None
+    }
+    return references, dataset.labels
+
+
+def _reference_of(
+    stem: str, prediction: Path, found: dict[str, _Reference], place: Path
+) -> _Reference:
+    if stem not in found:
+        raise PosconError(
+            f"{prediction}: no reference named {stem!r} among the {len(found)} in {place}"
+        )
+    reference = found[stem]
+    if prediction.resolve() == reference.path.resolve():
+        raise PosconError(f"{prediction}: prediction and reference are the same file")
+    return reference
+
+
+def _labels_file(folder: Path) -> LabelScheme | None:
+    """What ``poscon predict`` wrote of the values' meaning, if it did."""
+    path = folder / LABELS_FILE
+    if not path.is_file():
+        return None
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        return LabelScheme(
+            tuple(LabelClass(str(c["name"]), tuple(map(int, c["values"]))) for c in classes)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PosconError(
+            f'{path}: expected {{"classes": [{{"name": "RV", "values": [1]}}, ...]}}; correct it '
+            "or remove it"
+        ) from error
+
+
+def _discovered(pairs: Sequence[_Pair]) -> LabelScheme:
+    """Every value but 0 that occurs in any of the files is a class of its own."""
+    values: set[int] = set()
+    for pair in pairs:
+        for scan in pair.read():
+            values.update(int(v) for v in np.unique(scan.data) if np.isfinite(v))
+            if len(values) > 256:
+                raise PosconError(f"{scan.path}: over 255 label values; is this an image?")
+    values.discard(0)
+    if not values:
+        raise PosconError("every prediction and every reference is empty (0 everywhere)")
+    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in sorted(values)))
+
+
+def _frames(
+    case: str, prediction: np.ndarray, reference: np.ndarray
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Case id, prediction and reference (X, Y, Z) of each frame."""
+    if prediction.ndim == 3:
+        return [(case, prediction, reference)]
+    n = prediction.shape[3]
+    width = max(2, len(str(n)))
+    return [
+        (f"{case}_frame{i + 1:0{width}d}", prediction[..., i], reference[..., i]) for i in range(n)
+    ]
+
+
+def _summary(name: str, values: np.ndarray, missed: int) -> Summary:
+    """Summarise (cases, measures), NaN where not measured."""
+    measured = values[~np.isnan(values[:, 0])]
+    n = len(measured)
+    mean = measured.mean(axis=0) if n else np.full(len(MEASURES), np.nan)
+    std = measured.std(axis=0, ddof=1) if n > 1 else np.full(len(MEASURES), np.nan)
+    spreads = (Spread(float(m), float(s)) for m, s in zip(mean, std, strict=True))
+    return Summary(name, n, missed, *spreads)
+
+
+def _cells(row: Summary) -> list[str]:
+    def text(spread: Spread, digits: int) -> str:
+        if math.isnan(spread.mean):
+            return "-"
+        mean = f"{spread.mean:.{digits}f}"
+        return mean if math.isnan(spread.std) else f"{mean} ± {spread.std:.{digits}f}"
+
+    spreads = text(row.dice, 3), text(row.hd95_mm, 2), text(row.assd_mm, 2)
+    return [escape(row.name), *spreads, str(row.measured), str(row.missed)]
+
+
+def _outputs(out: Path | None) -> list[Path]:
+    """The files to write, none of which exists yet."""
+    if out is None:
+        return []
+    if out.is_dir():
+        raise PosconError(f"{out}: is a folder; name a file in it, such as {out / 'results.json'}")
+    if out.suffix not in ("", *OUT_SUFFIXES):
+        raise PosconError(f"{out}: results are written as .json or .csv (no suffix: both)")
+    paths = [out] if out.suffix else [out.with_suffix(suffix) for suffix in OUT_SUFFIXES]
+    for path in paths:
+        if path.exists():
+            raise PosconError(f"{path}: exists already and is not overwritten; choose another name")
+    return paths
+
+
+def _record(row: Row) -> dict[str, Any]:
+    record = asdict(row)
+    return {"class" if key == "class_name" else key: value for key, value in record.items()}
+
+
+def _json(evaluation: Evaluation) -> str:
+    *classes, mean = (asdict(s) for s in evaluation.summary())
+    content = {
+        "summary": {"classes": classes, "mean": mean},
+        "cases": [_record(row) for row in evaluation.rows],
+        "unmatched": evaluation.unmatched,
+        "not_annotated": evaluation.not_annotated,
+        "rules": RULES,
+    }
+    return json.dumps(_without_nan(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _without_nan(content: Any) -> Any:
+    """The same with every NaN replaced by None: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _csv(evaluation: Evaluation) -> str:
+    """One line for each row; NaN is an empty field."""
+    records = [_without_nan(_record(row)) for row in evaluation.rows]
+    for record in records:
+        x, y, z = record.pop("spacing")
+        record.update(spacing_x_mm=x, spacing_y_mm=y, spacing_z_mm=z)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        part = Path(folder) / path.name
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)

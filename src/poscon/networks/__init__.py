@@ -1,0 +1,1 @@
+"""Networks: the U-Net, the heads, and which parameters are the encoder."""

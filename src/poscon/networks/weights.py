@@ -1,0 +1,103 @@
+"""Weights on disk, with what is needed to rebuild the network around them; loading by name."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from poscon.errors import PosconError
+from poscon.networks.unet import NetworkSettings
+
+
+def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write a module's parameters and buffers as safetensors; the file is complete or absent.
+
+    Args:
+        path: target.
+        module: its state is written under its own names.
+        about: JSON values kept in the file's metadata.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, metadata={name: json.dumps(value) for name, value in about.items()})
+    part.replace(path)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_weights` wrote.
+
+    Raises:
+        PosconError: missing, damaged, or not written by poscon.
+    """
+    if not path.is_file():
+        raise PosconError(
+            f"{path}: no such file; did the run finish? (continue it with --resume)"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PosconError(f"{path}: damaged or not a poscon file ({error})") from error
+
+
+def network_settings(about: Mapping[str, Any], path: Path) -> NetworkSettings:
+    """The architecture that a file's weights belong to."""
+    try:
+        return NetworkSettings.model_validate(about.get("network"))
+    except ValidationError as error:
+        raise PosconError(f"{path}: does not say what network it belongs to") from error
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_by_name` did: names of tensors."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        for names, what in ((self.missing, "kept as initialised"), (self.unused, "not used")):
+            if names:
+                text += f", {len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        return text
+
+
+def load_by_name(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> LoadReport:
+    """Copy tensors into the parameters and buffers of the same name.
+
+    Args:
+        module: changed in place.
+        tensors: by name.
+        where: what to name in an error message.
+
+    Raises:
+        PosconError: a name fits but its shape does not, or no name fits; nothing is changed.
+    """
+    state = module.state_dict()
+    shared = [name for name in state if name in tensors]
+    if not shared:
+        raise PosconError(f"{where}: none of its {len(tensors)} tensors has a place in the network")
+    for name in shared:
+        if state[name].shape != tensors[name].shape:
+            raise PosconError(
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the network's is "
+                f"{tuple(state[name].shape)}; it is a checkpoint of another architecture"
+            )
+    with torch.no_grad():
+        for name in shared:
+            state[name].copy_(tensors[name])
+    return LoadReport(
+        loaded=tuple(shared),
+        missing=tuple(name for name in state if name not in tensors),
+        unused=tuple(name for name in tensors if name not in state),
+    )

@@ -1,0 +1,91 @@
+"""PCL: positional contrastive learning (Zeng et al., MICCAI 2021, arXiv 2106.09157)."""
+
+import math
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from poscon import settings
+from poscon.step import SliceBatch, Step
+from poscon.networks.heads import HeadSettings, ProjectionHead
+from poscon.networks.unet import Encoder
+from poscon.pretext.base import PretextMethod, unit
+from poscon.views import ViewMaker
+
+
+def positional_contrastive_loss(
+    embeddings: Tensor, positions: Tensor, *, threshold: float, temperature: float
+) -> Tensor:
+    """The PCL loss, Eq. 1 and 2 of Zeng et al. 2021.
+
+    With z the embeddings at unit length, p the positions, t the threshold and T the temperature,
+    anchor i has the positives P(i) = {j != i : \\|p_i - p_j\\| < t} (strictly less) and
+
+        L_i = -1/\\|P(i)\\| * sum_{j in P(i)} log( exp(z_i.z_j / T) / sum_{k != i} exp(z_i.z_k / T) )
+
+    The loss is the mean of L_i over the anchors that have a positive; anchors without one are
+    skipped, and if no anchor has one the loss is 0 (with a gradient of 0). A threshold of 0 or
+    less leaves no positives at all, not even another view at the same position; a threshold
+    above the range of the positions makes every other view a positive.
+
+    Args:
+        embeddings: (B, D), of any length other than zero; views of one slice are rows of their own.
+        positions: (B,).
+        threshold: in units of the positions.
+        temperature: greater than zero.
+
+    Returns:
+        Scalar, in the dtype of the embeddings but at least float32.
+    """
+    z = unit(embeddings)
+    positives = (positions[:, None] - positions[None, :]).abs() < threshold
+    positives.fill_diagonal_(False)
+    logits = z @ z.T / temperature
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    # k != i; a finite filling keeps the gradient finite for a batch of one
+    others = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
+    log_partition = others.logsumexp(dim=1)
+    n_positives = positives.sum(dim=1)
+    # mean over P(i) of (log partition - logit), with a mask instead of ragged rows
+    mean_logit = (logits * positives).sum(dim=1) / n_positives.clamp(min=1)
+    per_anchor = torch.where(n_positives > 0, log_partition - mean_logit, logits.new_zeros(()))
+    return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
+
+
+class PositionalContrast(PretextMethod):
+    """Two views of every slice; positives are all views at nearly the same position."""
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            threshold: slices closer than this are positives; positions run from 0 to 1.
+            temperature: of the softmax.
+        """
+
+        threshold: float = Field(0.1, gt=0)
+        temperature: PositiveFloat = 0.1
+
+    summary = "contrast slices by position: near in any two patients = positive"
+    citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
+
+    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings) -> None:
+        super().__init__(encoder, head, loss)
+        self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
+        self.loss = loss
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
+        pair = torch.cat([views(batch.images, seed, view=0), views(batch.images, seed, view=1)])
+        embeddings = self.head(self.encoder(pair)[-1])
+        loss = positional_contrastive_loss(
+            embeddings,
+            batch.positions.repeat(2),
+            threshold=self.loss.threshold,
+            temperature=self.loss.temperature,
+        )
+        with torch.no_grad():
+            z = unit(embeddings)
+            n = len(z)
+            similarity = (z.sum(0).square().sum() - n) / (n * (n - 1))
+        return Step(loss, chance=math.log(n - 1), logs={"similarity": similarity})

@@ -1,0 +1,175 @@
+"""``poscon pretrain``: unlabelled slices in, an encoder out."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from poscon import __version__
+from poscon.engine.collapse import warn_of_collapse
+from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.engine.optimisation import OptimiserSettings
+from poscon.engine.run import RunFolder, refuse_with_resume
+from poscon.engine.training import train
+from poscon.errors import PosconError
+from poscon.networks.heads import HeadSettings
+from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.weights import save_weights
+from poscon.pretext import find_method
+from poscon.seeds import mix_seed
+from poscon.settings import Settings, resolve, validate
+from poscon.store.selection import choose_cases, slice_size
+from poscon.store.store import Store
+from poscon.views import ViewMaker, ViewSettings, canvas_size
+
+ENCODER = "encoder.safetensors"
+CHUNK_STEPS = 500
+
+
+class PretrainSettings(Settings):
+    """What ``poscon pretrain`` may be told.
+
+    Attributes:
+        method: pre-training method, see ``poscon methods``.
+        loss: settings of the method's loss.
+        network: the architecture.
+        head: the projection head.
+        size: extent of the views in pixels; ``auto``: what covers the slices, at most 128.
+        epochs: how often every slice is seen.
+        batch: slices a step; each gives two views.
+        optimiser: optimiser and learning rates.
+        views: how views differ from their slice.
+        seed: of every random choice.
+        device: where to train.
+        precision: ``auto``: bfloat16 where there is a GPU, else 32.
+    """
+
+    method: str = "pcl"
+    loss: dict[str, Any] = {}
+    network: NetworkSettings = NetworkSettings()
+    head: HeadSettings = HeadSettings()
+    size: PositiveInt | Literal["auto"] = "auto"
+    epochs: PositiveInt = 10
+    batch: PositiveInt = 64
+    optimiser: OptimiserSettings = OptimiserSettings()
+    views: ViewSettings = ViewSettings()
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_loss(cls, values: Any) -> Any:
+        method = find_method(values.get("method", cls.model_fields["method"].default))
+        loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
+        return {**values, "loss": loss.model_dump()}
+
+
+def pretrain(
+    store: Path | str,
+    run: Path | str,
+    *,
+    method: str | None = None,
+    cases: Path | str | None = None,
+    exclude: Path | str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    recipe: str | None = None,
+    settings: Iterable[str] = (),
+    device: str | None = None,
+    resume: bool = False,
+) -> Path:
+    """Pre-train an encoder on the slices of a store. Labels are not looked at.
+
+    Args:
+        store: prepared data set.
+        run: folder to write, see :mod:`poscon.engine.run`.
+        method: pre-training method.
+        cases: file naming the cases or subjects to use (see
+            :func:`poscon.store.store.read_names`); None: all.
+        exclude: file naming those to leave out, such as the test subjects.
+        epochs, seed, device: override the setting of that name.
+        recipe: name or file of a recipe with a ``pretrain`` section.
+        settings: further ``key=value`` settings.
+        resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
+
+    Returns:
+        The encoder's file, ``RUN/encoder.safetensors``.
+
+    Raises:
+        PosconError: an unusable store, setting, selection or run folder.
+    """
+    folder = RunFolder(run)
+    opened = Store(store)
+    if resume:
+        refuse_with_resume(
+            [
+                ("--method", method),
+                ("--cases", cases),
+                ("--exclude", exclude),
+                ("--epochs", epochs),
+                ("--seed", seed),
+                ("--recipe", recipe),
+                ("--set", tuple(settings)),
+                ("--device", device),
+            ]
+        )
+        config = folder.resume("pretrain")
+        chosen = validate(PretrainSettings, config["settings"])
+        used = folder.resume_cases(opened)["pretrain"]
+    else:
+        chosen = resolve(
+            PretrainSettings,
+            "pretrain",
+            recipe,
+            settings,
+            method=method,
+            epochs=epochs,
+            seed=seed,
+            device=device,
+        )
+        used = choose_cases(opened, cases, exclude)
+        size = slice_size(used, chosen.size, chosen.network.stride)
+        chosen = chosen.model_copy(update={"size": size})
+    size = slice_size(used, chosen.size, chosen.network.stride)
+    reader = SliceReader(opened, used, canvas_size(size, chosen.views))
+    if len(reader) < 2:
+        raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
+    if not resume:
+        folder.begin("pretrain", opened, chosen.model_dump(mode="json"), {"pretrain": used})
+    batches = UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS)
+    torch.manual_seed(mix_seed(chosen.seed, -1))
+    encoder = Encoder(chosen.network)
+    method_class = find_method(chosen.method)
+    learner = method_class(encoder, chosen.head, method_class.Settings(**chosen.loss))
+    views = ViewMaker(chosen.views, size)
+    train(
+        learner,
+        lambda batch, seed: learner.step(batch, views, seed),
+        batches,
+        optimiser=chosen.optimiser,
+        run=folder,
+        device=chosen.device,
+        precision=chosen.precision,
+        title=f"pre-training ({chosen.method})",
+    )
+    path = folder.path / ENCODER
+    save_weights(
+        path,
+        encoder,
+        {
+            "poscon_version": __version__,
+            "network": chosen.network.model_dump(),
+            "method": chosen.method,
+            "preparation": opened.manifest.preparation.model_dump(),
+        },
+    )
+    warn_of_collapse(folder)
+    return path

@@ -1,0 +1,153 @@
+"""Settings: declared with pydantic, read from a recipe, overridden by ``--set``, never ignored."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from poscon.errors import PosconError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+_RECIPES = files("poscon") / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with poscon."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in _RECIPES.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_recipe(recipe: str) -> dict[str, Any]:
+    """Read a recipe by name or from a YAML file.
+
+    A recipe has a ``description`` and a section a command (``prepare``, ``pretrain``,
+    ``finetune``), each a mapping of settings.
+    """
+    if recipe in recipe_names():
+        text = (_RECIPES / f"{recipe}.yaml").read_text()
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text()
+    else:
+        raise PosconError(
+            f"recipe {recipe!r}: neither a file nor a known recipe"
+            f"{nearest(recipe, recipe_names())}; known are {', '.join(recipe_names())}"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PosconError(
+            f"recipe {recipe}: not valid YAML ({' '.join(str(error).split())})"
+        ) from error
+    sections = ("description", "prepare", "pretrain", "finetune")
+    if not isinstance(content, dict):
+        raise PosconError(f"recipe {recipe}: expected the sections {', '.join(sections)}")
+    for key in content:
+        if key not in sections:
+            raise PosconError(
+                f"recipe {recipe}: unknown section {key!r}{nearest(key, sections)}; "
+                f"a recipe has {', '.join(sections)}"
+            )
+    return content
+
+
+def resolve(
+    model: type[S],
+    section: str,
+    recipe: str | None,
+    overrides: Iterable[str] = (),
+    **arguments: Any,
+) -> S:
+    """Settings of one command: defaults, then the recipe, then ``--set``, then the arguments.
+
+    Args:
+        model: the settings' class.
+        section: the recipe's section, named like the command.
+        recipe: name or file, or None for the defaults.
+        overrides: ``key=value`` texts; a dot reaches into a group (``optimiser.lr=0.1``).
+        arguments: the command's own options; None means not given.
+
+    Raises:
+        PosconError: an unknown key or a value that does not fit, with the nearest known key.
+    """
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        content = load_recipe(recipe)
+        if section not in content:
+            raise PosconError(f"recipe {recipe}: has no section {section!r}, so it has no effect")
+        values = dict(content[section] or {})
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise PosconError(f"--set {override}: write key=value")
+        *groups, last = key.strip().split(".")
+        target = values
+        for group in groups:
+            inner = target.get(group, {})
+            if not isinstance(inner, Mapping):
+                raise PosconError(f"--set {key}: {group!r} is a single value, not a group")
+            target[group] = dict(inner)
+            target = target[group]
+        target[last] = _parse_value(text)
+    values.update({key: value for key, value in arguments.items() if value is not None})
+    return validate(model, values)
+
+
+def _parse_value(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+    """Build settings, turning what pydantic reports into one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        key = ".".join([prefix, *location] if prefix else location)
+        if first["type"] == "extra_forbidden":
+            known = _fields(model, location[:-1])
+            raise PosconError(
+                f"unknown setting {key!r}{nearest(location[-1], known)}; "
+                f"known here: {', '.join(known)}"
+            ) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise PosconError(f"setting {key} = {first['input']!r}: {message}") from error
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The fields of the settings group that ``path`` leads to."""
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        candidates = [annotation, *get_args(annotation)]
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model
+        )
+    return sorted(model.model_fields)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the closest known word, or nothing."""
+    matches = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

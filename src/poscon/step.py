@@ -1,0 +1,36 @@
+"""What goes into a training step and what comes out."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class SliceBatch:
+    """A batch of slices.
+
+    Attributes:
+        images: (B, 1, canvas, canvas) float, slices cut or padded to one canvas that is larger
+            than what the network sees, so that a view can be turned without losing its corners.
+        positions: (B,) float, each slice's position in its volume.
+        labels: (B, canvas, canvas) uint8 class indices, or None.
+    """
+
+    images: Tensor
+    positions: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass
+class Step:
+    """The outcome of one training step.
+
+    Attributes:
+        loss: scalar to minimise.
+        chance: the loss of a network that knows nothing, or None where that is not defined.
+        logs: further scalars for metrics.csv.
+    """
+
+    loss: Tensor
+    chance: float | None = None
+    logs: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""In-plane resampling of a stack of slices, and back.
+
+A slice keeps its field of view: the outer edges of the first and the last pixel stay where they
+are, so the size is rounded to whole pixels and the spacing follows from it. Going back is then the
+same operation with the sizes exchanged.
+"""
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate, one_hot
+
+
+def resampled_size(
+    size: tuple[int, int], spacing: tuple[float, float], target: float | None
+) -> tuple[int, int]:
+    """(rows, columns) at ``target`` mm per pixel; the size as it is if target is None."""
+    if target is None:
+        return size
+    rows, columns = (max(1, round(n * mm / target)) for n, mm in zip(size, spacing, strict=True))
+    return rows, columns
+
+
+def resample_images(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample (S, H, W) to (S, *size), linear, with anti-aliasing where it shrinks; float32."""
+    if stack.shape[1:] == size:
+        return np.ascontiguousarray(stack, dtype=np.float32)
+    slices = torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32))[:, None]
+    return _interpolate(slices, size)[:, 0].numpy()
+
+
+def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -> np.ndarray:
+    """Resample class indices (S, H, W) to (S, *size), uint8.
+
+    Each class is resampled as a soft mask and the largest wins: no value arises between classes.
+    """
+    if stack.shape[1:] == size:
+        return np.ascontiguousarray(stack, dtype=np.uint8)
+    masks = one_hot(torch.from_numpy(np.ascontiguousarray(stack)).long(), n_classes)
+    return _interpolate(masks.movedim(-1, 1).float(), size).argmax(1).numpy().astype(np.uint8)
+
+
+def resample_probabilities(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resample class scores (S, C, H, W) to (S, C, *size)."""
+    return stack if tuple(stack.shape[2:]) == size else _interpolate(stack, size)
+
+
+def _interpolate(slices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return interpolate(slices, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -1,0 +1,75 @@
+"""Choosing cases of a store, and the extent to train at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from poscon.errors import PosconError
+from poscon.store.store import CaseRecord, Store, read_names
+
+LARGEST_AUTO_SIZE = 128
+
+
+def choose_cases(
+    store: Store, cases: Path | str | None, exclude: Path | str | None
+) -> list[CaseRecord]:
+    """The cases a command works on: those named, less those excluded.
+
+    Raises:
+        PosconError: a name that does not occur, or nothing is left.
+    """
+    chosen = (
+        list(store.cases) if cases is None else store.select(read_names(cases), where=str(cases))
+    )
+    if exclude is not None:
+        left_out = {c.id for c in store.select(read_names(exclude), where=str(exclude))}
+        if not left_out & {c.id for c in chosen}:
+            raise PosconError(f"{exclude}: has no effect, none of its cases was chosen")
+        chosen = [c for c in chosen if c.id not in left_out]
+    if not chosen:
+        raise PosconError(f"{store.path}: no case is left; look at --cases and --exclude")
+    return chosen
+
+
+def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRecord]:
+    """All labelled cases of ``n`` subjects, drawn at random; draws of one seed are nested.
+
+    Args:
+        cases: to draw from; those without a label are passed over.
+        n: number of subjects.
+        seed: of the order, of which the first n are taken.
+
+    Raises:
+        PosconError: there are fewer labelled subjects.
+    """
+    labelled = [c for c in cases if c.labelled]
+    subjects = sorted({c.subject for c in labelled})
+    if n > len(subjects):
+        raise PosconError(
+            f"{n} labelled subjects asked for, {len(subjects)} to draw from; "
+            "ask for fewer or prepare the store with label maps"
+        )
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    drawn = {subjects[i] for i in order[:n]}
+    return [c for c in labelled if c.subject in drawn]
+
+
+def slice_size(
+    cases: Sequence[CaseRecord], size: int | Literal["auto"], stride: int
+) -> int:
+    """The extent of training crops in pixels.
+
+    ``"auto"`` is the smallest multiple of the network's stride that covers half of the slices
+    whole, at most 128.
+
+    Raises:
+        PosconError: not a multiple of the stride.
+    """
+    if size == "auto":
+        extent = float(np.median([max(case.shape[1:]) for case in cases]))
+        return min(LARGEST_AUTO_SIZE, stride * int(np.ceil(extent / stride)))
+    if size % stride:
+        raise PosconError(f"setting size = {size}: must be a multiple of {stride}")
+    return size

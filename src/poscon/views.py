@@ -1,0 +1,197 @@
+"""Views: batched, seeded random augmentation on the device that the batch is on.
+
+Each random transform is a pair: :func:`draw_view` draws parameters from a seed, :func:`apply_view`
+applies given parameters. All geometry (mirror, turn, scale, shift, elastic) is one warp with one
+interpolation; intensity comes after it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+from poscon.seeds import mix_seed
+from poscon.settings import Settings
+
+
+class ViewSettings(Settings):
+    """How a view differs from its slice.
+
+    Lengths are fractions of the view's extent, so that they mean the same at any size.
+
+    Attributes:
+        mirror: flip each in-plane axis with probability 1/2.
+        warp_probability: how often a view is turned, scaled and deformed; the others are only
+            shifted.
+        rotation: turn by up to this many degrees either way.
+        scale: zoom between these factors.
+        shift: move by up to this fraction either way, in views that are not warped too.
+        elastic: standard deviation of the elastic displacement.
+        elastic_points: control points of the displacement along each axis.
+        brightness: standard deviation of an additive offset (images have unit variance).
+        contrast: largest relative change of contrast, up or down as a factor.
+        gamma: largest change of the exponent, up or down as a factor; applied between the
+            smallest and largest value of the view.
+        noise: largest standard deviation of additive noise.
+    """
+
+    mirror: bool = True
+    warp_probability: float = Field(1.0, ge=0, le=1)
+    rotation: float = Field(180.0, ge=0, le=180)
+    scale: tuple[float, float] = (0.7, 1.3)
+    shift: NonNegativeFloat = 0.1
+    elastic: NonNegativeFloat = 0.02
+    elastic_points: PositiveInt = 6
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
+    gamma: NonNegativeFloat = 0.0
+    noise: NonNegativeFloat = 0.0
+
+
+@dataclass
+class View:
+    """The parameters of B views; see :func:`draw_view` for how they are drawn.
+
+    Attributes:
+        matrix: (B, 2, 3), from view to slice, in units of half the view's extent.
+        displacement: (B, 2, P, P) at control points, in the same units, or None.
+        gain, offset, exponent, noise: (B,) each, intensity.
+        noise_seed: for the noise itself, which is drawn where the images are.
+    """
+
+    matrix: Tensor
+    displacement: Tensor | None
+    gain: Tensor
+    offset: Tensor
+    exponent: Tensor
+    noise: Tensor
+    noise_seed: int
+
+
+def draw_view(n: int, settings: ViewSettings, seed: int) -> View:
+    """Draw the parameters of ``n`` views. The same seed gives the same views on any device."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(n, *shape, generator=generator) * (high - low) + low
+
+    warped = torch.rand(n, generator=generator) < settings.warp_probability
+    angle = uniform(-1, 1) * math.radians(settings.rotation) * warped
+    low, high = settings.scale
+    zoom = torch.where(warped, uniform(low, high), torch.ones(n))
+    signs = torch.where(torch.rand(n, 2, generator=generator) < 0.5, -1.0, 1.0)
+    if not settings.mirror:
+        signs = torch.ones(n, 2)
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
+    shift = uniform(-1, 1, 2) * settings.shift * 2
+    matrix = torch.cat([turn * signs[:, None, :], shift[:, :, None]], dim=2)
+    displacement = None
+    if settings.elastic > 0:
+        points = settings.elastic_points
+        field = torch.randn(n, 2, points, points, generator=generator)
+        displacement = field * settings.elastic * 2 * warped[:, None, None, None]
+    return View(
+        matrix=matrix,
+        displacement=displacement,
+        gain=_factor(uniform(-1, 1), settings.contrast),
+        offset=torch.randn(n, generator=generator) * settings.brightness,
+        exponent=_factor(uniform(-1, 1), settings.gamma),
+        noise=uniform(0, 1) * settings.noise,
+        noise_seed=int(torch.randint(2**62, (), generator=generator)),
+    )
+
+
+def _factor(x: Tensor, largest: float) -> Tensor:
+    """A factor between 1 / (1 + largest) and 1 + largest, even on a logarithmic scale."""
+    return torch.exp(x * math.log1p(largest))
+
+
+def apply_view(images: Tensor, view: View, size: int) -> Tensor:
+    """Make views of slices.
+
+    Args:
+        images: (B, 1, canvas, canvas); outside the canvas is 0.
+        view: the parameters of B views.
+        size: extent of the views in pixels.
+
+    Returns:
+        (B, 1, size, size).
+    """
+    grid = _grid(view, size, images.shape[-1], images.device)
+    warped = grid_sample(images, grid.to(images.dtype), mode="bilinear", align_corners=False)
+    return _intensity(warped, view)
+
+
+def apply_view_to_labels(labels: Tensor, view: View, size: int) -> Tensor:
+    """The same geometry for class indices (B, canvas, canvas), nearest neighbour.
+
+    Returns:
+        (B, size, size) int64; 0 outside the canvas.
+    """
+    grid = _grid(view, size, labels.shape[-1], labels.device)
+    warped = grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
+    return warped[:, 0].long()
+
+
+def _grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
+    """Where each pixel of the view lies on the canvas, (B, size, size, 2), x before y."""
+    matrix = view.matrix.to(device)
+    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3)
+    grid = (points @ matrix.transpose(1, 2)).reshape(len(matrix), size, size, 2)
+    if view.displacement is not None:
+        smooth = interpolate(
+            view.displacement.to(device), size=(size, size), mode="bicubic", align_corners=True
+        )
+        grid = grid + smooth.movedim(1, -1)
+    return grid * (size / canvas)
+
+
+def _intensity(images: Tensor, view: View) -> Tensor:
+    """Gamma, contrast, brightness, noise; the parts that are off cost nothing."""
+
+    def per_view(values: Tensor) -> Tensor:
+        return values.to(images)[:, None, None, None]
+
+    if bool((view.exponent != 1).any()):
+        low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
+        span = (high - low).clamp(min=1e-6)
+        images = ((images - low) / span).pow(per_view(view.exponent)) * span + low
+    if bool((view.gain != 1).any()):
+        images = images * per_view(view.gain)
+    if bool((view.offset != 0).any()):
+        images = images + per_view(view.offset)
+    if bool((view.noise != 0).any()):
+        generator = torch.Generator(images.device).manual_seed(view.noise_seed)
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        images = images + noise.to(images) * per_view(view.noise)
+    return images
+
+
+def canvas_size(size: int, settings: ViewSettings) -> int:
+    """Extent of the canvas that views of ``size`` pixels need so that a turned one has corners."""
+    angle = math.radians(min(settings.rotation, 45.0))
+    reach = (math.cos(angle) + math.sin(angle)) + 2 * settings.shift
+    return 2 * math.ceil(size * reach / 2)
+
+
+class ViewMaker:
+    """Makes views of a fixed size by fixed settings; what a method needs to know of views."""
+
+    def __init__(self, settings: ViewSettings, size: int) -> None:
+        self.settings = settings
+        self.size = size
+
+    def draw(self, n: int, seed: int, *, view: int = 0) -> View:
+        """The parameters of ``n`` views for one training step."""
+        return draw_view(n, self.settings, mix_seed(seed, view))
+
+    def __call__(self, images: Tensor, seed: int, *, view: int = 0) -> Tensor:
+        """Views (B, 1, size, size) of slices (B, 1, canvas, canvas); ``view`` numbers them."""
+        return apply_view(images, self.draw(len(images), seed, view=view), self.size)
+

@@ -1,0 +1,99 @@
+"""From a volume in its file's axis order to a stack of slices in canonical orientation, and back.
+
+Everything here is a permutation and a flip of array axes: exact, and exactly undone.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+
+Plane = Literal["auto", "axial", "coronal", "sagittal"]
+_SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # of the RAS+ axes
+ANISOTROPIC = 1.5
+"""Through-plane spacing at least this many times the in-plane one shows how a scan was sliced."""
+
+
+@dataclass(frozen=True)
+class SliceGeometry:
+    """How a file's array becomes a stack of slices.
+
+    The stack's axes are (slice, row, column). They run along the canonical directions (RAS+):
+    slices towards superior, anterior or right, rows and columns likewise; so a picture is the
+    right way up when row 0 is drawn at the bottom.
+
+    Attributes:
+        shape: spatial shape in the file.
+        permutation: file axis of each stack axis.
+        flips: whether each stack axis runs against its file axis.
+        spacing: mm along (slice, row, column).
+        plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``, by the nearest anatomical plane.
+    """
+
+    shape: tuple[int, int, int]
+    permutation: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    spacing: tuple[float, float, float]
+    plane: str
+
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns) before any resampling."""
+        s, r, c = self.permutation
+        return self.shape[s], self.shape[r], self.shape[c]
+
+    def to_stack(self, volume: np.ndarray) -> np.ndarray:
+        """(X, Y, Z) in file order -> (slices, rows, columns); a view, nothing is copied."""
+        axes = tuple(axis for axis, flip in enumerate(self.flips) if flip)
+        return np.flip(volume.transpose(self.permutation), axes)
+
+    def to_volume(self, stack: np.ndarray) -> np.ndarray:
+        """Undo :meth:`to_stack`."""
+        axes = tuple(axis for axis, flip in enumerate(self.flips) if flip)
+        return np.flip(stack, axes).transpose(np.argsort(self.permutation))
+
+
+def slice_geometry(
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    *,
+    spacing: tuple[float, float, float] | None = None,
+    plane: Plane = "auto",
+    reverse: bool = False,
+) -> SliceGeometry:
+    """Read orientation, slice axis and spacing off an affine.
+
+    Args:
+        shape: spatial shape in the file.
+        affine: (4, 4), voxel index to mm, RAS+; oblique ones count as the nearest orthogonal.
+        spacing: mm along the file's axes where the affine's own is wrong.
+        plane: which plane to slice in; ``"auto"`` takes the plane the scan was acquired in, known
+            by its through-plane spacing, and axial where the voxels are near isotropic.
+        reverse: run the slices the other way, for a file whose affine has the order wrong.
+    """
+    if spacing is None:
+        x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+        spacing = (float(x), float(y), float(z))
+    orientation = nib.io_orientation(affine)  # row i: canonical axis and sign of file axis i
+    file_axis = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
+    canonical_spacing = [spacing[file_axis[axis]] for axis in range(3)]
+    slice_axis = _through_plane(canonical_spacing) if plane == "auto" else _SLICE_AXIS[plane]
+    canonical_order = [slice_axis] + [axis for axis in (2, 1, 0) if axis != slice_axis]
+    permutation = [file_axis[axis] for axis in canonical_order]
+    flips = [bool(orientation[axis, 1] < 0) for axis in permutation]
+    flips[0] ^= reverse
+    return SliceGeometry(
+        shape=shape,
+        permutation=(permutation[0], permutation[1], permutation[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        spacing=(spacing[permutation[0]], spacing[permutation[1]], spacing[permutation[2]]),
+        plane=next(name for name, axis in _SLICE_AXIS.items() if axis == slice_axis),
+    )
+
+
+def _through_plane(spacing: list[float]) -> int:
+    """The canonical axis across the slices as acquired, by spacing; axial if that does not tell."""
+    widest = int(np.argmax(spacing))
+    others = [s for axis, s in enumerate(spacing) if axis != widest]
+    return widest if spacing[widest] >= ANISOTROPIC * max(others) else _SLICE_AXIS["axial"]

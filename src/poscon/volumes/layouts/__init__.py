@@ -1,0 +1,86 @@
+"""The data set layouts that poscon reads: one file a layout, each with its ``LAYOUT``."""
+
+import re
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+
+from poscon.errors import PosconError
+from poscon.volumes.case import Dataset
+from poscon.volumes.layouts import acdc, chd, hvsmr, mms, mmwhs, msd, nnunet, plain
+from poscon.volumes.layouts.base import Layout
+
+__all__ = ["LAYOUTS", "Layout", "read_dataset"]
+
+LAYOUTS: tuple[Layout, ...] = (
+    acdc.LAYOUT,
+    mms.LAYOUT,
+    mmwhs.LAYOUT,
+    chd.LAYOUT,
+    hvsmr.LAYOUT,
+    nnunet.LAYOUT,
+    msd.LAYOUT,
+    plain.LAYOUT,
+)
+"""Every layout in the order in which they are tried: the most specific first."""
+
+
+def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
+    """Find out what a folder of scans holds.
+
+    Args:
+        root: the data set's folder.
+        layout: the name of a layout, or None to take the first that matches.
+        channel: which image channel to use, counted from 0, where a data set has several.
+
+    Returns:
+        The data set, with at least one case; cases are sorted by id, ids are unique and safe as
+        file names.
+
+    Raises:
+        PosconError: the folder is missing, holds no cases or contradicts itself.
+    """
+    if not root.is_dir():
+        raise PosconError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    chosen = _by_name(layout) if layout is not None else _detect(root)
+    dataset = chosen.read(root, channel)
+    if not dataset.cases:
+        raise PosconError(
+            f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
+            "give the folder that holds them, or another --layout"
+        )
+    return _with_safe_ids(dataset)
+
+
+def _by_name(name: str) -> Layout:
+    known = {layout.name: layout for layout in LAYOUTS}
+    if name not in known:
+        close = get_close_matches(name.lower(), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise PosconError(f"unknown layout {name!r}; known are {', '.join(known)}{hint}")
+    return known[name]
+
+
+def _detect(root: Path) -> Layout:
+    for layout in LAYOUTS:
+        if layout.matches(root):
+            return layout
+    raise PosconError(
+        f"{root}: no data set found; looked for the layouts "
+        f"{', '.join(layout.name for layout in LAYOUTS)}; give the folder that holds the scans"
+    )
+
+
+def _with_safe_ids(dataset: Dataset) -> Dataset:
+    cases = [
+        replace(case, id=re.sub(r"[^\w.-]+", "_", case.id).lstrip(".")) for case in dataset.cases
+    ]
+    cases.sort(key=lambda case: case.id)
+    for first, second in pairwise(cases):
+        if first.id == second.id:
+            raise PosconError(
+                f"two files for the case {first.id!r}: {first.image} and {second.image}; "
+                "rename or remove one"
+            )
+    return replace(dataset, cases=tuple(cases))

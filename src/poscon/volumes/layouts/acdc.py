@@ -1,0 +1,70 @@
+"""ACDC: short-axis cine cardiac MRI with end-diastole and end-systole labelled.
+
+Bernard et al., IEEE TMI 2018, https://www.creatis.insa-lyon.fr/Challenge/acdc/. Files:
+``patientNNN/patientNNN_frameFF.nii.gz`` and ``..._frameFF_gt.nii.gz``, the whole cine
+``patientNNN_4d.nii.gz``, and ``Info.cfg``, which says which frame is ED and which is ES.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from poscon.volumes.case import Case, Dataset, parse_labels
+from poscon.volumes.layouts.base import Layout, pair_files, refuse_channel, scan_files, split_frames
+from poscon.volumes.scan import scan_stem
+
+NAME = "acdc"
+LABELS = parse_labels("1=RV,2=MYO,3=LV")
+_HOMES = (".", "training", "testing", "database/training", "database/testing")
+_FRAME = re.compile(r"(?P<case>(?P<subject>patient\d+)_frame(?P<frame>\d+))(?P<label>_gt)?")
+_CINE = re.compile(r"(?P<subject>patient\d+)_4d")
+
+
+def matches(root: Path) -> bool:
+    return any(
+        _FRAME.fullmatch(scan_stem(path)) or _CINE.fullmatch(scan_stem(path))
+        for path in _files(root)
+    )
+
+
+def read(root: Path, channel: int | None) -> Dataset:
+    refuse_channel(channel, NAME)
+    files = _files(root)
+    cases = []
+    own = set()
+    for pair in pair_files(files, _FRAME):
+        subject, number = pair.name["subject"], int(pair.name["frame"])
+        frame = _frame_name(pair.image.parent, number)
+        cases.append(Case(pair.name["case"], subject, pair.image, pair.label, frame, modality="MR"))
+        own.add((subject, number))
+    for path in files:
+        if cine := _CINE.fullmatch(scan_stem(path)):
+            frames = split_frames(Case(cine[0], cine["subject"], path, modality="MR"))
+            cases += [
+                replace(case, frame=_frame_name(path.parent, number))
+                for number, case in enumerate(frames, start=1)
+                if (cine["subject"], number) not in own  # else it is the same picture again
+            ]
+    return Dataset(NAME, root, tuple(cases), LABELS, {"spacing": 1.25, "plane": "auto"})
+
+
+def _files(root: Path) -> list[Path]:
+    return [path for home in _HOMES for path in scan_files(root / home, "patient*/patient*")]
+
+
+def _frame_name(folder: Path, number: int) -> str:
+    """``ED`` or ``ES`` if the patient's ``Info.cfg`` says so, else ``frameNN``."""
+    info = folder / "Info.cfg"
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    stated = re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", text, flags=re.MULTILINE)
+    names = {int(frame): name for name, frame in stated}
+    return names.get(number, f"frame{number:02d}")
+
+
+LAYOUT = Layout(
+    NAME,
+    "ACDC cardiac cine MRI: [training/]patientNNN/patientNNN_frameFF.nii.gz, ..._gt.nii.gz, "
+    "patientNNN_4d.nii.gz, Info.cfg",
+    matches,
+    read,
+)

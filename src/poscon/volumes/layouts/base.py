@@ -1,0 +1,114 @@
+"""What a data set layout is, and the steps that most layouts share."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from poscon.errors import PosconError
+from poscon.volumes.case import Case, Dataset
+from poscon.volumes.scan import read_header, scan_stem, scan_suffix
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a data set's files are named and placed.
+
+    Attributes:
+        name: what ``--layout`` takes.
+        description: one line for a listing, with the file names that are looked for.
+        matches: whether a folder looks like this layout; opens no scan.
+        read: the folder's cases, given the folder and the number of the image channel to use
+            (None: not stated). No cases at all is an empty data set, not an error.
+    """
+
+    name: str
+    description: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, int | None], Dataset]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its label map if there is one, and what its name says.
+
+    Attributes:
+        name: the named groups of the pattern that the file name matched.
+    """
+
+    image: Path
+    label: Path | None
+    name: dict[str, str]
+
+
+def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The scan files below a folder that fit a glob pattern, sorted.
+
+    Hidden files and folders are left out, so the ``._*`` twins that macOS writes are too.
+    """
+    return [
+        path
+        for path in sorted(folder.glob(pattern))
+        if scan_suffix(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:
+    """Pair images with label maps by their names; files that do not match are left out.
+
+    Args:
+        files: images and label maps.
+        pattern: must match the whole file name without its format suffix. The group ``case`` is
+            what an image and its label map have in common; the group ``label`` is not empty for
+            a label map.
+    """
+    names = {path: found for path in files if (found := pattern.fullmatch(scan_stem(path)))}
+    images = by_case((found["case"], path) for path, found in names.items() if not found["label"])
+    labels = by_case((found["case"], path) for path, found in names.items() if found["label"])
+    refuse_orphans(images, labels)
+    return [
+        Pair(image, labels.get(case), names[image].groupdict()) for case, image in images.items()
+    ]
+
+
+def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """A dictionary of files by case; two files for one case are an error."""
+    table: dict[str, Path] = {}
+    for case, path in files:
+        if table.setdefault(case, path) != path:
+            raise PosconError(
+                f"two files for the case {case!r}: {table[case]} and {path}; rename or remove one"
+            )
+    return table
+
+
+def refuse_orphans(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
+    for case, label in labels.items():
+        if case not in images:
+            raise PosconError(
+                f"{label}: a label map without its image (case {case!r}); "
+                "add the image or remove the label map"
+            )
+
+
+def refuse_channel(channel: int | None, layout: str) -> None:
+    if channel is not None:
+        raise PosconError(
+            f"channel {channel} was asked for, but layout {layout!r} has no channels; "
+            "leave --channel out"
+        )
+
+
+def split_frames(case: Case) -> list[Case]:
+    """One case a frame (``ID_frame01``, ...) if the image is a 4-D file, else the case itself."""
+    shape = read_header(case.image).shape
+    if len(shape) < 4:
+        return [case]
+    width = max(2, len(str(shape[3])))
+    names = [f"frame{number:0{width}d}" for number in range(1, shape[3] + 1)]
+    return [
+        replace(case, id=f"{case.id}_{name}", frame=name, frame_index=index)
+        for index, name in enumerate(names)
+    ]

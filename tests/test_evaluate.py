@@ -1,0 +1,358 @@
+import csv
+import io
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from poscon.errors import PosconError
+from poscon.evaluate import evaluate, summary_table
+
+SPACING = (1.5, 1.5, 8.0)
+
+
+def save(path, labels, spacing=SPACING, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(labels, dtype), np.diag([*spacing, 1.0])), path)
+    return path
+
+
+def heart(rv=1, myo=2, lv=3):
+    labels = np.zeros((8, 8, 4), int)
+    labels[1:3, 1:5, 1:3] = rv
+    labels[4:7, 2:6, 1:3] = myo
+    labels[5:6, 3:5, 1:3] = lv
+    return labels
+
+
+def name_values(folder, **values):
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = [{"name": name, "values": [value]} for name, value in values.items()]
+    (folder / "labels.json").write_text(json.dumps({"classes": classes}))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def by_class(evaluation):
+    return {row.class_name: row for row in evaluation.rows}
+
+
+def test_two_files(tmp_path):
+    a, b = save(tmp_path / "a.nii.gz", heart()), save(tmp_path / "b.nii", heart())
+    evaluation = evaluate(a, b)
+    assert evaluation.classes == ("class_1", "class_2", "class_3")
+    assert [(r.case, r.subject, r.dice, r.hd95_mm, r.assd_mm) for r in evaluation.rows] == [
+        ("a", "a", 1.0, 0.0, 0.0)
+    ] * 3
+    assert evaluation.rows[0].volume_ml == pytest.approx(16 * 18 / 1000)
+    assert evaluation.rows[0].spacing == SPACING
+
+
+def test_classes_are_matched_by_name(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart(rv=1, myo=2, lv=3))
+    save(references / "p1.nii.gz", heart(rv=3, myo=2, lv=1))
+    name_values(predictions, RV=1, MYO=2, LV=3)
+    evaluation = evaluate(predictions, references, labels="1=LV,2=MYO,3=RV")
+    assert evaluation.classes == ("LV", "MYO", "RV")
+    assert [row.dice for row in evaluation.rows] == [1.0, 1.0, 1.0]
+
+
+def test_references_mean_the_same_as_predictions_where_nothing_else_is_said(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    name_values(predictions, RV=1, MYO=2, LV=3)
+    assert evaluate(predictions, references).classes == ("RV", "MYO", "LV")
+
+
+def test_labels_name_both_where_predictions_say_nothing(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    evaluation = evaluate(predictions, references, labels="2=MYO,1+3=BLOOD")
+    assert by_class(evaluation)["BLOOD"].dice == 1.0
+
+
+def test_class_names_must_agree(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    name_values(predictions, RV=1, MYO=2, LV=3)
+    with pytest.raises(PosconError, match=r"\(RV, MYO, LV\).*\(right, wall, left\).*--labels"):
+        evaluate(predictions, references, labels="1=right,2=wall,3=left")
+
+
+def test_damaged_labels_file(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    (predictions / "labels.json").write_text('{"classes": [{"name": "RV"}]}')
+    with pytest.raises(PosconError, match=r"labels\.json: expected"):
+        evaluate(predictions, references)
+
+
+def acdc(root, patients=("patient001", "patient002")):
+    for patient in patients:
+        for frame in ("frame01", "frame12"):
+            folder = root / patient
+            save(folder / f"{patient}_{frame}.nii.gz", np.ones((8, 8, 4)), dtype=np.int16)
+            save(folder / f"{patient}_{frame}_gt.nii.gz", heart())
+    return root
+
+
+def test_references_in_a_data_set(folders):
+    predictions, references = folders
+    acdc(references)
+    save(predictions / "patient002_frame01.nii.gz", heart(rv=7, myo=8, lv=9))
+    name_values(predictions, LV=9, MYO=8, RV=7)
+    evaluation = evaluate(predictions, references)
+    assert evaluation.classes == ("RV", "MYO", "LV")
+    assert {(r.case, r.subject, r.dice) for r in evaluation.rows} == {
+        ("patient002_frame01", "patient002", 1.0)
+    }
+    assert evaluation.unmatched == (
+        "patient001_frame01",
+        "patient001_frame12",
+        "patient002_frame12",
+    )
+    assert evaluate(predictions, references, layout="acdc") == evaluation
+
+
+def test_one_prediction_file_leaves_no_reference_unmatched(folders):
+    predictions, references = folders
+    acdc(references)
+    file = save(predictions / "patient002_frame01.nii.gz", heart())
+    assert evaluate(file, references).unmatched == ()
+
+
+def test_spacing_that_the_data_set_states_overrides_the_header(folders):
+    predictions, references = folders
+    folder = references / "A1B2C3"
+    for frame in ("ED", "ES"):
+        save(folder / f"A1B2C3_sa_{frame}.nii.gz", np.ones((8, 8, 4)), (1.0, 1.0, 1.0), np.int16)
+        save(folder / f"A1B2C3_sa_{frame}_gt.nii.gz", heart(), (1.0, 1.0, 1.0))
+    save(predictions / "A1B2C3_sa_ED.nii.gz", heart(), (1.0, 1.0, 1.0))
+    assert evaluate(predictions, references).rows[0].spacing == (1.25, 1.25, 10.0)
+    stated = evaluate(predictions, references, spacing=(1.0, 1.0, 5.0)).rows[0]
+    assert stated.spacing == (1.0, 1.0, 5.0)
+    assert stated.volume_ml == pytest.approx(4 * 5 / 1000)  # RV is 3 in M&Ms
+
+
+def test_prediction_without_reference(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(predictions / "p2.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    with pytest.raises(PosconError, match=r"p2\.nii\.gz: no reference named 'p2'"):
+        evaluate(predictions, references)
+
+
+def test_reference_without_prediction_is_reported(folders, tmp_path):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    for name in ("p1", "p2", "p3"):
+        save(references / f"{name}.nii.gz", heart())
+    evaluation = evaluate(predictions, references, tmp_path / "results.json")
+    assert evaluation.unmatched == ("p2", "p3")
+    assert json.loads((tmp_path / "results.json").read_text())["unmatched"] == ["p2", "p3"]
+    assert "2 reference(s) without a prediction: p2, p3" in printed(evaluation)
+
+
+def printed(evaluation):
+    console = Console(width=120, file=io.StringIO())
+    console.print(summary_table(evaluation))
+    return console.file.getvalue()
+
+
+def test_frames_are_cases(tmp_path):
+    reference = np.stack([heart(), np.zeros((8, 8, 4)), heart()], axis=-1)
+    prediction = np.stack([heart(), heart(), heart(lv=0)], axis=-1)
+    a, b = save(tmp_path / "a.nii.gz", prediction), save(tmp_path / "b.nii.gz", reference)
+    evaluation = evaluate(a, b, labels="1=RV,2=MYO,3=LV")
+    assert [(r.case, r.class_name, r.dice) for r in evaluation.rows] == [
+        ("a_frame01", "RV", 1.0),
+        ("a_frame01", "MYO", 1.0),
+        ("a_frame01", "LV", 1.0),
+        ("a_frame03", "RV", 1.0),
+        ("a_frame03", "MYO", 1.0),
+        ("a_frame03", "LV", 0.0),
+    ]
+    assert evaluation.not_annotated == ("a_frame02",)
+    assert "1 frame(s) without annotation: a_frame02" in printed(evaluation)
+
+
+def test_summary(folders):
+    predictions, references = folders
+    half = heart()
+    half[1:3, 1:5, 2] = 0  # half of RV
+    save(predictions / "p1.nii.gz", half)
+    save(references / "p1.nii.gz", heart())
+    save(predictions / "p2.nii.gz", heart(lv=0))  # LV is missed
+    save(references / "p2.nii.gz", heart())
+    save(predictions / "p3.nii.gz", heart(rv=0))  # RV is neither there nor predicted
+    save(references / "p3.nii.gz", heart(rv=0))
+    save(predictions / "p4.nii.gz", heart(rv=0, myo=0, lv=0))  # nothing to measure at all
+    save(references / "p4.nii.gz", heart(rv=0, myo=0, lv=0))
+    evaluation = evaluate(predictions, references, labels="1=RV,2=MYO,3=LV")
+    rv, myo, lv, mean = evaluation.summary()
+
+    assert [(s.name, s.measured, s.missed) for s in (rv, myo, lv, mean)] == [
+        ("RV", 2, 0),
+        ("MYO", 3, 0),
+        ("LV", 3, 1),
+        ("mean", 3, 1),
+    ]
+    assert rv.dice.mean == pytest.approx(np.mean([2 / 3, 1]))
+    assert rv.dice.std == pytest.approx(np.std([2 / 3, 1], ddof=1))
+    assert lv.dice.mean == pytest.approx(2 / 3)
+    assert lv.hd95_mm.mean == pytest.approx(np.linalg.norm([8 * 1.5, 8 * 1.5, 4 * 8]) / 3)
+    per_case = [np.mean([2 / 3, 1, 1]), np.mean([1, 1, 0]), 1]
+    assert mean.dice.mean == pytest.approx(np.mean(per_case))
+    assert mean.dice.std == pytest.approx(np.std(per_case, ddof=1))
+    assert "0.833 ± 0.236" in printed(evaluation)
+
+
+def test_one_case_has_no_standard_deviation(tmp_path):
+    a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
+    spread = evaluate(a, b).summary()[0].dice
+    assert spread.mean == 1.0
+    assert math.isnan(spread.std)
+
+
+def test_json_and_csv(folders, tmp_path):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart(rv=0))
+    save(references / "p1.nii.gz", heart(rv=0))
+    evaluate(predictions, references, tmp_path / "new" / "results", labels="1=RV,2=MYO,3=LV")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["results.csv", "results.json"]
+
+    content = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert set(content) == {"summary", "cases", "unmatched", "not_annotated", "rules"}
+    assert content["cases"][0] == {
+        "case": "p1",
+        "subject": "p1",
+        "class": "RV",
+        "dice": None,
+        "hd95_mm": None,
+        "assd_mm": None,
+        "volume_ml": 0.0,
+        "reference_volume_ml": 0.0,
+        "spacing": list(SPACING),
+    }
+    rv, myo, _ = content["summary"]["classes"]
+    assert (rv["name"], rv["measured"], rv["dice"]) == ("RV", 0, {"mean": None, "std": None})
+    assert (myo["name"], myo["measured"], myo["dice"]["mean"]) == ("MYO", 1, 1.0)
+    assert content["summary"]["mean"]["name"] == "mean"
+    assert any("exactly one" in rule for rule in content["rules"])
+
+    with (tmp_path / "new" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["RV", "MYO", "LV"]
+    assert (rows[0]["dice"], rows[1]["dice"], rows[1]["spacing_z_mm"]) == ("", "1.0", "8.0")
+
+
+@pytest.mark.parametrize("name", ["results", "results.csv"])
+def test_existing_results_are_kept_and_nothing_is_computed(tmp_path, name):
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(PosconError, match=r"results\.csv: exists already.*another name"):
+        evaluate(tmp_path / "missing", tmp_path / "missing", tmp_path / name)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("results.csv", "mine")]
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.xlsx", r"\.json or \.csv"), ("", "is a folder")])
+def test_out_of_another_kind(tmp_path, name, message):
+    with pytest.raises(PosconError, match=message):
+        evaluate(tmp_path / "p", tmp_path / "r", tmp_path / name)
+
+
+def test_shape_mismatch(tmp_path):
+    a = save(tmp_path / "a.nii.gz", heart()[:-1])
+    b = save(tmp_path / "b.nii.gz", heart())
+    with pytest.raises(
+        PosconError, match=r"a\.nii\.gz: shape \(7, 8, 4\).*b\.nii\.gz, \(8, 8, 4\)"
+    ):
+        evaluate(a, b)
+
+
+def test_place_mismatch(tmp_path):
+    b = save(tmp_path / "b.nii.gz", heart())
+    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 0.9e-3 / 3))
+    assert evaluate(a, b).rows
+    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 1.1e-3 / 3))
+    with pytest.raises(PosconError, match=r"a\.nii\.gz: does not lie.*b\.nii\.gz.*0\.0011 mm"):
+        evaluate(a, b)
+
+
+def test_two_files_of_one_name(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(predictions / "p1.nii", heart())
+    save(references / "p1.nii", heart())
+    with pytest.raises(PosconError, match="has the same name"):
+        evaluate(predictions, references)
+
+
+def test_same_file(tmp_path):
+    a = save(tmp_path / "a.nii.gz", heart())
+    with pytest.raises(PosconError, match="same file"):
+        evaluate(a, tmp_path)
+
+
+def test_one_reference_for_many_predictions(tmp_path):
+    for name in "ab":
+        save(tmp_path / "p" / f"{name}.nii.gz", heart())
+    with pytest.raises(PosconError, match="one reference for 2 predictions"):
+        evaluate(tmp_path / "p", save(tmp_path / "r.nii.gz", heart()))
+
+
+def test_layout_of_a_single_reference(tmp_path):
+    a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
+    with pytest.raises(PosconError, match="--layout: has no effect"):
+        evaluate(a, b, layout="acdc")
+
+
+def test_images_are_not_label_maps(tmp_path):
+    image = np.arange(8 * 8 * 8).reshape(8, 8, 8)
+    a = save(tmp_path / "a.nii", image, dtype=np.int16)
+    b = save(tmp_path / "b.nii", image, dtype=np.int16)
+    with pytest.raises(PosconError, match="is this an image"):
+        evaluate(a, b)
+
+
+@pytest.mark.parametrize("dimensions", [3, 4])
+def test_nothing_to_evaluate(tmp_path, dimensions):
+    empty = np.zeros((4, 4, 4, 2)[:dimensions])
+    a, b = save(tmp_path / "a.nii", empty), save(tmp_path / "b.nii", empty)
+    with pytest.raises(PosconError, match="empty"):
+        evaluate(a, b)
+    if dimensions == 4:
+        with pytest.raises(PosconError, match="no frame is annotated"):
+            evaluate(a, b, labels="1=RV")
+
+
+@pytest.mark.parametrize("place", ["predictions", "references"])
+def test_missing_places(tmp_path, place):
+    places = {"predictions": save(tmp_path / "a.nii", heart())}
+    places["references"] = places["predictions"]
+    places[place] = tmp_path / "missing"
+    with pytest.raises(PosconError, match="missing: no such file or folder"):
+        evaluate(**places)
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "p").mkdir()
+    with pytest.raises(PosconError, match="no label map"):
+        evaluate(tmp_path / "p", tmp_path)
+
+
+def test_impossible_spacing(tmp_path):
+    a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
+    with pytest.raises(PosconError, match="--spacing"):
+        evaluate(a, b, spacing=(1.0, 0.0, 1.0))

@@ -1,0 +1,156 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from poscon.metrics import segmentation_metrics
+
+SPACINGS = st.tuples(*[st.floats(0.3, 10.0)] * 3)
+NEIGHBOURS = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+
+
+def brute_surface(mask):
+    """Voxels of the mask with a face neighbour outside it, or outside the volume."""
+    inside = {tuple(map(int, voxel)) for voxel in np.argwhere(mask)}
+    return [
+        v
+        for v in inside
+        if any(tuple(np.add(v, step).tolist()) not in inside for step in NEIGHBOURS)
+    ]
+
+
+def brute_distances(from_surface, to_surface, spacing):
+    return [
+        min(math.dist(np.multiply(v, spacing), np.multiply(w, spacing)) for w in to_surface)
+        for v in from_surface
+    ]
+
+
+def brute_force(a, b, spacing):
+    surface_a, surface_b = brute_surface(a), brute_surface(b)
+    ab = brute_distances(surface_a, surface_b, spacing)
+    ba = brute_distances(surface_b, surface_a, spacing)
+    hd95 = max(np.percentile(ab, 95), np.percentile(ba, 95))
+    dice = 2 * np.sum(a & b) / (np.sum(a) + np.sum(b))
+    return dice, hd95, np.mean(ab + ba)
+
+
+@st.composite
+def two_masks(draw, single_slice=False):
+    shape = draw(st.tuples(*[st.integers(1, 5)] * 3))
+    if single_slice:
+        shape = (*shape[:2], 1)
+    masks = [draw(hnp.arrays(bool, shape)) for _ in range(2)]
+    if draw(st.booleans()):  # mostly full masks have an interior and reach the border
+        masks = [~(m & np.roll(m, 1)) for m in masks]
+    assume(all(m.any() for m in masks))
+    return masks
+
+
+def measure(a, b, spacing):
+    (metrics,) = segmentation_metrics(a.astype(np.uint8), b.astype(np.uint8), spacing, ["organ"])
+    return metrics
+
+
+@settings(max_examples=40, deadline=None)
+@given(two_masks(), SPACINGS)
+def test_equals_brute_force(masks, spacing):
+    m = measure(*masks, spacing)
+    assert (m.dice, m.hd95_mm, m.assd_mm) == pytest.approx(brute_force(*masks, spacing), rel=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(two_masks(single_slice=True), SPACINGS)
+def test_equals_brute_force_on_a_single_slice(masks, spacing):
+    m = measure(*masks, spacing)
+    assert (m.dice, m.hd95_mm, m.assd_mm) == pytest.approx(brute_force(*masks, spacing), rel=1e-4)
+
+
+def test_equals_brute_force_where_surfaces_have_an_interior():
+    grid = np.indices((14, 12, 9))
+    a = sum((g - c) ** 2 for g, c in zip(grid, (6, 6, 4), strict=True)) < 25
+    b = sum((g - c) ** 2 / r for g, c, r in zip(grid, (8, 5, 5), (16, 30, 9), strict=True)) < 1
+    spacing = (1.25, 1.5, 8.0)
+    m = measure(a, b, spacing)
+    assert (m.dice, m.hd95_mm, m.assd_mm) == pytest.approx(brute_force(a, b, spacing), rel=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(two_masks(), SPACINGS)
+def test_symmetric_and_never_beyond_the_diagonal(masks, spacing):
+    a, b = masks
+    there, back = measure(a, b, spacing), measure(b, a, spacing)
+    assert there.dice == back.dice
+    assert there.hd95_mm == pytest.approx(back.hd95_mm, rel=1e-6)
+    assert there.assd_mm == pytest.approx(back.assd_mm, rel=1e-6)
+    assert (there.volume_ml, there.reference_volume_ml) == (
+        back.reference_volume_ml,
+        back.volume_ml,
+    )
+    assert there.hd95_mm <= measure(a, np.zeros_like(a), spacing).hd95_mm
+
+
+@settings(max_examples=25, deadline=None)
+@given(two_masks(), SPACINGS)
+def test_perfect_prediction(masks, spacing):
+    m = measure(masks[0], masks[0], spacing)
+    assert (m.dice, m.hd95_mm, m.assd_mm) == (1.0, 0.0, 0.0)
+
+
+def test_shifted_cubes():
+    a, b = np.zeros((2, 20, 20, 20), bool)
+    a[4:9, 4:9, 4:9] = True
+    b[7:12, 4:9, 4:9] = True  # 3 voxels further along X, whose voxels are 2 mm
+    m = measure(a, b, (2.0, 1.0, 1.0))
+    assert m.dice == pytest.approx(2 * 2 * 25 / 250)
+    # From the far face, 25 of the 98 surface voxels, the nearest surface is 3 voxels away.
+    assert m.hd95_mm == pytest.approx(6.0)
+    assert m.volume_ml == m.reference_volume_ml == pytest.approx(125 * 2 / 1000)
+
+
+def test_shifted_plates():
+    a, b = np.zeros((2, 10, 6, 6), bool)
+    a[2], b[5] = True, True
+    m = measure(a, b, (1.5, 1.0, 1.0))
+    assert (m.dice, m.hd95_mm, m.assd_mm) == pytest.approx((0.0, 4.5, 4.5))
+
+
+def test_absent_from_both_is_not_measured():
+    m = measure(*np.zeros((2, 3, 4, 5), bool), (1.0, 1.0, 1.0))
+    assert np.isnan([m.dice, m.hd95_mm, m.assd_mm]).all()
+    assert m.volume_ml == m.reference_volume_ml == 0.0
+
+
+@pytest.mark.parametrize("missed", [True, False])
+def test_absent_from_one_is_the_worst_possible(missed):
+    organ, empty = np.zeros((2, 3, 4, 12), bool)
+    organ[1, 1, 1] = True
+    m = measure(empty, organ, (1.0, 1.0, 1.0)) if missed else measure(organ, empty, (1.0, 1.0, 1.0))
+    assert (m.dice, m.hd95_mm, m.assd_mm) == (0.0, 13.0, 13.0)
+
+
+def test_classes_are_measured_apart():
+    prediction = np.zeros((6, 6, 6), np.int16)
+    prediction[0], prediction[3] = 1, 2
+    reference = prediction.copy()
+    reference[3] = 0
+    reference[5] = 2
+    rv, lv = segmentation_metrics(prediction, reference, (1.0, 1.0, 2.0), ["RV", "LV"])
+    assert (rv.name, rv.dice, rv.volume_ml) == ("RV", 1.0, pytest.approx(0.072))
+    assert (lv.name, lv.dice, lv.hd95_mm) == ("LV", 0.0, 2.0)
+
+
+def test_nothing_is_warned_of():
+    cube = np.ones((3, 3, 3), bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        measure(cube, cube, (1.0, 1.0, 1.0))
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="3-D"):
+        segmentation_metrics(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), (1.0, 1.0, 1.0), ["organ"])

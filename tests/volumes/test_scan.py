@@ -1,0 +1,229 @@
+"""Scan files: geometry survives the round trip, broken files are named in one line."""
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from poscon.errors import PosconError
+from poscon.volumes.scan import (
+    Scan,
+    read_header,
+    read_scan,
+    scan_stem,
+    scan_suffix,
+    write_labels,
+)
+
+SHAPE = (4, 5, 6)
+OBLIQUE = np.array(  # rotated about z, 1.5 x 1.5 x 8 mm, far from the origin
+    [[1.2, -0.9, 0, -80], [0.9, 1.2, 0, 30.5], [0, 0, 8, 12], [0, 0, 0, 1]]
+)
+
+
+def voxels(shape: tuple[int, ...] = SHAPE, dtype: type = np.int16) -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def write_nifti(
+    path: Path, data: np.ndarray, affine: np.ndarray = OBLIQUE, kind: type = nib.Nifti1Image
+) -> Path:
+    nib.save(kind(data, affine), path)
+    return path
+
+
+def write_itk(path: Path, data: np.ndarray, affine: np.ndarray = OBLIQUE) -> Path:
+    """Write through SimpleITK; its world is LPS+, the affine is RAS+."""
+    image = SimpleITK.GetImageFromArray(data.T, isVector=False)
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = np.eye(data.ndim)
+    direction[:3, :3] = (lps[:3, :3] / spacing)[: data.ndim, : data.ndim]
+    image.SetDirection(direction[: data.ndim, : data.ndim].ravel())
+    image.SetSpacing([*spacing, 1.0][: data.ndim])
+    image.SetOrigin([*lps[:3, 3], 0.0][: data.ndim])
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+def labelled(scan: Scan) -> np.ndarray:
+    return (scan.data % 4).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "suffix"),
+    [
+        ("a.nii.gz", "a", ".nii.gz"),
+        ("a.b.nii", "a.b", ".nii"),
+        ("A.NII.GZ", "A", ".nii.gz"),
+        ("x.nrrd", "x", ".nrrd"),
+        ("notes.txt", "notes.txt", ""),
+    ],
+)
+def test_stem_and_suffix(name: str, stem: str, suffix: str) -> None:
+    assert (scan_stem(Path(name)), scan_suffix(Path(name))) == (stem, suffix)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
+def test_every_format_gives_the_same_voxels_and_world(tmp_path: Path, suffix: str) -> None:
+    write = write_nifti if suffix.startswith(".nii") else write_itk
+    path = write(tmp_path / f"scan{suffix}", voxels())
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.data, voxels())
+    assert scan.data.dtype == np.int16
+    np.testing.assert_allclose(scan.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_allclose(scan.spacing, (1.5, 1.5, 8), atol=1e-5)
+    header = read_header(path)
+    assert header.shape == SHAPE
+    np.testing.assert_allclose(header.affine, scan.affine)
+    np.testing.assert_allclose(header.spacing, scan.spacing)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 3), (4, 5)], ids=["3-D", "4-D", "2-D"])
+def test_labels_lie_on_the_scan(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+    write = write_nifti if suffix.startswith(".nii") else write_itk
+    scan = read_scan(write(tmp_path / f"scan{suffix}", voxels(shape)))
+    assert scan.data.shape == ((4, 5, 1) if len(shape) == 2 else shape)
+    target = tmp_path / "out" / f"labels{suffix}"
+    write_labels(target, labelled(scan), scan)
+
+    again = read_scan(target)
+    np.testing.assert_array_equal(again.data, labelled(scan))
+    assert again.data.dtype == np.uint8
+    np.testing.assert_allclose(again.affine, scan.affine)
+    assert read_header(target).shape == read_header(scan.path).shape
+    assert not [path for path in target.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", [(0, 0), (0, 1), (1, 0), (2, 1), (1, 4)])
+def test_written_labels_keep_sform_qform_and_units(
+    tmp_path: Path, kind: type, codes: tuple[int, int]
+) -> None:
+    image = kind(voxels(), None)
+    sform, qform = codes
+    image.header.set_zooms((1.5, 1.5, 8))
+    image.header.set_sform(OBLIQUE, code=sform)
+    image.header.set_qform(np.diag([1.5, 1.5, 8, 1]), code=qform)  # not what the sform says
+    image.header.set_xyzt_units("mm", "sec")
+    path = tmp_path / "scan.nii.gz"
+    image.to_filename(path)
+
+    scan = read_scan(path)
+    write_labels(tmp_path / "labels.nii.gz", labelled(scan), scan)
+    before, after = nib.load(path).header, nib.load(tmp_path / "labels.nii.gz").header
+    for field in ("sform_code", "qform_code", "pixdim", "xyzt_units", "srow_x", "quatern_d"):
+        np.testing.assert_array_equal(after[field], before[field], err_msg=field)
+    assert (int(after["sform_code"]), int(after["qform_code"])) == codes
+    assert type(after) is type(before)
+
+
+def test_scaling_of_the_scan_is_applied_and_not_handed_to_the_labels(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(voxels(), OBLIQUE)
+    image.header.set_slope_inter(2, -1000)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    scan = read_scan(tmp_path / "ct.nii.gz")
+    stored = np.asanyarray(nib.load(tmp_path / "ct.nii.gz").dataobj.get_unscaled())
+    np.testing.assert_allclose(scan.data, stored * 2.0 - 1000)
+    labels = np.full(SHAPE, 3, np.uint8)
+    write_labels(tmp_path / "labels.nii.gz", labels, scan)
+    np.testing.assert_array_equal(read_scan(tmp_path / "labels.nii.gz").data, labels)
+
+
+def test_large_label_values_survive(tmp_path: Path) -> None:
+    scan = read_scan(write_nifti(tmp_path / "scan.nii.gz", voxels()))
+    labels = np.where(scan.data > 50, 850, 0).astype(np.uint16)
+    write_labels(tmp_path / "labels.nii.gz", labels, scan)
+    np.testing.assert_array_equal(read_scan(tmp_path / "labels.nii.gz").data, labels)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 1), (4, 5, 6, 1, 1)])
+def test_trailing_axes_of_length_1_are_dropped_and_written_back(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    scan = read_scan(write_nifti(tmp_path / "scan.nii.gz", voxels(shape)))
+    assert scan.data.shape == SHAPE
+    write_labels(tmp_path / "labels.nii.gz", labelled(scan), scan)
+    assert nib.load(tmp_path / "labels.nii.gz").shape == nib.load(scan.path).shape
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = read_scan(write_nifti(tmp_path / "scan.nii.gz", voxels()))
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(nib, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_labels(tmp_path / "out" / "labels.nii.gz", labelled(scan), scan)
+    assert not list((tmp_path / "out").iterdir())
+
+
+# Broken files. Every message is one line that names the file.
+
+
+def assert_named(path: Path, match: str) -> None:
+    for read in (read_scan, read_header):
+        with pytest.raises(PosconError, match=match) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert_named(tmp_path / "none.nii.gz", "no such file")
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    (tmp_path / "scan.png").write_bytes(b"png")
+    assert_named(tmp_path / "scan.png", "not a format poscon reads")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_zero_bytes(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"scan{suffix}").touch()
+    assert_named(tmp_path / f"scan{suffix}", "empty")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"\0" * 1000], ids=["html", "zeros"])
+def test_not_an_image(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"scan{suffix}").write_bytes(content)
+    assert_named(tmp_path / f"scan{suffix}", "cannot be read")
+
+
+def test_gzip_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(b"hello" * 1000))
+    assert_named(tmp_path / "scan.nii.gz", "cannot be read")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
+def test_truncated(tmp_path: Path, suffix: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 9999, (30, 30, 10)).astype(np.int16)
+    write = write_nifti if suffix.startswith(".nii") else write_itk
+    path = write(tmp_path / f"scan{suffix}", noise)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(PosconError, match="cannot be read") as caught:
+        read_scan(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 3, 3, 2, 3)])
+def test_neither_volume_nor_series(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    assert_named(write_nifti(tmp_path / "scan.nii.gz", voxels(shape)), "neither a 3-D volume")
+
+
+def test_colour_is_refused(tmp_path: Path) -> None:
+    colour = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(PosconError, match="one number a voxel"):
+        read_scan(write_nifti(tmp_path / "scan.nii.gz", colour))
+    vectors = SimpleITK.GetImageFromArray(np.zeros((6, 5, 4, 3), np.uint8), isVector=True)
+    SimpleITK.WriteImage(vectors, str(tmp_path / "scan.nrrd"))
+    with pytest.raises(PosconError, match="one number a voxel"):
+        read_scan(tmp_path / "scan.nrrd")
