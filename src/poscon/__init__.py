@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "prepare": "poscon.store.prepare",
-    "inspect": "poscon.inspect",
-    "pretrain": "poscon.pretrain",
-    "finetune": "poscon.finetune",
-    "predict": "poscon.predict",
-    "evaluate": "poscon.evaluate",
-    "demo": "poscon.demo",
+    "inspect": "poscon.commands.inspect",
+    "pretrain": "poscon.commands.pretrain",
+    "finetune": "poscon.commands.finetune",
+    "predict": "poscon.commands.predict",
+    "evaluate": "poscon.commands.evaluate",
+    "demo": "poscon.commands.demo",
     "PosconError": "poscon.errors",
 }
 
@@ -33,13 +33,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from poscon.demo import demo
+    from poscon.commands.demo import demo
     from poscon.errors import PosconError
-    from poscon.evaluate import evaluate
-    from poscon.finetune import finetune
-    from poscon.inspect import inspect
-    from poscon.predict import predict
-    from poscon.pretrain import pretrain
+    from poscon.commands.evaluate import evaluate
+    from poscon.commands.finetune import finetune
+    from poscon.commands.inspect import inspect
+    from poscon.commands.predict import predict
+    from poscon.commands.pretrain import pretrain
     from poscon.store.prepare import prepare
 
 

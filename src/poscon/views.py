@@ -7,6 +7,7 @@ interpolation; intensity comes after it.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -145,11 +146,16 @@ def _grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3)
     grid = (points @ matrix.transpose(1, 2)).reshape(len(matrix), size, size, 2)
     if view.displacement is not None:
-        smooth = interpolate(
-            view.displacement.to(device), size=(size, size), mode="bicubic", align_corners=True
-        )
-        grid = grid + smooth.movedim(1, -1)
+        along = _spline(view.displacement.shape[-1], size).to(device)
+        grid += (along @ view.displacement.to(device) @ along.T).movedim(1, -1)
     return grid * (size / canvas)
+
+
+@lru_cache
+def _spline(points: int, size: int) -> Tensor:
+    """(size, points): cubic interpolation from control points to pixels, along one axis."""
+    columns = torch.eye(points)[None, None]
+    return interpolate(columns, size=(size, points), mode="bicubic", align_corners=True)[0, 0]
 
 
 def _intensity(images: Tensor, view: View) -> Tensor:

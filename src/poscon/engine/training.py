@@ -92,6 +92,8 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # Convolutions over channels-last memory are several times as fast on a CPU.
+    modules.to(memory_format=torch.channels_last)
     module = _Module(modules, step, optimiser, batches.total_steps)
     trainer.fit(
         module,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from poscon.errors import PosconError
-from poscon.evaluate import evaluate, summary_table
+from poscon.commands.evaluate import evaluate, summary_table
 
 SPACING = (1.5, 1.5, 8.0)
 

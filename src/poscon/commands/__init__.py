@@ -1,0 +1,1 @@
+"""The commands: one module and one public function each, both named like the command."""
