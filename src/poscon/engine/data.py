@@ -42,14 +42,18 @@ class SliceReader:
         return SliceBatch(torch.from_numpy(images), torch.from_numpy(self.positions[indices]))
 
     def labelled(
-        self, indices: np.ndarray, generator: np.random.Generator, foreground: float
+        self, indices: np.ndarray, generator: np.random.Generator, extent: int, foreground: float
     ) -> SliceBatch:
-        """Slices with their labels, the canvas on a random pixel of each.
+        """Slices with their labels, at a random place of each.
+
+        A window of ``extent`` pixels, what the network sees of an unturned view, lies at random
+        inside a larger slice, or around a smaller one.
 
         Args:
             indices: which slices.
-            generator: draws the pixel.
-            foreground: the share of slices for which a foreground pixel is drawn, where there
+            generator: draws the place.
+            extent: of the window, in pixels; the canvas is around it.
+            foreground: the share of slices whose window is put on a foreground pixel, where there
                 is one; the others may be looked at anywhere, so that all background is seen.
         """
         images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
@@ -57,16 +61,28 @@ class SliceReader:
         for row, index in enumerate(indices):
             case, number = self.cases[self.case_of[index]], self.slice_of[index]
             image, label = self.store.image(case)[number], self.store.label(case)[number]
-            centre = tuple(int(generator.integers(n)) for n in image.shape)
+            target = None
             if generator.random() < foreground:
                 pixels = np.flatnonzero(label)
                 if len(pixels):
-                    pixel = generator.choice(pixels)
-                    centre = divmod(int(pixel), label.shape[1])
-            _paste(image, images[row, 0], (centre[0], centre[1]))
-            _paste(label, labels[row], (centre[0], centre[1]))
+                    target = divmod(int(generator.choice(pixels)), label.shape[1])
+            rows, columns = (
+                _window(length, extent, None if target is None else target[axis], generator)
+                for axis, length in enumerate(image.shape)
+            )
+            _paste(image, images[row, 0], (rows, columns))
+            _paste(label, labels[row], (rows, columns))
         positions = torch.from_numpy(self.positions[indices])
         return SliceBatch(torch.from_numpy(images), positions, torch.from_numpy(labels))
+
+
+def _window(length: int, extent: int, target: int | None, generator: np.random.Generator) -> int:
+    """The middle of a window along one axis: inside the slice, or around it if that is smaller."""
+    low, high = sorted((0, length - extent))
+    start = int(generator.integers(low, high + 1))
+    if target is not None and length > extent:
+        start = min(max(target - extent // 2, low), high)
+    return start + extent // 2
 
 
 def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> None:
@@ -137,6 +153,7 @@ class LabelledBatches(Batches):
     Args:
         reader: the slices, all of labelled cases.
         batch_size: slices a step.
+        extent: of the views in pixels.
         iterations: number of steps, whatever the number of cases.
         foreground: see :meth:`SliceReader.labelled`.
         seed: of the draws.
@@ -147,6 +164,7 @@ class LabelledBatches(Batches):
         self,
         reader: SliceReader,
         batch_size: int,
+        extent: int,
         iterations: int,
         foreground: float,
         seed: int,
@@ -155,9 +173,10 @@ class LabelledBatches(Batches):
         super().__init__(seed, iterations, min(chunk_steps, iterations))
         self.reader = reader
         self.batch_size = batch_size
+        self.extent = extent
         self.foreground = foreground
 
     def batch(self, step: int) -> SliceBatch:
         generator = np.random.default_rng([self.seed, step])
         indices = generator.integers(len(self.reader), size=self.batch_size)
-        return self.reader.labelled(indices, generator, self.foreground)
+        return self.reader.labelled(indices, generator, self.extent, self.foreground)

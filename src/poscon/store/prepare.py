@@ -186,7 +186,9 @@ def prepare_stack(
     Returns:
         (slices, rows, columns) float32, normalised; and the record of the normalisation.
     """
-    normalised, intensity = normalise(geometry.to_stack(volume), modality)
+    # contiguous first: sums then do not depend on the axis order of the file
+    stack = np.ascontiguousarray(geometry.to_stack(volume))
+    normalised, intensity = normalise(stack, modality)
     _, *in_plane = geometry.stack_shape
     size = resampled_size((in_plane[0], in_plane[1]), geometry.spacing[1:], spacing)
     return resample_images(normalised, size), IntensityRecord(**asdict(intensity))

@@ -124,19 +124,19 @@ _ANATOMY = (
     ),
 )  # fmt: skip
 
-# Mean intensity of each tissue: HU in CT, relative signal in MR.
+# Mean intensity of each tissue: HU in contrast-enhanced CT, relative signal in fat-suppressed MR.
 _TISSUES = {
     "air": (-1000.0, 0.0),
     "lung": (-780.0, 0.07),
-    "fat": (-95.0, 0.85),
+    "fat": (-95.0, 0.2),
     "fluid": (12.0, 0.95),
-    "bowel": (58.0, 0.38),
+    "bowel": (58.0, 0.4),
     "muscle": (58.0, 0.28),
-    "lower": (98.0, 0.6),
-    "middle": (82.0, 0.45),
+    "lower": (98.0, 0.64),
+    "middle": (82.0, 0.46),
     "upper": (94.0, 0.54),
-    "tube": (122.0, 0.16),  # blood that flows is dark in spin-echo MR
-    "marrow": (190.0, 0.6),
+    "tube": (122.0, 0.85),
+    "marrow": (190.0, 0.3),
     "bone": (420.0, 0.14),
 }
 
@@ -151,7 +151,8 @@ def write_phantom(folder: Path, *, subjects: int = 30, seed: int = 0, modality: 
         modality: ``"mr"`` or ``"ct"``; one seed draws the same bodies in both.
 
     Raises:
-        PosconError: an unknown modality, no subjects, a negative seed, or a folder with other cases.
+        PosconError: an unknown modality, no subjects, a negative seed, or other cases
+            in the folder.
     """
     if subjects < 1:
         raise PosconError(f"phantom: subjects must be 1 or more, got {subjects}")
@@ -294,17 +295,18 @@ def _scan_ct(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
     table = slice(int(rng.integers(3, 5)), 6)
     image[:, table] += outside[:, table] * 850
     noise = gaussian_filter(rng.standard_normal(image.shape, np.float32), (0.6, 0.6, 0))
+    # The smoothing halves the noise: 20 to 35 HU are left.
     dose = rng.uniform(45, 70) * np.exp(0.15 * _smooth_field(rng, image.shape, (3, 3, 4)))
     return (image + dose * noise).clip(-1024, 3071)
 
 
 def _scan_mr(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
     """Arbitrary units: contrast and scale of its own each time, a bias field, Rician noise."""
-    means = {t: mr * np.exp(rng.normal(0, 0.12)) for t, (_, mr) in _TISSUES.items()}
+    means = {t: mr * np.exp(rng.normal(0, 0.15)) for t, (_, mr) in _TISSUES.items()}
     image = _paint(fractions, means)
     image *= 1 + 0.06 * _smooth_field(rng, image.shape, (14, 14, 9))
-    image *= np.exp(0.18 * _smooth_field(rng, image.shape, (3, 3, 3)))
-    real, imaginary = rng.normal(0, rng.uniform(0.03, 0.05), (2, *image.shape))
+    image *= np.exp(0.2 * _smooth_field(rng, image.shape, (3, 3, 3)))
+    real, imaginary = rng.normal(0, rng.uniform(0.035, 0.06), (2, *image.shape))
     return np.exp(rng.uniform(np.log(200), np.log(2000))) * np.hypot(image + real, imaginary)
 
 

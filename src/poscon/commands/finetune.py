@@ -1,0 +1,298 @@
+"""``poscon finetune``: a few labelled cases in, a segmentation model out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from poscon import __version__
+from poscon.commands.pretrain import ENCODER
+from poscon.engine.data import LabelledBatches, SliceReader
+from poscon.engine.inference import class_scores
+from poscon.engine.optimisation import OptimiserSettings
+from poscon.engine.run import RunFolder, refuse_with_resume
+from poscon.engine.training import train
+from poscon.errors import PosconError
+from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
+from poscon.progress import console
+from poscon.seeds import mix_seed
+from poscon.semisup import find_method
+from poscon.settings import Settings, resolve, validate
+from poscon.store.selection import choose_cases, draw_subjects, slice_size
+from poscon.store.store import CaseRecord, Store, read_names
+from poscon.views import ViewMaker, ViewSettings, canvas_size
+
+MODEL = "model.safetensors"
+CHUNK_STEPS = 100
+
+_VIEWS = ViewSettings(
+    mirror=False,
+    rotation=30.0,
+    scale=(0.75, 1.35),
+    shift=0.0,
+    elastic=0.01,
+    brightness=0.1,
+    contrast=0.25,
+    gamma=0.4,
+    noise=0.15,
+)
+
+
+class FinetuneSettings(Settings):
+    """What ``poscon finetune`` may be told.
+
+    Attributes:
+        method: fine-tuning method, see ``poscon methods``.
+        loss: settings of the method's loss.
+        network: the architecture; None: that of the pre-trained encoder, else the default.
+        size: extent of the training crops in pixels; ``auto``: what covers the slices, at most 128.
+        iterations: training steps, whatever the number of labelled cases.
+        batch: slices a step.
+        foreground: share of the slices cropped around foreground; matters for large slices only.
+        optimiser: optimiser and learning rates.
+        views: augmentation.
+        seed: of every random choice but the draw of the labelled subjects.
+        device: where to train.
+        precision: ``auto``: bfloat16 where there is a GPU, else 32.
+    """
+
+    method: str = "supervised"
+    loss: dict[str, Any] = {}
+    network: NetworkSettings | None = None
+    size: PositiveInt | Literal["auto"] = "auto"
+    iterations: PositiveInt = 1000
+    batch: PositiveInt = 16
+    foreground: float = Field(0.5, ge=0, le=1)
+    optimiser: OptimiserSettings = OptimiserSettings()
+    views: ViewSettings = _VIEWS
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value)
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _own_defaults(cls, value: Any) -> Any:
+        return {**_VIEWS.model_dump(), **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_loss(cls, values: Any) -> Any:
+        method = find_method(values.get("method", cls.model_fields["method"].default))
+        loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
+        return {**values, "loss": loss.model_dump()}
+
+
+def finetune(
+    store: Path | str,
+    run: Path | str,
+    *,
+    init: Path | str | None = None,
+    labelled: int | None = None,
+    cases: Path | str | None = None,
+    exclude: Path | str | None = None,
+    validation: Path | str | None = None,
+    method: str | None = None,
+    iterations: int | None = None,
+    seed: int | None = None,
+    recipe: str | None = None,
+    settings: Iterable[str] = (),
+    device: str | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train a U-Net on labelled cases, from a pre-trained encoder or from a random start.
+
+    The model is the last state of the training. Validation cases are only looked at, for the
+    curve in ``metrics.csv``; nothing is chosen by them.
+
+    Args:
+        store: prepared data set with label maps.
+        run: folder to write, see :mod:`poscon.engine.run`.
+        init: folder of a pre-training run; None starts at random.
+        labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
+            all there are.
+        cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
+        exclude: file naming those to leave out, such as the test subjects.
+        validation: file naming cases to be set apart for validation.
+        method: fine-tuning method.
+        iterations, seed, device: override the setting of that name; the seed also draws the
+            labelled subjects.
+        recipe: name or file of a recipe with a ``finetune`` section.
+        settings: further ``key=value`` settings.
+        resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
+
+    Returns:
+        The model's file, ``RUN/model.safetensors``.
+
+    Raises:
+        PosconError: an unusable store, setting, selection, checkpoint or run folder.
+    """
+    folder = RunFolder(run)
+    opened = Store(store)
+    if resume:
+        refuse_with_resume(
+            [
+                ("--init", init),
+                ("--labelled", labelled),
+                ("--cases", cases),
+                ("--exclude", exclude),
+                ("--validation", validation),
+                ("--method", method),
+                ("--iterations", iterations),
+                ("--seed", seed),
+                ("--recipe", recipe),
+                ("--set", tuple(settings)),
+                ("--device", device),
+            ]
+        )
+        config = folder.resume("finetune")
+        chosen = validate(FinetuneSettings, config["settings"])
+        roles = folder.resume_cases(opened)
+        init = config["inputs"]["init"]
+    else:
+        folder.check_new()
+        chosen = resolve(
+            FinetuneSettings,
+            "finetune",
+            recipe,
+            settings,
+            method=method,
+            iterations=iterations,
+            seed=seed,
+            device=device,
+        )
+        roles = _choose_roles(opened, cases, exclude, validation, labelled, chosen.seed)
+    network, encoder = _network(chosen, init, len(opened.class_names) + 1)
+    size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
+    if not resume:
+        chosen = chosen.model_copy(update={"size": size, "network": network.settings})
+        folder.begin(
+            "finetune",
+            opened,
+            chosen.model_dump(mode="json"),
+            roles,
+            init=None if init is None else str(init),
+            encoder=encoder,
+        )
+    reader = SliceReader(opened, roles["labelled"], canvas_size(size, chosen.views))
+    batches = LabelledBatches(
+        reader,
+        chosen.batch,
+        size,
+        chosen.iterations,
+        chosen.foreground,
+        chosen.seed,
+        CHUNK_STEPS,
+    )
+    method_class = find_method(chosen.method)
+    learner = method_class(network, method_class.Settings(**chosen.loss))
+    views = ViewMaker(chosen.views, size)
+    watched = roles.get("validation")
+    train(
+        learner,
+        lambda batch, seed: learner.step(batch, views, seed),
+        batches,
+        optimiser=chosen.optimiser,
+        run=folder,
+        device=chosen.device,
+        precision=chosen.precision,
+        title=f"fine-tuning ({chosen.method})",
+        after_chunk=(
+            None if not watched else lambda _: _validate(network, opened, watched, size)
+        ),
+    )
+    path = folder.path / MODEL
+    save_weights(
+        path,
+        network,
+        {
+            "poscon_version": __version__,
+            "network": network.settings.model_dump(),
+            "size": size,
+            "classes": [c.model_dump() for c in opened.manifest.classes],
+            "preparation": opened.manifest.preparation.model_dump(),
+            "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
+        },
+    )
+    return path
+
+
+def _choose_roles(
+    store: Store,
+    cases: Path | str | None,
+    exclude: Path | str | None,
+    validation: Path | str | None,
+    labelled: int | None,
+    seed: int,
+) -> dict[str, list[CaseRecord]]:
+    """Which cases are trained on and which are validated on; never the same subject in both."""
+    if not any(c.labelled for c in store.cases):
+        raise PosconError(
+            f"{store.path}: has no label maps; prepare a data set with label maps to fine-tune on"
+        )
+    pool = [c for c in choose_cases(store, cases, exclude) if c.labelled]
+    roles = {}
+    if validation is not None:
+        watched = store.select(read_names(validation), where=str(validation))
+        unlabelled = [c.id for c in watched if not c.labelled]
+        if unlabelled:
+            raise PosconError(f"{validation}: case {unlabelled[0]} has no label map to validate on")
+        roles["validation"] = watched
+        subjects = {c.subject for c in watched}
+        pool = [c for c in pool if c.subject not in subjects]
+    if labelled is None:
+        labelled = len({c.subject for c in pool})
+    if labelled < 1:
+        raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
+    return {"labelled": draw_subjects(pool, labelled, seed), **roles}
+
+
+def _network(
+    chosen: FinetuneSettings, init: Path | str | None, n_classes: int
+) -> tuple[UNet, str | None]:
+    """The network to start from, and a report of what was loaded."""
+    torch.manual_seed(mix_seed(chosen.seed, -1))
+    if init is None:
+        return UNet(chosen.network or NetworkSettings(), n_classes), None
+    path = Path(init) / ENCODER
+    tensors, about = read_weights(path)
+    theirs = network_settings(about, path)
+    if chosen.network not in (None, theirs):
+        ours = chosen.network.model_dump()
+        differing = ", ".join(
+            f"{key} {value} there, {ours[key]} here"
+            for key, value in theirs.model_dump().items()
+            if value != ours[key]
+        )
+        raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
+    network = UNet(theirs, n_classes)
+    report = load_by_name(network.encoder, tensors, where=str(path))
+    console.print(f"encoder from {init}: {report}", soft_wrap=True)
+    return network, str(report)
+
+
+@torch.no_grad()
+def _validate(
+    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int
+) -> dict[str, float]:
+    """Mean Dice over classes and cases, on the store's own grid."""
+    scores = []
+    network.eval()
+    for case in cases:
+        stack = torch.from_numpy(store.image(case).astype(np.float32))
+        predicted = class_scores(network, stack, size).argmax(1).numpy()
+        reference = store.label(case)
+        for index in range(1, network.n_classes):
+            a, b = predicted == index, reference == index
+            if total := int(a.sum()) + int(b.sum()):
+                scores.append(2 * int((a & b).sum()) / total)
+    network.train()
+    return {"validation_dice": float(np.mean(scores))}

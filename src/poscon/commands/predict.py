@@ -1,0 +1,221 @@
+"""``poscon predict``: scans in, label maps with the scans' own geometry out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from poscon.commands.evaluate import LABELS_FILE
+from poscon.commands.finetune import MODEL
+from poscon.engine.inference import class_scores
+from poscon.errors import PosconError
+from poscon.networks.unet import UNet
+from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.progress import progress_bar
+from poscon.store.intensity import check_voxels, guess_modality
+from poscon.store.prepare import case_geometry, prepare_stack
+from poscon.store.resample import resample_probabilities
+from poscon.store.store import ClassRecord, Preparation, read_names, write_json
+from poscon.volumes.case import Case, LabelClass, LabelScheme
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.scan import (
+    NIFTI,
+    Scan,
+    ScanHeader,
+    read_header,
+    read_scan,
+    scan_stem,
+    scan_suffix,
+    write_labels,
+)
+
+
+def predict(
+    run: Path | str,
+    input: Path | str,
+    output: Path | str,
+    *,
+    layout: str | None = None,
+    channel: int | None = None,
+    cases: Path | str | None = None,
+    source_spacing: tuple[float, float, float] | None = None,
+    device: str | None = None,
+    resume: bool = False,
+) -> list[Path]:
+    """Segment scans with a fine-tuned model.
+
+    Every label map lies exactly on its scan: same shape, affine, header codes and file format,
+    with the label values of the model's training data. A 4-D scan comes back 4-D.
+
+    Args:
+        run: folder of a fine-tuning run.
+        input: a scan, or a folder of scans in any known layout (its label maps are not read).
+        output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
+            folder a label map is named by its case. ``labels.json`` says what its values mean.
+        layout: of an input folder; None detects it.
+        channel: which channel of a multi-channel input folder.
+        cases: file naming the cases or subjects of the input folder to segment; None: all.
+        source_spacing: mm along the files' axes, for scans whose headers are wrong.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: keep the label maps that are there already and make the others.
+
+    Returns:
+        The files written, in the order of the cases.
+
+    Raises:
+        PosconError: an unusable run or scan, or an output that exists.
+    """
+    model = Model(run, device or "auto", source_spacing)
+    source, output = Path(input), Path(output)
+    jobs = (
+        _folder_jobs(source, output, layout, channel, cases)
+        if source.is_dir()
+        else _file_job(source, output, layout=layout, channel=channel, cases=cases)
+    )
+    existing = [target for _, target in jobs if target.exists()]
+    if existing and not resume:
+        raise PosconError(
+            f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
+        )
+    todo = [(case, target) for case, target in jobs if not target.exists()]
+    headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
+    if output.is_dir() or source.is_dir():
+        _write_labels_file(output, model)
+    with progress_bar() as progress:
+        task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
+        for (case, target), header in zip(todo, headers, strict=True):
+            scan = read_scan(case.image)
+            labels = model.segment(scan, header, case)
+            write_labels(target, labels, scan if labels.ndim == scan.data.ndim else _frame(scan))
+            progress.advance(task)
+    return [target for _, target in jobs]
+
+
+class Model:
+    """A fine-tuned network with the preparation its training data had.
+
+    Args:
+        run: folder of a fine-tuning run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        source_spacing: mm along the files' axes that replaces the headers'.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        device: str,
+        source_spacing: tuple[float, float, float] | None = None,
+    ) -> None:
+        path = Path(run) / MODEL
+        tensors, about = read_weights(path)
+        settings = network_settings(about, path)
+        try:
+            self.preparation = Preparation.model_validate(about["preparation"])
+            self.size = int(about["size"])
+            self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
+            modalities: list[str] = about["modalities"]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
+        if source_spacing is not None:
+            self.preparation = self.preparation.model_copy(
+                update={"source_spacing": source_spacing}
+            )
+        self.modality = modalities[0] if len(modalities) == 1 else None
+        self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
+        self.network = UNet(settings, len(self.classes) + 1)
+        load_by_name(self.network, tensors, where=str(path))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network.to(device, memory_format=torch.channels_last).eval()
+
+    def segment(self, scan: Scan, header: ScanHeader, case: Case) -> np.ndarray:
+        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
+        if scan.data.ndim == 3:
+            return self._volume(scan.data, header, case)
+        if case.frame_index is not None:
+            return self._volume(scan.data[..., case.frame_index], header, case)
+        frames = [
+            self._volume(scan.data[..., frame], header, case)
+            for frame in range(scan.data.shape[3])
+        ]
+        return np.stack(frames, axis=-1)
+
+    def _volume(self, volume: np.ndarray, header: ScanHeader, case: Case) -> np.ndarray:
+        check_voxels(volume, where=str(case.image))
+        geometry = case_geometry(case, header, self.preparation)
+        modality = self.modality or case.modality or guess_modality(volume)
+        stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
+        scores = class_scores(self.network, torch.from_numpy(stack), self.size)
+        _, rows, columns = geometry.stack_shape
+        probabilities = resample_probabilities(scores.softmax(1), (rows, columns))
+        classes = probabilities.argmax(1).numpy().astype(np.uint8)
+        return self.scheme.to_values(geometry.to_volume(classes))
+
+
+def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
+    """One scan; its target is ``output``, or lies in it if that is a folder."""
+    for name, value in folder_options.items():
+        if value is not None:
+            raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
+    read_header(source)
+    case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
+    if not scan_suffix(output):
+        return [(case, output / source.name)]
+    if (scan_suffix(source) in NIFTI) != (scan_suffix(output) in NIFTI):
+        raise PosconError(
+            f"{output}: cannot carry the geometry of {source.name}; write it as "
+            f"{scan_suffix(source)}"
+        )
+    return [(case, output)]
+
+
+def _folder_jobs(
+    source: Path,
+    output: Path,
+    layout: str | None,
+    channel: int | None,
+    cases: Path | str | None,
+) -> list[tuple[Case, Path]]:
+    """The scans of a folder and their targets: one a case, or one a 4-D series."""
+    if output.is_file() or scan_suffix(output):
+        raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
+    chosen = list(read_dataset(source, layout, channel=channel).cases)
+    if cases is not None:
+        names = set(read_names(cases))
+        unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}
+        if unknown:
+            raise PosconError(
+                f"{cases}: {len(unknown)} name(s) are neither a case nor a subject of {source}: "
+                f"{', '.join(sorted(unknown)[:5])}"
+            )
+        chosen = [c for c in chosen if c.id in names or c.subject in names]
+    jobs = {}
+    for case in chosen:
+        if case.frame_index is not None and case.frame is not None:  # a frame, not a channel
+            case = replace(case, id=scan_stem(case.image), frame=None, frame_index=None)
+        jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
+    return list(jobs.values())
+
+
+def _frame(scan: Scan) -> Scan:
+    """The geometry of one channel of a 4-D NIfTI file, as a scan of its own."""
+    header = scan.header.copy()
+    header.set_data_shape(scan.data.shape[:3])
+    return replace(scan, data=scan.data[..., 0], header=header)
+
+
+def _write_labels_file(folder: Path, model: Model) -> None:
+    """Say beside the label maps what their values mean.
+
+    Raises:
+        PosconError: the folder has label maps of another meaning.
+    """
+    path = folder / LABELS_FILE
+    content = {"classes": [c.model_dump(mode="json") for c in model.classes]}
+    if path.is_file() and json.loads(path.read_text()) != content:
+        raise PosconError(f"{path}: other classes than the model's; choose another output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)

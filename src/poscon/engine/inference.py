@@ -1,0 +1,42 @@
+"""Running a network over the slices of a volume."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from poscon.networks.unet import UNet
+
+BATCH_PIXELS = 2**20
+"""Pixels a batch: bounds the memory, whatever the size of the slices."""
+
+
+@torch.no_grad()
+def class_scores(network: UNet, stack: Tensor, size: int) -> Tensor:
+    """Class scores of every slice, whole slices at a time.
+
+    A slice is padded with zeros, as in training, to a multiple of the network's stride and at
+    least to the extent it was trained at.
+
+    Args:
+        network: in evaluation mode.
+        stack: (S, H, W) float32, prepared like the training data.
+        size: extent of the training crops.
+
+    Returns:
+        (S, classes, H, W) float32 on the CPU.
+    """
+    device = next(network.parameters()).device
+    _, rows, columns = stack.shape
+    stride = network.settings.stride
+    margins = []
+    for length in (columns, rows):  # last axis first, as pad wants it
+        extra = max(size, -(-length // stride) * stride) - length
+        margins += [extra // 2, extra - extra // 2]
+    padded = pad(stack[:, None], margins)
+    left, top = margins[0], margins[2]
+    batch = max(1, BATCH_PIXELS // padded[0].numel())
+    scores = [
+        network(part.to(device))[..., top : top + rows, left : left + columns].float().cpu()
+        for part in padded.split(batch)
+    ]
+    return torch.cat(scores)
