@@ -32,23 +32,33 @@ def recipe_names() -> list[str]:
     )
 
 
+def recipe_text(recipe: str) -> str:
+    """The text of a recipe, by name or from a file.
+
+    Raises:
+        PosconError: it is neither.
+    """
+    if recipe in recipe_names():
+        return (_RECIPES / f"{recipe}.yaml").read_text()
+    if Path(recipe).is_file():
+        try:
+            return Path(recipe).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PosconError(f"recipe {recipe}: cannot be read ({error})") from error
+    raise PosconError(
+        f"recipe {recipe!r}: neither a file nor a known recipe"
+        f"{nearest(recipe, recipe_names())}; known are {', '.join(recipe_names())}"
+    )
+
+
 def load_recipe(recipe: str) -> dict[str, Any]:
     """Read a recipe by name or from a YAML file.
 
     A recipe has a ``description`` and a section a command (``prepare``, ``pretrain``,
     ``finetune``), each a mapping of settings.
     """
-    if recipe in recipe_names():
-        text = (_RECIPES / f"{recipe}.yaml").read_text()
-    elif Path(recipe).is_file():
-        text = Path(recipe).read_text()
-    else:
-        raise PosconError(
-            f"recipe {recipe!r}: neither a file nor a known recipe"
-            f"{nearest(recipe, recipe_names())}; known are {', '.join(recipe_names())}"
-        )
     try:
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(recipe_text(recipe))
     except yaml.YAMLError as error:
         raise PosconError(
             f"recipe {recipe}: not valid YAML ({' '.join(str(error).split())})"
@@ -59,9 +69,11 @@ def load_recipe(recipe: str) -> dict[str, Any]:
     for key in content:
         if key not in sections:
             raise PosconError(
-                f"recipe {recipe}: unknown section {key!r}{nearest(key, sections)}; "
+                f"recipe {recipe}: unknown section {key!r}{nearest(str(key), sections)}; "
                 f"a recipe has {', '.join(sections)}"
             )
+        if key != "description" and not isinstance(content[key], dict | None):
+            raise PosconError(f"recipe {recipe}: section {key!r} must hold settings, key: value")
     return content
 
 
@@ -102,7 +114,10 @@ def resolve(
                 raise PosconError(f"--set {key}: {group!r} is a single value, not a group")
             target[group] = dict(inner)
             target = target[group]
-        target[last] = _parse_value(text)
+        try:
+            target[last] = _parse_value(text)
+        except yaml.YAMLError as error:
+            raise PosconError(f"--set {override}: the value is not valid YAML") from error
     values.update({key: value for key, value in arguments.items() if value is not None})
     return validate(model, values)
 
@@ -124,14 +139,19 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
-        key = ".".join([prefix, *location] if prefix else location)
         if first["type"] == "extra_forbidden":
             known = _fields(model, location[:-1])
+            key = ".".join([prefix, *location] if prefix else location)
             raise PosconError(
                 f"unknown setting {key!r}{nearest(location[-1], known)}; "
                 f"known here: {', '.join(known)}"
             ) from error
         message = first["msg"].removeprefix("Value error, ")
+        # pydantic also counts which member of a union it tried; that is no setting's name
+        names = [p for i, p in enumerate(location) if p in _fields(model, location[:i])]
+        key = ".".join([prefix, *names] if prefix else names)
+        if not key:  # several settings that do not go together
+            raise PosconError(f"settings: {message}") from error
         raise PosconError(f"setting {key} = {first['input']!r}: {message}") from error
 
 

@@ -138,9 +138,9 @@ class Evaluation:
 
 
 def evaluate(
-    predictions: Path,
-    references: Path,
-    out: Path | None = None,
+    predictions: Path | str,
+    references: Path | str,
+    out: Path | str | None = None,
     *,
     layout: str | None = None,
     labels: str | None = None,
@@ -167,7 +167,8 @@ def evaluate(
         PosconError: a prediction has no reference, or lies on another grid than its reference; the
             class names differ; a file cannot be read; ``out`` exists.
     """
-    outputs = _outputs(out)
+    predictions, references = Path(predictions), Path(references)
+    outputs = _outputs(None if out is None else Path(out))
     if spacing is not None and not all(0 < size < math.inf for size in spacing):
         raise PosconError(f"--spacing: must be three positive sizes in mm, not {spacing}")
     declared = parse_labels(labels) if labels is not None else None

@@ -4,7 +4,7 @@ Widths w, 2w, 4w, 8w and 16w at the bottleneck; two 3x3 convolutions with normal
 LeakyReLU a level; max pooling down, transposed convolution up; He initialisation.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -26,7 +26,7 @@ class NetworkSettings(Settings):
     width: PositiveInt = 16
     levels: PositiveInt = 4
     bottleneck_norm: bool = True
-    dimensions: PositiveInt = 2
+    dimensions: Literal[2, 3] = 2
 
     @property
     def feature_channels(self) -> int:

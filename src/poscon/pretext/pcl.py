@@ -41,7 +41,8 @@ def positional_contrastive_loss(
     z = unit(embeddings)
     positives = (positions[:, None] - positions[None, :]).abs() < threshold
     positives.fill_diagonal_(False)
-    logits = z @ z.T / temperature
+    with torch.autocast(z.device.type, enabled=False):  # else a product of bfloat16
+        logits = z @ z.T / temperature
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     # k != i; a finite filling keeps the gradient finite for a batch of one
     others = logits.masked_fill(itself, torch.finfo(logits.dtype).min)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ from matplotlib.lines import Line2D
 from poscon.errors import PosconError
 from poscon.store.store import CaseRecord, Store
 
+LineStyle = Literal["solid", "dashed", "dotted"]
+
 N_CASES = 8
 POSITIONS = tuple((i + 0.5) / 6 for i in range(6))
 """Relative positions of the columns; each shows the slice that covers its position."""
@@ -23,11 +26,11 @@ SOFTWARE = "poscon contact sheet"
 
 # Okabe & Ito's palette, the dark blue last and without black: neither stands out on grey.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-LINES = ("solid", "dashed", "dotted")
+LINES: tuple[LineStyle, ...] = ("solid", "dashed", "dotted")
 DIRECTIONS = {
     "axial": "axial: up is anterior, right is the patient's right, position rises to superior",
     "coronal": "coronal: up is superior, right is the patient's right, position rises to anterior",
-    "sagittal": "sagittal: up is superior, right is anterior, position rises to the patient's right",
+    "sagittal": "sagittal: up is superior, right is anterior, position rises to patient's right",
 }
 
 _TILE = 1.5  # inches: width of a tile; the following are inches too
@@ -67,7 +70,9 @@ def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | N
         PosconError: no case to draw, or a file exists there that is no contact sheet.
     """
     check_target(path)
-    candidates = sorted(store.cases if cases is None else cases, key=lambda c: (not c.labelled, c.id))
+    candidates = sorted(
+        store.cases if cases is None else cases, key=lambda c: (not c.labelled, c.id)
+    )
     if not candidates:
         raise PosconError(f"{store.path}: no case can be read; prepare the store again")
     chosen = np.linspace(0, len(candidates) - 1, min(N_CASES, len(candidates))).round().astype(int)
@@ -85,7 +90,9 @@ def check_target(path: Path) -> None:
         PosconError: as said.
     """
     if path.suffix.lower() != ".png":
-        raise PosconError(f"{path}: the contact sheet is a picture; choose a name that ends in .png")
+        raise PosconError(
+            f"{path}: the contact sheet is a picture; choose a name that ends in .png"
+        )
     if path.is_dir():
         raise PosconError(f"{path}: is a folder; name a file in it")
     if path.exists():
@@ -117,7 +124,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     """Lay the sheet out from the top: heading, columns' positions, cases, legend."""
     planes = sorted({row.case.geometry.plane for row in rows})
     heading = [f"{store.path.resolve().name}: {len(rows)} of {len(store.cases)} cases"]
-    heading += [DIRECTIONS[plane] for plane in planes]
+    heading += [f"By the headers, {DIRECTIONS[plane]}" for plane in planes]
     width = 2 * _MARGIN + len(POSITIONS) * _TILE + (len(POSITIONS) - 1) * _GAP
     legend_columns = len(POSITIONS)
 
@@ -128,7 +135,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
         + _LINE * (len(heading) + 1)
         + sum(_LINE + row.height + _GAP for row in rows)
         + _LINE * legend_lines
-        + _GAP
+        + 2 * _GAP
     )
     figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)
@@ -136,13 +143,13 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     def left(column: int) -> float:
         return _MARGIN + column * (_TILE + _GAP)
 
-    def text(x: float, top: float, content: str, **style: str | float) -> None:
-        style = {"fontsize": 8, **style}
-        figure.text(x / width, (top - _LINE / 2) / height, content, va="center", **style)  # type: ignore[arg-type]
+    def text(x: float, top: float, content: str, **style: Any) -> None:
+        y = (top - _LINE / 2) / height
+        figure.text(x / width, y, content, va="center", **{"fontsize": 8, **style})
 
     top = height - _MARGIN
     for i, line in enumerate(heading):
-        text(_MARGIN, top, line, **({"fontsize": 10, "fontweight": "bold"} if i == 0 else {}))
+        text(_MARGIN, top, line, fontweight="normal" if i else "bold")
         top -= _LINE
     for column, position in enumerate(POSITIONS):
         text(left(column) + _TILE / 2, top, f"position {position:.2f}", ha="center")
@@ -162,8 +169,10 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
             axes.text(
                 0.03, 0.97, f"{index + 1}/{row.case.shape[0]}", transform=axes.transAxes,
                 color="white", fontsize=6, va="top",
+                bbox={"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1},
             )  # fmt: skip
         top -= row.height + _GAP
+    top -= _GAP
     if shown:
         names = store.class_names
         handles = [
@@ -234,5 +243,5 @@ def _colour(class_index: int) -> str:
     return COLOURS[(class_index - 1) % len(COLOURS)]
 
 
-def _line(class_index: int) -> str:
+def _line(class_index: int) -> LineStyle:
     return LINES[(class_index - 1) // len(COLOURS) % len(LINES)]

@@ -31,8 +31,10 @@ def check_voxels(volume: np.ndarray, *, where: str) -> None:
     """Refuse a volume whose values cannot be normalised.
 
     Raises:
-        PosconError: a voxel is NaN or infinite, or all voxels are equal.
+        PosconError: a voxel is NaN or infinite, or all voxels are equal, in single precision.
     """
+    with np.errstate(over="ignore"):
+        volume = volume.astype(np.float32)
     if not np.isfinite(volume).all():
         bad = int(volume.size - np.isfinite(volume).sum())
         raise PosconError(

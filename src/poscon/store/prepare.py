@@ -44,6 +44,7 @@ from poscon.volumes.scan import ScanHeader, read_header, read_scan
 
 _STATE = "preparing.json"
 _SAME_SPACING = 0.01  # relative: in-plane spacings this close need no resampling to each other
+_MOST_CLASSES = 255  # a class index is stored in a byte
 _SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
 
@@ -112,6 +113,8 @@ def prepare(
         PosconError: nothing found, a file that cannot be used, or an existing target.
     """
     source, store = Path(source), Path(store)
+    if processes is not None and processes < 1:
+        raise PosconError(f"--processes {processes}: must be at least 1")
     if (store / MANIFEST).exists():
         raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
     dataset = read_dataset(source, layout, channel=channel)
@@ -140,6 +143,11 @@ def prepare(
         ),
         scheme=scheme or _discover_labels(dataset),
     )
+    if len(job.scheme.classes) > _MOST_CLASSES:
+        raise PosconError(
+            f"{source}: {len(job.scheme.classes)} label values, a store holds {_MOST_CLASSES} "
+            "classes; is an image named like a label map?"
+        )
     _open_target(job, dataset, reversed_ids)
     errors = _prepare_cases(job, dataset.cases, reversed_ids, processes)
     records = {r.id: r for case in dataset.cases if (r := _finished(store, case)) is not None}
@@ -284,8 +292,6 @@ def _prepare_cases(
     todo = [case for case in cases if _finished(job.store, case) is None]
     if processes is None:
         processes = (os.cpu_count() or 1) if len(todo) >= 32 else 1
-    if processes < 1:
-        raise PosconError(f"--processes {processes}: must be at least 1")
     errors = []
     with progress_bar() as progress:
         task = progress.add_task("preparing", total=len(cases), status="")
@@ -359,6 +365,11 @@ def _resolve_settings(
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
     header = read_header(case.image)
+    if len(header.shape) > 3 and case.frame_index is None:
+        raise PosconError(
+            f"{case.image}: shape {header.shape}, a 3-D volume was expected; "
+            "write it as 3-D or leave it out"
+        )
     if case.label is not None:
         label = read_header(case.label)
         if label.shape[:3] != header.shape[:3] or len(label.shape) > 3:
@@ -406,9 +417,10 @@ def _discover_labels(dataset: Dataset) -> LabelScheme:
     counts: Counter[int] = Counter()
     for case in dataset.cases:
         if case.label is not None:
-            counts.update(int(v) for v in np.unique(read_scan(case.label).data))
-    values = sorted(v for v in counts if v != 0)
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in values))
+            values = np.unique(read_scan(case.label).data)
+            counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
+    foreground = sorted(v for v in counts if v != 0)
+    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
 
 
 def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:

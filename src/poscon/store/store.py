@@ -168,7 +168,7 @@ class Store:
             path = self.path / "cases" / case.id / f"{kind}.npy"
             try:
                 array = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
+            except (EOFError, OSError, ValueError) as error:
                 raise PosconError(
                     f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
                 ) from error

@@ -89,6 +89,8 @@ def read_header(path: Path) -> ScanHeader:
             reader.ReadImageInformation()
             affine = _sitk_affine(reader)
             shape = tuple(reader.GetSize())
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise PosconError(f"{path}: its affine is singular or not finite; mend the header")
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return ScanHeader(_spatial_shape(shape, path), (float(x), float(y), float(z)), affine)
 

@@ -1,0 +1,87 @@
+"""A picture of predictions beside their references."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from poscon.report.contact_sheet import COLOURS
+from poscon.store.store import GeometryRecord, Store
+from poscon.volumes.case import LabelClass, LabelScheme
+from poscon.volumes.geometry import SliceGeometry
+from poscon.volumes.scan import read_scan
+
+
+def draw_predictions(
+    path: Path,
+    store: Store,
+    cases: Sequence[str],
+    predictions: Mapping[str, Path],
+    *,
+    title: str,
+) -> None:
+    """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
+
+    The slice is the one with the most reference foreground.
+
+    Args:
+        path: PNG to write.
+        store: where image and reference come from.
+        cases: case ids, labelled ones.
+        predictions: folders of label maps named by case, by what to call them.
+        title: of the picture.
+    """
+    scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in store.manifest.classes))
+    columns = ["image", "reference", *predictions]
+    figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(cases) + 1.0), layout="constrained")
+    axes = figure.subplots(len(cases), len(columns), squeeze=False)
+    for row, name in zip(axes, cases, strict=True):
+        (case,) = [c for c in store.cases if c.id == name]
+        image, reference = store.image(case), store.label(case)
+        number = int((reference > 0).sum(axis=(1, 2)).argmax())
+        geometry = _geometry(case.geometry)
+        overlays = [None, reference[number]]
+        for folder in predictions.values():
+            (file,) = folder.glob(f"{name}.[nm]*")
+            classes = scheme.to_classes(read_scan(file).data, where=str(file))
+            overlays.append(geometry.to_stack(classes)[number])
+        for axis, column, overlay in zip(row, columns, overlays, strict=True):
+            _, mm_row, mm_column = case.spacing
+            rows, cols = image[number].shape
+            extent = (0.0, cols * mm_column, 0.0, rows * mm_row)
+            low, high = np.percentile(image[number], (1, 99.5))
+            axis.imshow(
+                image[number], cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent
+            )
+            if overlay is not None:
+                axis.imshow(
+                    _colours(overlay), origin="lower", extent=extent, interpolation="nearest"
+                )
+            axis.set(xticks=[], yticks=[])
+            if axis in axes[0]:
+                axis.set_title(column, fontsize=10)
+        row[0].set_ylabel(f"{name}\nslice {number + 1} of {len(image)}", fontsize=8)
+    handles = [
+        Patch(color=COLOURS[index % len(COLOURS)], label=class_name)
+        for index, class_name in enumerate(store.class_names)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    part = path.with_name(f".{path.name}")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
+
+
+def _geometry(record: GeometryRecord) -> SliceGeometry:
+    return SliceGeometry(**record.model_dump())
+
+
+def _colours(classes: np.ndarray) -> np.ndarray:
+    """(H, W) class indices -> (H, W, 4), background transparent."""
+    table = np.zeros((int(classes.max()) + 1, 4))
+    for index in range(1, len(table)):
+        table[index] = to_rgba(COLOURS[(index - 1) % len(COLOURS)], alpha=0.6)
+    return table[classes]

@@ -1,0 +1,209 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field, ValidationError, model_validator
+
+from poscon.errors import PosconError
+from poscon.settings import Settings, load_recipe, nearest, recipe_names, resolve, validate
+
+
+class Optimiser(Settings):
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float | None = None
+
+
+class Training(Settings):
+    size: int | str = 8
+    epochs: int = Field(10, ge=1)
+    optimiser: Optimiser = Optimiser()
+    scale: tuple[float, float] = (0.5, 2.0)
+    clip: float | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> "Training":
+        if self.epochs == 13:
+            raise ValueError("13 epochs bring bad luck")
+        return self
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refusal(*args, **kwargs) -> str:
+    with pytest.raises(PosconError) as caught:
+        resolve(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_told_means_the_defaults():
+    assert resolve(Training, "pretrain", None) == Training()
+
+
+def test_later_sources_override_earlier_ones(recipe):
+    name = recipe("pretrain: {size: 1, epochs: 2, optimiser: {lr: 3, momentum: 0.5}}")
+    told = resolve(
+        Training, "pretrain", name, ["epochs=20", "optimiser.lr=30", "clip=7"], clip=8.0, size=None
+    )
+    assert told.size == 1  # an option that is not given leaves the recipe's value
+    assert told.epochs == 20
+    assert told.optimiser == Optimiser(lr=30, momentum=0.5)  # the rest of the group is kept
+    assert told.clip == 8
+    assert told.scale == (0.5, 2.0)
+
+
+def test_the_last_set_wins():
+    assert resolve(Training, "pretrain", None, ["epochs=2", "epochs=3"]).epochs == 3
+
+
+def test_what_was_told_is_known(recipe):
+    told = resolve(Training, "pretrain", recipe("pretrain: {size: 8}"), ["clip=1"])
+    assert told.model_fields_set == {"size", "clip"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E4", 1e4), ("0.5", 0.5), ("-2", -2.0), ("null", None), ("", None)],
+)
+def test_numbers_on_the_command_line(text, value):
+    assert resolve(Training, "pretrain", None, [f"clip={text}"]).clip == value
+
+
+def test_other_values_on_the_command_line():
+    told = resolve(
+        Training, "pretrain", None, ["scale=[0.9, 1.1]", "size=auto", "optimiser={name: adam}"]
+    )
+    assert told.scale == (0.9, 1.1)
+    assert told.size == "auto"
+    assert told.optimiser == Optimiser(name="adam")
+
+
+def test_a_value_may_hold_an_equals_sign():
+    assert resolve(Training, "pretrain", None, ["optimiser.name=a=b"]).optimiser.name == "a=b"
+
+
+def test_the_recipe_on_disk_is_not_changed_by_overrides(recipe):
+    name = recipe("pretrain: {optimiser: {lr: 3}}")
+    resolve(Training, "pretrain", name, ["optimiser.lr=4"])
+    assert resolve(Training, "pretrain", name).optimiser.lr == 3
+
+
+def test_unknown_keys_name_the_nearest():
+    message = refusal(Training, "pretrain", None, ["epoch=3"])
+    assert "'epoch'" in message
+    assert "did you mean 'epochs'?" in message
+
+
+def test_unknown_keys_of_a_group_name_the_nearest_of_that_group():
+    message = refusal(Training, "pretrain", None, ["optimiser.momentun=3"])
+    assert "'optimiser.momentun'" in message
+    assert "did you mean 'momentum'?" in message
+    assert "epochs" not in message
+
+
+def test_unknown_keys_in_a_recipe(recipe):
+    assert "'epohcs'" in refusal(Training, "pretrain", recipe("pretrain: {epohcs: 3}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs=0", "setting epochs = 0:"),
+        ("epochs=many", "setting epochs = 'many':"),
+        ("size=[1]", "setting size = [1]:"),
+        ("optimiser.lr=fast", "setting optimiser.lr = 'fast':"),
+        ("scale=[1]", "setting scale = [1]:"),
+        ("epochs", "write key=value"),
+        ("epochs.x=3", "unknown|epochs"),
+        ("epochs=[1,", "not valid YAML"),
+        ("optimiser=3", "setting optimiser = 3:"),
+        ("epochs=13", "13 epochs bring bad luck"),
+        ("=3", "unknown setting ''"),
+    ],
+)
+def test_values_that_do_not_fit(override, expected):
+    message = refusal(Training, "pretrain", None, [override])
+    assert any(part in message for part in expected.split("|"))
+
+
+def test_a_single_value_is_no_group(recipe):
+    message = refusal(Training, "pretrain", recipe("pretrain: {epochs: 3}"), ["epochs.few=2"])
+    assert "'epochs' is a single value, not a group" in message
+
+
+def test_a_prefix_says_where_the_setting_is():
+    with pytest.raises(PosconError, match=r"setting loss\.epochs = 0"):
+        validate(Training, {"epochs": 0}, "loss")
+    with pytest.raises(PosconError, match=r"unknown setting 'loss\.epoch' \(did you mean 'epochs'"):
+        validate(Training, {"epoch": 0}, "loss")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Training().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected the sections"),
+        ("- pretrain", "expected the sections"),
+        ("pretrain: [", "not valid YAML"),
+        ("pretrian: {}", "did you mean 'pretrain'?"),
+        ("3: {}", "unknown section 3"),
+        ("pretrain: 3", "section 'pretrain' must hold settings"),
+        ("pretrain: [1, 2]", "section 'pretrain' must hold settings"),
+        ("pretrain: {3: 4}", "should be strings"),
+        ("finetune: {}", "has no section 'pretrain'"),
+    ],
+)
+def test_recipes_that_are_none(recipe, text, expected):
+    name = recipe(text)
+    message = refusal(Training, "pretrain", name)
+    assert expected in message
+    assert name in message or "should be strings" in message
+
+
+def test_a_recipe_that_is_no_text(tmp_path):
+    path = tmp_path / "photo.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    assert "cannot be read" in refusal(Training, "pretrain", str(path))
+
+
+def test_an_empty_section_means_the_defaults(recipe):
+    assert resolve(Training, "pretrain", recipe("pretrain:\n")) == Training()
+
+
+def test_unknown_recipes_name_the_nearest():
+    known = recipe_names()[0]
+    message = refusal(Training, "pretrain", known + "s")
+    assert f"did you mean '{known}'?" in message
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_recipes_that_come_with_poscon_can_be_read(name):
+    content = load_recipe(name)
+    assert isinstance(content["description"], str)
+    assert set(content) - {"description"}
+
+
+def test_a_recipe_by_name_is_not_a_file(tmp_path, monkeypatch):
+    """A file that happens to lie in the working folder does not stand in for a known recipe."""
+    name = recipe_names()[0]
+    (tmp_path / name).write_text("pretrain: {}")
+    monkeypatch.chdir(Path(tmp_path))
+    assert "description" in load_recipe(name)
+
+
+def test_nearest():
+    assert nearest("treshold", ["threshold", "temperature"]) == " (did you mean 'threshold'?)"
+    assert nearest("xyz", ["threshold"]) == ""
