@@ -34,12 +34,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from poscon.commands.demo import demo
-    from poscon.errors import PosconError
     from poscon.commands.evaluate import evaluate
     from poscon.commands.finetune import finetune
     from poscon.commands.inspect import inspect
     from poscon.commands.predict import predict
     from poscon.commands.pretrain import pretrain
+    from poscon.errors import PosconError
     from poscon.store.prepare import prepare
 
 

@@ -35,9 +35,7 @@ Set = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, help="Of every random choice.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
-Exclude = Annotated[
-    Path | None, typer.Option(help="File naming cases or subjects to leave out.")
-]
+Exclude = Annotated[Path | None, typer.Option(help="File naming cases or subjects to leave out.")]
 Layout = Annotated[
     str | None, typer.Option(help="Layout of the folder (poscon layouts); detected if not given.")
 ]
@@ -53,9 +51,7 @@ SourceSpacing = Annotated[
 ]
 
 
-@app.command(
-    epilog="Example: poscon prepare Task04_Hippocampus hippocampus.store --plane coronal"
-)
+@app.command(epilog="Example: poscon prepare Task04_Hippocampus hippocampus.store --plane coronal")
 def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
     store: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -137,7 +133,8 @@ def pretrain(
         str | None, typer.Option(help="Pre-training method (poscon methods).")
     ] = None,
     cases: Annotated[
-        Path | None, typer.Option(help="File naming the cases or subjects to use; all if not given.")
+        Path | None,
+        typer.Option(help="File naming the cases or subjects to use; all if not given."),
     ] = None,
     exclude: Exclude = None,
     epochs: Annotated[
@@ -254,17 +251,13 @@ def predict(
     _say(f"{len(written)} label map(s) in {written[0] if len(written) == 1 else output}")
 
 
-@app.command(
-    epilog="Example: poscon evaluate predictions Task04_Hippocampus --out results"
-)
+@app.command(epilog="Example: poscon evaluate predictions Task04_Hippocampus --out results")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
     references: Annotated[
         Path, typer.Argument(help="A label map, a folder of them, or a labelled data set.")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="FILE.json, FILE.csv, or FILE for both.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="FILE.json, FILE.csv, or FILE for both.")] = None,
     layout: Layout = None,
     labels: Labels = None,
     spacing: Annotated[
@@ -391,5 +384,7 @@ def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
     try:
         x, y, z = (float(part) for part in text.split(","))
     except ValueError:
-        raise PosconError(f"{option} {text}: write three sizes in mm, such as 1.25,1.25,10") from None
+        raise PosconError(
+            f"{option} {text}: write three sizes in mm, such as 1.25,1.25,10"
+        ) from None
     return x, y, z

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
@@ -42,7 +42,7 @@ class ViewSettings(Settings):
     mirror: bool = True
     warp_probability: float = Field(1.0, ge=0, le=1)
     rotation: float = Field(180.0, ge=0, le=180)
-    scale: tuple[float, float] = (0.7, 1.3)
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.3)
     shift: NonNegativeFloat = 0.1
     elastic: NonNegativeFloat = 0.02
     elastic_points: PositiveInt = 6
@@ -200,4 +200,3 @@ class ViewMaker:
     def __call__(self, images: Tensor, seed: int, *, view: int = 0) -> Tensor:
         """Views (B, 1, size, size) of slices (B, 1, canvas, canvas); ``view`` numbers them."""
         return apply_view(images, self.draw(len(images), seed, view=view), self.size)
-

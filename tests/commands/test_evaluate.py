@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from poscon.errors import PosconError
 from poscon.commands.evaluate import evaluate, summary_table
+from poscon.errors import PosconError
 
 SPACING = (1.5, 1.5, 8.0)
 

@@ -61,7 +61,7 @@ def of_kind(inspection, kind):
 
 
 def shown(inspection):
-    console = Console(width=200, record=True, file=None, quiet=False)
+    console = Console(width=200)
     with console.capture() as capture:
         console.print(*inspection_tables(inspection), sep="\n")
     return capture.get()

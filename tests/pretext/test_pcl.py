@@ -172,9 +172,7 @@ def test_several_positives_are_averaged_within_their_anchor():
 def test_no_positives_no_loss(threshold):
     embeddings = random_embeddings(6, 4).requires_grad_()
     positions = torch.full((6,), 0.5)
-    loss = positional_contrastive_loss(
-        embeddings, positions, threshold=threshold, temperature=0.1
-    )
+    loss = positional_contrastive_loss(embeddings, positions, threshold=threshold, temperature=0.1)
     loss.backward()
     assert float(loss.detach()) == 0
     assert not embeddings.grad.any()

@@ -18,7 +18,7 @@ from poscon.progress import console
 from poscon.report.predictions import draw_predictions
 from poscon.store.prepare import prepare
 from poscon.store.store import MANIFEST, Store, write_json
-from poscon.volumes.phantom import write_phantom
+from poscon.volumes.phantom import MODALITIES, write_phantom
 
 SUBJECTS = 30
 TEST_SUBJECTS = 8
@@ -59,6 +59,8 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
         PosconError: unknown modality, or ``out`` is something else.
     """
     out = Path(out)
+    if modality not in MODALITIES:
+        raise PosconError(f"--modality {modality}: must be {' or '.join(MODALITIES)}")
     _open(out, {"seed": seed, "modality": modality})
     seconds: dict[str, float] = {}
     scans, store, test = out / "phantom", out / "store", out / "test_subjects.txt"
@@ -91,9 +93,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
             finetune(store, run, resume=True)
             return
         init = out / "runs" / "pretrain" if start == "pcl" else None
-        finetune(
-            store, run, init=init, labelled=LABELLED, exclude=test, seed=seed, recipe="demo"
-        )
+        finetune(store, run, init=init, labelled=LABELLED, exclude=test, seed=seed, recipe="demo")
 
     last_label = scans / "labelsTr" / f"{names[-1]}.nii.gz"
     stage(

@@ -31,14 +31,14 @@ CHUNK_STEPS = 100
 
 _VIEWS = ViewSettings(
     mirror=False,
-    rotation=30.0,
-    scale=(0.75, 1.35),
+    rotation=15.0,
+    scale=(0.85, 1.2),
     shift=0.0,
-    elastic=0.01,
+    elastic=0.005,
     brightness=0.1,
-    contrast=0.25,
-    gamma=0.4,
-    noise=0.15,
+    contrast=0.15,
+    gamma=0.2,
+    noise=0.05,
 )
 
 
@@ -61,13 +61,13 @@ class FinetuneSettings(Settings):
     """
 
     method: str = "supervised"
-    loss: dict[str, Any] = {}
+    loss: dict[str, Any] = Field(default_factory=dict)
     network: NetworkSettings | None = None
     size: PositiveInt | Literal["auto"] = "auto"
     iterations: PositiveInt = 1000
     batch: PositiveInt = 16
     foreground: float = Field(0.5, ge=0, le=1)
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3)
     views: ViewSettings = _VIEWS
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -80,7 +80,7 @@ class FinetuneSettings(Settings):
 
     @field_validator("views", mode="before")
     @classmethod
-    def _own_defaults(cls, value: Any) -> Any:
+    def _own_views(cls, value: Any) -> Any:
         return {**_VIEWS.model_dump(), **value} if isinstance(value, dict) else value
 
     @model_validator(mode="before")
@@ -123,8 +123,9 @@ def finetune(
         exclude: file naming those to leave out, such as the test subjects.
         validation: file naming cases to be set apart for validation.
         method: fine-tuning method.
-        iterations, seed, device: override the setting of that name; the seed also draws the
-            labelled subjects.
+        iterations: overrides the setting of that name.
+        seed: likewise; also draws the labelled subjects.
+        device: likewise.
         recipe: name or file of a recipe with a ``finetune`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
@@ -205,9 +206,7 @@ def finetune(
         device=chosen.device,
         precision=chosen.precision,
         title=f"fine-tuning ({chosen.method})",
-        after_chunk=(
-            None if not watched else lambda _: _validate(network, opened, watched, size)
-        ),
+        after_chunk=(None if not watched else lambda _: _validate(network, opened, watched, size)),
     )
     path = folder.path / MODEL
     save_weights(

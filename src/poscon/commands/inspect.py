@@ -200,7 +200,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         _summary_table(inspection),
         _case_table(inspection),
         _oddity_list(inspection),
-        Text(f"Look at {inspection.contact_sheet}\nAll cases: {inspection.case_table}"),
+        Text(f"all cases: {inspection.case_table}"),
     ]
 
 
@@ -375,8 +375,8 @@ def _other_way(cases: Sequence[CaseRecord], profiles: dict[str, np.ndarray]) -> 
     text = f"seems to run against {usual} of {usual + unusual} scans; if so, name it for --reverse"
     if unusual > usual / 2:
         text = (
-            f"its classes run against those of {usual} of {usual + unusual} scans: look whether its "
-            "slices do, and which way is right"
+            f"its classes run against those of {usual} of {usual + unusual} scans: look whether "
+            "its slices do, and which way is right"
         )
     return [
         Oddity(

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from poscon.commands.evaluate import LABELS_FILE
 from poscon.commands.finetune import MODEL
-from poscon.engine.inference import class_scores
+from poscon.engine.inference import channels_last, class_scores
 from poscon.errors import PosconError
 from poscon.networks.unet import UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
@@ -129,7 +129,7 @@ class Model:
         load_by_name(self.network, tensors, where=str(path))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.network.to(device, memory_format=torch.channels_last).eval()
+        channels_last(self.network.to(device)).eval()
 
     def segment(self, scan: Scan, header: ScanHeader, case: Case) -> np.ndarray:
         """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
@@ -138,8 +138,7 @@ class Model:
         if case.frame_index is not None:
             return self._volume(scan.data[..., case.frame_index], header, case)
         frames = [
-            self._volume(scan.data[..., frame], header, case)
-            for frame in range(scan.data.shape[3])
+            self._volume(scan.data[..., frame], header, case) for frame in range(scan.data.shape[3])
         ]
         return np.stack(frames, axis=-1)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from poscon import __version__
-from poscon.engine.collapse import warn_of_collapse
+from poscon.engine.collapse import CollapseWatch
 from poscon.engine.data import SliceReader, UnlabelledBatches
 from poscon.engine.optimisation import OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
@@ -47,7 +47,7 @@ class PretrainSettings(Settings):
     """
 
     method: str = "pcl"
-    loss: dict[str, Any] = {}
+    loss: dict[str, Any] = Field(default_factory=dict)
     network: NetworkSettings = NetworkSettings()
     head: HeadSettings = HeadSettings()
     size: PositiveInt | Literal["auto"] = "auto"
@@ -95,7 +95,9 @@ def pretrain(
         cases: file naming the cases or subjects to use (see
             :func:`poscon.store.store.read_names`); None: all.
         exclude: file naming those to leave out, such as the test subjects.
-        epochs, seed, device: override the setting of that name.
+        epochs: overrides the setting of that name.
+        seed: likewise.
+        device: likewise.
         recipe: name or file of a recipe with a ``pretrain`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
@@ -150,6 +152,7 @@ def pretrain(
     method_class = find_method(chosen.method)
     learner = method_class(encoder, chosen.head, method_class.Settings(**chosen.loss))
     views = ViewMaker(chosen.views, size)
+    watch = CollapseWatch()
     train(
         learner,
         lambda batch, seed: learner.step(batch, views, seed),
@@ -159,6 +162,7 @@ def pretrain(
         device=chosen.device,
         precision=chosen.precision,
         title=f"pre-training ({chosen.method})",
+        after_chunk=watch,
     )
     path = folder.path / ENCODER
     save_weights(
@@ -171,5 +175,5 @@ def pretrain(
             "preparation": opened.manifest.preparation.model_dump(),
         },
     )
-    warn_of_collapse(folder)
+    watch.finish()
     return path

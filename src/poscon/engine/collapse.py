@@ -1,33 +1,40 @@
-"""Saying so when a pre-training has learnt nothing."""
+"""Saying so when a pre-training learns nothing."""
 
-from pathlib import Path
-
-from poscon.engine.run import RunFolder
-from poscon.engine.training import MetricsFile
 from poscon.progress import console
 
 STUCK = 0.99
-"""A loss above this share of chance has learnt nothing worth the name."""
+"""A loss above this share of chance is no better than that of a network that knows nothing."""
+PATIENCE = 3
 
 
-def stuck_at_chance(rows: list[dict[str, str]]) -> bool:
-    """Whether the last loss of a run is still at the level of a network that knows nothing.
+class CollapseWatch:
+    """Warns after some chunks of training, and at the end, if the loss has not left chance.
 
-    Args:
-        rows: of metrics.csv; a method without a chance level is never stuck.
+    A method without a chance level is never warned of.
     """
-    if not rows or not rows[-1].get("chance"):
-        return False
-    return float(rows[-1]["loss"]) > STUCK * float(rows[-1]["chance"])
 
+    def __init__(self) -> None:
+        self.stuck = 0
+        self.row: dict[str, float] = {}
 
-def warn_of_collapse(run: RunFolder) -> None:
-    """Warn on the terminal if the finished run's loss never left chance."""
-    rows = MetricsFile(run).rows()
-    if stuck_at_chance(rows):
+    def __call__(self, row: dict[str, float]) -> dict[str, float]:
+        """Look at one row of metrics.csv; has nothing to add to it."""
+        self.row = row
+        self.stuck = self.stuck + 1 if row["loss"] > STUCK * row.get("chance", float("inf")) else 0
+        if self.stuck == PATIENCE:
+            self._warn("has not left")
+        return {}
+
+    def finish(self) -> None:
+        """Look at the last row once more."""
+        if self.stuck:
+            self._warn("ended at")
+
+    def _warn(self, what: str) -> None:
         console.print(
-            f"[bold yellow]warning[/]: the loss ended at {float(rows[-1]['loss']):.3f}, chance is "
-            f"{float(rows[-1]['chance']):.3f}: this encoder has learnt nothing. "
-            f"More epochs, head.norm=true, network.bottleneck_norm=true or optimiser.name=adamw "
-            f"help; see docs/explanation/collapse.md ({Path(run.path)})"
+            f"[bold yellow]warning[/]: the loss {what} chance (loss {self.row['loss']:.3f}, chance "
+            f"{self.row['chance']:.3f}, step {self.row['step']:.0f}): the encoder has not learnt "
+            "its task. Norm in head and bottleneck, AdamW or more epochs help: see "
+            "docs/explanation/collapse.md",
+            soft_wrap=True,
         )

@@ -1,6 +1,6 @@
 """Batches of slices out of a store, each a function of the run's seed and the step's number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -97,23 +97,27 @@ def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> N
 
 
 class Batches(IterableDataset):
-    """The batches of all steps of a run; iterating gives those of the current chunk.
+    """The batches of all steps of a run; iterating gives those of the next chunk.
 
     A chunk is what Lightning calls an epoch: the steps between two checkpoints.
+
+    Attributes:
+        steps_done: asked how many steps of the run are done whenever iteration starts. Asking
+            beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
     """
 
     def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
         self.seed = seed
         self.total_steps = total_steps
         self.chunk_steps = chunk_steps
-        self.chunk = 0
+        self.steps_done: Callable[[], int] = lambda: 0
 
     @property
     def chunks(self) -> int:
         return -(-self.total_steps // self.chunk_steps)
 
     def __iter__(self) -> Iterator[tuple[SliceBatch, int]]:
-        first = self.chunk * self.chunk_steps
+        first = self.steps_done()
         for step in range(first, min(first + self.chunk_steps, self.total_steps)):
             yield self.batch(step), mix_seed(self.seed, step)
 

@@ -1,13 +1,18 @@
 """Running a network over the slices of a volume."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from poscon.networks.unet import UNet
 
 BATCH_PIXELS = 2**20
 """Pixels a batch: bounds the memory, whatever the size of the slices."""
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lay a network's convolutions out channels last: several times as fast on a CPU."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()

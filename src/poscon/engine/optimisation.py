@@ -63,4 +63,6 @@ def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> f
     if step < warmup:
         return settings.lr * (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
-    return settings.final_lr + (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * done)) / 2
+    return (
+        settings.final_lr + (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * done)) / 2
+    )

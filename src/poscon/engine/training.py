@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from poscon.engine.data import Batches
+from poscon.engine.inference import channels_last
 from poscon.engine.optimisation import OptimiserSettings, build_optimiser
 from poscon.engine.run import CHECKPOINT, RunFolder
 from poscon.progress import console, progress_bar
 from poscon.step import SliceBatch, Step
 
 StepFunction = Callable[[SliceBatch, int], Step]
+AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -48,7 +51,7 @@ def train(
     device: str,
     precision: str,
     title: str,
-    after_chunk: Callable[[int], dict[str, float]] | None = None,
+    after_chunk: AfterChunk | None = None,
 ) -> None:
     """Train to the end of ``batches``, from the run's last checkpoint if it has one.
 
@@ -61,8 +64,7 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto`` (bfloat16 autocast on a GPU), ``32`` or ``bf16``.
         title: shown in the progress display.
-        after_chunk: called with the number of steps done after each chunk; returns further
-            values for metrics.csv.
+        after_chunk: called after each chunk with its row of metrics.csv; returns further values.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for pattern in _NOISE:
@@ -92,8 +94,8 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    # Convolutions over channels-last memory are several times as fast on a CPU.
-    modules.to(memory_format=torch.channels_last)
+    batches.steps_done = lambda: trainer.global_step
+    channels_last(modules)
     module = _Module(modules, step, optimiser, batches.total_steps)
     trainer.fit(
         module,
@@ -130,20 +132,20 @@ class _Module(L.LightningModule):
 
 
 class _Chunks(Callback):
-    """Tells the batches which chunk it is, shows progress, and writes metrics.csv."""
+    """Shows progress, and writes a row of metrics.csv a chunk."""
 
     def __init__(
         self,
         run: RunFolder,
         batches: Batches,
         title: str,
-        after_chunk: Callable[[int], dict[str, float]] | None,
+        after_chunk: AfterChunk | None,
     ) -> None:
         self.run = run
         self.batches = batches
         self.title = title
         self.after_chunk = after_chunk
-        self.metrics = MetricsFile(run)
+        self.metrics = MetricsFile(run.metrics_path)
 
     def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         self.metrics.forget_after(trainer.global_step)
@@ -155,7 +157,6 @@ class _Chunks(Callback):
         self.last_loss: Tensor | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        self.batches.chunk = trainer.current_epoch
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.count = 0
         self.started = time.perf_counter()
@@ -179,14 +180,14 @@ class _Chunks(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         seconds = time.perf_counter() - self.started
-        row = {"step": trainer.global_step}
+        row: dict[str, float] = {"step": trainer.global_step}
         row |= {name: float(total) / self.count for name, total in self.sums.items()}
         if self.chance is not None:
             row["chance"] = self.chance
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["slices_per_second"] = self.count * self.slices / seconds
         if self.after_chunk is not None:
-            row |= self.after_chunk(trainer.global_step)
+            row |= self.after_chunk(row)
         self.metrics.append(row)
         assert trainer.logger is not None
         trainer.logger.log_metrics(
@@ -207,8 +208,8 @@ class _Chunks(Callback):
 class MetricsFile:
     """``metrics.csv``: a row a chunk; a resumed run continues it where its checkpoint is."""
 
-    def __init__(self, run: RunFolder) -> None:
-        self.path = run.metrics_path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():

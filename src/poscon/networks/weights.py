@@ -24,7 +24,9 @@ def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> Non
         module: its state is written under its own names.
         about: JSON values kept in the file's metadata.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
+    }
     part = path.with_name(f".{path.name}.part")
     save_file(tensors, part, metadata={name: json.dumps(value) for name, value in about.items()})
     part.replace(path)
@@ -37,9 +39,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         PosconError: missing, damaged, or not written by poscon.
     """
     if not path.is_file():
-        raise PosconError(
-            f"{path}: no such file; did the run finish? (continue it with --resume)"
-        )
+        raise PosconError(f"{path}: no such file; did the run finish? (continue it with --resume)")
     try:
         with safe_open(path, framework="pt") as file:
             about = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
@@ -68,7 +68,9 @@ class LoadReport:
         text = f"{len(self.loaded)} tensors loaded"
         for names, what in ((self.missing, "kept as initialised"), (self.unused, "not used")):
             if names:
-                text += f", {len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+                text += (
+                    f", {len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+                )
         return text
 
 

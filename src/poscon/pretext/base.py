@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from poscon.step import SliceBatch, Step
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder
 from poscon.settings import Settings
+from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
 

@@ -7,10 +7,10 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from poscon import settings
-from poscon.step import SliceBatch, Step
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod, unit
+from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
 
@@ -20,9 +20,9 @@ def positional_contrastive_loss(
     """The PCL loss, Eq. 1 and 2 of Zeng et al. 2021.
 
     With z the embeddings at unit length, p the positions, t the threshold and T the temperature,
-    anchor i has the positives P(i) = {j != i : \\|p_i - p_j\\| < t} (strictly less) and
+    anchor i has the positives P(i) = {j != i : |p_i - p_j| < t} (strictly less) and
 
-        L_i = -1/\\|P(i)\\| * sum_{j in P(i)} log( exp(z_i.z_j / T) / sum_{k != i} exp(z_i.z_k / T) )
+        L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / sum_{k != i} exp(z_i.z_k / T) )
 
     The loss is the mean of L_i over the anchors that have a positive; anchors without one are
     skipped, and if no anchor has one the loss is 0 (with a gradient of 0). A threshold of 0 or

@@ -176,7 +176,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     if shown:
         names = store.class_names
         handles = [
-            Line2D([], [], color=_colour(c), linestyle=_line(c), label=_shorten(names[c - 1], 20))
+            Line2D([], [], color=_colour(c), linestyle=_line(c), label=_shorten(names[c - 1], 16))
             for c in shown
         ]
         figure.legend(

@@ -25,7 +25,8 @@ def draw_predictions(
 ) -> None:
     """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
 
-    The slice is the one with the most reference foreground.
+    The slices are spread over the slices that have reference foreground: the first case shows a
+    low one, the last a high one.
 
     Args:
         path: PNG to write.
@@ -38,10 +39,11 @@ def draw_predictions(
     columns = ["image", "reference", *predictions]
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(cases) + 1.0), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
-    for row, name in zip(axes, cases, strict=True):
+    for place, (row, name) in enumerate(zip(axes, cases, strict=True)):
         (case,) = [c for c in store.cases if c.id == name]
         image, reference = store.image(case), store.label(case)
-        number = int((reference > 0).sum(axis=(1, 2)).argmax())
+        labelled = np.flatnonzero((reference > 0).any(axis=(1, 2)))
+        number = int(labelled[int((place + 0.5) / len(cases) * len(labelled))])
         geometry = _geometry(case.geometry)
         overlays = [None, reference[number]]
         for folder in predictions.values():

@@ -8,7 +8,7 @@ from poscon.errors import PosconError
 
 CT_PERCENTILES = (1.0, 99.0)
 HOUNSFIELD_AIR = -200.0
-"""A voxel this low or lower is taken for Hounsfield units where nobody says what the modality is."""
+"""A voxel this low or lower means Hounsfield units, where nobody says what the modality is."""
 
 
 @dataclass(frozen=True)

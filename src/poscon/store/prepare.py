@@ -97,8 +97,11 @@ def prepare(
         source: the folder.
         store: the folder to write; must not exist, or be an unfinished one.
         layout: name of the layout; None detects it.
-        plane, spacing, source_spacing, modality: see :class:`PrepareSettings`; they override the
-            recipe, which overrides the layout's own defaults.
+        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
+            defaults.
+        spacing: likewise.
+        source_spacing: likewise.
+        modality: likewise.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
         channel: which channel of a multi-channel data set.
         reverse: file with the cases whose slices run the other way (see :func:`read_names`).
@@ -305,7 +308,9 @@ def _prepare_cases(
                 progress.advance(task)
         else:
             with ProcessPoolExecutor(
-                processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
+                processes,
+                mp_context=get_context("spawn"),
+                initializer=torch.set_num_threads,
                 initargs=(1,),
             ) as pool:
                 futures = [

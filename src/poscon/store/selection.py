@@ -56,9 +56,7 @@ def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRe
     return [c for c in labelled if c.subject in drawn]
 
 
-def slice_size(
-    cases: Sequence[CaseRecord], size: int | Literal["auto"], stride: int
-) -> int:
+def slice_size(cases: Sequence[CaseRecord], size: int | Literal["auto"], stride: int) -> int:
     """The extent of training crops in pixels.
 
     ``"auto"`` is the smallest multiple of the network's stride that covers half of the slices

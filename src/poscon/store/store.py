@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from poscon.errors import PosconError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+OPEN_ARRAYS = 400
 
 
 class _Record(BaseModel):
@@ -143,7 +145,8 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
-        self._maps: dict[tuple[str, str], np.ndarray] = {}
+        # Bounded: every memory map holds a file open, and a process may open about a thousand.
+        self._open = lru_cache(OPEN_ARRAYS)(self._map)
 
     @property
     def cases(self) -> tuple[CaseRecord, ...]:
@@ -163,22 +166,22 @@ class Store:
         return self._array(case, "label")
 
     def _array(self, case: CaseRecord, kind: str) -> np.ndarray:
-        key = (case.id, kind)
-        if key not in self._maps:
-            path = self.path / "cases" / case.id / f"{kind}.npy"
-            try:
-                array = np.load(path, mmap_mode="r")
-            except (EOFError, OSError, ValueError) as error:
-                raise PosconError(
-                    f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
-                ) from error
-            if array.shape != case.shape:
-                raise PosconError(
-                    f"{path}: shape {array.shape}, the manifest says {case.shape}; "
-                    "the store is damaged, prepare it again"
-                )
-            self._maps[key] = array
-        return self._maps[key]
+        array = self._open(case.id, kind)
+        if array.shape != case.shape:
+            raise PosconError(
+                f"{self.path}: case {case.id}: {kind} has shape {array.shape}, the manifest says "
+                f"{case.shape}; the store is damaged, prepare it again"
+            )
+        return array
+
+    def _map(self, case_id: str, kind: str) -> np.ndarray:
+        path = self.path / "cases" / case_id / f"{kind}.npy"
+        try:
+            return np.load(path, mmap_mode="r")
+        except (EOFError, OSError, ValueError) as error:
+            raise PosconError(
+                f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
+            ) from error
 
     def select(self, names: Sequence[str], *, where: str) -> list[CaseRecord]:
         """Cases by subject or case id.

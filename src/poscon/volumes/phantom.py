@@ -29,7 +29,7 @@ PHANTOM_LABELS = LabelScheme(
     )
 )
 
-_MODALITY_NAMES = {"ct": "CT", "mr": "MRI"}  # as the Decathlon's dataset.json spells them
+MODALITIES = {"ct": "CT", "mr": "MRI"}  # as the Decathlon's dataset.json spells them
 _SUBSLICES = 3  # thin slices averaged into one thick slice
 
 # File axis orders and their weights; in the last two the slice axis is not the file's third.
@@ -172,7 +172,7 @@ def write_phantom(folder: Path, *, subjects: int = 30, seed: int = 0, modality: 
         "name": "phantom",
         "description": f"Drawn torsos, seed {seed}",
         "tensorImageSize": "3D",
-        "modality": {"0": _MODALITY_NAMES[modality]},
+        "modality": {"0": MODALITIES[modality]},
         "labels": {"0": "background"} | {str(c.values[0]): c.name for c in PHANTOM_LABELS.classes},
         "numTraining": subjects,
         "numTest": 0,
@@ -188,7 +188,7 @@ def draw_phantom(seed: int, subject: int, modality: str) -> PhantomVolume:
     Raises:
         PosconError: an unknown modality or a negative seed.
     """
-    if modality not in _MODALITY_NAMES:
+    if modality not in MODALITIES:
         raise PosconError(f"phantom: modality must be mr or ct, got {modality!r}")
     if seed < 0:
         raise PosconError(f"phantom: seed must be 0 or more, got {seed}")

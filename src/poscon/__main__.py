@@ -1,0 +1,5 @@
+"""``python -m poscon``."""
+
+from poscon.cli import main
+
+main()

@@ -1,0 +1,186 @@
+import csv
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from poscon.commands import finetune as module
+from poscon.commands.finetune import finetune
+from poscon.commands.pretrain import pretrain
+from poscon.errors import PosconError
+from poscon.networks.weights import read_weights
+from poscon.semisup.supervised import Supervised
+from poscon.store.prepare import prepare
+from poscon.store.selection import draw_subjects
+from poscon.store.store import Store
+
+SMALL = ["network.width=4", "network.levels=2", "size=32", "batch=8"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return read_weights(run / "model.safetensors")[0]
+
+
+def roles(run: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for case in json.loads((run / "cases.json").read_text()):
+        found.setdefault(case["role"], []).append(case["subject"])
+    return found
+
+
+def test_starts_from_the_encoder_it_is_given(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    finetune(
+        store,
+        tmp_path / "run",
+        init=pretrained,
+        iterations=1,
+        settings=["size=32", "batch=4", "optimiser.lr=1.0e-12", "optimiser.weight_decay=0"],
+    )
+    model, encoder = weights(tmp_path / "run"), read_weights(pretrained / "encoder.safetensors")[0]
+    for name, value in encoder.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(model[f"encoder.{name}"], value)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["inputs"]["init"] == str(pretrained)
+    assert config["inputs"]["encoder"] == f"{len(encoder)} tensors loaded"
+    assert config["settings"]["network"]["width"] == 4
+
+
+def test_learns(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "watch.txt").write_text("phantom_004\n")
+    finetune(
+        store,
+        tmp_path / "run",
+        validation=tmp_path / "watch.txt",
+        iterations=150,
+        settings=["network.width=8", "network.levels=3", "size=48", "batch=8", "optimiser.lr=0.01"],
+    )
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["100", "150"]
+    assert float(rows[-1]["validation_dice"]) > 0.25
+    assert roles(tmp_path / "run")["validation"] == ["phantom_004"]
+    assert "phantom_004" not in roles(tmp_path / "run")["labelled"]
+
+
+def test_draws_subjects_and_draws_are_nested(store: Path) -> None:
+    cases = Store(store).cases
+    for seed in range(4):
+        drawn = [{c.subject for c in draw_subjects(cases, n, seed)} for n in range(1, 6)]
+        assert [len(d) for d in drawn] == [1, 2, 3, 4, 5]
+        assert all(small < large for small, large in pairwise(drawn))
+    assert len({frozenset(c.subject for c in draw_subjects(cases, 2, s)) for s in range(20)}) > 3
+
+
+def test_the_model_is_the_last_state_whatever_validation_says(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "watch.txt").write_text("phantom_004\n")
+    (tmp_path / "use.txt").write_text("phantom_000\nphantom_001\n")
+    common: dict[str, Any] = {
+        "cases": tmp_path / "use.txt",
+        "iterations": 12,
+        "settings": SMALL,
+    }
+    finetune(store, tmp_path / "blind", **common)
+    finetune(store, tmp_path / "watched", validation=tmp_path / "watch.txt", **common)
+    blind, watched = weights(tmp_path / "blind"), weights(tmp_path / "watched")
+    assert all(torch.equal(blind[name], watched[name]) for name in blind)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 27])
+def test_resumed_equals_uninterrupted(
+    steps: int, store: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_STEPS", 10)
+    common: dict[str, Any] = {
+        "init": pretrained,
+        "labelled": 2,
+        "iterations": 30,
+        "settings": ["size=32", "batch=4"],
+    }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finetune(store, whole, **common)
+    original, calls = Supervised.step, 0
+
+    def failing(self: Supervised, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise RuntimeError("power cut")
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            finetune(store, broken, **common)
+    finetune(store, broken, resume=True)
+    a, b = weights(whole), weights(broken)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert roles(whole) == roles(broken)
+
+
+def test_budget_does_not_depend_on_the_number_of_subjects(store: Path, tmp_path: Path) -> None:
+    for labelled in (1, 3):
+        run = tmp_path / str(labelled)
+        finetune(store, run, labelled=labelled, iterations=7, settings=SMALL)
+        with (run / "metrics.csv").open() as file:
+            assert list(csv.DictReader(file))[-1]["step"] == "7"
+
+
+def test_augmentation_may_be_changed_in_part(store: Path, tmp_path: Path) -> None:
+    finetune(
+        store, tmp_path / "run", labelled=1, iterations=1, settings=[*SMALL, "views.rotation=5"]
+    )
+    views = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]["views"]
+    assert views["rotation"] == 5
+    assert views["gamma"] == 0.4  # the default of fine-tuning, not that of pre-training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labelled": 6}, "6 labelled subjects asked for, 5 to draw from"),
+        ({"labelled": 0}, "no labelled subject"),
+        ({"method": "superviced"}, "did you mean 'supervised'"),
+        ({"init": "nowhere"}, "no such file"),
+        ({"settings": ["views.rotaton=3"]}, "did you mean 'rotation'"),
+        ({"settings": ["loss.terms=dice"]}, "loss.terms = 'dice'"),
+        ({"settings": ["iterations"]}, "write key=value"),
+        ({"recipe": "demo", "iterations": 0}, "iterations = 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: dict[str, Any], message: str, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PosconError, match=message) as error:
+        finetune(store, tmp_path / "run", **arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_architecture_is_refused(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=r"another architecture .width 4 there, 8 here"):
+        finetune(
+            store,
+            tmp_path / "run",
+            init=pretrained,
+            settings=["network.width=8", "network.levels=2"],
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_asked_for_where_there_are_none(scans: Path, tmp_path: Path) -> None:
+    prepare(scans / "imagesTr", tmp_path / "store", spacing=8.0, processes=1)
+    with pytest.raises(PosconError, match="has no label maps"):
+        finetune(tmp_path / "store", tmp_path / "run", labelled=2)
+    pretrain(tmp_path / "store", tmp_path / "pre", epochs=1, settings=SMALL)  # needs none
+
+
+def test_unfinished_pretraining_is_named(pretrained: Path, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre" / "config.yaml").write_text("command: pretrain\n")
+    with pytest.raises(PosconError, match="did the run finish"):
+        finetune(store, tmp_path / "run", init=tmp_path / "pre")

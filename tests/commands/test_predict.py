@@ -1,0 +1,207 @@
+import json
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from poscon.commands.evaluate import evaluate
+from poscon.commands.finetune import finetune
+from poscon.commands.predict import predict
+from poscon.errors import PosconError
+from poscon.store.prepare import prepare
+from poscon.volumes.scan import read_scan
+
+
+def phantom(scans: Path, number: int = 0) -> Any:
+    return nib.load(scans / "imagesTr" / f"phantom_{number:03d}.nii.gz")
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def segment(run: Path, source: Path, target: Path) -> Any:
+    (written,) = predict(run, source, target)
+    return nib.load(written)
+
+
+def test_label_map_lies_on_its_scan(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    image = phantom(scans)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=4)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    labels = segment(finetuned, tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz")
+    assert labels.shape == image.shape
+    np.testing.assert_array_equal(labels.affine, nib.load(tmp_path / "scan.nii.gz").affine)
+    assert int(labels.header["qform_code"]) == 1
+    assert int(labels.header["sform_code"]) == 4
+    assert labels.header.get_xyzt_units() == ("mm", "sec")
+    assert labels.get_data_dtype() == np.uint8
+    found = set(np.unique(np.asanyarray(labels.dataobj)))
+    assert found <= {0, 1, 2, 3, 4}
+    assert len(found) > 1  # else the tests below compare nothing with nothing
+
+
+def test_orientation_changes_nothing(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    """predict(reorient(x)) is reorient(predict(x)), for all 48 orientations."""
+    image = phantom(scans)
+    straight = segment(
+        finetuned, scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "straight.nii.gz"
+    )
+    for number, (order, signs) in enumerate(
+        product(permutations(range(3)), product((1, -1), repeat=3))
+    ):
+        change = np.array(list(zip(order, signs, strict=True)))
+        nib.save(image.as_reoriented(change), tmp_path / f"{number}.nii.gz")
+        turned = segment(
+            finetuned, tmp_path / f"{number}.nii.gz", tmp_path / f"{number}_seg.nii.gz"
+        )
+        expected = straight.as_reoriented(change)
+        np.testing.assert_array_equal(
+            np.asanyarray(turned.dataobj), np.asanyarray(expected.dataobj)
+        )
+        np.testing.assert_allclose(turned.affine, expected.affine, atol=1e-4)
+
+
+def test_four_dimensions_are_segmented_frame_by_frame(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    first = phantom(scans)
+    data = np.asanyarray(first.dataobj)
+    series = save(tmp_path / "cine.nii.gz", np.stack([data, data[::-1]], -1), first.affine)
+    labels = segment(finetuned, series, tmp_path / "out.nii.gz")
+    assert labels.shape == (*first.shape, 2)
+    for frame in range(2):
+        one = save(
+            tmp_path / "one.nii.gz",
+            np.asanyarray(nib.load(series).dataobj)[..., frame],
+            first.affine,
+        )
+        alone = segment(finetuned, one, tmp_path / f"alone{frame}.nii.gz")
+        np.testing.assert_array_equal(
+            np.asanyarray(labels.dataobj)[..., frame], np.asanyarray(alone.dataobj)
+        )
+
+
+def test_one_slice_and_odd_shapes(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    image = phantom(scans)
+    data, affine = np.asanyarray(image.dataobj), image.affine
+    for name, part in {
+        "slice": data[:, :, 10:11],
+        "flat": data[:, :, 10],
+        "narrow": data[:7, :, 3:9],
+        "trailing": data[:, :, 3:6, None],
+    }.items():
+        source = save(tmp_path / f"{name}.nii.gz", part, affine)
+        labels = segment(finetuned, source, tmp_path / f"{name}_seg.nii.gz")
+        assert labels.shape == part.shape
+
+
+def test_nrrd_comes_back_as_nrrd(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    source = tmp_path / "scan.nrrd"
+    SimpleITK.WriteImage(
+        SimpleITK.ReadImage(str(scans / "imagesTr" / "phantom_000.nii.gz")), str(source)
+    )
+    (written,) = predict(finetuned, source, tmp_path / "out")
+    reference = segment(
+        finetuned, scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "reference.nii.gz"
+    )
+    assert written.name == "scan.nrrd"
+    np.testing.assert_array_equal(read_scan(written).data, np.asanyarray(reference.dataobj))
+
+
+def test_folder_in_folder_out_and_evaluated(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("phantom_003\nphantom_004\n")
+    written = predict(finetuned, scans, tmp_path / "out", cases=tmp_path / "two.txt")
+    assert [path.name for path in written] == ["phantom_003.nii.gz", "phantom_004.nii.gz"]
+    names = [
+        c["name"] for c in json.loads((tmp_path / "out" / "labels.json").read_text())["classes"]
+    ]
+    evaluation = evaluate(tmp_path / "out", scans)
+    assert list(evaluation.classes) == names
+    assert {row.case for row in evaluation.rows} == {"phantom_003", "phantom_004"}
+
+
+def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("phantom_003\n")
+    (tmp_path / "two.txt").write_text("phantom_003\nphantom_004\n")
+    (first,) = predict(finetuned, scans, tmp_path / "out", cases=tmp_path / "one.txt")
+    made = first.stat().st_mtime_ns
+    with pytest.raises(PosconError, match="exists already"):
+        predict(finetuned, scans, tmp_path / "out", cases=tmp_path / "two.txt")
+    assert not (tmp_path / "out" / "phantom_004.nii.gz").exists()
+    predict(finetuned, scans, tmp_path / "out", cases=tmp_path / "two.txt", resume=True)
+    assert first.stat().st_mtime_ns == made
+    assert (tmp_path / "out" / "phantom_004.nii.gz").exists()
+
+
+def test_original_label_values_come_back(scans: Path, tmp_path: Path) -> None:
+    prepare(
+        scans,
+        tmp_path / "store",
+        spacing=8.0,
+        processes=1,
+        labels="4=tube,3=upper,2+1=lower",
+    )
+    finetune(
+        tmp_path / "store",
+        tmp_path / "run",
+        iterations=80,
+        settings=["network.width=4", "network.levels=2", "size=32", "batch=8", "optimiser.lr=0.01"],
+    )
+    labels = segment(
+        tmp_path / "run", scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "out.nii.gz"
+    )
+    found = set(np.unique(np.asanyarray(labels.dataobj)).tolist())
+    assert 2 in found
+    assert 1 not in found
+
+
+@pytest.mark.parametrize("break_it", ["empty", "truncated", "nan", "constant", "text"])
+def test_bad_scan_is_one_line_and_leaves_nothing(
+    break_it: str, finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    image = phantom(scans)
+    data = np.asanyarray(image.dataobj).astype(np.float32)
+    source = tmp_path / "scan.nii.gz"
+    if break_it == "nan":
+        data[3, 3, 3] = np.nan
+    if break_it == "constant":
+        data[:] = 5
+    save(source, data, image.affine)
+    if break_it == "empty":
+        source.write_bytes(b"")
+    if break_it == "truncated":
+        source.write_bytes(source.read_bytes()[:2000])
+    if break_it == "text":
+        source.write_text("not a scan")
+    with pytest.raises(PosconError, match=r"scan\.nii\.gz") as error:
+        predict(finetuned, source, tmp_path / "out.nii.gz")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("out.mha", {}, "cannot carry the geometry"),
+        ("out.nii.gz", {"layout": "msd"}, "--layout: no effect on a single scan"),
+        ("out.nii.gz", {"channel": 0}, "--channel: no effect on a single scan"),
+    ],
+)
+def test_options_that_do_not_fit(
+    target: str, options: dict[str, Any], message: str, finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PosconError, match=message):
+        predict(finetuned, scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / target, **options)
+
+
+def test_a_pretraining_run_is_no_model(pretrained: Path, scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=r"model.safetensors: no such file"):
+        predict(pretrained, scans, tmp_path / "out")

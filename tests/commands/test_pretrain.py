@@ -1,0 +1,214 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from poscon.commands.pretrain import pretrain
+from poscon.engine.training import MetricsFile
+from poscon.errors import PosconError
+from poscon.networks.weights import read_weights
+from poscon.pretext.pcl import PositionalContrast
+
+TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return read_weights(run / "encoder.safetensors")[0]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def losses(run: Path) -> list[tuple[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
+    config = yaml.safe_load((pretrained / "config.yaml").read_text())
+    assert config["command"] == "pretrain"
+    assert config["settings"]["loss"] == {"threshold": 0.1, "temperature": 0.1}
+    assert config["settings"]["size"] == 32
+    cases = json.loads((pretrained / "cases.json").read_text())
+    assert len(cases) == 5
+    assert {case["role"] for case in cases} == {"pretrain"}
+    assert all(len(case["pixels_sha256"]) == 64 for case in cases)
+    assert len(losses(pretrained)) == 2
+    assert (pretrained / "checkpoints" / "last.ckpt").is_file()
+    tensors, about = read_weights(pretrained / "encoder.safetensors")
+    assert about["network"]["width"] == 4
+    assert not any(name.startswith("head") for name in tensors)
+
+
+def test_learns(store: Path, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", epochs=12, settings=[*TINY, "optimiser.lr=0.01"])
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < 0.95 * float(rows[-1]["chance"])
+
+
+def test_same_seed_same_weights_other_seed_others(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    pretrain(store, tmp_path / "same", epochs=2, settings=TINY)
+    assert_same(weights(pretrained), weights(tmp_path / "same"))
+    pretrain(store, tmp_path / "other", epochs=2, seed=1, settings=TINY)
+    name = next(iter(weights(pretrained)))
+    assert not torch.equal(weights(pretrained)[name], weights(tmp_path / "other")[name])
+
+
+def test_cases_and_exclude_choose_what_is_seen(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "use.txt").write_text("phantom_000\nphantom_001 # a comment\nphantom_002\n")
+    (tmp_path / "not.json").write_text('{"test": ["phantom_001"]}')
+    pretrain(
+        store,
+        tmp_path / "run",
+        cases=tmp_path / "use.txt",
+        exclude=f"{tmp_path}/not.json:test",
+        epochs=1,
+        settings=TINY,
+    )
+    seen = [case["id"] for case in json.loads((tmp_path / "run" / "cases.json").read_text())]
+    assert seen == ["phantom_000", "phantom_002"]
+
+
+@pytest.mark.parametrize("steps", [1, 9, 17])
+def test_resumed_equals_uninterrupted(
+    steps: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pretrain(store, whole, epochs=3, settings=TINY)
+    original, calls = PositionalContrast.step, 0
+
+    def failing(self: PositionalContrast, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise RuntimeError("power cut")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(PositionalContrast, "step", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(store, broken, epochs=3, settings=TINY)
+    monkeypatch.undo()
+    assert not (broken / "encoder.safetensors").exists()
+    pretrain(store, broken, resume=True)
+    assert_same(weights(whole), weights(broken))
+    assert losses(whole) == losses(broken)
+
+
+def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "poscon", "pretrain", str(store)]
+    options = ["--epochs", "40"] + [part for text in TINY for part in ("--set", text)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*command, str(whole), *options], check=True, env=environment, capture_output=True
+    )
+    process = subprocess.Popen(
+        [*command, str(killed), *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (killed / "metrics.csv").is_file():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "encoder.safetensors").exists()
+    subprocess.run(
+        [*command, str(killed), "--resume"], check=True, env=environment, capture_output=True
+    )
+    assert_same(weights(whole), weights(killed))
+    assert losses(whole) == losses(killed)
+
+
+def test_rows_of_repeated_steps_are_dropped(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        file.append({"step": step, "loss": step / 10})
+    file.forget_after(20)
+    file.append({"step": 30, "loss": 7.0, "validation_dice": 0.5})
+    assert [(row["step"], row["loss"]) for row in file.rows()] == [
+        ("10", "1.0"),
+        ("20", "2.0"),
+        ("30", "7.0"),
+    ]
+
+
+def test_stuck_at_chance_is_said(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(
+        store,
+        tmp_path / "run",
+        epochs=1,
+        settings=[*TINY, "optimiser={name: sgd, lr: 1.0e-9}", "head.norm=false"],
+    )
+    assert "has not learnt its task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "plc"}, r"method 'plc' is unknown \(did you mean 'pcl'\?\)"),
+        ({"recipe": "paper-acd"}, "did you mean 'paper-acdc'"),
+        ({"settings": ["optimiser.rl=1"]}, "unknown setting 'optimiser.rl'"),
+        ({"settings": ["loss.treshold=1"]}, r"'loss.treshold' \(did you mean 'threshold'\?\)"),
+        ({"settings": ["loss.threshold=0"]}, "loss.threshold = 0"),
+        ({"settings": ["size=50"]}, "multiple of 16"),
+        ({"settings": ["optimiser.momentum=0.9"]}, "no effect on adamw"),
+        ({"cases": "nowhere.txt"}, "nowhere.txt: cannot read"),
+        ({"resume": True}, "no run to resume"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: dict[str, Any], message: str, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PosconError, match=message) as error:
+        pretrain(store, tmp_path / "run", **arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_existing_run_is_not_touched(store: Path, pretrained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in pretrained.rglob("*")}
+    with pytest.raises(PosconError, match="exists already"):
+        pretrain(store, pretrained)
+    assert {path: path.stat().st_mtime_ns for path in pretrained.rglob("*")} == before
+
+
+def test_resume_refuses_options_and_other_commands(
+    store: Path, pretrained: Path, finetuned: Path
+) -> None:
+    with pytest.raises(PosconError, match="--epochs: no effect with --resume"):
+        pretrain(store, pretrained, epochs=5, resume=True)
+    with pytest.raises(PosconError, match="a run of poscon finetune"):
+        pretrain(store, finetuned, resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(store: Path, pretrained: Path) -> None:
+    before = weights(pretrained)
+    pretrain(store, pretrained, resume=True)
+    assert_same(before, weights(pretrained))
+
+
+def test_training_needs_no_scan_library(store: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; import poscon.commands.pretrain as p; "
+        f"p.pretrain({str(store)!r}, {str(tmp_path / 'run')!r}, epochs=1, settings={TINY!r}); "
+        "assert not {'nibabel', 'SimpleITK'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

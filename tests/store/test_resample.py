@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poscon.store.resample import (
+    resample_classes,
+    resample_images,
+    resample_probabilities,
+    resampled_size,
+)
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+def noise(size, slices=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(slices, *size)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(None, (10, 20)), (2.0, (10, 10)), (1.0, (20, 20)), (4.0, (5, 5)), (1000.0, (1, 1))],
+)
+def test_the_field_of_view_is_kept(target, expected):
+    assert resampled_size((10, 20), (2.0, 1.0), target) == expected
+
+
+@given(SIZES, st.floats(0.3, 3), st.floats(0.3, 3))
+def test_the_spacing_is_met_to_half_a_pixel(size, mm, target):
+    for n, m in zip(size, resampled_size(size, (mm, mm), target), strict=True):
+        assert m >= 1
+        if m > 1:
+            assert abs(m - n * mm / target) <= 0.5 + 1e-9
+
+
+@given(SIZES)
+def test_the_same_size_changes_nothing(size):
+    stack = noise(size)
+    np.testing.assert_array_equal(resample_images(stack, size), stack)
+    labels = (stack > 0).astype(np.uint8)
+    np.testing.assert_array_equal(resample_classes(labels, size, 2), labels)
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES)
+def test_images_do_not_ring(size, target):
+    stack = noise(size)
+    result = resample_images(stack, target)
+    assert result.shape == (2, *target)
+    assert result.dtype == np.float32
+    assert result.min() >= stack.min() - 1e-5
+    assert result.max() <= stack.max() + 1e-5
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, st.floats(-100, 100))
+def test_an_even_slice_stays_even(size, target, value):
+    result = resample_images(np.full((1, *size), value, np.float32), target)
+    np.testing.assert_allclose(result, value, rtol=1e-5, atol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 6), st.integers(1, 4))
+def test_the_mean_is_kept_when_halving(half, factor):
+    """Anti-aliased: every pixel has its share, which plain bilinear sampling would not give it."""
+    size = 8 * half * factor
+    stack = noise((size, size))
+    stack[:, : size // 4] = stack[:, -size // 4 :] = 0  # the border counts a little differently
+    stack[:, :, : size // 4] = stack[:, :, -size // 4 :] = 0
+    small = resample_images(stack, (size // 2, size // 2))
+    assert small.mean() == pytest.approx(stack.mean(), abs=1e-6)
+
+
+def test_shrinking_does_not_alias():
+    """A pattern finer than the new pixels turns grey instead of into a coarse pattern."""
+    stripes = np.tile([1.0, -1.0], 60)[None, None].repeat(120, axis=1)
+    small = resample_images(stripes, (37, 37))
+    assert np.abs(small[:, :, 2:-2]).max() < 0.15
+
+
+def test_slices_stay_where_they_are():
+    """The outer edges of a slice stay in place: a ramp stays the same ramp."""
+    ramp = np.tile((np.arange(40) + 0.5) / 40, (1, 40, 1))
+    for size in (20, 10, 80, 27):
+        middle = resample_images(ramp, (40, size))[0, 0]
+        inner = slice(size // 8 + 1, -size // 8 - 1)
+        np.testing.assert_allclose(
+            middle[inner], ((np.arange(size) + 0.5) / size)[inner], atol=2e-3
+        )
+
+
+def test_there_and_back_finer_is_close():
+    stack = np.cos(np.arange(20) / 3)[None, :, None] * np.sin(np.arange(24) / 4)[None, None]
+    back = resample_images(resample_images(stack, (60, 72)), (20, 24))
+    np.testing.assert_allclose(back[:, 2:-2, 2:-2], stack[:, 2:-2, 2:-2], atol=0.05)
+
+
+def test_slices_do_not_mix():
+    stack = noise((9, 9), slices=3)
+    changed = stack.copy()
+    changed[1] += 5
+    before, after = resample_images(stack, (6, 13)), resample_images(changed, (6, 13))
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    assert (after[1] != before[1]).all()
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, st.integers(1, 6), st.integers(0, 1000))
+def test_labels_take_no_value_that_was_not_there(size, target, n_classes, seed):
+    labels = np.random.default_rng(seed).choice([0, n_classes - 1], (2, *size)).astype(np.uint8)
+    result = resample_classes(labels, target, n_classes)
+    assert result.shape == (2, *target)
+    assert result.dtype == np.uint8
+    for here, there in zip(result, labels, strict=True):
+        assert set(np.unique(here)) <= set(np.unique(there))
+
+
+@pytest.mark.parametrize("size", [(10, 10), (45, 30)])
+def test_between_two_classes_no_third_arises(size):
+    """1 borders on 3: averaging indices would put 2 between them."""
+    labels = np.zeros((1, 20, 20), np.uint8)
+    labels[:, :10], labels[:, 10:] = 1, 3
+    result = resample_classes(labels, size, 4)
+    assert set(np.unique(result)) == {1, 3}
+    assert (result == 1).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_labels_lie_where_their_picture_does():
+    rows, columns = np.mgrid[:32, :32]
+    disc = ((rows - 12) ** 2 + (columns - 18) ** 2 < 64)[None]
+    for size in ((16, 16), (50, 40)):
+        soft = resample_images(disc.astype(np.float32), size)
+        hard = resample_classes(disc.astype(np.uint8), size, 2)
+        assert (hard[soft > 0.51] == 1).all()
+        assert (hard[soft < 0.49] == 0).all()
+
+
+def test_probabilities_are_resampled_like_images():
+    scores = torch.from_numpy(noise((8, 6), slices=6)).reshape(3, 2, 8, 6)
+    result = resample_probabilities(scores, (5, 9))
+    expected = resample_images(scores.reshape(6, 8, 6).numpy(), (5, 9))
+    np.testing.assert_allclose(result.reshape(6, 5, 9).numpy(), expected, atol=1e-6)
+    assert resample_probabilities(scores, (8, 6)) is scores
+    sums = resample_probabilities(scores.softmax(1), (5, 9)).sum(1)
+    torch.testing.assert_close(sums, torch.ones(3, 5, 9))

@@ -1,0 +1,119 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ["prepare", "inspect", "pretrain", "finetune", "predict", "evaluate", "demo"]
+
+
+def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "poscon", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+        check=False,
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['poscon', '--help']\n"
+        "from poscon.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'monai', 'lightning', 'nibabel', 'SimpleITK', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_an_example(command: str) -> None:
+    result = poscon(command, "--help")
+    assert result.returncode == 0
+    assert f"Example: poscon {command}" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prepare", "nowhere", "store"], "nowhere: no such folder"),
+        (["prepare", ".", "store"], "no data set found"),
+        (["prepare", ".", "store", "--layout", "acd"], "unknown layout 'acd'"),
+        (["prepare", ".", "store", "--source-spacing", "1,2"], "write three sizes in mm"),
+        (["inspect", "nowhere"], "not a store"),
+        (["pretrain", "nowhere", "run"], "not a store"),
+        (["finetune", "nowhere", "run"], "not a store"),
+        (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], "no such file"),
+        (["evaluate", "nowhere", "nowhere"], "nowhere"),
+        (["recipes", "papers"], "neither a file nor a known recipe"),
+        (["demo", "--modality", "pet"], "pet"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    result = poscon(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--nonsense"], ["prepare"], ["pretrain", "a", "b", "--epochs", "x"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = poscon(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("listing", ["methods", "layouts", "recipes"])
+def test_listings(listing: str) -> None:
+    result = poscon(listing)
+    assert result.returncode == 0
+    word = {"methods": "pcl", "layouts": "acdc", "recipes": "paper-chd"}[listing]
+    assert word in result.stdout
+
+
+def test_a_recipe_printed_can_be_used(tmp_path: Path) -> None:
+    text = poscon("recipes", "paper-acdc").stdout
+    (tmp_path / "mine.yaml").write_text(text.replace("threshold: 0.35", "treshold: 0.35"))
+    (tmp_path / "store").mkdir()
+    from poscon.commands.pretrain import PretrainSettings
+    from poscon.errors import PosconError
+    from poscon.settings import resolve
+
+    with pytest.raises(PosconError, match="did you mean 'threshold'"):
+        resolve(PretrainSettings, "pretrain", str(tmp_path / "mine.yaml"))
+
+
+def test_the_main_job_on_the_command_line(tmp_path: Path, scans: Path) -> None:
+    """Scans to metrics through every command, as a user would type it."""
+    tiny = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=8"]
+    (tmp_path / "test.txt").write_text("phantom_004\n")
+    steps: list[list[object]] = [
+        ["prepare", scans, "store", "--spacing", 6, "--processes", 2],
+        ["inspect", "store"],
+        ["pretrain", "store", "pre", "--exclude", "test.txt", "--epochs", 1, *tiny],
+        ["finetune", "store", "seg", "--init", "pre", "--labelled", 2, "--exclude", "test.txt"],
+        ["predict", "seg", scans, "out", "--cases", "test.txt"],
+        ["evaluate", "out", scans, "--out", "results"],
+    ]
+    steps[3] += ["--iterations", 5, "-s", "size=32", "-s", "batch=4"]
+    for step in steps:
+        result = poscon(*step, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert (tmp_path / "out" / "phantom_004.nii.gz").is_file()
+    assert (tmp_path / "results.json").is_file()
+    assert (tmp_path / "results.csv").is_file()
+    assert (tmp_path / "store" / "contact_sheet.png").is_file()
