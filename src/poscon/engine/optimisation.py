@@ -43,7 +43,7 @@ def build_optimiser(
     parameters: Iterable[nn.Parameter], settings: OptimiserSettings, total_steps: int
 ) -> dict[str, Any]:
     """Optimiser and per-step schedule in the form Lightning takes."""
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     optimiser: torch.optim.Optimizer
     if settings.name == "sgd":
         optimiser = torch.optim.SGD(parameters, momentum=settings.momentum or 0.0, **common)

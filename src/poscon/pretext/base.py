@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from poscon import settings
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder
-from poscon.settings import Settings
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -18,13 +18,14 @@ class PretextMethod(nn.Module):
     asked for the loss of one batch at a time.
     """
 
-    Settings: ClassVar[type[Settings]]
-    """The settings of the loss."""
+    class Settings(settings.Settings):
+        """The settings of the loss; every method has its own."""
+
     summary: ClassVar[str]
     """One line for ``poscon methods``."""
     citation: ClassVar[str]
 
-    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings) -> None:
+    def __init__(self, encoder: Encoder, head: HeadSettings, loss: settings.Settings) -> None:
         super().__init__()
         self.encoder = encoder
 

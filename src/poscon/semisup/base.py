@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from poscon import settings
 from poscon.networks.unet import UNet
-from poscon.settings import Settings
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -13,13 +13,14 @@ from poscon.views import ViewMaker
 class FinetuneMethod(nn.Module):
     """Base of the fine-tuning methods; see :class:`poscon.pretext.base.PretextMethod`."""
 
-    Settings: ClassVar[type[Settings]]
-    """The settings of the loss."""
+    class Settings(settings.Settings):
+        """The settings of the loss; every method has its own."""
+
     summary: ClassVar[str]
     """One line for ``poscon methods``."""
     citation: ClassVar[str]
 
-    def __init__(self, network: UNet, loss: Settings) -> None:
+    def __init__(self, network: UNet, loss: settings.Settings) -> None:
         super().__init__()
         self.network = network
 

@@ -403,7 +403,7 @@ def _common_spacing(
         return None
     if isinstance(settings.spacing, float):
         return settings.spacing
-    in_plane = []
+    in_plane: list[float] = []
     for case in dataset.cases:
         x, y, z, *_ = headers[case.id].shape
         header = headers[case.id]

@@ -237,9 +237,9 @@ def read_names(source: str | Path) -> list[str]:
 
 def slices_sha256(image: np.ndarray, label: np.ndarray | None) -> str:
     """Hash of a case's stored arrays."""
-    digest = hashlib.sha256(np.ascontiguousarray(image))
+    digest = hashlib.sha256(np.ascontiguousarray(image).data)
     if label is not None:
-        digest.update(np.ascontiguousarray(label))
+        digest.update(np.ascontiguousarray(label).data)
     return digest.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Which part of the published recipe keeps the loss at chance at small scale, one change at a time.
 
-    python benchmarks/collapse.py STORE OUT [--cases FILE] [--epochs 12]
+    python experiments/collapse.py STORE OUT [--cases FILE] [--epochs 12]
 
 STORE is a prepared ACDC store. Every variant sees the same slices in the same order. A row is added
 to OUT/collapse.csv after each variant; variants that are there are not run again.
