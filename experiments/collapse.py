@@ -23,7 +23,8 @@ PUBLISHED = [
     "head.norm=false",
     "head.dimension=512",
     "optimiser={name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 1.0e-5, warmup: 0.0}",
-    "views={warp_probability: 0.67, shift: 0.0, elastic: 0.007, elastic_points: 12}",
+    "views={mirror: true, warp_probability: 0.67, rotation: 180, shift: 0.0, elastic: 0.007, "
+    "elastic_points: 12, brightness: 0.0, contrast: 0.0, gamma: 0.0, noise: 0.0}",
 ]
 VARIANTS: dict[str, list[str]] = {
     "published": [],

@@ -53,9 +53,9 @@ PLANS = {
     ),
     "acdc": Plan(
         prepare={},
-        pretrain=["size=96", "epochs=40", "loss.threshold=0.1"],
+        pretrain=["size=96", "epochs=40"],
         finetune=["size=96"],
-        iterations=(200, 1000),
+        iterations=(200, 600, 1500),
     ),
 }
 

@@ -35,7 +35,10 @@ Set = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, help="Of every random choice.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
-Exclude = Annotated[Path | None, typer.Option(help="File naming cases or subjects to leave out.")]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(help="File naming subjects to leave out, or any one case of them."),
+]
 Layout = Annotated[
     str | None, typer.Option(help="Layout of the folder (poscon layouts); detected if not given.")
 ]
@@ -72,7 +75,7 @@ def prepare(
         typer.Option(help="File naming cases or subjects whose slices run the other way."),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="How many to use; all cores if not given.")
+        int | None, typer.Option(min=1, help="How many to use; all cores, or one for a small set.")
     ] = None,
     recipe: Recipe = None,
     settings: Set = None,
@@ -310,13 +313,14 @@ def methods() -> None:
 @app.command(epilog="Example: poscon layouts")
 def layouts() -> None:
     """List the data set layouts that poscon reads."""
+    from rich.markup import escape
     from rich.table import Table
 
     from poscon.volumes.layouts import LAYOUTS
 
     table = Table("layout", "what it looks like")
     for layout in LAYOUTS:
-        table.add_row(layout.name, layout.description)
+        table.add_row(layout.name, escape(layout.description))
     _show(table)
 
 
@@ -325,6 +329,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
 ) -> None:
     """List the recipes, or print one as a start for your own."""
+    from rich.markup import escape
     from rich.table import Table
 
     from poscon.settings import load_recipe, recipe_names, recipe_text
@@ -336,7 +341,7 @@ def recipes(
     for known in recipe_names():
         content = load_recipe(known)
         commands = ", ".join(key for key in content if key != "description")
-        table.add_row(known, content["description"].strip(), commands)
+        table.add_row(known, escape(content["description"].strip()), commands)
     _show(table)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from poscon.errors import PosconError
 
@@ -16,6 +16,18 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, values: Any) -> Any:
+        """A group given in part keeps the rest of *this* command's defaults for it."""
+        if not isinstance(values, Mapping):
+            return values
+        completed = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Settings) and isinstance(values.get(name), Mapping):
+                completed[name] = {**field.default.model_dump(), **values[name]}
+        return completed
 
 
 S = TypeVar("S", bound=Settings)

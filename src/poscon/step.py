@@ -28,9 +28,11 @@ class Step:
     Attributes:
         loss: scalar to minimise.
         chance: the loss of a network that knows nothing, or None where that is not defined.
+        floor: about the least that the loss can come to on this batch, or None likewise.
         logs: further scalars for metrics.csv.
     """
 
     loss: Tensor
     chance: float | None = None
+    floor: float | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)

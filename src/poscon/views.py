@@ -39,17 +39,17 @@ class ViewSettings(Settings):
         noise: largest standard deviation of additive noise.
     """
 
-    mirror: bool = True
+    mirror: bool = False
     warp_probability: float = Field(1.0, ge=0, le=1)
-    rotation: float = Field(180.0, ge=0, le=180)
+    rotation: float = Field(30.0, ge=0, le=180)
     scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.3)
     shift: NonNegativeFloat = 0.1
     elastic: NonNegativeFloat = 0.02
     elastic_points: PositiveInt = 6
-    brightness: NonNegativeFloat = 0.0
-    contrast: NonNegativeFloat = 0.0
-    gamma: NonNegativeFloat = 0.0
-    noise: NonNegativeFloat = 0.0
+    brightness: NonNegativeFloat = 0.1
+    contrast: NonNegativeFloat = 0.25
+    gamma: NonNegativeFloat = 0.4
+    noise: NonNegativeFloat = 0.15
 
 
 @dataclass

@@ -189,6 +189,14 @@ def test_without_foreground_windows_the_whole_slice_is_seen(store):
     assert min(tally.values()) > 600 / len(expected) / 2
 
 
+def test_a_small_slice_lies_anywhere_in_the_window(store):
+    read = reader(store, 8, "small")  # 5 rows, 6 columns
+    corners = {
+        place(where(store, read, 0)[0], labelled(read, 0, seed, 8, 1.0)[0]) for seed in range(200)
+    }
+    assert corners == {(i, j) for i in range(-3, 1) for j in range(-2, 1)}
+
+
 def test_the_share_of_foreground_windows(store):
     read = reader(store, 4, "large")
     generator = np.random.default_rng(0)

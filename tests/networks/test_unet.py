@@ -113,11 +113,11 @@ def test_he_initialisation():
 
 
 def test_volumes():
-    settings = NetworkSettings(width=2, levels=1, dimensions=3)
-    assert network(settings)(torch.zeros(1, 1, 4, 2, 6)).shape == (1, 3, 4, 2, 6)
+    settings = NetworkSettings(width=2, levels=1)
+    assert UNet(settings, 3, dimensions=3)(torch.zeros(1, 1, 4, 2, 6)).shape == (1, 3, 4, 2, 6)
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"levels": 0}, {"dimensions": 4}, {"depth": 2}])
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"levels": 0}, {"dimensions": 3}, {"depth": 2}])
 def test_networks_that_cannot_be(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(NetworkSettings, wrong)

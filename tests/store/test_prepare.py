@@ -35,7 +35,7 @@ def scan(seed=0, shape=SHAPE) -> np.ndarray:
 def segmentation(shape=SHAPE) -> np.ndarray:
     labels = np.zeros(shape, np.uint8)
     labels[1:5, 2:6, 1:4] = 1
-    labels[4:8, 2:6, 1:4] = 3
+    labels[4:8, 1:6, 2:5] = 3
     return labels
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from poscon import __version__
 from poscon.commands.pretrain import ENCODER
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import class_scores
+from poscon.engine.inference import choose_device, class_scores
 from poscon.engine.optimisation import OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
@@ -55,7 +55,7 @@ class FinetuneSettings(Settings):
         foreground: share of the slices cropped around foreground; matters for large slices only.
         optimiser: optimiser and learning rates.
         views: augmentation.
-        seed: of every random choice but the draw of the labelled subjects.
+        seed: of every random choice, the draw of the labelled subjects too.
         device: where to train.
         precision: ``auto``: bfloat16 where there is a GPU, else 32.
     """
@@ -77,11 +77,6 @@ class FinetuneSettings(Settings):
     @classmethod
     def _text(cls, value: Any) -> Any:
         return str(value)
-
-    @field_validator("views", mode="before")
-    @classmethod
-    def _own_views(cls, value: Any) -> Any:
-        return {**_VIEWS.model_dump(), **value} if isinstance(value, dict) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -157,7 +152,8 @@ def finetune(
         config = folder.resume("finetune")
         chosen = validate(FinetuneSettings, config["settings"])
         roles = folder.resume_cases(opened)
-        init = config["inputs"]["init"]
+        # once there is a checkpoint, the encoder's file is not needed any more
+        init = config["inputs"]["init"] if folder.checkpoint is None else None
     else:
         folder.check_new()
         chosen = resolve(
@@ -171,7 +167,8 @@ def finetune(
             device=device,
         )
         roles = _choose_roles(opened, cases, exclude, validation, labelled, chosen.seed)
-    network, encoder = _network(chosen, init, len(opened.class_names) + 1)
+    hardware = choose_device(chosen.device)
+    network, encoder = _network(chosen, init, opened)
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
@@ -203,7 +200,7 @@ def finetune(
         batches,
         optimiser=chosen.optimiser,
         run=folder,
-        device=chosen.device,
+        device=hardware,
         precision=chosen.precision,
         title=f"fine-tuning ({chosen.method})",
         after_chunk=(None if not watched else lambda _: _validate(network, opened, watched, size)),
@@ -217,7 +214,7 @@ def finetune(
             "network": network.settings.model_dump(),
             "size": size,
             "classes": [c.model_dump() for c in opened.manifest.classes],
-            "preparation": opened.manifest.preparation.model_dump(),
+            "preparation": opened.manifest.preparation.model_dump(mode="json"),
             "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
         },
     )
@@ -255,9 +252,10 @@ def _choose_roles(
 
 
 def _network(
-    chosen: FinetuneSettings, init: Path | str | None, n_classes: int
+    chosen: FinetuneSettings, init: Path | str | None, store: Store
 ) -> tuple[UNet, str | None]:
     """The network to start from, and a report of what was loaded."""
+    n_classes = len(store.class_names) + 1
     torch.manual_seed(mix_seed(chosen.seed, -1))
     if init is None:
         return UNet(chosen.network or NetworkSettings(), n_classes), None
@@ -265,17 +263,27 @@ def _network(
     tensors, about = read_weights(path)
     theirs = network_settings(about, path)
     if chosen.network not in (None, theirs):
-        ours = chosen.network.model_dump()
-        differing = ", ".join(
-            f"{key} {value} there, {ours[key]} here"
-            for key, value in theirs.model_dump().items()
-            if value != ours[key]
-        )
+        differing = _differences(theirs.model_dump(), chosen.network.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
+    preparation = store.manifest.preparation.model_dump(mode="json")
+    if about["preparation"] != preparation:
+        console.print(
+            f"note: {path} was pre-trained on slices prepared otherwise "
+            f"({_differences(about['preparation'], preparation)})",
+            soft_wrap=True,
+        )
     network = UNet(theirs, n_classes)
     report = load_by_name(network.encoder, tensors, where=str(path))
     console.print(f"encoder from {init}: {report}", soft_wrap=True)
     return network, str(report)
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value} there, {ours[key]} here"
+        for key, value in theirs.items()
+        if value != ours[key]
+    )
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from poscon.commands.evaluate import LABELS_FILE
 from poscon.commands.finetune import MODEL
-from poscon.engine.inference import channels_last, class_scores
+from poscon.engine.inference import channels_last, choose_device, class_scores
 from poscon.errors import PosconError
 from poscon.networks.unet import UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
@@ -127,9 +127,7 @@ class Model:
         self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
         self.network = UNet(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        channels_last(self.network.to(device)).eval()
+        channels_last(self.network.to(choose_device(device))).eval()
 
     def segment(self, scan: Scan, header: ScanHeader, case: Case) -> np.ndarray:
         """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""

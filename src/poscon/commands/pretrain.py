@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from poscon import __version__
 from poscon.engine.collapse import CollapseWatch
 from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.engine.inference import choose_device
 from poscon.engine.optimisation import OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
@@ -141,6 +142,7 @@ def pretrain(
         size = slice_size(used, chosen.size, chosen.network.stride)
         chosen = chosen.model_copy(update={"size": size})
     size = slice_size(used, chosen.size, chosen.network.stride)
+    hardware = choose_device(chosen.device)
     reader = SliceReader(opened, used, canvas_size(size, chosen.views))
     if len(reader) < 2:
         raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
@@ -159,7 +161,7 @@ def pretrain(
         batches,
         optimiser=chosen.optimiser,
         run=folder,
-        device=chosen.device,
+        device=hardware,
         precision=chosen.precision,
         title=f"pre-training ({chosen.method})",
         after_chunk=watch,
@@ -172,7 +174,7 @@ def pretrain(
             "poscon_version": __version__,
             "network": chosen.network.model_dump(),
             "method": chosen.method,
-            "preparation": opened.manifest.preparation.model_dump(),
+            "preparation": opened.manifest.preparation.model_dump(mode="json"),
         },
     )
     watch.finish()

@@ -1,13 +1,30 @@
-"""Running a network over the slices of a volume."""
+"""Where a network runs, and running it over the slices of a volume."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from poscon.errors import PosconError
 from poscon.networks.unet import UNet
 
 BATCH_PIXELS = 2**20
 """Pixels a batch: bounds the memory, whatever the size of the slices."""
+
+
+def choose_device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes the GPU if there is one.
+
+    Raises:
+        PosconError: another word, or a GPU asked for where there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if available else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise PosconError(f"device {device!r} is unknown; use auto, cpu or cuda")
+    if device == "cuda" and not available:
+        raise PosconError("device cuda: no CUDA GPU that torch can use here; use cpu or auto")
+    return device
 
 
 def channels_last(module: nn.Module) -> nn.Module:

@@ -68,6 +68,7 @@ class RunFolder:
                 "subject": case.subject,
                 "role": role,
                 "pixels_sha256": case.pixels_sha256,
+                "stored_sha256": case.stored_sha256,
             }
             for role, members in cases.items()
             for case in members
@@ -120,7 +121,7 @@ class RunFolder:
         cases: dict[str, list[CaseRecord]] = {}
         for entry in json.loads(self.cases_path.read_text()):
             case = by_id.get(entry["id"])
-            if case is None or case.pixels_sha256 != entry["pixels_sha256"]:
+            if case is None or case.stored_sha256 != entry["stored_sha256"]:
                 raise PosconError(
                     f"{store.path}: case {entry['id']} is not what {self.path} was started with; "
                     "resume with the same store or start a new run"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ def train(
         batches: what to train on.
         optimiser: how.
         run: where checkpoints and metrics go.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``.
         precision: ``auto`` (bfloat16 autocast on a GPU), ``32`` or ``bf16``.
         title: shown in the progress display.
         after_chunk: called after each chunk with its row of metrics.csv; returns further values.
@@ -69,12 +68,11 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
-    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" else "32"
+        precision = "bf16" if device == "cuda" else "32"
     chunks = _Chunks(run, batches, title, after_chunk)
     trainer = L.Trainer(
-        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_epochs=batches.chunks,
@@ -97,14 +95,15 @@ def train(
     batches.steps_done = lambda: trainer.global_step
     channels_last(modules)
     module = _Module(modules, step, optimiser, batches.total_steps)
-    trainer.fit(
-        module,
-        DataLoader(batches, batch_size=None),
-        ckpt_path=run.checkpoint,
-        weights_only=True if run.checkpoint else None,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(
+            module,
+            DataLoader(batches, batch_size=None),
+            ckpt_path=run.checkpoint,
+            weights_only=True if run.checkpoint else None,
+        )
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
 
 
 class _Module(L.LightningModule):
@@ -125,7 +124,10 @@ class _Module(L.LightningModule):
         slices, seed = batch
         slices.images = slices.images.float()  # stored in half precision
         step = self.step(slices, seed)
-        return {"loss": step.loss, "chance": step.chance, "logs": step.logs}
+        logs: dict[str, Any] = dict(step.logs)
+        if step.chance is not None and step.floor is not None:
+            logs |= {"chance": step.chance, "floor": step.floor}
+        return {"loss": step.loss, "logs": logs}
 
     def configure_optimizers(self) -> Any:
         return build_optimiser(self.modules_.parameters(), self.optimiser, self.total_steps)
@@ -166,15 +168,15 @@ class _Chunks(Callback):
     ) -> None:
         self.sums["loss"] += outputs["loss"].detach()
         for name, value in outputs["logs"].items():
-            self.sums[name] += value.detach()
+            self.sums[name] += value.detach() if isinstance(value, Tensor) else value
         self.count += 1
-        self.chance = outputs["chance"]
         self.slices = len(batch[0].images)
         status = ""
         if not self.progress.disable and self.count % 10 == 1:
             status = f"loss {float(self.sums['loss'] / self.count):.3f}"
-            if self.chance is not None:
-                status += f" (chance {self.chance:.2f})"
+            if "chance" in self.sums:
+                status += f" (chance {self.sums['chance'] / self.count:.2f}"
+                status += f", floor {self.sums['floor'] / self.count:.2f})"
             self.progress.update(self.task, status=status)
         self.progress.advance(self.task)
 
@@ -182,8 +184,6 @@ class _Chunks(Callback):
         seconds = time.perf_counter() - self.started
         row: dict[str, float] = {"step": trainer.global_step}
         row |= {name: float(total) / self.count for name, total in self.sums.items()}
-        if self.chance is not None:
-            row["chance"] = self.chance
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["slices_per_second"] = self.count * self.slices / seconds
         if self.after_chunk is not None:

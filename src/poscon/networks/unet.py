@@ -1,10 +1,11 @@
 """The U-Net (Ronneberger et al. 2015) in the form of Zeng et al. 2021, split into its two halves.
 
 Widths w, 2w, 4w, 8w and 16w at the bottleneck; two 3x3 convolutions with normalisation and
-LeakyReLU a level; max pooling down, transposed convolution up; He initialisation.
+LeakyReLU a level; max pooling down, transposed convolution up; He initialisation of the
+convolutions. Slices need two dimensions; the classes take three as well.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
@@ -20,13 +21,11 @@ class NetworkSettings(Settings):
         width: channels at full resolution; doubles a level.
         levels: number of poolings.
         bottleneck_norm: normalise in the bottleneck too. The published network does not.
-        dimensions: 2 for slices.
     """
 
     width: PositiveInt = 16
     levels: PositiveInt = 4
     bottleneck_norm: bool = True
-    dimensions: Literal[2, 3] = 2
 
     @property
     def feature_channels(self) -> int:
@@ -62,7 +61,7 @@ class ConvBlock(nn.Sequential):
 class Encoder(nn.Module):
     """The contracting half: (B, 1, H, W) -> features at every level, the bottleneck last."""
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, dimensions: int = 2) -> None:
         super().__init__()
         self.settings = settings
         widths = [settings.width * 2**level for level in range(settings.levels + 1)]
@@ -71,12 +70,12 @@ class Encoder(nn.Module):
             ConvBlock(
                 channels,
                 width,
-                settings.dimensions,
+                dimensions,
                 norm=settings.bottleneck_norm or level < settings.levels,
             )
             for level, (channels, width) in enumerate(zip(inputs, widths, strict=True))
         )
-        self.pool = _POOL[settings.dimensions](2)
+        self.pool = _POOL[dimensions](2)
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -89,9 +88,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The expanding half: features at every level -> class scores (B, classes, H, W)."""
 
-    def __init__(self, settings: NetworkSettings, n_classes: int) -> None:
+    def __init__(self, settings: NetworkSettings, n_classes: int, dimensions: int = 2) -> None:
         super().__init__()
-        dimensions = settings.dimensions
         widths = [settings.width * 2**level for level in range(settings.levels + 1)]
         pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))
         self.ups = nn.ModuleList(_UP[dimensions](deep, wide, 2, stride=2) for deep, wide in pairs)
@@ -109,12 +107,12 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """Encoder and decoder; ``n_classes`` counts the background."""
 
-    def __init__(self, settings: NetworkSettings, n_classes: int) -> None:
+    def __init__(self, settings: NetworkSettings, n_classes: int, dimensions: int = 2) -> None:
         super().__init__()
         self.settings = settings
         self.n_classes = n_classes
-        self.encoder = Encoder(settings)
-        self.decoder = Decoder(settings, n_classes)
+        self.encoder = Encoder(settings, dimensions)
+        self.decoder = Decoder(settings, n_classes, dimensions)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, H, W), extents a multiple of the stride -> scores (B, n_classes, H, W)."""

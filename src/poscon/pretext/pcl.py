@@ -54,6 +54,18 @@ def positional_contrastive_loss(
     return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
 
 
+def positional_floor(positions: Tensor, threshold: float) -> float:
+    """What the loss comes to when each anchor's positives are all alike and far from the others.
+
+    Then the softmax is even over the positives and L_i = log |P(i)|. With a wide threshold most
+    slices are positives, and this floor is close under chance, log(B - 1): of positions spread
+    evenly over (0, 1], a threshold of 0.35 leaves 0.5 between the two, whatever the batch.
+    """
+    near = (positions[:, None] - positions[None, :]).abs() < threshold
+    n_positives = near.sum(dim=1) - 1
+    return float(n_positives[n_positives > 0].double().log().mean()) if n_positives.any() else 0.0
+
+
 class PositionalContrast(PretextMethod):
     """Two views of every slice; positives are all views at nearly the same position."""
 
@@ -85,8 +97,11 @@ class PositionalContrast(PretextMethod):
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
         )
-        with torch.no_grad():
-            z = unit(embeddings)
-            n = len(z)
-            similarity = (z.sum(0).square().sum() - n) / (n * (n - 1))
-        return Step(loss, chance=math.log(n - 1), logs={"similarity": similarity})
+        z, n = unit(embeddings.detach()), len(embeddings)
+        similarity = (z.sum(0).square().sum() - n) / (n * (n - 1))
+        return Step(
+            loss,
+            chance=math.log(n - 1),
+            floor=positional_floor(batch.positions.repeat(2), self.loss.threshold),
+            logs={"similarity": similarity},
+        )

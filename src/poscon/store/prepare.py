@@ -43,7 +43,6 @@ from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header, read_scan
 
 _STATE = "preparing.json"
-_SAME_SPACING = 0.01  # relative: in-plane spacings this close need no resampling to each other
 _MOST_CLASSES = 255  # a class index is stored in a byte
 _SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
@@ -54,7 +53,7 @@ class PrepareSettings(Settings):
     Attributes:
         plane: slice in this plane; ``auto``: the plane the scan was acquired in.
         spacing: in-plane resampling: mm per pixel, ``native`` for none, ``auto`` for the median
-            in-plane spacing of the data set (none if all are equal).
+            in-plane spacing of the data set (over both axes: pixels come out square).
         source_spacing: mm along the file's axes, for files whose headers are wrong.
         modality: ``CT``, ``MR``, or ``auto``: by the layout, else by the values.
     """
@@ -331,31 +330,46 @@ def _finished(store: Path, case: Case) -> CaseRecord | None:
 
 
 def _open_target(job: _Job, dataset: Dataset, reversed_ids: set[str]) -> None:
-    """Create the store's folder, or recognise an unfinished one made with the same settings."""
+    """Create the store's folder, or take up an unfinished one made with the same settings.
+
+    Cases whose files have changed since, or that are gone, are dropped from it.
+    """
+    root = dataset.root
     state = {
         "schema_version": SCHEMA_VERSION,
         "layout": dataset.layout,
         "preparation": job.preparation.model_dump(mode="json"),
         "labels": asdict(job.scheme),
-        "cases": [
-            [case.id, _relative(case.image, dataset.root), case.image.stat().st_size]
+        "cases": {
+            case.id: [_stamp(case.image, root), _stamp(case.label, root), case.id in reversed_ids]
             for case in dataset.cases
-        ],
-        "reversed": sorted(reversed_ids),
+        },
     }
     state = json.loads(json.dumps(state))
-    if job.store.exists():
-        path = job.store / _STATE
-        if not path.is_file():
-            raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
-        if json.loads(path.read_text()) != state:
+    path = job.store / _STATE
+    if not job.store.exists():
+        job.store.mkdir(parents=True)
+    elif not path.is_file():
+        raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
+    else:
+        earlier = json.loads(path.read_text())
+        if {**earlier, "cases": None} != {**state, "cases": None}:
             raise PosconError(
-                f"{job.store}: an unfinished store of other files or settings; "
+                f"{job.store}: an unfinished store with other settings; "
                 "delete it or choose another folder"
             )
-    else:
-        job.store.mkdir(parents=True)
-        write_json(job.store / _STATE, state)
+        for case_id, stamps in earlier["cases"].items():
+            if state["cases"].get(case_id) != stamps:
+                shutil.rmtree(job.store / "cases" / case_id, ignore_errors=True)
+    write_json(path, state)
+
+
+def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
+    """What tells that a file is still the same."""
+    if path is None:
+        return None
+    status = path.stat()
+    return [_relative(path, root), status.st_size, status.st_mtime_ns]
 
 
 def _resolve_settings(
@@ -412,8 +426,6 @@ def _common_spacing(
         )
         in_plane.extend(geometry.spacing[1:])
     median = float(np.median(in_plane))
-    if np.allclose(in_plane, median, rtol=_SAME_SPACING, atol=0):
-        return None
     return round(median, 4)
 
 

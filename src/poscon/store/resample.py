@@ -9,14 +9,24 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, one_hot
 
+SAME_SPACING = 0.01
+"""Relative: spacings this close need no resampling to each other."""
+
 
 def resampled_size(
     size: tuple[int, int], spacing: tuple[float, float], target: float | None
 ) -> tuple[int, int]:
-    """(rows, columns) at ``target`` mm per pixel; the size as it is if target is None."""
+    """(rows, columns) at ``target`` mm per pixel.
+
+    An axis keeps its size if target is None, or within 1 % of its spacing: interpolating would
+    blur more than it corrects.
+    """
     if target is None:
         return size
-    rows, columns = (max(1, round(n * mm / target)) for n, mm in zip(size, spacing, strict=True))
+    rows, columns = (
+        n if abs(mm / target - 1) <= SAME_SPACING else max(1, round(n * mm / target))
+        for n, mm in zip(size, spacing, strict=True)
+    )
     return rows, columns
 
 

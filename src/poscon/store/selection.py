@@ -15,7 +15,10 @@ LARGEST_AUTO_SIZE = 128
 def choose_cases(
     store: Store, cases: Path | str | None, exclude: Path | str | None
 ) -> list[CaseRecord]:
-    """The cases a command works on: those named, less those excluded.
+    """The cases a command works on: those named, less all cases of the subjects excluded.
+
+    Naming one frame of a subject excludes all of them: another frame of a test subject is no
+    fresh data.
 
     Raises:
         PosconError: a name that does not occur, or nothing is left.
@@ -24,10 +27,10 @@ def choose_cases(
         list(store.cases) if cases is None else store.select(read_names(cases), where=str(cases))
     )
     if exclude is not None:
-        left_out = {c.id for c in store.select(read_names(exclude), where=str(exclude))}
-        if not left_out & {c.id for c in chosen}:
-            raise PosconError(f"{exclude}: has no effect, none of its cases was chosen")
-        chosen = [c for c in chosen if c.id not in left_out]
+        left_out = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        if not left_out & {c.subject for c in chosen}:
+            raise PosconError(f"{exclude}: has no effect, none of its subjects was chosen")
+        chosen = [c for c in chosen if c.subject not in left_out]
     if not chosen:
         raise PosconError(f"{store.path}: no case is left; look at --cases and --exclude")
     return chosen
@@ -59,15 +62,15 @@ def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRe
 def slice_size(cases: Sequence[CaseRecord], size: int | Literal["auto"], stride: int) -> int:
     """The extent of training crops in pixels.
 
-    ``"auto"`` is the smallest multiple of the network's stride that covers half of the slices
-    whole, at most 128.
+    ``"auto"`` is the smallest multiple of the network's stride that covers the slices of
+    half of the cases whole, at most 128.
 
     Raises:
         PosconError: not a multiple of the stride.
     """
     if size == "auto":
         extent = float(np.median([max(case.shape[1:]) for case in cases]))
-        return min(LARGEST_AUTO_SIZE, stride * int(np.ceil(extent / stride)))
+        return stride * max(1, min(LARGEST_AUTO_SIZE // stride, int(np.ceil(extent / stride))))
     if size % stride:
         raise PosconError(f"setting size = {size}: must be a multiple of {stride}")
     return size
