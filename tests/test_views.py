@@ -23,7 +23,21 @@ from poscon.views import (
     draw_view,
 )
 
-OFF = ViewSettings(mirror=False, warp_probability=1, rotation=0, scale=(1, 1), shift=0, elastic=0)
+OFF = ViewSettings(
+    mirror=False,
+    warp_probability=1,
+    rotation=0,
+    scale=(1, 1),
+    shift=0,
+    elastic=0,
+    brightness=0,
+    contrast=0,
+    gamma=0,
+    noise=0,
+)
+GEOMETRY = ViewSettings(
+    mirror=True, rotation=180, brightness=0, contrast=0, gamma=0, noise=0, elastic=0.02
+)
 EVERYTHING = ViewSettings(brightness=0.3, contrast=0.4, gamma=0.5, noise=0.2)
 
 
@@ -135,7 +149,7 @@ def test_zoom_makes_larger():
     st.integers(0, 10**6), st.integers(3, 14), st.integers(3, 24), st.sampled_from([0.0, 0.5, 1.0])
 )
 def test_the_warp_against_a_slow_reference(seed, size, canvas, probability):
-    told = ViewSettings(elastic=0, warp_probability=probability, shift=0.2)
+    told = GEOMETRY.model_copy(update={"elastic": 0, "warp_probability": probability, "shift": 0.2})
     view, images = draw_view(3, told, seed), pictures(3, canvas, seed)
     expected = slow_view(torch.nn.functional.pad(images, [1] * 4), view, size)
     np.testing.assert_allclose(apply_view(images, view, size)[:, 0], expected, atol=2e-4)
@@ -146,7 +160,7 @@ def test_the_warp_against_a_slow_reference(seed, size, canvas, probability):
 def test_elastic_displacement_against_a_slow_reference(seed, points):
     """Control points from corner to corner; what is between follows by cubic interpolation."""
     size, canvas = 13, 20
-    told = ViewSettings(elastic=0.1, elastic_points=points)
+    told = GEOMETRY.model_copy(update={"elastic": 0.1, "elastic_points": points})
     view, images = draw_view(2, told, seed), smooth_pictures(2, canvas)
     result = apply_view(images, view, size)[:, 0]
     for row in range(2):
@@ -169,7 +183,9 @@ def test_elastic_displacement_has_the_stated_size():
     assert float(view.displacement.std()) == pytest.approx(0.05 * 2, rel=0.02)
 
 
-@pytest.mark.parametrize("told", [ViewSettings(), ViewSettings(elastic=0.2, shift=0.3)])
+@pytest.mark.parametrize(
+    "told", [GEOMETRY, GEOMETRY.model_copy(update={"elastic": 0.2, "shift": 0.3})]
+)
 def test_labels_move_with_the_picture(told):
     """Every class as a picture, one-hot: its view is above one half where the class is."""
     labels = torch.zeros(3, 30, 30, dtype=torch.uint8)
