@@ -1,9 +1,11 @@
 """Which part of the published recipe keeps the loss at chance at small scale, one change at a time.
 
-    python experiments/collapse.py STORE OUT [--cases FILE] [--epochs 12]
+    python experiments/collapse.py STORE OUT --cases SPLIT.json:train [--epochs 12]
 
-STORE is a prepared ACDC store. Every variant sees the same slices in the same order. A row is added
-to OUT/collapse.csv after each variant; variants that are there are not run again.
+STORE is a prepared ACDC store. Every variant sees the same slices in the same order. Printed and
+written to OUT/collapse.md, for each: the mean cosine between different embeddings and the norm of
+the encoder's gradient, both before the first step, and the loss by epoch. What is in OUT already is
+not trained again.
 """
 
 import argparse
@@ -13,6 +15,15 @@ from pathlib import Path
 import torch
 
 import poscon
+from poscon.commands.pretrain import PretrainSettings
+from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.networks.unet import Encoder
+from poscon.pretext.pcl import PositionalContrast, positional_floor
+from poscon.seeds import mix_seed
+from poscon.settings import resolve
+from poscon.store.selection import choose_cases
+from poscon.store.store import Store
+from poscon.views import ViewMaker, canvas_size
 
 PUBLISHED = [
     "size=96",
@@ -26,20 +37,48 @@ PUBLISHED = [
     "views={mirror: true, warp_probability: 0.67, rotation: 180, shift: 0.0, elastic: 0.007, "
     "elastic_points: 12, brightness: 0.0, contrast: 0.0, gamma: 0.0, noise: 0.0}",
 ]
+ADAMW = "optimiser={name: adamw, lr: 0.001, momentum: null, weight_decay: 1.0e-4, warmup: 0.05}"
 VARIANTS: dict[str, list[str]] = {
     "published": [],
     "norm in the bottleneck": ["network.bottleneck_norm=true"],
     "norm in the head": ["head.norm=true"],
     "norm in both": ["network.bottleneck_norm=true", "head.norm=true"],
     "learning rate 0.01": ["optimiser.lr=0.01"],
-    "AdamW 0.001": ["optimiser={name: adamw, lr: 0.001}"],
-    "norm in both, AdamW 0.001": [
-        "network.bottleneck_norm=true",
-        "head.norm=true",
-        "optimiser={name: adamw, lr: 0.001}",
-    ],
+    "AdamW 0.001": [ADAMW],
+    "norm in both, AdamW 0.001": ["network.bottleneck_norm=true", "head.norm=true", ADAMW],
 }
 EPOCHS_SHOWN = (1, 2, 5, 12)
+
+
+def before_the_first_step(store: Store, cases: str | None, settings: list[str]) -> dict[str, float]:
+    """Similarity, norm of the encoder's gradient, chance and floor on the run's first batch."""
+    chosen = resolve(PretrainSettings, "pretrain", None, settings)
+    assert isinstance(chosen.size, int)
+    reader = SliceReader(
+        store, choose_cases(store, cases, None), canvas_size(chosen.size, chosen.views)
+    )
+    batches = UnlabelledBatches(reader, chosen.batch, 1, chosen.seed, 1)
+    batch = batches.batch(0)
+    batch.images = batch.images.float()
+    torch.manual_seed(mix_seed(chosen.seed, -1))
+    method = PositionalContrast(
+        Encoder(chosen.network), chosen.head, PositionalContrast.Settings(**chosen.loss)
+    )
+    step = method.step(batch, ViewMaker(chosen.views, chosen.size), mix_seed(chosen.seed, 0))
+    step.loss.backward()
+    squares = [p.grad.square().sum() for p in method.encoder.parameters() if p.grad is not None]
+    threshold = chosen.loss["threshold"]
+    floors = [
+        positional_floor(batches.batch(number).positions.repeat(2), threshold)
+        for number in range(batches.total_steps)
+    ]
+    assert step.chance is not None
+    return {
+        "similarity": float(step.logs["similarity"]),
+        "gradient": float(torch.stack(squares).sum().sqrt()),
+        "chance": step.chance,
+        "floor": sum(floors) / len(floors),
+    }
 
 
 def main() -> None:
@@ -51,8 +90,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    store = Store(arguments.store)
+    epochs = [epoch for epoch in EPOCHS_SHOWN if epoch <= arguments.epochs]
+    columns = ["variant", "similarity before", "gradient before"]
+    columns += [f"loss, epoch {epoch}" for epoch in epochs] + ["learnt, last", "similarity, last"]
+    lines = ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, changes in VARIANTS.items():
+        settings = [*PUBLISHED, *changes]
+        start = before_the_first_step(store, arguments.cases, settings)
         run = arguments.out / name.replace(" ", "-").replace(",", "")
         if not (run / "encoder.safetensors").is_file():
             poscon.pretrain(
@@ -60,22 +105,19 @@ def main() -> None:
                 run,
                 cases=arguments.cases,
                 epochs=arguments.epochs,
-                settings=[*PUBLISHED, *changes],
+                settings=settings,
             )
         with (run / "metrics.csv").open() as file:
             metrics = list(csv.DictReader(file))
-        row: dict[str, object] = {"variant": name, "chance": round(float(metrics[0]["chance"]), 3)}
-        for epoch in EPOCHS_SHOWN:
-            if epoch <= len(metrics):
-                row[f"loss, epoch {epoch}"] = round(float(metrics[epoch - 1]["loss"]), 3)
-        row["similarity, epoch 1"] = round(float(metrics[0]["similarity"]), 3)
-        row["similarity, last"] = round(float(metrics[-1]["similarity"]), 3)
-        rows.append(row)
-        with (arguments.out / "collapse.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(row, flush=True)
+        losses = [float(row["loss"]) for row in metrics]
+        learnt = (start["chance"] - losses[-1]) / (start["chance"] - start["floor"])
+        cells = [name, f"{start['similarity']:.3f}", f"{start['gradient']:.2g}"]
+        cells += [f"{losses[epoch - 1]:.3f}" for epoch in epochs]
+        cells += [f"{learnt:.0%}", f"{float(metrics[-1]['similarity']):.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+        lines[0] = f"chance {start['chance']:.3f}, floor {start['floor']:.3f}\n"
+        (arguments.out / "collapse.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
