@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import poscon
+from poscon.report.predictions import draw_predictions
 from poscon.store.store import MANIFEST, Store
 
 STARTS = ("random", "pcl")
@@ -108,6 +110,17 @@ def main() -> None:
                     with (run / "results.csv").open() as file:
                         rows += [{**key, "draw": draw, **row} for row in csv.DictReader(file)]
                     _write(out, rows, plan, len(test))
+    _figure(out, rows, arguments.dataset)
+    cases = [case.id for case in Store(store).cases if case.subject in test]
+    for iterations in plan.iterations:
+        runs = {start: out / f"{start}-m2-i{iterations}-d0" for start in STARTS}
+        draw_predictions(
+            out / f"predictions-m2-i{iterations}-d0.png",
+            Store(store),
+            cases[:3],
+            {f"{start} start": run / "predictions" for start, run in runs.items()},
+            title=f"{arguments.dataset}: 2 labelled subjects (draw 0), {iterations} iterations",
+        )
 
 
 def _run(
@@ -174,6 +187,42 @@ def _write(out: Path, rows: list[dict[str, object]], plan: Plan, n_test: int) ->
             ]
             lines.append("| " + " | ".join(cells) + " |")
     (out / "summary.md").write_text("\n".join(lines) + "\n")
+
+
+def _figure(out: Path, rows: list[dict[str, object]], name: str) -> None:
+    """Dice against the fine-tuning budget: a line of the mean a start, a dot a draw."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(LABELLED), sharey=True)
+    for axis, labelled in zip(panels, LABELLED, strict=True):
+        for start, colour, marker in zip(STARTS, ("#0072B2", "#D55E00"), "os", strict=True):
+            means: dict[int, list[float]] = {}
+            for row in rows:
+                if row["start"] == start and row["labelled"] == labelled and row["dice"] != "":
+                    means.setdefault(int(str(row["iterations"])), [])
+            for iterations, values in means.items():
+                for draw in DRAWS:
+                    chosen = [
+                        row
+                        for row in rows
+                        if row["labelled"] == labelled
+                        and row["iterations"] == iterations
+                        and row["draw"] == draw
+                    ]
+                    values.append(float(_per_subject(chosen, start, "dice").mean()))
+            x = sorted(means)
+            axis.plot(x, [np.mean(means[i]) for i in x], color=colour, label=f"{start} start")
+            for i in x:
+                axis.plot([i] * len(means[i]), means[i], marker, color=colour, alpha=0.6, ms=5)
+        axis.set(
+            xscale="log", xlabel="fine-tuning iterations", title=f"{labelled} labelled subjects"
+        )
+        axis.set_xticks(x, [str(i) for i in x])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    panels[0].set_ylabel("mean Dice of the test subjects")
+    panels[0].legend(frameon=False)
+    figure.suptitle(f"{name}: mean over draws (line), each draw (dots)", fontsize=11)
+    figure.savefig(out / "budget.png", dpi=110)
 
 
 def _per_subject(rows: list[dict[str, object]], start: str, measure: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from poscon.volumes.phantom import MODALITIES, write_phantom
 SUBJECTS = 30
 TEST_SUBJECTS = 8
 LABELLED = 2
+RECIPE = "demo"
 STARTS = {"random": "random start", "pcl": "PCL start"}
 
 
@@ -85,7 +86,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
         if training(run):
             pretrain(store, run, resume=True)
         else:
-            pretrain(store, run, exclude=test, seed=seed, recipe="demo")
+            pretrain(store, run, exclude=test, seed=seed, recipe=RECIPE)
 
     def finetune_from(start: str) -> None:
         run = out / "runs" / start
@@ -93,7 +94,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
             finetune(store, run, resume=True)
             return
         init = out / "runs" / "pretrain" if start == "pcl" else None
-        finetune(store, run, init=init, labelled=LABELLED, exclude=test, seed=seed, recipe="demo")
+        finetune(store, run, init=init, labelled=LABELLED, exclude=test, seed=seed, recipe=RECIPE)
 
     last_label = scans / "labelsTr" / f"{names[-1]}.nii.gz"
     stage(

@@ -34,13 +34,13 @@ class CollapseWatch:
         share = learnt(row)
         self.stuck = self.stuck + 1 if share < STUCK else 0
         if self.stuck == PATIENCE:
-            self._warn("has not left")
+            self._warn("is still no better than")
         return {"learnt": share} if "chance" in row else {}
 
     def finish(self) -> None:
         """Look at the last row once more."""
         if self.stuck:
-            self._warn("ended at")
+            self._warn("ended no better than")
 
     def _warn(self, what: str) -> None:
         console.print(

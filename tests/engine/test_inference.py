@@ -1,0 +1,70 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poscon.engine import inference
+from poscon.engine.inference import channels_last, choose_device, class_scores
+from poscon.errors import PosconError
+from poscon.networks.unet import NetworkSettings, UNet
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    torch.manual_seed(0)
+    return UNet(NetworkSettings(width=2, levels=2), 3).eval()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    slices=st.integers(1, 5),
+    rows=st.integers(1, 30),
+    columns=st.integers(1, 30),
+    size=st.integers(1, 6).map(lambda n: 4 * n),
+)
+def test_any_slice_gets_scores_for_each_pixel(
+    network: UNet, slices: int, rows: int, columns: int, size: int
+) -> None:
+    stack = torch.randn(slices, rows, columns)
+    scores = class_scores(network, stack, size)
+    assert scores.shape == (slices, 3, rows, columns)
+    assert torch.isfinite(scores).all()
+
+
+def test_a_slice_that_fits_is_not_padded(network: UNet) -> None:
+    stack = torch.randn(2, 16, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(class_scores(network, stack, 8), network(stack[:, None]))
+
+
+def test_padding_is_zero_and_even(network: UNet) -> None:
+    stack = torch.randn(1, 13, 16)
+    padded = torch.zeros(1, 16, 16)
+    padded[:, 1:14] = stack
+    torch.testing.assert_close(
+        class_scores(network, stack, 8), class_scores(network, padded, 8)[..., 1:14, :]
+    )
+
+
+def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = torch.randn(7, 12, 12)
+    together = class_scores(network, stack, 12)
+    monkeypatch.setattr(inference, "BATCH_PIXELS", 1)
+    torch.testing.assert_close(class_scores(network, stack, 12), together)
+
+
+def test_memory_layout_does_not_change_the_result(network: UNet) -> None:
+    images = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        plain = network(images)
+        torch.testing.assert_close(channels_last(network)(images), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(PosconError, match="device 'tpu' is unknown"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(PosconError, match="no CUDA GPU"):
+            choose_device("cuda")
