@@ -213,9 +213,8 @@ def _figure(out: Path, rows: list[dict[str, object]], name: str) -> None:
             axis.plot(x, [np.mean(means[i]) for i in x], color=colour, label=f"{start} start")
             for i in x:
                 axis.plot([i] * len(means[i]), means[i], marker, color=colour, alpha=0.6, ms=5)
-        axis.set(
-            xscale="log", xlabel="fine-tuning iterations", title=f"{labelled} labelled subjects"
-        )
+        axis.set(xscale="log", xlabel="fine-tuning iterations")
+        axis.set_title(f"{labelled} labelled subjects")
         axis.set_xticks(x, [str(i) for i in x])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
