@@ -51,13 +51,13 @@ PLANS = {
         prepare={"plane": "coronal"},
         pretrain=["epochs=20"],
         finetune=[],
-        iterations=(200, 1000, 3000),
+        iterations=(200, 1000),
     ),
     "acdc": Plan(
         prepare={},
         pretrain=["size=96", "epochs=40"],
         finetune=["size=96"],
-        iterations=(200, 600, 1500),
+        iterations=(200, 600),
     ),
 }
 

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from poscon.commands.finetune import finetune
 from poscon.commands.pretrain import pretrain
 from poscon.store.prepare import prepare
 from poscon.volumes.phantom import write_phantom
+
+settings.register_profile("poscon", deadline=None)  # a shared machine may stall at any example
+settings.load_profile("poscon")
 
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 
