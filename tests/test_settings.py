@@ -50,15 +50,20 @@ def test_nothing_told_means_the_defaults():
 
 
 def test_later_sources_override_earlier_ones(recipe):
-    name = recipe("pretrain: {size: 1, epochs: 2, optimiser: {lr: 3, momentum: 0.5}}")
+    name = recipe("pretrain: {size: 1, epochs: 2, clip: 7, optimiser: {lr: 3, momentum: 0.5}}")
     told = resolve(
-        Training, "pretrain", name, ["epochs=20", "optimiser.lr=30", "clip=7"], clip=8.0, size=None
+        Training, "pretrain", name, ["epochs=20", "optimiser.lr=30"], clip=8.0, size=None
     )
     assert told.size == 1  # an option that is not given leaves the recipe's value
     assert told.epochs == 20
     assert told.optimiser == Optimiser(lr=30, momentum=0.5)  # the rest of the group is kept
     assert told.clip == 8
     assert told.scale == (0.5, 2.0)
+
+
+def test_a_setting_told_twice_is_refused():
+    with pytest.raises(PosconError, match="--set clip: given as an option too"):
+        resolve(Training, "pretrain", None, ["clip=7"], clip=8.0)
 
 
 def test_the_last_set_wins():

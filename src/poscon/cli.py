@@ -352,13 +352,19 @@ def main() -> NoReturn:
     except PosconError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in _PLACES:
             raise
-        sys.exit(_fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})"))
+        sys.exit(_fail(f"{error.filename or 'the output'}: cannot be used ({error.strerror})"))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept\n")
         sys.exit(130)
     sys.exit(0)
+
+
+_PLACES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),  # no room, or not allowed
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder belongs, or vice versa
+)
 
 
 def _fail(message: str) -> int:

@@ -15,7 +15,7 @@ from poscon.errors import PosconError
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +108,7 @@ def resolve(
     Raises:
         PosconError: an unknown key or a value that does not fit, with the nearest known key.
     """
+    overrides = tuple(overrides)
     values: dict[str, Any] = {}
     if recipe is not None:
         content = load_recipe(recipe)
@@ -130,7 +131,12 @@ def resolve(
             target[last] = _parse_value(text)
         except yaml.YAMLError as error:
             raise PosconError(f"--set {override}: the value is not valid YAML") from error
-    values.update({key: value for key, value in arguments.items() if value is not None})
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if any(override.partition("=")[0].strip() == name for override in overrides):
+            raise PosconError(f"--set {name}: given as an option too; state it once")
+        values[name] = value
     return validate(model, values)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
@@ -50,6 +50,13 @@ class ViewSettings(Settings):
     contrast: NonNegativeFloat = 0.25
     gamma: NonNegativeFloat = 0.4
     noise: NonNegativeFloat = 0.15
+
+    @field_validator("scale")
+    @classmethod
+    def _low_to_high(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("write the smaller factor first")
+        return scale
 
 
 @dataclass

@@ -336,7 +336,7 @@ def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
     def prepare_case(job, case, reverse):
         done.append(case.id)
         if case.id == stop_at:
-            part = job.store / "cases" / f".{case.id}.part"
+            part = job.store / "cases" / f".writing-{case.id}-1"
             part.mkdir(parents=True, exist_ok=True)
             (part / "image.npy").write_bytes(b"half")
             raise error

@@ -131,7 +131,7 @@ def test_an_array_of_another_shape(copy):
     np.save(copy / "cases/b/image.npy", np.zeros((3, 6, 6), np.float16))
     store = Store(copy)
     message = refusal(store.image, store.cases[1])
-    assert message.startswith(f"{copy}: case b: image has shape (3, 6, 6), the manifest says")
+    assert message.startswith(f"{copy}: case b: image is float16 of shape (3, 6, 6)")
 
 
 def test_the_hash_sees_every_array():

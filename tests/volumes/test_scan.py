@@ -158,7 +158,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(nib, "save", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(PosconError, match="no space"):
         write_labels(tmp_path / "out" / "labels.nii.gz", labelled(scan), scan)
     assert not list((tmp_path / "out").iterdir())
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from poscon.errors import PosconError
+from poscon.files import write_text
 from poscon.metrics import segmentation_metrics
 from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
 from poscon.volumes.layouts import read_dataset
@@ -211,7 +211,7 @@ def evaluate(
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
     evaluation = Evaluation(tuple(rows), names, unmatched, tuple(not_annotated))
     for path in outputs:
-        _write(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
+        write_text(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
     return evaluation
 
 
@@ -451,12 +451,3 @@ def _csv(evaluation: Evaluation) -> str:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        part = Path(folder) / path.name
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)

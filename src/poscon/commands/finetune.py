@@ -81,7 +81,10 @@ class FinetuneSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _complete_loss(cls, values: Any) -> Any:
-        method = find_method(values.get("method", cls.model_fields["method"].default))
+        name = values.get("method", cls.model_fields["method"].default)
+        if not isinstance(name, str):
+            return values  # refused for its type
+        method = find_method(name)
         loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
         return {**values, "loss": loss.model_dump()}
 

@@ -1,7 +1,6 @@
 """``poscon inspect``: what is in a store, what is odd about it, and a picture of it."""
 
 import csv
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poscon.errors import PosconError
+from poscon.files import complete
 from poscon.progress import progress_bar
 from poscon.report.contact_sheet import check_target, draw_contact_sheet
 from poscon.store.store import MANIFEST, CaseRecord, Manifest, Store, slices_sha256
@@ -600,8 +600,7 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
     odd: dict[str | None, list[str]] = defaultdict(list)
     for finding in findings:
         odd[finding.case].append(f"{finding.kind}: {finding.text}")
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with complete(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*CASE_COLUMNS, *(f"{name}_ml" for name in store.class_names), "odd"])
         for case in store.cases:
@@ -627,4 +626,3 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
                     "; ".join(odd[case.id]),
                 ]
             )
-    part.replace(path)

@@ -53,7 +53,7 @@ class PretrainSettings(Settings):
     head: HeadSettings = HeadSettings()
     size: PositiveInt | Literal["auto"] = "auto"
     epochs: PositiveInt = 10
-    batch: PositiveInt = 64
+    batch: int = Field(64, ge=2)
     optimiser: OptimiserSettings = OptimiserSettings()
     views: ViewSettings = ViewSettings()
     seed: NonNegativeInt = 0
@@ -68,7 +68,10 @@ class PretrainSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _complete_loss(cls, values: Any) -> Any:
-        method = find_method(values.get("method", cls.model_fields["method"].default))
+        name = values.get("method", cls.model_fields["method"].default)
+        if not isinstance(name, str):
+            return values  # refused for its type
+        method = find_method(name)
         loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
         return {**values, "loss": loss.model_dump()}
 

@@ -13,6 +13,7 @@
 """
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import yaml
 
 from poscon import __version__
 from poscon.errors import PosconError
+from poscon.files import write_text
 from poscon.store.store import CaseRecord, Store, write_json
 
 CHECKPOINT = "last.ckpt"
@@ -81,9 +83,8 @@ class RunFolder:
             "inputs": inputs,
             "settings": settings,
         }
-        part = self.config_path.with_suffix(".part")
-        part.write_text(yaml.safe_dump(config, sort_keys=False))
-        part.replace(self.config_path)  # last: a folder with a config.yaml is a complete start
+        # last: a folder with a config.yaml is a complete start
+        write_text(self.config_path, yaml.safe_dump(config, sort_keys=False))
 
     def check_new(self) -> None:
         """Refuse a folder in which there is something.
@@ -104,7 +105,10 @@ class RunFolder:
         """
         if not self.config_path.is_file():
             raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
-        config = yaml.safe_load(self.config_path.read_text())
+        try:
+            config = yaml.safe_load(self.config_path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
         if not isinstance(config, dict) or "settings" not in config:
             raise PosconError(f"{self.config_path}: damaged; start the run anew")
         if config["command"] != command:
@@ -119,15 +123,25 @@ class RunFolder:
         """
         by_id = {case.id: case for case in store.cases}
         cases: dict[str, list[CaseRecord]] = {}
-        for entry in json.loads(self.cases_path.read_text()):
-            case = by_id.get(entry["id"])
-            if case is None or case.stored_sha256 != entry["stored_sha256"]:
+        try:
+            entries = json.loads(self.cases_path.read_text())
+            listed = [(entry["id"], entry["stored_sha256"], entry["role"]) for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
+        for case_id, stored_sha256, role in listed:
+            case = by_id.get(case_id)
+            if case is None or case.stored_sha256 != stored_sha256:
                 raise PosconError(
-                    f"{store.path}: case {entry['id']} is not what {self.path} was started with; "
+                    f"{store.path}: case {case_id} is not what {self.path} was started with; "
                     "resume with the same store or start a new run"
                 )
-            cases.setdefault(entry["role"], []).append(case)
+            cases.setdefault(role, []).append(case)
         return cases
+
+    def discard_if_nothing_done(self) -> None:
+        """Remove the folder of a run that failed before its first checkpoint."""
+        if self.checkpoint is None:
+            shutil.rmtree(self.path)
 
     @property
     def checkpoint(self) -> Path | None:

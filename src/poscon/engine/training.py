@@ -8,6 +8,8 @@ steps since its last checkpoint exactly.
 import csv
 import io
 import logging
+import math
+import pickle
 import time
 import warnings
 from collections import defaultdict
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -25,6 +28,8 @@ from poscon.engine.data import Batches
 from poscon.engine.inference import channels_last
 from poscon.engine.optimisation import OptimiserSettings, build_optimiser
 from poscon.engine.run import CHECKPOINT, RunFolder
+from poscon.errors import PosconError
+from poscon.files import write_text
 from poscon.progress import console, progress_bar
 from poscon.step import SliceBatch, Step
 
@@ -34,6 +39,7 @@ AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 _NOISE = (
     ".*does not have many workers.*",
     ".*`IterableDataset` has `__len__` defined.*",
+    ".*The dirpath has changed.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
@@ -95,15 +101,33 @@ def train(
     batches.steps_done = lambda: trainer.global_step
     channels_last(modules)
     module = _Module(modules, step, optimiser, batches.total_steps)
+    checkpoint = _readable_checkpoint(run)
     try:
         trainer.fit(
             module,
             DataLoader(batches, batch_size=None),
-            ckpt_path=run.checkpoint,
-            weights_only=True if run.checkpoint else None,
+            ckpt_path=checkpoint,
+            weights_only=True if checkpoint else None,
         )
+    except PosconError:
+        run.discard_if_nothing_done()
+        raise
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
+
+
+def _readable_checkpoint(run: RunFolder) -> Path | None:
+    """The run's checkpoint, if it has one, found to be whole.
+
+    Raises:
+        PosconError: it is damaged.
+    """
+    if run.checkpoint is not None:
+        try:
+            torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise PosconError(f"{run.checkpoint}: damaged; start the run anew") from error
+    return run.checkpoint
 
 
 class _Module(L.LightningModule):
@@ -184,6 +208,11 @@ class _Chunks(Callback):
         seconds = time.perf_counter() - self.started
         row: dict[str, float] = {"step": trainer.global_step}
         row |= {name: float(total) / self.count for name, total in self.sums.items()}
+        if not math.isfinite(row["loss"]):  # before the checkpoint of this chunk is written
+            raise PosconError(
+                f"{self.run.path}: the loss is {row['loss']} by step {trainer.global_step}; "
+                "start a new run with a smaller optimiser.lr, or set optimiser.clip"
+            )
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["slices_per_second"] = self.count * self.slices / seconds
         if self.after_chunk is not None:
@@ -233,6 +262,4 @@ class MetricsFile:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(rows)
-        part = self.path.with_suffix(".part")
-        part.write_text(text.getvalue())
-        part.replace(self.path)
+        write_text(self.path, text.getvalue())

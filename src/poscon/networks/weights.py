@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from poscon.errors import PosconError
+from poscon.files import complete
 from poscon.networks.unet import NetworkSettings
 
 
@@ -27,9 +28,12 @@ def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> Non
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata={name: json.dumps(value) for name, value in about.items()})
-    part.replace(path)
+    metadata = {name: json.dumps(value) for name, value in about.items()}
+    with complete(path) as part:
+        try:
+            save_file(tensors, part, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The contact sheet: a few slices of a few cases on one picture, to see what a store holds."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from poscon.errors import PosconError
+from poscon.files import complete
 from poscon.store.store import CaseRecord, Store
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -77,10 +77,8 @@ def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | N
         raise PosconError(f"{store.path}: no case can be read; prepare the store again")
     chosen = np.linspace(0, len(candidates) - 1, min(N_CASES, len(candidates))).round().astype(int)
     figure = _figure(store, [_row(candidates[i]) for i in chosen])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(part, format="png", facecolor="white", metadata={"Software": SOFTWARE})
-    part.replace(path)
+    with complete(path) as part:
+        figure.savefig(part, format="png", facecolor="white", metadata={"Software": SOFTWARE})
 
 
 def check_target(path: Path) -> None:

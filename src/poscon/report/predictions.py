@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from poscon.files import complete
 from poscon.report.contact_sheet import COLOURS
 from poscon.store.store import GeometryRecord, Store
 from poscon.volumes.case import LabelClass, LabelScheme
@@ -72,9 +73,8 @@ def draw_predictions(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title, fontsize=11)
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, dpi=110, format="png")
-    part.replace(path)
+    with complete(path) as part:
+        figure.savefig(part, dpi=110, format="png")
 
 
 def _geometry(record: GeometryRecord) -> SliceGeometry:

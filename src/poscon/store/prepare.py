@@ -18,6 +18,7 @@ from pydantic import field_validator
 
 from poscon import __version__
 from poscon.errors import PosconError
+from poscon.files import complete
 from poscon.positions import relative_positions
 from poscon.progress import progress_bar
 from poscon.settings import Settings, resolve
@@ -167,6 +168,8 @@ def prepare(
         notes=dataset.notes,
         cases=tuple(records[case.id] for case in dataset.cases),
     )
+    for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
     (store / _STATE).unlink()
     return Store(store)
@@ -269,15 +272,12 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
         pixels_sha256=_pixels_sha256(volume, header.affine),
         stored_sha256=slices_sha256(image, label),
     )
-    target = job.store / "cases" / case.id
-    part = job.store / "cases" / f".{case.id}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    np.save(part / "image.npy", image)
-    if label is not None:
-        np.save(part / "label.npy", label)
-    write_json(part / "case.json", record.model_dump(mode="json"))
-    part.rename(target)
+    with complete(job.store / "cases" / case.id) as part:
+        part.mkdir()
+        np.save(part / "image.npy", image)
+        if label is not None:
+            np.save(part / "label.npy", label)
+        write_json(part / "case.json", record.model_dump(mode="json"))
 
 
 def _pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, one_hot
 
+from poscon.errors import PosconError
+
+LARGEST = 8192
+"""Pixels: no slice of a scan is resampled to more."""
 SAME_SPACING = 0.01
 """Relative: spacings this close need no resampling to each other."""
 
@@ -20,6 +24,9 @@ def resampled_size(
 
     An axis keeps its size if target is None, or within 1 % of its spacing: interpolating would
     blur more than it corrects.
+
+    Raises:
+        PosconError: nothing would be left of the slices, or more than any memory holds.
     """
     if target is None:
         return size
@@ -27,6 +34,12 @@ def resampled_size(
         n if abs(mm / target - 1) <= SAME_SPACING else max(1, round(n * mm / target))
         for n, mm in zip(size, spacing, strict=True)
     )
+    vanished = any(new == 1 and n >= 4 for new, n in zip((rows, columns), size, strict=True))
+    if vanished or max(rows, columns) > max(LARGEST, *size):
+        raise PosconError(
+            f"spacing {target:g} mm would make slices of {rows} x {columns} pixels out of "
+            f"{size[0]} x {size[1]}; choose another --spacing"
+        )
     return rows, columns
 
 

@@ -15,17 +15,17 @@ reads through it and through nothing else.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from poscon.errors import PosconError
+from poscon.files import write_text
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -115,6 +115,12 @@ class CaseRecord(_Record):
     pixels_sha256: str
     stored_sha256: str
 
+    @model_validator(mode="after")
+    def _one_position_a_slice(self) -> Self:
+        if len(self.positions) != self.shape[0]:
+            raise ValueError(f"{len(self.positions)} positions for {self.shape[0]} slices")
+        return self
+
     @property
     def labelled(self) -> bool:
         return self.source_label is not None
@@ -129,7 +135,7 @@ class Manifest(_Record):
     preparation: Preparation
     classes: tuple[ClassRecord, ...]
     notes: tuple[str, ...]
-    cases: tuple[CaseRecord, ...]
+    cases: tuple[CaseRecord, ...] = Field(min_length=1)
 
 
 class Store:
@@ -159,18 +165,19 @@ class Store:
 
     def image(self, case: CaseRecord) -> np.ndarray:
         """(slices, rows, columns) float16, memory-mapped."""
-        return self._array(case, "image")
+        return self._array(case, "image", np.float16)
 
     def label(self, case: CaseRecord) -> np.ndarray:
         """(slices, rows, columns) uint8, memory-mapped."""
-        return self._array(case, "label")
+        return self._array(case, "label", np.uint8)
 
-    def _array(self, case: CaseRecord, kind: str) -> np.ndarray:
+    def _array(self, case: CaseRecord, kind: str, dtype: type[np.generic]) -> np.ndarray:
         array = self._open(case.id, kind)
-        if array.shape != case.shape:
+        if array.shape != case.shape or array.dtype != dtype:
             raise PosconError(
-                f"{self.path}: case {case.id}: {kind} has shape {array.shape}, the manifest says "
-                f"{case.shape}; the store is damaged, prepare it again"
+                f"{self.path}: case {case.id}: {kind} is {array.dtype} of shape {array.shape}, "
+                f"should be {np.dtype(dtype)} of {case.shape}; the store is damaged, "
+                "prepare it again"
             )
         return array
 
@@ -245,9 +252,7 @@ def slices_sha256(image: np.ndarray, label: np.ndarray | None) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is complete or absent."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _read_manifest(store: Path) -> Manifest:

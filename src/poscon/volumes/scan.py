@@ -4,7 +4,6 @@ NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever 
 affine is in nibabel's convention: voxel index to millimetres in RAS+.
 """
 
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,12 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
+from poscon.files import complete
 
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd")
 SUFFIXES = NIFTI + OTHERS
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -83,12 +84,15 @@ def read_header(path: Path) -> ScanHeader:
             image = nib.load(path)
             affine = np.asarray(image.affine, float)
             shape = tuple(image.shape)
+            single = image.get_data_dtype().kind in "biuf"
         else:
             reader = SimpleITK.ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             affine = _sitk_affine(reader)
             shape = tuple(reader.GetSize())
+            single = reader.GetNumberOfComponents() == 1
+    _check_scalar(single, path)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise PosconError(f"{path}: its affine is singular or not finite; mend the header")
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
@@ -114,8 +118,7 @@ def read_scan(path: Path) -> Scan:
             affine = _sitk_affine(header)
             data = SimpleITK.GetArrayFromImage(header).T
             single = header.GetNumberOfComponentsPerPixel() == 1
-    if not single:
-        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number a voxel")
+    _check_scalar(single, path)
     return Scan(path, data.reshape(_spatial_shape(data.shape, path)), affine, header)
 
 
@@ -130,9 +133,7 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
         like: the scan that was segmented.
     """
     assert labels.shape == like.data.shape
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        part = Path(folder) / path.name
+    with complete(path) as part:
         if isinstance(like.header, nib.Nifti1Header):
             header = like.header.copy()
             header.set_data_dtype(labels.dtype)
@@ -148,8 +149,6 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
             image = SimpleITK.GetImageFromArray(labels.reshape(shape).T, isVector=False)
             image.CopyInformation(like.header)
             SimpleITK.WriteImage(image, str(part), useCompression=True)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == part):
-            file.replace(path.parent / file.name)  # .mhd: the voxels' file first, the header last
 
 
 def type_of(header: Any) -> Any:
@@ -186,6 +185,11 @@ def _check_file(path: Path) -> None:
         raise PosconError(f"{path}: not a format poscon reads ({', '.join(SUFFIXES)})")
     if path.stat().st_size == 0:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
+
+
+def _check_scalar(single: bool, path: Path) -> None:
+    if not single:
+        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number a voxel")
 
 
 @contextmanager

@@ -52,7 +52,11 @@ def read(root: Path, channel: int | None) -> Dataset:
 
 def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
     """Every training file that ``dataset.json`` lists must be there (test images need not be)."""
-    entries = [entry for entry in description.get("training", []) if isinstance(entry, dict)]
+    entries = description.get("training", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise PosconError(
+            f'{root / "dataset.json"}: training must be a list of {{"image": ..., "label": ...}}'
+        )
     listed = [root / path for entry in entries for path in entry.values()]
     missing = [path for path in listed if not path.is_file()]
     if missing:

@@ -31,6 +31,11 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     refuse_channel(channel, NAME)
+    if (root / "imagesTr").is_dir():
+        raise PosconError(
+            f"{root}: has imagesTr but no usable dataset.json beside it, so it is neither the "
+            "nnU-Net nor the Decathlon layout; mend dataset.json, or give the folder of the images"
+        )
     images, labels = _files(root)
     refuse_orphans(images, labels)
     stems = Counter(scan_stem(path) for path in images.values())

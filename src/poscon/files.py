@@ -1,0 +1,44 @@
+"""Writing so that a file or folder is complete or absent, and a full disk is one clear line."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from poscon.errors import PosconError
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[Path]:
+    """Write ``path``, a file or a folder, at a place beside it, and put it in place at the end.
+
+    Missing parent folders are made. If anything fails, nothing of it stays.
+
+    Yields:
+        Where to write; of the same name, in a folder that is made for it.
+
+    Raises:
+        PosconError: the disk is full, or the place cannot be written.
+    """
+    scratch = path.parent / f".writing-{path.name}-{os.getpid()}"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        yield scratch / path.name
+        # .mhd has its voxels in a file beside it: that first, the file that was asked for last
+        for entry in sorted(scratch.iterdir(), key=lambda entry: entry.name == path.name):
+            entry.replace(path.parent / entry.name)
+    except OSError as error:
+        reason = error.strerror or str(error)  # NumPy raises without errno when a disk is full
+        raise PosconError(
+            f"{path}: cannot be written ({reason}); is the disk full, or the place not writable?"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or absent."""
+    with complete(path) as part:
+        part.write_text(text, encoding="utf-8")
