@@ -152,8 +152,8 @@ def test_original_label_values_come_back(scans: Path, tmp_path: Path) -> None:
     finetune(
         tmp_path / "store",
         tmp_path / "run",
-        iterations=80,
-        settings=["network.width=4", "network.levels=2", "size=32", "batch=8", "optimiser.lr=0.01"],
+        iterations=150,
+        settings=["network.width=8", "network.levels=3", "size=32", "batch=8", "optimiser.lr=0.01"],
     )
     labels = segment(
         tmp_path / "run", scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "out.nii.gz"
