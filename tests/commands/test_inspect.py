@@ -140,9 +140,9 @@ def test_damaged_arrays(source):
     damaged = of_kind(inspect(store), "damaged")
     assert sorted(damaged) == ["p01", "p02", "p03", "p04"]
     assert "hash differs" in damaged["p01"]
-    assert "label.npy cannot be read" in damaged["p02"]
-    assert "image.npy cannot be read" in damaged["p03"]
-    assert "has shape (2, 2, 2), the manifest says (10, 16, 16)" in damaged["p04"]
+    assert "label.npy: cannot be read" in damaged["p02"]
+    assert "image.npy: cannot be read" in damaged["p03"]
+    assert "of shape (2, 2, 2), should be float16 of (10, 16, 16)" in damaged["p04"]
 
 
 def test_all_damaged(source):

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt
 
 from poscon import __version__
 from poscon.commands.pretrain import ENCODER
+from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
 from poscon.engine.inference import choose_device, class_scores
 from poscon.engine.optimisation import OptimiserSettings
@@ -21,7 +22,8 @@ from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console
 from poscon.seeds import mix_seed
 from poscon.semisup import find_method
-from poscon.settings import Settings, resolve, validate
+from poscon.semisup.base import FinetuneMethod
+from poscon.settings import resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, slice_size
 from poscon.store.store import CaseRecord, Store, read_names
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -42,51 +44,28 @@ _VIEWS = ViewSettings(
 )
 
 
-class FinetuneSettings(Settings):
-    """What ``poscon finetune`` may be told.
+class FinetuneSettings(TrainingSettings):
+    """What ``poscon finetune`` may be told besides what all training may.
 
     Attributes:
         method: fine-tuning method, see ``poscon methods``.
-        loss: settings of the method's loss.
         network: the architecture; None: that of the pre-trained encoder, else the default.
-        size: extent of the training crops in pixels; ``auto``: what covers the slices, at most 128.
         iterations: training steps, whatever the number of labelled cases.
         batch: slices a step.
         foreground: share of the slices cropped around foreground; matters for large slices only.
-        optimiser: optimiser and learning rates.
-        views: augmentation.
-        seed: of every random choice, the draw of the labelled subjects too.
-        device: where to train.
-        precision: ``auto``: bfloat16 where there is a GPU, else 32.
     """
 
     method: str = "supervised"
-    loss: dict[str, Any] = Field(default_factory=dict)
     network: NetworkSettings | None = None
-    size: PositiveInt | Literal["auto"] = "auto"
     iterations: PositiveInt = 1000
     batch: PositiveInt = 16
     foreground: float = Field(0.5, ge=0, le=1)
     optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3)
     views: ViewSettings = _VIEWS
-    seed: NonNegativeInt = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16"] = "auto"
 
-    @field_validator("precision", mode="before")
     @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete_loss(cls, values: Any) -> Any:
-        name = values.get("method", cls.model_fields["method"].default)
-        if not isinstance(name, str):
-            return values  # refused for its type
-        method = find_method(name)
-        loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
-        return {**values, "loss": loss.model_dump()}
+    def method_class(cls, name: str) -> type[FinetuneMethod]:
+        return find_method(name)
 
 
 def finetune(

@@ -2,12 +2,11 @@
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -15,9 +14,9 @@ from rich.text import Text
 
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.progress import progress_bar
 from poscon.report.contact_sheet import check_target, draw_contact_sheet
-from poscon.store.store import MANIFEST, CaseRecord, Manifest, Store, slices_sha256
+from poscon.store.oddities import DAMAGED, Oddity, find_oddities, labelled_voxels
+from poscon.store.store import MANIFEST, Manifest, Store
 
 CONTACT_SHEET = "contact_sheet.png"
 TABLE_SUFFIX = "_cases.csv"
@@ -29,23 +28,6 @@ CASE_COLUMNS = (
     "columns", "slice_mm", "row_mm", "column_mm", "spacing_from",
 )  # fmt: skip
 """Of the table of cases; the volume of each class and what is odd follow."""
-
-FEW_SLICES = 4  # fewer than this are few
-FAR = 2.0  # times the median, or its inverse
-ENOUGH = 5  # cases, below which nothing is called unusual among them
-ALMOST_ALL = 0.9
-OUTLIER = 5.0  # robust standard deviations (1.4826 MAD) of the log volume
-LEAST_SPREAD = 0.1  # of the log volume: the robust standard deviation is taken as no smaller
-
-SPACING_FROM: dict[Literal["layout", "user"], str] = {
-    "layout": "the data set's layout",
-    "user": "--source-spacing",
-}
-
-PROFILE_BINS = 20
-LEAST_ASYMMETRY = 0.3  # share of a profile's variation: less says nothing of its direction
-SHARED_DIRECTION = 0.75  # share of all scans' asymmetry along one line
-CLEAR_DIRECTION = 0.5  # cosine between a scan's asymmetry and that line
 
 Number = TypeVar("Number", int, float)
 
@@ -65,24 +47,6 @@ class ClassSummary:
     cases: int
     voxels: int
     ml: float
-
-
-@dataclass(frozen=True)
-class Oddity:
-    """Something a person should look at.
-
-    Attributes:
-        kind: a heading for all of the kind.
-        case: its id, or None if it is about the store.
-        text: what is odd, and what to do.
-    """
-
-    kind: str
-    case: str | None
-    text: str
-
-    def __str__(self) -> str:
-        return self.text if self.case is None else f"{self.case}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -157,8 +121,8 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     check_target(sheet)
     _check_table_target(table)
 
-    found = _read_arrays(opened)
-    findings = (*found.oddities, *_oddities(opened, found.profiles))
+    findings = find_oddities(opened)
+    damaged = {finding.case for finding in findings if finding.kind == DAMAGED}
     cases = opened.cases
     labelled = [case for case in cases if case.labelled]
     inspection = Inspection(
@@ -178,9 +142,9 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
         classes=tuple(
             ClassSummary(
                 name=name,
-                cases=sum(voxels[i] > 0 for _, voxels in _labelled(cases)),
-                voxels=sum(voxels[i] for _, voxels in _labelled(cases)),
-                ml=sum(voxels[i] * _voxel_ml(case) for case, voxels in _labelled(cases)),
+                cases=sum(voxels[i] > 0 for _, voxels in labelled_voxels(cases)),
+                voxels=sum(voxels[i] for _, voxels in labelled_voxels(cases)),
+                ml=sum(voxels[i] * case.voxel_ml for case, voxels in labelled_voxels(cases)),
             )
             for i, name in enumerate(opened.class_names)
         ),
@@ -189,7 +153,7 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
         contact_sheet=sheet,
         case_table=table,
     )
-    draw_contact_sheet(opened, sheet, [case for case in cases if case.id not in found.unreadable])
+    draw_contact_sheet(opened, sheet, [case for case in cases if case.id not in damaged])
     _write_table(table, opened, findings)
     return inspection
 
@@ -202,294 +166,6 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         _oddity_list(inspection),
         Text(f"all cases: {inspection.case_table}"),
     ]
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """What only the arrays tell.
-
-    Attributes:
-        oddities: damaged cases.
-        unreadable: ids of the cases without usable arrays.
-        profiles: by id of each case with foreground, its `_area_profile`.
-    """
-
-    oddities: tuple[Oddity, ...]
-    unreadable: frozenset[str]
-    profiles: dict[str, np.ndarray]
-
-
-def _read_arrays(store: Store) -> _Arrays:
-    oddities: list[Oddity] = []
-    unreadable: set[str] = set()
-    profiles: dict[str, np.ndarray] = {}
-    n_classes = len(store.class_names)
-    with progress_bar() as progress:
-        task = progress.add_task("reading", total=len(store.cases), status="")
-        for case in store.cases:
-            try:
-                image = _load(store, case, "image")
-                label = _load(store, case, "label") if case.labelled else None
-            except PosconError as error:
-                oddities.append(Oddity("damaged", case.id, f"{error}; prepare the store again"))
-                unreadable.add(case.id)
-            else:
-                if slices_sha256(image, label) != case.stored_sha256:
-                    oddities.append(
-                        Oddity(
-                            "damaged",
-                            case.id,
-                            "its arrays are not those that were prepared (the hash differs); "
-                            "prepare the store again",
-                        )
-                    )
-                elif label is not None and label.any():
-                    profiles[case.id] = _area_profile(label, n_classes)
-            progress.advance(task)
-    return _Arrays(tuple(oddities), frozenset(unreadable), profiles)
-
-
-def _load(store: Store, case: CaseRecord, kind: str) -> np.ndarray:
-    """Read an array whole. Unlike the store's own maps it does not stay open: there may be many."""
-    path = store.path / "cases" / case.id / f"{kind}.npy"
-    try:
-        array = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise PosconError(f"{kind}.npy cannot be read ({error})") from error
-    if array.shape != case.shape:
-        raise PosconError(f"{kind}.npy has shape {array.shape}, the manifest says {case.shape}")
-    return array
-
-
-def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
-    """What is odd among undamaged cases, most serious kind first."""
-    cases = store.cases
-    return [
-        *_same_scan(cases),
-        *_other_way(cases, profiles),
-        *_missing_classes(store),
-        *_unusual_volumes(store),
-        *_few_slices(cases),
-        *_far_from_median(cases),
-        *_mixed(
-            cases, "planes", lambda case: case.geometry.plane, "choose one with prepare --plane"
-        ),
-        *_mixed(
-            cases,
-            "modalities",
-            lambda case: case.intensity.modality,
-            "if that is wrong, say with prepare --modality",
-        ),
-        *_stated_spacing(cases),
-    ]
-
-
-def _same_scan(cases: Sequence[CaseRecord]) -> list[Oddity]:
-    by_pixels: dict[str, list[CaseRecord]] = defaultdict(list)
-    for case in cases:
-        by_pixels[case.pixels_sha256].append(case)
-    oddities = []
-    for first, *others in by_pixels.values():
-        for other in others:
-            text = f"the same scan as {first.id}"
-            if other.subject != first.subject:
-                text += (
-                    f", but subject {other.subject} and not {first.subject}: one may be trained "
-                    "on and the other tested on"
-                )
-            oddities.append(Oddity("the same scan twice", other.id, f"{text}; leave one out"))
-    return oddities
-
-
-def _area_profile(label: np.ndarray, n_classes: int) -> np.ndarray:
-    """How each class is spread along the slice axis, within the labelled slices.
-
-    The extent is cropped to the foreground, because how much of the body lies beyond it differs
-    from scan to scan and says nothing about the direction.
-
-    Args:
-        label: (slices, rows, columns) class indices, with foreground.
-        n_classes: of foreground.
-
-    Returns:
-        (n_classes, PROFILE_BINS) float32; each class sums to 1, or to 0 where it is absent.
-    """
-    areas = np.stack([np.bincount(s.ravel(), minlength=n_classes + 1)[1:] for s in label], axis=1)
-    occupied = np.flatnonzero(areas.any(axis=0))
-    areas = areas[:, occupied[0] : occupied[-1] + 1]
-    n_slices = areas.shape[1]
-    below = np.concatenate([np.zeros((n_classes, 1)), areas.cumsum(axis=1)], axis=1)
-    edges = np.linspace(0, 1, PROFILE_BINS + 1)
-    slice_edges = np.linspace(0, 1, n_slices + 1)
-    profile = np.stack([np.diff(np.interp(edges, slice_edges, row)) for row in below])
-    total = profile.sum(axis=1, keepdims=True)
-    return np.divide(profile, total, out=np.zeros_like(profile), where=total > 0).astype(np.float32)
-
-
-def _other_way(cases: Sequence[CaseRecord], profiles: dict[str, np.ndarray]) -> list[Oddity]:
-    """Cases whose slices seem to run against those of the others, by where the classes lie.
-
-    Reversing the slices negates the antisymmetric part of an area profile and leaves the
-    symmetric part. So where anatomy has a direction, the antisymmetric parts of all scans lie
-    along one line, whichever way each scan runs: the first principal component through 0, which
-    no mixture of directions can cancel, unlike the mean profile. Scans on its two sides run
-    opposite ways. Nothing is said unless the line holds most of the asymmetry (SHARED_DIRECTION
-    of it), and nothing of a scan that is nearly symmetric or far from the line. Frames of a
-    subject are one scan in one order and judged together.
-
-    Lesions that may lie anywhere stay below SHARED_DIRECTION, except for two small kinds that
-    never overlap: in about half of the scans the one is above, in the other half the other. That
-    cannot be told from a store with both orders, so without a clear majority the message asks.
-    """
-    members: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for case in cases:
-        if case.id in profiles:
-            by_subject = case.frame is not None
-            members[case.geometry.plane, case.subject if by_subject else f"case {case.id}"].append(
-                case.id
-            )
-    if not members:
-        return []
-    scans = list(members.values())
-    mean = np.stack([np.mean([profiles[i] for i in ids], axis=0) for ids in scans])
-    odd = ((mean - mean[..., ::-1]) / 2).reshape(len(scans), -1)
-    varying = np.linalg.norm(
-        (mean - mean.mean(axis=(1, 2), keepdims=True)).reshape(odd.shape), axis=1
-    )
-    size = np.linalg.norm(odd, axis=1)
-    telling = size > LEAST_ASYMMETRY * varying
-    scans = [ids for ids, tells in zip(scans, telling, strict=True) if tells]
-    if len(scans) < ENOUGH:
-        return []
-    unit = odd[telling] / size[telling, None]
-    variances, axes = np.linalg.eigh(unit.T @ unit / len(unit))
-    if variances[-1] < SHARED_DIRECTION:
-        return []
-    along = unit @ axes[:, -1]
-    along *= (
-        -1 if along[0] < 0 else 1
-    )  # if both ways are equally many, the first scan's is the usual one
-    one, other = (along >= CLEAR_DIRECTION).sum(), (along <= -CLEAR_DIRECTION).sum()
-    against = along <= -CLEAR_DIRECTION if other <= one else along >= CLEAR_DIRECTION
-    usual, unusual = max(one, other), min(one, other)
-    text = f"seems to run against {usual} of {usual + unusual} scans; if so, name it for --reverse"
-    if unusual > usual / 2:
-        text = (
-            f"its classes run against those of {usual} of {usual + unusual} scans: look whether "
-            "its slices do, and which way is right"
-        )
-    return [
-        Oddity(
-            "slices that may run the other way",
-            i,
-            text,
-        )
-        for ids, is_against in zip(scans, against, strict=True)
-        if is_against
-        for i in ids
-    ]
-
-
-def _missing_classes(store: Store) -> list[Oddity]:
-    labelled = _labelled(store.cases)
-    oddities = [
-        Oddity("labelled, but empty", case.id, "its label map has no foreground")
-        for case, voxels in labelled
-        if not any(voxels)
-    ]
-    annotated = [(case, voxels) for case, voxels in labelled if any(voxels)]
-    for i, name in enumerate(store.class_names):
-        without = [case.id for case, voxels in annotated if not voxels[i]]
-        n = len(annotated)
-        if n >= ENOUGH and n - len(without) >= ALMOST_ALL * (n - 1):
-            text = f"{name} is missing; {n - len(without)} of {n} annotated cases have it"
-            oddities.extend(Oddity("a class is missing", case_id, text) for case_id in without)
-    return oddities
-
-
-def _unusual_volumes(store: Store) -> list[Oddity]:
-    oddities: list[Oddity] = []
-    for i, name in enumerate(store.class_names):
-        having = [(case, voxels[i]) for case, voxels in _labelled(store.cases) if voxels[i]]
-        if len(having) < ENOUGH:
-            continue
-        ml = np.array([voxels * _voxel_ml(case) for case, voxels in having])
-        deviation = np.log(ml) - np.median(np.log(ml))
-        spread = max(1.4826 * float(np.median(np.abs(deviation))), LEAST_SPREAD)
-        oddities.extend(
-            Oddity(
-                "an unusual volume",
-                having[j][0].id,
-                f"{name} has {ml[j]:.3g} ml, the median is {np.median(ml):.3g} ml",
-            )
-            for j in np.flatnonzero(np.abs(deviation) > OUTLIER * spread)
-        )
-    return oddities
-
-
-def _few_slices(cases: Sequence[CaseRecord]) -> list[Oddity]:
-    return [
-        Oddity("few slices", case.id, f"only {case.shape[0]}: its positions say little")
-        for case in cases
-        if case.shape[0] < FEW_SLICES
-    ]
-
-
-def _far_from_median(cases: Sequence[CaseRecord]) -> list[Oddity]:
-    """Extents in plane and slice spacings unlike those of the other cases in the same plane."""
-    oddities: list[Oddity] = []
-    for plane in sorted({case.geometry.plane for case in cases}):
-        group = [case for case in cases if case.geometry.plane == plane]
-        # (cases, 3): slice spacing, extent along rows and along columns, all mm
-        mm = np.array([(c.spacing[0], *np.multiply(c.shape[1:], c.spacing[1:])) for c in group])
-        median = np.median(mm, axis=0)
-        far = (mm > FAR * median) | (mm < median / FAR)
-        for case, sizes, (spacing_far, *extent_far) in zip(group, mm, far, strict=True):
-            if spacing_far:
-                text = f"slices {sizes[0]:.3g} mm apart, the median is {median[0]:.3g} mm"
-                oddities.append(Oddity("an unusual slice spacing", case.id, text))
-            if any(extent_far):
-                text = (
-                    f"a slice measures {sizes[1]:.0f} x {sizes[2]:.0f} mm, the median is "
-                    f"{median[1]:.0f} x {median[2]:.0f} mm"
-                )
-                oddities.append(Oddity("an unusual extent in plane", case.id, text))
-    return sorted(oddities, key=lambda oddity: oddity.kind)
-
-
-def _mixed(
-    cases: Sequence[CaseRecord], what: str, key: Callable[[CaseRecord], str], advice: str
-) -> list[Oddity]:
-    """One line if the cases differ in something that most data sets have but one of."""
-    examples: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        examples[key(case)].append(case.id)
-    if len(examples) == 1:
-        return []
-    parts = (f"{value} in {len(ids)} (such as {ids[0]})" for value, ids in examples.items())
-    return [Oddity(f"mixed {what}", None, f"{', '.join(parts)}; {advice}")]
-
-
-def _stated_spacing(cases: Sequence[CaseRecord]) -> list[Oddity]:
-    counts = Counter(case.spacing_from for case in cases)
-    return [
-        Oddity(
-            "spacing not from the headers",
-            None,
-            f"that of {counts[origin]} of {len(cases)} cases was stated by {who}",
-        )
-        for origin, who in SPACING_FROM.items()
-        if counts[origin]
-    ]
-
-
-def _labelled(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
-    """The labelled cases, each with the voxels of its classes."""
-    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]
-
-
-def _voxel_ml(case: CaseRecord) -> float:
-    return float(np.prod(case.spacing)) / 1000
 
 
 def _range(values: Iterable[Number]) -> tuple[Number, Number]:
@@ -549,7 +225,7 @@ def _case_table(inspection: Inspection) -> Table:
         shape = " x ".join(map(str, case.shape))
         mm = " x ".join(f"{size:.3g}" for size in case.spacing)
         foreground = (
-            "-" if case.class_voxels is None else f"{sum(case.class_voxels) * _voxel_ml(case):.4g}"
+            "-" if case.class_voxels is None else f"{sum(case.class_voxels) * case.voxel_ml:.4g}"
         )
         table.add_row(escape(case.id), escape(case.subject), shape, mm, foreground)
     return table
@@ -608,7 +284,7 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
             ml = (
                 [""] * len(store.class_names)
                 if voxels is None
-                else [f"{n * _voxel_ml(case):.6g}" for n in voxels]
+                else [f"{n * case.voxel_ml:.6g}" for n in voxels]
             )
             writer.writerow(
                 [

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt
 
 from poscon import __version__
 from poscon.engine.collapse import CollapseWatch
+from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import SliceReader, UnlabelledBatches
 from poscon.engine.inference import choose_device
-from poscon.engine.optimisation import OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
 from poscon.errors import PosconError
@@ -19,61 +18,37 @@ from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.networks.weights import save_weights
 from poscon.pretext import find_method
+from poscon.pretext.base import PretextMethod
 from poscon.seeds import mix_seed
-from poscon.settings import Settings, resolve, validate
+from poscon.settings import resolve, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import Store
-from poscon.views import ViewMaker, ViewSettings, canvas_size
+from poscon.views import ViewMaker, canvas_size
 
 ENCODER = "encoder.safetensors"
 CHUNK_STEPS = 500
 
 
-class PretrainSettings(Settings):
-    """What ``poscon pretrain`` may be told.
+class PretrainSettings(TrainingSettings):
+    """What ``poscon pretrain`` may be told besides what all training may.
 
     Attributes:
         method: pre-training method, see ``poscon methods``.
-        loss: settings of the method's loss.
         network: the architecture.
         head: the projection head.
-        size: extent of the views in pixels; ``auto``: what covers the slices, at most 128.
         epochs: how often every slice is seen.
         batch: slices a step; each gives two views.
-        optimiser: optimiser and learning rates.
-        views: how views differ from their slice.
-        seed: of every random choice.
-        device: where to train.
-        precision: ``auto``: bfloat16 where there is a GPU, else 32.
     """
 
     method: str = "pcl"
-    loss: dict[str, Any] = Field(default_factory=dict)
     network: NetworkSettings = NetworkSettings()
     head: HeadSettings = HeadSettings()
-    size: PositiveInt | Literal["auto"] = "auto"
     epochs: PositiveInt = 10
     batch: int = Field(64, ge=2)
-    optimiser: OptimiserSettings = OptimiserSettings()
-    views: ViewSettings = ViewSettings()
-    seed: NonNegativeInt = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16"] = "auto"
 
-    @field_validator("precision", mode="before")
     @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete_loss(cls, values: Any) -> Any:
-        name = values.get("method", cls.model_fields["method"].default)
-        if not isinstance(name, str):
-            return values  # refused for its type
-        method = find_method(name)
-        loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
-        return {**values, "loss": loss.model_dump()}
+    def method_class(cls, name: str) -> type[PretextMethod]:
+        return find_method(name)
 
 
 def pretrain(

@@ -122,6 +122,12 @@ class CaseRecord(_Record):
         return self
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a stored voxel in ml."""
+        slice_mm, row_mm, column_mm = self.spacing
+        return slice_mm * row_mm * column_mm / 1000
+
+    @property
     def labelled(self) -> bool:
         return self.source_label is not None
 
