@@ -219,8 +219,8 @@ def _case_table(inspection: Inspection) -> Table:
     table = Table(caption=f"... and {more} more" if more else None, caption_justify="left")
     for heading in ("case", "subject"):
         table.add_column(heading, overflow="fold")
-    for heading in ("slices x rows x columns", "mm", "foreground (ml)"):
-        table.add_column(heading, justify="right")
+    for heading in ("slices x rows\nx columns", "mm", "foreground\n(ml)"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for case in shown:
         shape = " x ".join(map(str, case.shape))
         mm = " x ".join(f"{size:.3g}" for size in case.spacing)
