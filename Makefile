@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # On a machine without an NVIDIA GPU the CPU build of torch is taken where an index offers it:
 # it is a tenth of the CUDA build's size.
 TORCH := $(shell $(PYTHON) -c 'import re;print(re.search(r"^torch==\S+", open("constraints.txt").read(), re.M)[0])')

@@ -3,10 +3,12 @@
     python benchmarks/pretraining.py STORE [--size 48] [--batch 64] [--rounds 20]
 
 Side by side in one run, step by step in turn: the full step (slices from the store, two views, PCL,
-AdamW) and the same step on one resident batch of random views. Medians; also the parts of a step.
+AdamW), the same step on one resident batch of random views, and that with the convolutions' memory
+laid out channels first, as torch has it. Medians; also the parts of a step.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -38,8 +40,9 @@ def main() -> None:
     encoder = Encoder(NetworkSettings())
     head = ProjectionHead(encoder.settings.feature_channels, HeadSettings())
     model = nn.ModuleList([encoder, head])
+    plain = copy.deepcopy(model)
     channels_last(model)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimisers = {net: torch.optim.AdamW(net.parameters()) for net in (model, plain)}
     resident = torch.randn(2 * arguments.batch, 1, size, size)
     positions = batches.batch(0).positions.repeat(2)
     spent: dict[str, list[float]] = {}
@@ -50,12 +53,13 @@ def main() -> None:
         spent.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
-    def learn(images: torch.Tensor, positions: torch.Tensor, of: str) -> None:
-        z = timed(f"{of}forward", lambda: head(encoder(images)[-1]))
+    def learn(net: nn.ModuleList, images: torch.Tensor, positions: torch.Tensor, of: str) -> None:
+        z = timed(f"{of}forward", lambda: net[1](net[0](images)[-1]))
         loss = timed(
             f"{of}loss",
             lambda: positional_contrastive_loss(z, positions, threshold=0.1, temperature=0.1),
         )
+        optimiser = optimisers[net]
         optimiser.zero_grad()
         timed(f"{of}backward", lambda: (loss.backward(), loss)[1])
         timed(f"{of}optimiser", lambda: (optimiser.step(), loss)[1])
@@ -73,11 +77,14 @@ def main() -> None:
                 [views(images, step, view=0), views(images, step, view=1)]
             ),
         )
-        learn(both, batch.positions.repeat(2), "")
+        learn(model, both, batch.positions.repeat(2), "")
         spent.setdefault("full step", []).append(time.perf_counter() - started)
         started = time.perf_counter()
-        learn(resident, positions, "bare ")
+        learn(model, resident, positions, "bare ")
         spent.setdefault("bare step", []).append(time.perf_counter() - started)
+        started = time.perf_counter()
+        learn(plain, resident, positions, "plain ")
+        spent.setdefault("plain step", []).append(time.perf_counter() - started)
     median = {name: statistics.median(values) * 1e3 for name, values in spent.items()}
     ratio = statistics.median(
         bare / full for bare, full in zip(spent["bare step"], spent["full step"], strict=True)
@@ -88,6 +95,8 @@ def main() -> None:
     for name in ("read", "views", "forward", "loss", "backward", "optimiser", "full step"):
         print(f"| {name} | {median[name]:.1f} | {median[name] / median['full step']:.1%} |")
     print(f"| bare step, resident batch | {median['bare step']:.1f} | {ratio:.1%} |")
+    slower = median["plain step"] / median["bare step"]
+    print(f"| bare step, channels first | {median['plain step']:.1f} | {slower:.2f} x bare |")
     print(f"\n{arguments.batch / median['full step'] * 1e3:.0f} slices a second")
 
 

@@ -1,9 +1,14 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import pytest
+
+from poscon.volumes.scan import scan_stem
 
 COMMANDS = ["prepare", "inspect", "pretrain", "finetune", "predict", "evaluate", "demo"]
 
@@ -117,3 +122,48 @@ def test_the_main_job_on_the_command_line(tmp_path: Path, scans: Path) -> None:
     assert (tmp_path / "results.json").is_file()
     assert (tmp_path / "results.csv").is_file()
     assert (tmp_path / "store" / "contact_sheet.png").is_file()
+
+
+def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path) -> None:
+    """Hippocampus and cardiac MRI: label maps lie on the scans they came from."""
+    hippocampus, acdc = tmp_path / "Task04_Hippocampus", tmp_path / "acdc"
+    task = shared_data / "msd" / "Task04_Hippocampus"
+    description = json.loads((task / "dataset.json").read_text())
+    description["training"] = description["training"][:4]
+    for entry in description["training"]:
+        for path in entry.values():
+            (hippocampus / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(task / path, hippocampus / path)
+    (hippocampus / "dataset.json").write_text(json.dumps(description))
+    for patient in ("patient002", "patient003", "patient004"):
+        shutil.copytree(shared_data / "acdc" / "training" / patient, acdc / patient)
+    for source, options, test in (
+        (hippocampus, ["--plane", "coronal"], scan_stem(Path(entry["image"]))),
+        (acdc, [], "patient004"),
+    ):
+        place = tmp_path / f"out_{source.name}"
+        place.mkdir()
+        (place / "test.txt").write_text(f"{test}\n")
+        tiny = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=8"]
+        few = ["--exclude", "test.txt", "--iterations", 3, "-s", "size=32", "-s", "batch=4"]
+        for step in (
+            ["prepare", source, "store", *options],
+            ["pretrain", "store", "pre", "--exclude", "test.txt", "--epochs", 1, *tiny],
+            ["finetune", "store", "seg", "--init", "pre", "--labelled", 2, *few],
+            ["predict", "seg", source, "out", "--cases", "test.txt"],
+            ["evaluate", "out", source, "--out", "results.json"],
+        ):
+            result = poscon(*step, cwd=place)
+            assert result.returncode == 0, result.stderr
+        predicted = sorted((place / "out").glob("*.nii.gz"))
+        assert [path.name.startswith(test) for path in predicted] == [True] * (
+            2 if source == acdc else 1
+        )
+        for path in predicted:
+            (scan,) = (
+                source.rglob(path.name) if source == acdc else source.glob(f"imagesTr/{path.name}")
+            )
+            ours, theirs = nib.load(path), nib.load(scan)
+            assert ours.shape == theirs.shape
+            assert (ours.affine == theirs.affine).all()
+        assert json.loads((place / "results.json").read_text())["cases"]
