@@ -407,3 +407,12 @@ def test_views_that_are_not_warped_are_only_shifted_and_mirrored():
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(ViewSettings, wrong)
+
+
+def test_mixed_precision_does_not_move_pixels():
+    """Under autocast, as on a GPU, the geometry is still that of single precision."""
+    images = pictures(size=96)
+    view = draw_view(2, GEOMETRY, 5)
+    expected = apply_view(images, view, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(apply_view(images, view, 64), expected)

@@ -147,6 +147,11 @@ def apply_view_to_labels(labels: Tensor, view: View, size: int) -> Tensor:
 
 def _grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
     """Where each pixel of the view lies on the canvas, (B, size, size, 2), x before y."""
+    with torch.autocast(device.type, enabled=False):  # bfloat16 cannot tell pixels apart
+        return _float_grid(view, size, canvas, device)
+
+
+def _float_grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
     matrix = view.matrix.to(device)
     axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")

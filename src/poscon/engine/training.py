@@ -180,7 +180,6 @@ class _Chunks(Callback):
         self.task = self.progress.add_task(
             self.title, total=self.batches.total_steps, completed=trainer.global_step, status=""
         )
-        self.last_loss: Tensor | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
@@ -195,7 +194,6 @@ class _Chunks(Callback):
             self.sums[name] += value.detach() if isinstance(value, Tensor) else value
         self.count += 1
         self.slices = len(batch[0].images)
-        status = ""
         if not self.progress.disable and self.count % 10 == 1:
             status = f"loss {float(self.sums['loss'] / self.count):.3f}"
             if "chance" in self.sums:
