@@ -212,3 +212,11 @@ def test_training_needs_no_scan_library(store: Path, tmp_path: Path) -> None:
         "assert not {'nibabel', 'SimpleITK'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_mixed_precision_learns_like_single_precision(store: Path, tmp_path: Path) -> None:
+    for precision in ("32", "bf16"):
+        settings = [*TINY, "optimiser.lr=0.01", f"precision={precision}"]
+        pretrain(store, tmp_path / precision, epochs=6, settings=settings)
+    single, mixed = (float(losses(tmp_path / p)[-1][1]) for p in ("32", "bf16"))
+    assert mixed == pytest.approx(single, rel=0.05)
