@@ -1,10 +1,8 @@
 """Fine-tuning methods, one file each: a pure loss function and a small module around it."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from poscon.errors import PosconError
-from poscon.settings import nearest
+from poscon.methods import load_method
 
 if TYPE_CHECKING:
     from poscon.semisup.base import FinetuneMethod
@@ -14,14 +12,5 @@ METHODS = {"supervised": "Supervised"}
 
 
 def find_method(name: str) -> "type[FinetuneMethod]":
-    """The class of a fine-tuning method.
-
-    Raises:
-        PosconError: there is none of that name.
-    """
-    if name not in METHODS:
-        raise PosconError(
-            f"fine-tuning method {name!r} is unknown{nearest(name, METHODS)}; "
-            f"known are {', '.join(METHODS)}"
-        )
-    return getattr(import_module(f"poscon.semisup.{name}"), METHODS[name])
+    """The class of a fine-tuning method."""
+    return load_method("fine-tuning", __name__, METHODS, name)
