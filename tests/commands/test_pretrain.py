@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from poscon.commands.pretrain import pretrain
+from poscon.engine.data import UnlabelledBatches
 from poscon.engine.training import MetricsFile
 from poscon.errors import PosconError
 from poscon.networks.weights import read_weights
@@ -220,3 +221,20 @@ def test_mixed_precision_learns_like_single_precision(store: Path, tmp_path: Pat
         pretrain(store, tmp_path / precision, epochs=6, settings=settings)
     single, mixed = (float(losses(tmp_path / p)[-1][1]) for p in ("32", "bf16"))
     assert mixed == pytest.approx(single, rel=0.05)
+
+
+def test_every_step_is_trained_on_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also across checkpoints: a resumed run could equal a whole one that repeats its first."""
+    seen: list[int] = []
+    original = UnlabelledBatches.batch
+
+    def recording(self: UnlabelledBatches, step: int) -> Any:
+        seen.append(step)
+        return original(self, step)
+
+    monkeypatch.setattr(UnlabelledBatches, "batch", recording)
+    pretrain(store, tmp_path / "run", epochs=3, settings=TINY)
+    assert len(losses(tmp_path / "run")) == 3
+    assert seen == list(range(int(losses(tmp_path / "run")[-1][0])))
