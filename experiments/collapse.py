@@ -62,9 +62,13 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     batch.images = batch.images.float()
     torch.manual_seed(mix_seed(chosen.seed, -1))
     method = PositionalContrast(
-        Encoder(chosen.network), chosen.head, PositionalContrast.Settings(**chosen.loss)
+        Encoder(chosen.network),
+        chosen.head,
+        PositionalContrast.Settings(**chosen.loss),
+        len(reader),
     )
-    step = method.step(batch, ViewMaker(chosen.views, chosen.size), mix_seed(chosen.seed, 0))
+    views = ViewMaker(chosen.views, chosen.size)
+    step = method.step(batch, views, mix_seed(chosen.seed, 0), 0.0)
     step.loss.backward()
     squares = [p.grad.square().sum() for p in method.encoder.parameters() if p.grad is not None]
     threshold = chosen.loss["threshold"]

@@ -185,6 +185,12 @@ def finetune(
         Path | None, typer.Option(help="File naming the labelled cases to use or draw from.")
     ] = None,
     exclude: Exclude = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="File naming cases to use without labels, for methods that do; default: the rest."
+        ),
+    ] = None,
     validation: Annotated[
         Path | None,
         typer.Option(help="File naming cases to watch while training; nothing is chosen by them."),
@@ -209,6 +215,7 @@ def finetune(
         labelled=labelled,
         cases=cases,
         exclude=exclude,
+        unlabelled=unlabelled,
         validation=validation,
         method=method,
         iterations=iterations,
@@ -303,10 +310,12 @@ def methods() -> None:
     from poscon import pretext, semisup
 
     for title, room in (("Pre-training", pretext), ("Fine-tuning", semisup)):
-        table = Table("method", "what it does", "source", title=title, title_justify="left")
+        table = Table(
+            "method", "what it does", "needs", "source", title=title, title_justify="left"
+        )
         for name in room.METHODS:
             method = room.find_method(name)
-            table.add_row(name, method.summary, method.citation)
+            table.add_row(name, method.summary, method.needs, method.citation)
         _show(table)
 
 

@@ -1,11 +1,49 @@
-"""Finding a method by its name: the module it is in is imported only then."""
+"""What the methods of pre-training and of fine-tuning have in common, and finding one by its name.
+
+A method's module is imported only when it is asked for.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
+from torch import nn
+
+from poscon import settings
 from poscon.errors import PosconError
-from poscon.settings import nearest
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+
+class Method(nn.Module):
+    """A loss, and the modules that it trains.
+
+    A method knows nothing of disks, devices or other methods. What it carries from step to step
+    (a memory bank, a teacher) is buffers, so that a checkpoint has it.
+    """
+
+    class Settings(settings.Settings):
+        """The settings of the loss; every method has its own."""
+
+    summary: ClassVar[str]
+    """What it does, in one line, for ``poscon methods``."""
+    citation: ClassVar[str]
+    needs: ClassVar[str]
+    """What data it needs, for ``poscon methods``."""
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        """The loss of one batch.
+
+        Args:
+            batch: slices on their canvas.
+            views: makes views of them.
+            seed: every random choice of the step follows from it.
+            progress: share of the training's steps that are done, from 0 to just below 1.
+        """
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each step of the optimiser."""
 
 
 def load_method(kind: str, room: str, methods: Mapping[str, str], name: str) -> Any:
@@ -14,7 +52,7 @@ def load_method(kind: str, room: str, methods: Mapping[str, str], name: str) -> 
     Args:
         kind: what to call it in a message.
         room: the package that has a module for each method.
-        methods: class by method name; the module has the method's name.
+        methods: class by method name; the module has the method's name, ``_`` for ``-``.
         name: of the method.
 
     Raises:
@@ -22,7 +60,7 @@ def load_method(kind: str, room: str, methods: Mapping[str, str], name: str) -> 
     """
     if name not in methods:
         raise PosconError(
-            f"{kind} method {name!r} is unknown{nearest(name, methods)}; "
+            f"{kind} method {name!r} is unknown{settings.nearest(name, methods)}; "
             f"known are {', '.join(methods)}"
         )
-    return getattr(import_module(f"{room}.{name}"), methods[name])
+    return getattr(import_module(f"{room}.{name.replace('-', '_')}"), methods[name])

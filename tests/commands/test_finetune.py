@@ -46,7 +46,7 @@ def test_starts_from_the_encoder_it_is_given(store: Path, pretrained: Path, tmp_
             torch.testing.assert_close(model[f"encoder.{name}"], value)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["inputs"]["init"] == str(pretrained)
-    assert config["inputs"]["encoder"] == f"{len(encoder)} tensors loaded"
+    assert config["inputs"]["loaded"] == f"encoder: {len(encoder)} tensors loaded"
     assert config["settings"]["network"]["width"] == 4
 
 

@@ -287,7 +287,8 @@ def test_chunks_in_a_row_are_all_steps(store, make):
         assert 1 <= len(part) <= batches.chunk_steps
         seen += part
     assert len(seen) == batches.total_steps
-    for step, (batch, seed) in enumerate(seen):
+    for step, (batch, seed, progress) in enumerate(seen):
+        assert progress == step / batches.total_steps
         assert same(batch, batches.batch(step))
         assert seed == mix_seed(5, step)
     assert list(batches) == []

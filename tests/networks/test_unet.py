@@ -55,31 +55,47 @@ def test_parameters_are_the_encoders_or_the_decoders():
     """Names are what pre-trained weights are loaded by."""
     whole = network()
     names = [*whole.state_dict()]
-    assert {name.split(".")[0] for name in names} == {"encoder", "decoder"}
+    assert {name.split(".")[0] for name in names} == {"encoder", "decoder", "classifier"}
     encoder = {f"encoder.{name}" for name in Encoder(SMALL).state_dict()}
     assert encoder == {name for name in names if name.startswith("encoder.")}
-    decoder = {f"decoder.{name}" for name in Decoder(SMALL, 3).state_dict()}
+    decoder = {f"decoder.{name}" for name in Decoder(SMALL).state_dict()}
     assert decoder == {name for name in names if name.startswith("decoder.")}
 
 
 def test_the_number_of_classes_touches_the_classifier_only():
     two, five = network(n_classes=2).state_dict(), network(n_classes=5).state_dict()
     different = {name for name in two if two[name].shape != five[name].shape}
-    assert different == {"decoder.classifier.weight", "decoder.classifier.bias"}
+    assert different == {"classifier.weight", "classifier.bias"}
 
 
 def test_every_skip_reaches_the_output():
     whole = network()
     features = whole.encoder(torch.randn(1, 1, 8, 8))
-    scores = whole.decoder(features)
+    scores = whole.decoder(features)[-1]
     for level, feature in enumerate(features):
         changed = [f + (f is feature) for f in features]
-        assert not torch.allclose(whole.decoder(changed), scores), level
+        assert not torch.allclose(whole.decoder(changed)[-1], scores), level
 
 
 def test_forward_is_the_decoder_of_the_encoder():
     whole, images = network(), torch.randn(2, 1, 8, 8)
-    assert torch.equal(whole(images), whole.decoder(whole.encoder(images)))
+    finest = whole.decoder(whole.encoder(images))[-1]
+    assert torch.equal(whole(images), whole.classifier(finest))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, None])
+def test_a_decoder_of_some_blocks_is_the_beginning_of_the_whole(blocks):
+    """By name too, so that what it learnt has a place in the whole."""
+    whole = network()
+    part = Decoder(SMALL, blocks=blocks)
+    names = part.state_dict().keys()
+    part.load_state_dict({k: v for k, v in whole.decoder.state_dict().items() if k in names})
+    features = whole.encoder(torch.randn(1, 1, 8, 8))
+    maps = part.eval()(features)
+    assert len(maps) == (blocks or SMALL.levels)
+    for ours, theirs in zip(maps, whole.decoder(features), strict=False):
+        assert torch.equal(ours, theirs)
+    assert [m.shape[-1] for m in maps] == [4, 8][:blocks]
 
 
 def test_a_larger_picture_gives_the_same_scores_far_from_the_border():

@@ -13,8 +13,6 @@ from torch.utils._pytree import tree_iter
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
-from poscon.pretext import METHODS, find_method
-from poscon.pretext.base import PretextMethod
 from poscon.pretext.pcl import PositionalContrast, positional_contrastive_loss
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -328,7 +326,7 @@ def method(threshold=0.3, temperature=0.1) -> PositionalContrast:
     torch.manual_seed(0)
     encoder = Encoder(NetworkSettings(width=2, levels=2))
     loss = PositionalContrast.Settings(threshold=threshold, temperature=temperature)
-    return PositionalContrast(encoder, HeadSettings(dimension=8), loss)
+    return PositionalContrast(encoder, HeadSettings(dimension=8), loss, n_slices=8)
 
 
 def batch(n=4) -> SliceBatch:
@@ -339,7 +337,7 @@ def batch(n=4) -> SliceBatch:
 
 
 def test_a_step_follows_from_its_seed():
-    first, again, other = (method().step(batch(), VIEWS, seed) for seed in (5, 5, 6))
+    first, again, other = (method().step(batch(), VIEWS, seed, 0.0) for seed in (5, 5, 6))
     assert torch.equal(first.loss, again.loss)
     assert torch.equal(first.logs["similarity"], again.logs["similarity"])
     assert not torch.equal(first.loss, other.loss)
@@ -348,7 +346,7 @@ def test_a_step_follows_from_its_seed():
 def test_a_step_leaves_the_global_generator_alone():
     pcl = method()
     before = torch.get_rng_state()
-    pcl.step(batch(), VIEWS, 5)
+    pcl.step(batch(), VIEWS, 5, 0.0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -357,7 +355,7 @@ def test_a_step_is_the_loss_of_two_different_views():
     seen = []
     pcl.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     pcl.head.register_forward_hook(lambda *args: seen.append(args[2]))
-    step = pcl.step(slices, VIEWS, seed)
+    step = pcl.step(slices, VIEWS, seed, 0.0)
     pair, embeddings = seen
     assert pair.shape == (8, 1, SIZE, SIZE)
     assert embeddings.shape == (8, 8)
@@ -377,7 +375,7 @@ def test_chance_is_the_loss_of_equal_embeddings():
     pcl = method()
     torch.nn.init.zeros_(pcl.head.layers[-1].weight)
     torch.nn.init.ones_(pcl.head.layers[-1].bias)
-    step = pcl.step(batch(), VIEWS, 0)
+    step = pcl.step(batch(), VIEWS, 0, 0.0)
     assert step.chance == pytest.approx(math.log(7))
     assert float(step.loss.detach()) == pytest.approx(step.chance, rel=1e-5)
     assert float(step.logs["similarity"]) == pytest.approx(1, abs=1e-5)
@@ -385,7 +383,7 @@ def test_chance_is_the_loss_of_equal_embeddings():
 
 def test_every_parameter_learns():
     pcl = method()
-    pcl.step(batch(), VIEWS, 0).loss.backward()
+    pcl.step(batch(), VIEWS, 0, 0.0).loss.backward()
     for name, parameter in pcl.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -393,7 +391,7 @@ def test_every_parameter_learns():
 
 
 def test_a_single_slice_is_its_own_positive():
-    step = method().eval().step(batch(1), VIEWS, 0)
+    step = method().eval().step(batch(1), VIEWS, 0, 0.0)
     assert float(step.loss.detach()) == pytest.approx(0, abs=1e-6)
     assert step.chance == 0
 
@@ -408,23 +406,12 @@ def test_a_few_steps_bring_positions_together():
     losses = []
     for seed in range(40):
         optimiser.zero_grad()
-        step = pcl.step(slices, views, seed)
+        step = pcl.step(slices, views, seed, 0.0)
         step.loss.backward()
         optimiser.step()
         losses.append(float(step.loss.detach()))
     assert step.chance is not None
     assert np.mean(losses[-5:]) < 0.8 * step.chance
-
-
-def test_methods_are_found_by_name():
-    for name in METHODS:
-        found = find_method(name)
-        assert issubclass(found, PretextMethod)
-        assert found.summary
-        assert found.citation
-    assert find_method("pcl") is PositionalContrast
-    with pytest.raises(PosconError, match=r"'pcll' is unknown \(did you mean 'pcl'\?\)"):
-        find_method("pcll")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.table import Table
 from poscon.commands.evaluate import Evaluation, Summary, evaluate
 from poscon.commands.finetune import MODEL, finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import ENCODER, pretrain
+from poscon.commands.pretrain import part_file, pretrain
 from poscon.errors import PosconError
 from poscon.progress import console
 from poscon.report.predictions import draw_predictions
@@ -103,7 +103,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
         lambda: write_phantom(scans, subjects=SUBJECTS, seed=seed, modality=modality),
     )
     stage("prepare", store / MANIFEST, lambda: prepare(scans, store))
-    stage("pretrain", out / "runs" / "pretrain" / ENCODER, pretrain_pcl)
+    stage("pretrain", part_file(out / "runs" / "pretrain", "encoder"), pretrain_pcl)
     evaluations = {}
     for start in STARTS:
         run, predictions = out / "runs" / start, out / "predictions" / start

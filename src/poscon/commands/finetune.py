@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
 from poscon import __version__
-from poscon.commands.pretrain import ENCODER
+from poscon.commands.pretrain import part_file
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
 from poscon.engine.inference import choose_device, class_scores
-from poscon.engine.optimisation import OptimiserSettings
+from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
 from poscon.errors import PosconError
@@ -53,6 +53,8 @@ class FinetuneSettings(TrainingSettings):
         iterations: training steps, whatever the number of labelled cases.
         batch: slices a step.
         foreground: share of the slices cropped around foreground; matters for large slices only.
+        start: which parts to take from the pre-training run: all that it trained, or the encoder.
+        encoder_rate: holds the encoder back.
     """
 
     method: str = "supervised"
@@ -60,6 +62,8 @@ class FinetuneSettings(TrainingSettings):
     iterations: PositiveInt = 1000
     batch: PositiveInt = 16
     foreground: float = Field(0.5, ge=0, le=1)
+    start: Literal["all", "encoder"] = "all"
+    encoder_rate: EncoderRate = EncoderRate()
     optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3)
     views: ViewSettings = _VIEWS
 
@@ -76,6 +80,7 @@ def finetune(
     labelled: int | None = None,
     cases: Path | str | None = None,
     exclude: Path | str | None = None,
+    unlabelled: Path | str | None = None,
     validation: Path | str | None = None,
     method: str | None = None,
     iterations: int | None = None,
@@ -98,6 +103,8 @@ def finetune(
             all there are.
         cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
         exclude: file naming those to leave out, such as the test subjects.
+        unlabelled: file naming cases to use without their labels, for methods that do so; None:
+            the rest of the cases to draw from.
         validation: file naming cases to be set apart for validation.
         method: fine-tuning method.
         iterations: overrides the setting of that name.
@@ -122,6 +129,7 @@ def finetune(
                 ("--labelled", labelled),
                 ("--cases", cases),
                 ("--exclude", exclude),
+                ("--unlabelled", unlabelled),
                 ("--validation", validation),
                 ("--method", method),
                 ("--iterations", iterations),
@@ -148,9 +156,12 @@ def finetune(
             seed=seed,
             device=device,
         )
+        if init is None and chosen.start != "all":
+            raise PosconError("setting start: has no effect without --init")
         roles = _choose_roles(opened, cases, exclude, validation, labelled, chosen.seed)
+        roles |= _choose_unlabelled(opened, cases, exclude, unlabelled, roles, chosen.method)
     hardware = choose_device(chosen.device)
-    network, encoder = _network(chosen, init, opened)
+    network, loaded = _network(chosen, init, opened)
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
@@ -160,37 +171,42 @@ def finetune(
             chosen.model_dump(mode="json"),
             roles,
             init=None if init is None else str(init),
-            encoder=encoder,
+            loaded=loaded,
         )
-    reader = SliceReader(opened, roles["labelled"], canvas_size(size, chosen.views))
+    canvas = canvas_size(size, chosen.views)
+    without = roles.get("unlabelled")
     batches = LabelledBatches(
-        reader,
+        SliceReader(opened, roles["labelled"], canvas),
         chosen.batch,
         size,
         chosen.iterations,
         chosen.foreground,
         chosen.seed,
         CHUNK_STEPS,
+        None if without is None else SliceReader(opened, without, canvas),
     )
     method_class = find_method(chosen.method)
     learner = method_class(network, method_class.Settings(**chosen.loss))
-    views = ViewMaker(chosen.views, size)
     watched = roles.get("validation")
     train(
         learner,
-        lambda batch, seed: learner.step(batch, views, seed),
+        ViewMaker(chosen.views, size),
         batches,
         optimiser=chosen.optimiser,
         run=folder,
         device=hardware,
         precision=chosen.precision,
         title=f"fine-tuning ({chosen.method})",
-        after_chunk=(None if not watched else lambda _: _validate(network, opened, watched, size)),
+        encoder=network.encoder,
+        encoder_rate=chosen.encoder_rate,
+        after_chunk=(
+            None if not watched else lambda _: _validate(learner.model, opened, watched, size)
+        ),
     )
     path = folder.path / MODEL
     save_weights(
         path,
-        network,
+        learner.model,
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
@@ -233,6 +249,33 @@ def _choose_roles(
     return {"labelled": draw_subjects(pool, labelled, seed), **roles}
 
 
+def _choose_unlabelled(
+    store: Store,
+    cases: Path | str | None,
+    exclude: Path | str | None,
+    unlabelled: Path | str | None,
+    roles: dict[str, list[CaseRecord]],
+    method: str,
+) -> dict[str, list[CaseRecord]]:
+    """Which cases are used without their labels: neither trained nor validated on with them."""
+    if not find_method(method).uses_unlabelled:
+        if unlabelled is not None:
+            raise PosconError(f"--unlabelled: has no effect with method {method}")
+        return {}
+    labelled = {c.id for c in roles["labelled"]}
+    forbidden = {c.subject for c in roles.get("validation", [])}
+    if exclude is not None:
+        forbidden |= {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+    pool = choose_cases(store, cases if unlabelled is None else unlabelled, None)
+    rest = [c for c in pool if c.id not in labelled and c.subject not in forbidden]
+    if not rest:
+        raise PosconError(
+            f"{store.path}: method {method} needs cases to use without labels and none is left "
+            "besides the labelled ones; see --labelled, --cases and --unlabelled"
+        )
+    return {"unlabelled": rest}
+
+
 def _network(
     chosen: FinetuneSettings, init: Path | str | None, store: Store
 ) -> tuple[UNet, str | None]:
@@ -241,7 +284,7 @@ def _network(
     torch.manual_seed(mix_seed(chosen.seed, -1))
     if init is None:
         return UNet(chosen.network or NetworkSettings(), n_classes), None
-    path = Path(init) / ENCODER
+    path = part_file(Path(init), "encoder")
     tensors, about = read_weights(path)
     theirs = network_settings(about, path)
     if chosen.network not in (None, theirs):
@@ -255,9 +298,14 @@ def _network(
             soft_wrap=True,
         )
     network = UNet(theirs, n_classes)
-    report = load_by_name(network.encoder, tensors, where=str(path))
-    console.print(f"encoder from {init}: {report}", soft_wrap=True)
-    return network, str(report)
+    reports = []
+    for part in about.get("parts", ["encoder"]) if chosen.start == "all" else ["encoder"]:
+        path = part_file(Path(init), part)
+        tensors, _ = read_weights(path)
+        report = load_by_name(network.get_submodule(part), tensors, where=str(path))
+        console.print(f"{part} from {init}: {report}", soft_wrap=True)
+        reports.append(f"{part}: {report}")
+    return network, "; ".join(reports)
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

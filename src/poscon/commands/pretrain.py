@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from poscon import __version__
 from poscon.engine.collapse import CollapseWatch
@@ -25,8 +26,12 @@ from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import Store
 from poscon.views import ViewMaker, canvas_size
 
-ENCODER = "encoder.safetensors"
 CHUNK_STEPS = 500
+
+
+def part_file(run: Path, part: str) -> Path:
+    """Where a pre-training run leaves a part of the network, ``encoder`` or ``decoder``."""
+    return run / f"{part}.safetensors"
 
 
 class PretrainSettings(TrainingSettings):
@@ -49,6 +54,17 @@ class PretrainSettings(TrainingSettings):
     @classmethod
     def method_class(cls, name: str) -> type[PretextMethod]:
         return find_method(name)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        method = find_method(self.method)
+        unused = [] if method.has_head else ["head"]
+        if not method.trains:
+            unused += ["epochs", "batch", "optimiser", "precision"]
+        for name in unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with method {self.method}; leave it out")
+        return self
 
 
 def pretrain(
@@ -82,7 +98,8 @@ def pretrain(
         resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
 
     Returns:
-        The encoder's file, ``RUN/encoder.safetensors``.
+        The encoder's file, ``RUN/encoder.safetensors``. A method that pre-trains the decoder too
+        leaves ``RUN/decoder.safetensors`` beside it.
 
     Raises:
         PosconError: an unusable store, setting, selection or run folder.
@@ -130,30 +147,28 @@ def pretrain(
     torch.manual_seed(mix_seed(chosen.seed, -1))
     encoder = Encoder(chosen.network)
     method_class = find_method(chosen.method)
-    learner = method_class(encoder, chosen.head, method_class.Settings(**chosen.loss))
-    views = ViewMaker(chosen.views, size)
+    learner = method_class(encoder, chosen.head, method_class.Settings(**chosen.loss), len(reader))
     watch = CollapseWatch()
-    train(
-        learner,
-        lambda batch, seed: learner.step(batch, views, seed),
-        batches,
-        optimiser=chosen.optimiser,
-        run=folder,
-        device=hardware,
-        precision=chosen.precision,
-        title=f"pre-training ({chosen.method})",
-        after_chunk=watch,
-    )
-    path = folder.path / ENCODER
-    save_weights(
-        path,
-        encoder,
-        {
-            "poscon_version": __version__,
-            "network": chosen.network.model_dump(),
-            "method": chosen.method,
-            "preparation": opened.manifest.preparation.model_dump(mode="json"),
-        },
-    )
+    if learner.trains:
+        train(
+            learner,
+            ViewMaker(chosen.views, size),
+            batches,
+            optimiser=chosen.optimiser,
+            run=folder,
+            device=hardware,
+            precision=chosen.precision,
+            title=f"pre-training ({chosen.method})",
+            after_chunk=watch,
+        )
+    about = {
+        "poscon_version": __version__,
+        "network": chosen.network.model_dump(),
+        "method": chosen.method,
+        "parts": list(learner.parts),
+        "preparation": opened.manifest.preparation.model_dump(mode="json"),
+    }
+    for part in reversed(learner.parts):  # the encoder last: it says that all are there
+        save_weights(part_file(folder.path, part), getattr(learner, part), about)
     watch.finish()
-    return path
+    return part_file(folder.path, "encoder")

@@ -39,7 +39,7 @@ class SliceReader:
             image = self.store.image(self.cases[self.case_of[index]])[self.slice_of[index]]
             centre = (image.shape[0] // 2, image.shape[1] // 2)
             _paste(image, images[row, 0], centre)
-        return SliceBatch(torch.from_numpy(images), torch.from_numpy(self.positions[indices]))
+        return self._batch(indices, images)
 
     def labelled(
         self, indices: np.ndarray, generator: np.random.Generator, extent: int, foreground: float
@@ -72,8 +72,18 @@ class SliceReader:
             )
             _paste(image, images[row, 0], (rows, columns))
             _paste(label, labels[row], (rows, columns))
-        positions = torch.from_numpy(self.positions[indices])
-        return SliceBatch(torch.from_numpy(images), positions, torch.from_numpy(labels))
+        return self._batch(indices, images, torch.from_numpy(labels))
+
+    def _batch(
+        self, indices: np.ndarray, images: np.ndarray, labels: torch.Tensor | None = None
+    ) -> SliceBatch:
+        return SliceBatch(
+            torch.from_numpy(images),
+            torch.from_numpy(self.positions[indices]),
+            labels,
+            slices=torch.from_numpy(indices.astype(np.int64)),
+            volumes=torch.from_numpy(self.case_of[indices]),
+        )
 
 
 def _window(length: int, extent: int, target: int | None, generator: np.random.Generator) -> int:
@@ -116,10 +126,11 @@ class Batches(IterableDataset):
     def chunks(self) -> int:
         return -(-self.total_steps // self.chunk_steps)
 
-    def __iter__(self) -> Iterator[tuple[SliceBatch, int]]:
+    def __iter__(self) -> Iterator[tuple[SliceBatch, int, float]]:
+        """The batch of each step, the step's seed, and the share of all steps before it."""
         first = self.steps_done()
         for step in range(first, min(first + self.chunk_steps, self.total_steps)):
-            yield self.batch(step), mix_seed(self.seed, step)
+            yield self.batch(step), mix_seed(self.seed, step), step / self.total_steps
 
     def batch(self, step: int) -> SliceBatch:
         raise NotImplementedError
@@ -162,6 +173,7 @@ class LabelledBatches(Batches):
         foreground: see :meth:`SliceReader.labelled`.
         seed: of the draws.
         chunk_steps: most steps between two checkpoints.
+        unlabelled: slices without labels, as many of which go along with each batch.
     """
 
     def __init__(
@@ -173,14 +185,20 @@ class LabelledBatches(Batches):
         foreground: float,
         seed: int,
         chunk_steps: int,
+        unlabelled: SliceReader | None = None,
     ) -> None:
         super().__init__(seed, iterations, min(chunk_steps, iterations))
         self.reader = reader
         self.batch_size = batch_size
         self.extent = extent
         self.foreground = foreground
+        self.unlabelled = unlabelled
 
     def batch(self, step: int) -> SliceBatch:
         generator = np.random.default_rng([self.seed, step])
         indices = generator.integers(len(self.reader), size=self.batch_size)
-        return self.reader.labelled(indices, generator, self.extent, self.foreground)
+        batch = self.reader.labelled(indices, generator, self.extent, self.foreground)
+        if self.unlabelled is not None:
+            indices = generator.integers(len(self.unlabelled), size=self.batch_size)
+            batch.unlabelled = self.unlabelled.centred(indices)
+        return batch

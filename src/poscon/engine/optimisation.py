@@ -1,7 +1,7 @@
 """Optimiser and learning-rate schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 import torch
@@ -39,21 +39,64 @@ class OptimiserSettings(Settings):
         return self
 
 
+class EncoderRate(Settings):
+    """Holding a pre-trained encoder back while the rest catches up.
+
+    Attributes:
+        factor: its learning rate as a share of the others'.
+        frozen: share of all steps, from the first, in which it is not changed.
+    """
+
+    factor: float = Field(1.0, gt=0, le=1)
+    frozen: float = Field(0.0, ge=0, lt=1)
+
+    def at(self, step: int, total_steps: int) -> float:
+        """What the learning rate of a step is multiplied by."""
+        return 0.0 if step < round(self.frozen * total_steps) else self.factor
+
+
 def build_optimiser(
-    parameters: Iterable[nn.Parameter], settings: OptimiserSettings, total_steps: int
+    parameters: Iterable[nn.Parameter],
+    settings: OptimiserSettings,
+    total_steps: int,
+    *,
+    encoder: Iterable[nn.Parameter] = (),
+    encoder_rate: EncoderRate | None = None,
 ) -> dict[str, Any]:
-    """Optimiser and per-step schedule in the form Lightning takes."""
+    """Optimiser and per-step schedule in the form Lightning takes.
+
+    Args:
+        parameters: everything to train; what needs no gradient is passed over.
+        settings: how.
+        total_steps: of the training.
+        encoder: those of ``parameters`` that ``encoder_rate`` is for.
+        encoder_rate: how fast they learn; None: as fast as all.
+    """
+    held_back = set(encoder) if encoder_rate is not None else set()
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [[p for p in trained if p not in held_back], [p for p in trained if p in held_back]]
+    groups = [group for group in groups if group]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    listed: Any = [{"params": group} for group in groups]
     optimiser: torch.optim.Optimizer
     if settings.name == "sgd":
-        optimiser = torch.optim.SGD(parameters, momentum=settings.momentum or 0.0, **common)
+        optimiser = torch.optim.SGD(listed, momentum=settings.momentum or 0.0, **common)
     elif settings.name == "adam":
-        optimiser = torch.optim.Adam(parameters, **common)
+        optimiser = torch.optim.Adam(listed, **common)
     else:
-        optimiser = torch.optim.AdamW(parameters, **common)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate(step, total_steps, settings) / settings.lr
-    )
+        optimiser = torch.optim.AdamW(listed, **common)
+
+    def share(step: int) -> float:
+        return learning_rate(step, total_steps, settings) / settings.lr
+
+    def held_back_share(step: int) -> float:
+        assert encoder_rate is not None
+        return share(step) * encoder_rate.at(step, total_steps)
+
+    shares: list[Callable[[int], float]] = [
+        held_back_share if group[0] in held_back else share for group in groups
+    ]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, shares)
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -26,14 +26,15 @@ from torch.utils.data import DataLoader
 
 from poscon.engine.data import Batches
 from poscon.engine.inference import channels_last
-from poscon.engine.optimisation import OptimiserSettings, build_optimiser
+from poscon.engine.optimisation import EncoderRate, OptimiserSettings, build_optimiser
 from poscon.engine.run import CHECKPOINT, RunFolder
 from poscon.errors import PosconError
 from poscon.files import write_text
+from poscon.methods import Method
 from poscon.progress import console, progress_bar
-from poscon.step import SliceBatch, Step
+from poscon.step import SliceBatch
+from poscon.views import ViewMaker
 
-StepFunction = Callable[[SliceBatch, int], Step]
 AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 
 _NOISE = (
@@ -47,8 +48,8 @@ _NOISE = (
 
 
 def train(
-    modules: nn.Module,
-    step: StepFunction,
+    method: Method,
+    views: ViewMaker,
     batches: Batches,
     *,
     optimiser: OptimiserSettings,
@@ -56,19 +57,23 @@ def train(
     device: str,
     precision: str,
     title: str,
+    encoder: nn.Module | None = None,
+    encoder_rate: EncoderRate | None = None,
     after_chunk: AfterChunk | None = None,
 ) -> None:
     """Train to the end of ``batches``, from the run's last checkpoint if it has one.
 
     Args:
-        modules: everything with parameters and buffers.
-        step: computes the loss of one batch from ``modules``; given the batch and the step's seed.
+        method: the loss and everything that it trains.
+        views: makes the views of slices.
         batches: what to train on.
         optimiser: how.
         run: where checkpoints and metrics go.
         device: ``cpu`` or ``cuda``.
         precision: ``auto`` (bfloat16 autocast on a GPU), ``32`` or ``bf16``.
         title: shown in the progress display.
+        encoder: the part of ``method`` that ``encoder_rate`` is for.
+        encoder_rate: how fast it learns; None: as fast as all.
         after_chunk: called after each chunk with its row of metrics.csv; returns further values.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -99,8 +104,19 @@ def train(
         use_distributed_sampler=False,
     )
     batches.steps_done = lambda: trainer.global_step
-    channels_last(modules)
-    module = _Module(modules, step, optimiser, batches.total_steps)
+    channels_last(method)
+    held_back = [] if encoder is None else list(encoder.parameters())
+    module = _Module(
+        method,
+        views,
+        lambda: build_optimiser(
+            method.parameters(),
+            optimiser,
+            batches.total_steps,
+            encoder=held_back,
+            encoder_rate=encoder_rate,
+        ),
+    )
     checkpoint = _readable_checkpoint(run)
     try:
         trainer.fit(
@@ -133,28 +149,31 @@ def _readable_checkpoint(run: RunFolder) -> Path | None:
 class _Module(L.LightningModule):
     def __init__(
         self,
-        modules: nn.Module,
-        step: StepFunction,
-        optimiser: OptimiserSettings,
-        total_steps: int,
+        method: Method,
+        views: ViewMaker,
+        optimiser: Callable[[], dict[str, Any]],
     ) -> None:
         super().__init__()
-        self.modules_ = modules
-        self.step = step
+        self.method = method
+        self.views = views
         self.optimiser = optimiser
-        self.total_steps = total_steps
 
-    def training_step(self, batch: tuple[SliceBatch, int], _: int) -> dict[str, Any]:
-        slices, seed = batch
-        slices.images = slices.images.float()  # stored in half precision
-        step = self.step(slices, seed)
+    def training_step(self, batch: tuple[SliceBatch, int, float], _: int) -> dict[str, Any]:
+        slices, seed, progress = batch
+        for part in (slices, slices.unlabelled):
+            if part is not None:
+                part.images = part.images.float()  # stored in half precision
+        step = self.method.step(slices, self.views, seed, progress)
         logs: dict[str, Any] = dict(step.logs)
         if step.chance is not None and step.floor is not None:
             logs |= {"chance": step.chance, "floor": step.floor}
         return {"loss": step.loss, "logs": logs}
 
     def configure_optimizers(self) -> Any:
-        return build_optimiser(self.modules_.parameters(), self.optimiser, self.total_steps)
+        return self.optimiser()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.method.after_step()
 
 
 class _Chunks(Callback):

@@ -86,37 +86,48 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The expanding half: features at every level -> class scores (B, classes, H, W)."""
+    """The expanding half: features at every level -> the decoder's own, coarse to fine.
 
-    def __init__(self, settings: NetworkSettings, n_classes: int, dimensions: int = 2) -> None:
+    Args:
+        settings: of the encoder before it.
+        blocks: how many levels it climbs; None: all, up to full resolution.
+    """
+
+    def __init__(
+        self, settings: NetworkSettings, dimensions: int = 2, *, blocks: int | None = None
+    ) -> None:
         super().__init__()
         widths = [settings.width * 2**level for level in range(settings.levels + 1)]
-        pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))
+        pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))[:blocks]
         self.ups = nn.ModuleList(_UP[dimensions](deep, wide, 2, stride=2) for deep, wide in pairs)
         self.blocks = nn.ModuleList(ConvBlock(2 * wide, wide, dimensions) for _, wide in pairs)
-        self.classifier = _CONV[dimensions](settings.width, n_classes, 1)
         self.apply(initialise)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Features of the encoder, the bottleneck last -> one map a block, the finest last."""
         *skips, x = features
-        for up, block, skip in zip(self.ups, self.blocks, reversed(skips), strict=True):
+        maps = []
+        for up, block, skip in zip(self.ups, self.blocks, reversed(skips), strict=False):
             x = block(torch.cat([skip, up(x)], dim=1))
-        return self.classifier(x)
+            maps.append(x)
+        return maps
 
 
 class UNet(nn.Module):
-    """Encoder and decoder; ``n_classes`` counts the background."""
+    """Encoder, decoder and a classifier of pixels; ``n_classes`` counts the background."""
 
     def __init__(self, settings: NetworkSettings, n_classes: int, dimensions: int = 2) -> None:
         super().__init__()
         self.settings = settings
         self.n_classes = n_classes
         self.encoder = Encoder(settings, dimensions)
-        self.decoder = Decoder(settings, n_classes, dimensions)
+        self.decoder = Decoder(settings, dimensions)
+        self.classifier = _CONV[dimensions](settings.width, n_classes, 1)
+        initialise(self.classifier)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, H, W), extents a multiple of the stride -> scores (B, n_classes, H, W)."""
-        return self.decoder(self.encoder(images))
+        return self.classifier(self.decoder(self.encoder(images))[-1])
 
 
 def initialise(module: nn.Module) -> None:

@@ -7,7 +7,15 @@ from poscon.methods import load_method
 if TYPE_CHECKING:
     from poscon.pretext.base import PretextMethod
 
-METHODS = {"pcl": "PositionalContrast"}
+METHODS = {
+    "pcl": "PositionalContrast",
+    "simclr": "SimCLR",
+    "gcl": "GlobalLocalContrast",
+    "pirl": "PIRL",
+    "rotation": "Rotation",
+    "mae": "MaskedAutoencoder",
+    "none": "RandomStart",
+}
 """Method name, which is its module's, and the class in it."""
 
 

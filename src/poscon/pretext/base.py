@@ -2,39 +2,31 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
-
 from poscon import settings
+from poscon.methods import Method
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder
-from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker
 
 
-class PretextMethod(nn.Module):
-    """Base of the pre-training methods.
+class PretextMethod(Method):
+    """Base of the pre-training methods: built around an encoder."""
 
-    A method knows nothing of disks, devices or other methods. It is built around an encoder and
-    asked for the loss of one batch at a time.
-    """
+    parts: ClassVar[tuple[str, ...]] = ("encoder",)
+    """The attributes that are parts of the U-Net, which ``finetune`` starts from."""
+    trains: ClassVar[bool] = True
+    has_head: ClassVar[bool] = True
+    """Whether it has a projection head; if not, the head's settings have no effect."""
 
-    class Settings(settings.Settings):
-        """The settings of the loss; every method has its own."""
+    def __init__(
+        self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int
+    ) -> None:
+        """Build what goes on top of the encoder.
 
-    summary: ClassVar[str]
-    """One line for ``poscon methods``."""
-    citation: ClassVar[str]
-
-    def __init__(self, encoder: Encoder, head: HeadSettings, loss: settings.Settings) -> None:
+        Args:
+            encoder: trained in place.
+            head: the projection head's settings.
+            loss: of the class ``Settings`` of the method.
+            n_slices: how many slices there are; ``batch.slices`` numbers them.
+        """
         super().__init__()
         self.encoder = encoder
-
-    def step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
-        """The loss of one batch; every random choice follows from ``seed``."""
-        raise NotImplementedError
-
-
-def unit(embeddings: Tensor) -> Tensor:
-    """Scale each row to unit length, in at least single precision."""
-    wide = embeddings if embeddings.dtype.itemsize > 2 else embeddings.float()
-    return nn.functional.normalize(wide, dim=1)

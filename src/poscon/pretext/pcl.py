@@ -2,14 +2,14 @@
 
 import math
 
-import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from poscon import settings
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
-from poscon.pretext.base import PretextMethod, unit
+from poscon.pretext.base import PretextMethod
+from poscon.pretext.contrast import contrastive_loss, mean_similarity, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -38,20 +38,8 @@ def positional_contrastive_loss(
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
-    z = unit(embeddings)
     positives = (positions[:, None] - positions[None, :]).abs() < threshold
-    positives.fill_diagonal_(False)
-    with torch.autocast(z.device.type, enabled=False):  # else a product of bfloat16
-        logits = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    # k != i; a finite filling keeps the gradient finite for a batch of one
-    others = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
-    log_partition = others.logsumexp(dim=1)
-    n_positives = positives.sum(dim=1)
-    # mean over P(i) of (log partition - logit), with a mask instead of ragged rows
-    mean_logit = (logits * positives).sum(dim=1) / n_positives.clamp(min=1)
-    per_anchor = torch.where(n_positives > 0, log_partition - mean_logit, logits.new_zeros(()))
-    return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
+    return contrastive_loss(embeddings, positives, temperature=temperature)
 
 
 def positional_floor(positions: Tensor, threshold: float) -> float:
@@ -82,26 +70,25 @@ class PositionalContrast(PretextMethod):
 
     summary = "contrast slices by position: near in any two patients = positive"
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
+    needs = "slices and their positions"
 
-    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings) -> None:
-        super().__init__(encoder, head, loss)
+    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
+        super().__init__(encoder, head, loss, n_slices)
         self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
         self.loss = loss
 
-    def step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
-        pair = torch.cat([views(batch.images, seed, view=0), views(batch.images, seed, view=1)])
-        embeddings = self.head(self.encoder(pair)[-1])
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
+        positions = batch.positions.repeat(2)
         loss = positional_contrastive_loss(
             embeddings,
-            batch.positions.repeat(2),
+            positions,
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
         )
-        z, n = unit(embeddings.detach()), len(embeddings)
-        similarity = (z.sum(0).square().sum() - n) / (n * (n - 1))
         return Step(
             loss,
-            chance=math.log(n - 1),
-            floor=positional_floor(batch.positions.repeat(2), self.loss.threshold),
-            logs={"similarity": similarity},
+            chance=math.log(len(embeddings) - 1),
+            floor=positional_floor(positions, self.loss.threshold),
+            logs={"similarity": mean_similarity(embeddings)},
         )

@@ -7,8 +7,14 @@ from poscon.methods import load_method
 if TYPE_CHECKING:
     from poscon.semisup.base import FinetuneMethod
 
-METHODS = {"supervised": "Supervised"}
-"""Method name, which is its module's, and the class in it."""
+METHODS = {
+    "supervised": "Supervised",
+    "mixup": "Mixup",
+    "tcsm": "TransformationConsistency",
+    "mean-teacher": "MeanTeacher",
+    "bcp": "BidirectionalCopyPaste",
+}
+"""Method name, which is its module's (``_`` for ``-``), and the class in it."""
 
 
 def find_method(name: str) -> "type[FinetuneMethod]":

@@ -2,28 +2,28 @@
 
 from typing import ClassVar
 
-from torch import nn
-
 from poscon import settings
+from poscon.methods import Method
 from poscon.networks.unet import UNet
-from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker
 
 
-class FinetuneMethod(nn.Module):
-    """Base of the fine-tuning methods; see :class:`poscon.pretext.base.PretextMethod`."""
+class FinetuneMethod(Method):
+    """Base of the fine-tuning methods: built around a segmentation network."""
 
-    class Settings(settings.Settings):
-        """The settings of the loss; every method has its own."""
-
-    summary: ClassVar[str]
-    """One line for ``poscon methods``."""
-    citation: ClassVar[str]
+    uses_unlabelled: ClassVar[bool] = False
+    """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
 
     def __init__(self, network: UNet, loss: settings.Settings) -> None:
+        """Build what is trained besides the network.
+
+        Args:
+            network: trained in place.
+            loss: of the class ``Settings`` of the method.
+        """
         super().__init__()
         self.network = network
 
-    def step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
-        """The loss of one batch; every random choice follows from ``seed``."""
-        raise NotImplementedError
+    @property
+    def model(self) -> UNet:
+        """The network that is the result."""
+        return self.network

@@ -45,12 +45,13 @@ class Supervised(FinetuneMethod):
 
     summary = "Dice and cross-entropy on the labelled slices"
     citation = "Ronneberger et al., MICCAI 2015; Isensee et al., Nature Methods 2021"
+    needs = "labelled slices"
 
     def __init__(self, network: UNet, loss: Settings) -> None:
         super().__init__(network, loss)
         self.loss = loss
 
-    def step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
         images = apply_view(batch.images, view, views.size)

@@ -1,0 +1,70 @@
+"""What the contrastive methods share: a cross-entropy over pairs of views, told which go together.
+
+The methods differ in their positives (and GCL in its negatives), and in nothing else.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from poscon.step import SliceBatch
+from poscon.views import ViewMaker
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Scale each row to unit length, in at least single precision."""
+    wide = embeddings if embeddings.dtype.itemsize > 2 else embeddings.float()
+    return nn.functional.normalize(wide, dim=1)
+
+
+def contrastive_loss(
+    embeddings: Tensor, positives: Tensor, *, temperature: float, negatives: Tensor | None = None
+) -> Tensor:
+    """Contrast each row with the others; rows that are its positives should be nearest.
+
+    With z the embeddings at unit length and T the temperature, anchor i with positives P(i) has
+
+        L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / D_ij )
+
+    where D_ij sums exp(z_i.z_k / T) over all k != i, or, if ``negatives`` are given, over j and
+    the negatives of i. The loss is the mean of L_i over the anchors that have a positive; anchors
+    without one are skipped, and if no anchor has one the loss is 0 (with a gradient of 0).
+
+    Args:
+        embeddings: (B, D), of any length other than zero.
+        positives: (B, B) bool; row i marks the positives of anchor i. The diagonal is ignored.
+        temperature: greater than zero.
+        negatives: (B, B) bool likewise, or None.
+
+    Returns:
+        Scalar, in the dtype of the embeddings but at least float32.
+    """
+    z = unit(embeddings)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positives = positives & ~itself
+    with torch.autocast(z.device.type, enabled=False):  # else a product of bfloat16
+        logits = z @ z.T / temperature
+    n_positives = positives.sum(dim=1)
+    # a finite filling keeps the gradient finite where nothing is left to sum
+    nothing = torch.finfo(logits.dtype).min
+    if negatives is None:
+        log_partition = logits.masked_fill(itself, nothing).logsumexp(dim=1)
+        # mean over P(i) of (log partition - logit), with a mask instead of ragged rows
+        mean_logit = (logits * positives).sum(dim=1) / n_positives.clamp(min=1)
+        per_anchor = log_partition - mean_logit
+    else:
+        rest = logits.masked_fill(itself | ~negatives, nothing).logsumexp(dim=1, keepdim=True)
+        terms = torch.logaddexp(logits, rest) - logits
+        per_anchor = (terms * positives).sum(dim=1) / n_positives.clamp(min=1)
+    per_anchor = torch.where(n_positives > 0, per_anchor, logits.new_zeros(()))
+    return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
+
+
+def two_views(batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:
+    """(2B, 1, size, size): a view of every slice, then another of every slice."""
+    return torch.cat([views(batch.images, seed, view=0), views(batch.images, seed, view=1)])
+
+
+def mean_similarity(embeddings: Tensor) -> Tensor:
+    """Mean cosine of different rows: near 1 when all point the same way."""
+    z, n = unit(embeddings.detach()), len(embeddings)
+    return (z.sum(0).square().sum() - n) / (n * (n - 1))
