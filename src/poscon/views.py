@@ -6,7 +6,7 @@ interpolation; intensity comes after it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -111,6 +111,11 @@ def draw_view(n: int, settings: ViewSettings, seed: int) -> View:
         noise=uniform(0, 1) * settings.noise,
         noise_seed=int(torch.randint(2**62, (), generator=generator)),
     )
+
+
+def with_intensity(view: View, other: View) -> View:
+    """The geometry of one view with the intensity of another: the same pixels look different."""
+    return replace(other, matrix=view.matrix, displacement=view.displacement)
 
 
 def _factor(x: Tensor, largest: float) -> Tensor:

@@ -296,9 +296,9 @@ def test_chunks_in_a_row_are_all_steps(store, make):
 
 def test_iteration_starts_where_the_run_is(store):
     batches = drawn_labelled(store)
-    assert [seed for _, seed in batches] == [mix_seed(5, step) for step in (0, 1, 2)]
+    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (0, 1, 2)]
     batches.steps_done = lambda: 5
-    assert [seed for _, seed in batches] == [mix_seed(5, step) for step in (5, 6)]
+    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (5, 6)]
 
 
 def test_what_is_read_does_not_depend_on_the_chunks(store):
