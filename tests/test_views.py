@@ -21,6 +21,7 @@ from poscon.views import (
     apply_view_to_labels,
     canvas_size,
     draw_view,
+    with_intensity,
 )
 
 OFF = ViewSettings(
@@ -38,7 +39,10 @@ OFF = ViewSettings(
 GEOMETRY = ViewSettings(
     mirror=True, rotation=180, brightness=0, contrast=0, gamma=0, noise=0, elastic=0.02
 )
-EVERYTHING = ViewSettings(brightness=0.3, contrast=0.4, gamma=0.5, noise=0.2)
+EVERYTHING = ViewSettings(
+    brightness=0.3, contrast=0.4, gamma=0.5, noise=0.2, blur=1.0, low_resolution=2.0
+)
+INTENSITY = ("gain", "offset", "exponent", "noise", "blur", "low_resolution")
 
 
 def change(**told) -> ViewSettings:
@@ -222,6 +226,15 @@ def test_labels_have_no_noise():
     assert (apply_view_to_labels(labels, draw_view(2, told, 0), 10) == 3).all()
 
 
+def test_labels_are_neither_blurred_nor_made_coarser():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (3, 20, 20), generator=generator, dtype=torch.uint8)
+    plain = draw_view(3, GEOMETRY, 4)
+    told = GEOMETRY.model_copy(update={"blur": 2.0, "low_resolution": 4.0})
+    moved = apply_view_to_labels(labels, draw_view(3, told, 4), 14)
+    assert torch.equal(moved, apply_view_to_labels(labels, plain, 14))
+
+
 # The canvas
 
 
@@ -314,7 +327,178 @@ def test_noise_has_the_drawn_strength_in_every_view():
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
 
 
+def slow_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian weights of every pixel of the view, which sum to 1 over what is inside."""
+    result, size = np.zeros_like(image), len(image)
+    for i in range(size):
+        for j in range(size):
+            total = 0.0
+            for k in range(size):
+                for m in range(size):
+                    weight = math.exp(-((k - i) ** 2 + (m - j) ** 2) / (2 * sigma**2))
+                    result[i, j] += weight * image[k, m]
+                    total += weight
+            result[i, j] /= total
+    return result
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_blur_against_a_slow_reference(size):
+    images = pictures(4, size)
+    view = draw_view(4, change(blur=2.0), 1)
+    assert len(set(view.blur.tolist())) == 4
+    views = apply_view(images, view, size)
+    for row in range(4):
+        expected = slow_blur(images[row, 0].double().numpy(), float(view.blur[row]))
+        np.testing.assert_allclose(views[row, 0], expected, atol=1e-5)
+
+
+def test_blur_reaches_its_largest_and_nothing():
+    blur = draw_view(4000, change(blur=1.5), 0).blur
+    assert 0 <= float(blur.min()) < 0.01
+    assert 1.49 < float(blur.max()) <= 1.5
+    assert float(blur.mean()) == pytest.approx(0.75, rel=0.05)
+
+
+def slow_coarse(image: np.ndarray, factor: float) -> np.ndarray:
+    """Means over n x n larger pixels, by the area that they share, then bilinear between them."""
+    size = len(image)
+    n = max(round(size / factor), 1)
+    width = size / n
+
+    def shared(larger: int, pixel: int) -> float:
+        return max(min((larger + 1) * width, pixel + 1) - max(larger * width, pixel), 0) / width
+
+    down = np.array([[shared(k, j) for j in range(size)] for k in range(n)])
+    coarse = down @ image @ down.T
+    middles = (np.arange(size) + 0.5) / width - 0.5
+    lines = [np.interp(middles, np.arange(n), column) for column in coarse.T]
+    return np.array([np.interp(middles, np.arange(n), row) for row in np.array(lines).T])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(2, 20), st.sampled_from([1.3, 2.0, 5.0, 100.0]))
+def test_low_resolution_against_a_slow_reference(seed, size, factor):
+    images = pictures(3, size, seed)
+    view = draw_view(3, change(low_resolution=factor), seed)
+    views = apply_view(images, view, size)
+    for row in range(3):
+        expected = slow_coarse(images[row, 0].double().numpy(), float(view.low_resolution[row]))
+        np.testing.assert_allclose(views[row, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_low_resolution_by_a_whole_factor_is_pooling_and_interpolation(factor):
+    images = pictures(2, 12)
+    view = replace(draw_view(2, OFF, 0), low_resolution=torch.full((2,), float(factor)))
+    pooled = torch.nn.functional.avg_pool2d(images, factor)
+    expected = torch.nn.functional.interpolate(pooled, size=(12, 12), mode="bilinear")
+    torch.testing.assert_close(apply_view(images, view, 12), expected)
+
+
+def test_resolution_is_drawn_evenly_between_its_lowest_and_full():
+    factor = draw_view(4000, change(low_resolution=2.0), 0).low_resolution
+    assert 1 <= float(factor.min()) < 1.01
+    assert 1.99 < float(factor.max()) <= 2
+    assert float((1 / factor).mean()) == pytest.approx(0.75, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["blur", "low_resolution"])
+def test_blur_and_low_resolution_leave_an_even_slice_and_their_neighbours_alone(name):
+    told = change(**{name: 3.0})
+    even = torch.full((4, 1, 15, 15), -0.5)
+    torch.testing.assert_close(apply_view(even, draw_view(4, told, 0), 15), even)
+    images, view = pictures(4, 16), draw_view(4, told, 0)
+    getattr(view, name)[2] = 0.0 if name == "blur" else 1.0
+    views = apply_view(images, view, 16)
+    assert torch.equal(views[2], images[2])  # off in one view: exactly as it was
+    assert all((views[row] - images[row]).abs().max() > 0.1 for row in (0, 1, 3))
+
+
+def test_noise_is_blurred_and_then_made_coarser():
+    images = pictures(3, 16)
+    view = draw_view(3, change(noise=1.0, blur=1.0, low_resolution=2.0), 0)
+    off = draw_view(3, OFF, 0)
+    result = images
+    for names in (("noise", "noise_seed"), ("blur",), ("low_resolution",)):
+        step = replace(off, **{name: getattr(view, name) for name in names})
+        result = apply_view(result, step, 16)
+    torch.testing.assert_close(apply_view(images, view, 16), result)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.2, 0.7])
+def test_each_intensity_change_is_made_with_its_probability_and_on_its_own(probability):
+    told = EVERYTHING.model_copy(update={"intensity_probability": probability})
+    view, always = draw_view(6000, told, 0), draw_view(6000, EVERYTHING, 0)
+    made = []
+    for name in INTENSITY:
+        still = 1.0 if name in ("gain", "exponent", "low_resolution") else 0.0
+        values, full = getattr(view, name), getattr(always, name)
+        assert ((values == full) | (values == still)).all(), name
+        made.append((values != still).double())
+        assert float(made[-1].mean()) == pytest.approx(probability, abs=0.02), name
+    for i in range(len(made)):
+        for j in range(i):
+            both = float((made[i] * made[j]).mean())
+            assert both == pytest.approx(probability**2, abs=0.025)
+    assert torch.equal(view.matrix, always.matrix)
+    assert torch.equal(view.displacement, always.displacement)
+
+
+def test_with_a_probability_of_0_intensities_are_untouched():
+    told = OFF.model_copy(
+        update=dict.fromkeys(("brightness", "contrast", "gamma", "noise", "blur"), 2.0)
+        | {"low_resolution": 2.0, "intensity_probability": 0.0}
+    )
+    images = pictures(6, 16)
+    assert torch.equal(
+        apply_view(images, draw_view(6, told, 0), 16), apply_view(images, draw_view(6, OFF, 0), 16)
+    )
+
+
+def test_the_geometry_of_one_view_with_the_intensity_of_another():
+    one, other = draw_view(3, EVERYTHING, 1), draw_view(3, EVERYTHING, 2)
+    mixed = with_intensity(one, other)
+    for name in ("matrix", "displacement"):
+        assert torch.equal(getattr(mixed, name), getattr(one, name))
+        assert not torch.equal(getattr(mixed, name), getattr(other, name))
+    for name in INTENSITY:
+        assert torch.equal(getattr(mixed, name), getattr(other, name))
+        assert not torch.equal(getattr(mixed, name), getattr(one, name))
+    assert mixed.noise_seed == other.noise_seed != one.noise_seed
+    images = pictures(3, 20)
+    moved = apply_view(images, replace(draw_view(3, OFF, 0), **geometry(one)), 16)
+    still = replace(other, **geometry(draw_view(3, OFF, 0)))
+    torch.testing.assert_close(apply_view(images, mixed, 16), apply_view(moved, still, 16))
+
+
+def geometry(view: View) -> dict:
+    return {"matrix": view.matrix, "displacement": view.displacement}
+
+
 # Seeds and batches
+
+
+def test_views_of_earlier_settings_stay_as_they_were():
+    """Drawn and applied before blur, low resolution and probabilities of intensity came."""
+    view = draw_view(2, ViewSettings(), 0)
+    for name, expected in {
+        "matrix": [1.0272682905197144, 0.4723028540611267, -0.060442615300416946],
+        "displacement": [-0.026634851470589638, 0.03401509299874306, -0.054106149822473526],
+        "gain": [0.9539206027984619, 0.9134938716888428],
+        "offset": [0.01318263541907072, 0.10197668522596359],
+        "exponent": [0.9487110376358032, 1.0043607950210571],
+        "noise": [0.04092938452959061, 0.10325244814157486],
+    }.items():
+        drawn_ = getattr(view, name).flatten()[: len(expected)]
+        torch.testing.assert_close(drawn_, torch.tensor(expected), rtol=1e-6, atol=0)
+    assert view.noise_seed == 1228579878387276948
+    assert not view.blur.any()
+    assert (view.low_resolution == 1).all()
+    slope = torch.linspace(-1, 1, 20 * 20).reshape(1, 1, 20, 20).expand(2, 1, 20, 20)
+    pixels = apply_view(slope, view, 12)[:, 0, 3, 4:7]
+    expected = [[-0.15207665, -0.19768453, -0.23502305], [-0.22540551, -0.16648889, -0.11703498]]
+    torch.testing.assert_close(pixels, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
 def same(a: View, b: View) -> bool:
@@ -346,7 +530,7 @@ def test_drawing_leaves_the_global_generator_alone():
 
 def test_slices_of_a_batch_differ_in_every_parameter():
     view = draw_view(4, EVERYTHING, 0)
-    for name in ("matrix", "displacement", "gain", "offset", "exponent", "noise"):
+    for name in ("matrix", "displacement", *INTENSITY):
         rows = getattr(view, name)
         assert len({tuple(row.flatten().tolist()) for row in rows}) == 4, name
 
@@ -398,6 +582,9 @@ def test_views_that_are_not_warped_are_only_shifted_and_mirrored():
         {"warp_probability": 1.1},
         {"shift": -0.1},
         {"noise": -1},
+        {"blur": -0.1},
+        {"low_resolution": 0.5},
+        {"intensity_probability": 1.1},
         {"elastic_points": 0},
         {"scale": 1.0},
         {"scale": (0, 1)},
@@ -410,9 +597,10 @@ def test_settings_that_cannot_be(wrong):
 
 
 def test_mixed_precision_does_not_move_pixels():
-    """Under autocast, as on a GPU, the geometry is still that of single precision."""
+    """Under autocast, as on a GPU, pixels are still moved and mixed in single precision."""
     images = pictures(size=96)
-    view = draw_view(2, GEOMETRY, 5)
+    told = GEOMETRY.model_copy(update={"blur": 1.0, "low_resolution": 2.0})
+    view = draw_view(2, told, 5)
     expected = apply_view(images, view, 64)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(apply_view(images, view, 64), expected)

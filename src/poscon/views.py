@@ -21,7 +21,8 @@ from poscon.settings import Settings
 class ViewSettings(Settings):
     """How a view differs from its slice.
 
-    Lengths are fractions of the view's extent, so that they mean the same at any size.
+    Lengths of the geometry are fractions of the view's extent, so that they mean the same at any
+    size. With blur and low resolution these are the transforms of nnU-Net (Isensee et al. 2021).
 
     Attributes:
         mirror: flip each in-plane axis with probability 1/2.
@@ -37,6 +38,11 @@ class ViewSettings(Settings):
         gamma: largest change of the exponent, up or down as a factor; applied between the
             smallest and largest value of the view.
         noise: largest standard deviation of additive noise.
+        blur: largest standard deviation of a Gaussian blur, in pixels of the view; 0: none.
+        low_resolution: largest factor by which a view is made coarser and interpolated back;
+            1: none.
+        intensity_probability: how often each change of intensity (brightness to low_resolution)
+            is made in a view, drawn for each on its own.
     """
 
     mirror: bool = False
@@ -50,6 +56,9 @@ class ViewSettings(Settings):
     contrast: NonNegativeFloat = 0.25
     gamma: NonNegativeFloat = 0.4
     noise: NonNegativeFloat = 0.15
+    blur: NonNegativeFloat = 0.0
+    low_resolution: float = Field(1.0, ge=1)
+    intensity_probability: float = Field(1.0, ge=0, le=1)
 
     @field_validator("scale")
     @classmethod
@@ -68,6 +77,8 @@ class View:
         displacement: (B, 2, P, P) at control points, in the same units, or None.
         gain, offset, exponent, noise: (B,) each, intensity.
         noise_seed: for the noise itself, which is drawn where the images are.
+        blur: (B,) standard deviation in pixels of the view.
+        low_resolution: (B,) factor of coarsening, 1 or more.
     """
 
     matrix: Tensor
@@ -77,6 +88,8 @@ class View:
     exponent: Tensor
     noise: Tensor
     noise_seed: int
+    blur: Tensor
+    low_resolution: Tensor
 
 
 def draw_view(n: int, settings: ViewSettings, seed: int) -> View:
@@ -102,14 +115,25 @@ def draw_view(n: int, settings: ViewSettings, seed: int) -> View:
         points = settings.elastic_points
         field = torch.randn(n, 2, points, points, generator=generator)
         displacement = field * settings.elastic * 2 * warped[:, None, None, None]
+    gain = _factor(uniform(-1, 1), settings.contrast)
+    offset = torch.randn(n, generator=generator) * settings.brightness
+    exponent = _factor(uniform(-1, 1), settings.gamma)
+    noise = uniform(0, 1) * settings.noise
+    noise_seed = int(torch.randint(2**62, (), generator=generator))
+    # what was added later is drawn later, so that what was there before stays as it was
+    blur = uniform(0, 1) * settings.blur
+    low_resolution = 1 / uniform(1 / settings.low_resolution, 1)
+    made = torch.rand(6, n, generator=generator) < settings.intensity_probability
     return View(
         matrix=matrix,
         displacement=displacement,
-        gain=_factor(uniform(-1, 1), settings.contrast),
-        offset=torch.randn(n, generator=generator) * settings.brightness,
-        exponent=_factor(uniform(-1, 1), settings.gamma),
-        noise=uniform(0, 1) * settings.noise,
-        noise_seed=int(torch.randint(2**62, (), generator=generator)),
+        gain=torch.where(made[0], gain, 1.0),
+        offset=offset * made[1],
+        exponent=torch.where(made[2], exponent, 1.0),
+        noise=noise * made[3],
+        noise_seed=noise_seed,
+        blur=blur * made[4],
+        low_resolution=torch.where(made[5], low_resolution, 1.0),
     )
 
 
@@ -176,7 +200,12 @@ def _spline(points: int, size: int) -> Tensor:
 
 
 def _intensity(images: Tensor, view: View) -> Tensor:
-    """Gamma, contrast, brightness, noise; the parts that are off cost nothing."""
+    """Gamma, contrast, brightness, noise, blur, low resolution; what is off costs nothing.
+
+    nnU-Net's order is noise, blur, brightness, contrast, low resolution, gamma. Brightness and
+    contrast may change places with blur and low resolution, so what differs is that gamma comes
+    first and that contrast does not scale the noise.
+    """
 
     def per_view(values: Tensor) -> Tensor:
         return values.to(images)[:, None, None, None]
@@ -193,7 +222,35 @@ def _intensity(images: Tensor, view: View) -> Tensor:
         generator = torch.Generator(images.device).manual_seed(view.noise_seed)
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         images = images + noise.to(images) * per_view(view.noise)
+    with torch.autocast(images.device.type, enabled=False):  # else products of bfloat16
+        if bool((view.blur > 0).any()):
+            along = _blurring(view.blur.to(images), images.shape[-1])
+            images = along[:, None] @ images @ along[:, None].mT
+        if bool((view.low_resolution > 1).any()):
+            along = _coarsening(view.low_resolution.to(images), images.shape[-1])
+            images = along[:, None] @ images @ along[:, None].mT
     return images
+
+
+def _blurring(sigma: Tensor, size: int) -> Tensor:
+    """(B, size, size), along one axis: Gaussian means; at the border over what is inside."""
+    pixel = torch.arange(size, device=sigma.device)
+    distance = (pixel[:, None] - pixel) / sigma.clamp(min=1e-3)[:, None, None]  # 0 blurs nothing
+    weight = torch.exp(-distance.square() / 2)
+    return weight / weight.sum(dim=-1, keepdim=True)
+
+
+def _coarsening(factor: Tensor, size: int) -> Tensor:
+    """(B, size, size), along one axis: means over n larger pixels, then linear between them."""
+    n = (size / factor).round().clamp(min=1)[:, None, None]  # larger pixels
+    pixel = torch.arange(size, device=factor.device)
+    larger, width = pixel[:, None], size / n
+    start = torch.maximum(larger * width, pixel)
+    end = torch.minimum((larger + 1) * width, pixel + 1)
+    down = (end - start).clamp(min=0) / width
+    where = (pixel[:, None] + 0.5) / width - 0.5  # middles of pixels, counted in larger ones
+    up = (1 - (where.clamp(min=0).minimum(n - 1) - pixel).abs()).clamp(min=0)
+    return up @ down
 
 
 def canvas_size(size: int, settings: ViewSettings) -> int:

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from poscon.engine.optimisation import OptimiserSettings, build_optimiser, learning_rate
+from poscon.engine.optimisation import (
+    EncoderRate,
+    OptimiserSettings,
+    build_optimiser,
+    learning_rate,
+)
 from poscon.errors import PosconError
 from poscon.settings import validate
 
@@ -106,3 +111,40 @@ def test_momentum_has_no_effect_on_adam(name):
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(OptimiserSettings, wrong)
+
+
+def test_what_needs_no_gradient_is_passed_over():
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    built = build_optimiser(layer.parameters(), OptimiserSettings(), 10)
+    assert [group["params"] for group in built["optimizer"].param_groups] == [[layer.weight]]
+
+
+def test_an_encoder_is_held_back():
+    """Frozen for its share of the steps, then at its share of the learning rate."""
+    encoder, rest = nn.Linear(3, 3), nn.Linear(3, 1)
+    before = encoder.weight.detach().clone()
+    built = build_optimiser(
+        [*encoder.parameters(), *rest.parameters()],
+        OptimiserSettings(lr=0.1, warmup=0, weight_decay=0.5),
+        10,
+        encoder=encoder.parameters(),
+        encoder_rate=EncoderRate(factor=0.25, frozen=0.4),
+    )
+    optimiser, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
+    others, own = optimiser.param_groups
+    assert others["params"] == [*rest.parameters()]
+    assert own["params"] == [*encoder.parameters()]
+    for step in range(10):
+        assert own["lr"] == pytest.approx(0 if step < 4 else others["lr"] / 4)
+        optimiser.zero_grad()
+        rest(encoder(torch.ones(2, 3))).sum().backward()
+        optimiser.step()
+        assert torch.equal(encoder.weight, before) == (step < 4)
+        scheduler.step()
+
+
+@pytest.mark.parametrize("wrong", [{"factor": 0}, {"factor": 1.5}, {"frozen": 1}, {"froze": 0}])
+def test_encoder_rates_that_cannot_be(wrong):
+    with pytest.raises(PosconError, match=next(iter(wrong))):
+        validate(EncoderRate, wrong)

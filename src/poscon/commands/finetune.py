@@ -162,6 +162,8 @@ def finetune(
         roles |= _choose_unlabelled(opened, cases, exclude, unlabelled, roles, chosen.method)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
+    method_class = find_method(chosen.method)
+    learner = method_class(network, method_class.Settings(**chosen.loss))
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
@@ -185,8 +187,6 @@ def finetune(
         CHUNK_STEPS,
         None if without is None else SliceReader(opened, without, canvas),
     )
-    method_class = find_method(chosen.method)
-    learner = method_class(network, method_class.Settings(**chosen.loss))
     watched = roles.get("validation")
     train(
         learner,

@@ -1,0 +1,131 @@
+"""MAE: masked autoencoding (He et al., CVPR 2022, arXiv 2111.06377), dense, with a U-Net.
+
+In the form for convolutional U-Nets of Wald et al. (CVPR 2025, arXiv 2410.23132).
+"""
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from poscon import settings
+from poscon.errors import PosconError
+from poscon.networks.heads import HeadSettings
+from poscon.networks.unet import Decoder, Encoder, initialise
+from poscon.pretext.base import PretextMethod
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+_MASKS = 10
+"""The stream of the step's seed that masks are drawn from."""
+
+
+def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) -> Tensor:
+    """Which pixels of ``n`` views are hidden: random patches, as many in every view.
+
+    A view is cut into patches from its first corner; if they do not divide it, those at the far
+    borders are part patches. Of P patches, round(ratio * P) are hidden. The same seed gives the
+    same masks on any device.
+
+    Args:
+        n: number of views.
+        size: extent of a view in pixels.
+        patch: extent of a patch in pixels.
+        ratio: share of the patches to hide, between 0 and 1.
+        seed: of the choice.
+
+    Returns:
+        (n, 1, size, size) bool, True where hidden.
+
+    Raises:
+        PosconError: nothing or everything would be hidden.
+    """
+    along = -(-size // patch)
+    count = round(ratio * along**2)
+    if not 0 < count < along**2:
+        raise PosconError(
+            f"settings loss.patch = {patch}, loss.ratio = {ratio}: would hide {count} of the "
+            f"{along**2} patches of a view of {size} pixels; some must be hidden and some not"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(n, along**2, generator=generator).argsort(dim=1)
+    hidden = torch.zeros(n, along**2, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    hidden = hidden.reshape(n, 1, along, along)
+    return hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
+
+
+def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """The MAE loss: mean squared error over hidden pixels (He et al. 2022, Sec. 3; no number).
+
+    With y the prediction, x the target and H the hidden pixels of all views,
+
+        L = 1/|H| * sum_{p in H} (y_p - x_p)^2
+
+    Args:
+        prediction: (B, 1, H, W).
+        target: likewise.
+        hidden: likewise, bool, True somewhere.
+
+    Returns:
+        Scalar in the square of the images' units, in their dtype but at least float32.
+    """
+    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    squared = (prediction.to(wide) - target.to(wide)).square()
+    return squared.masked_fill(~hidden, 0).sum() / hidden.sum()
+
+
+def spread(target: Tensor, hidden: Tensor) -> float:
+    """Variance of the hidden pixels: the loss of the best prediction that is one and the same."""
+    return float(target[hidden].float().var(correction=0))
+
+
+class MaskedAutoencoder(PretextMethod):
+    """A view with most of its patches set to zero; encoder and decoder restore them."""
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            patch: extent of a patch in pixels of the view.
+            ratio: share of the patches that are hidden.
+        """
+
+        patch: PositiveInt = 8
+        ratio: float = Field(0.75, gt=0, lt=1)
+
+    summary = "hide patches of a slice and restore them; trains the decoder too"
+    citation = "He et al., CVPR 2022, arXiv 2111.06377; Wald et al., CVPR 2025, arXiv 2410.23132"
+    needs = "slices"
+    parts = ("encoder", "decoder")
+    has_head = False
+
+    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
+        super().__init__(encoder, head, loss, n_slices)
+        self.decoder = Decoder(encoder.settings)
+        self.to_pixels = nn.Conv2d(encoder.settings.width, 1, 1)
+        initialise(self.to_pixels)
+        nn.init.normal_(self.to_pixels.weight, std=0.05)  # small, so that it starts at chance
+        self.loss = loss
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        target = _without_intensity(views)(batch.images, seed)
+        hidden = hidden_patches(
+            len(target),
+            views.size,
+            patch=self.loss.patch,
+            ratio=self.loss.ratio,
+            seed=mix_seed(seed, _MASKS),
+        ).to(target.device)
+        visible = views(batch.images, seed).masked_fill(hidden, 0)  # the mean of z-scored images
+        prediction = self.to_pixels(self.decoder(self.encoder(visible))[-1])
+        return Step(
+            masked_error(prediction, target, hidden),
+            chance=spread(target, hidden),
+            floor=0.0,
+        )
+
+
+def _without_intensity(views: ViewMaker) -> ViewMaker:
+    """Makes the same views but for their intensity, which stays that of the slice."""
+    plain = views.settings.model_copy(update={"intensity_probability": 0.0})
+    return ViewMaker(plain, views.size)
