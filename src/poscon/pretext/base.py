@@ -11,7 +11,7 @@ from poscon.networks.unet import Encoder
 class PretextMethod(Method):
     """Base of the pre-training methods: built around an encoder."""
 
-    parts: ClassVar[tuple[str, ...]] = ("encoder",)
+    parts: tuple[str, ...] = ("encoder",)
     """The attributes that are parts of the U-Net, which ``finetune`` starts from."""
     trains: ClassVar[bool] = True
     has_head: ClassVar[bool] = True

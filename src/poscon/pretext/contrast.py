@@ -11,9 +11,9 @@ from poscon.views import ViewMaker
 
 
 def unit(embeddings: Tensor) -> Tensor:
-    """Scale each row to unit length, in at least single precision."""
+    """Scale (..., D) to unit length along the last axis, in at least single precision."""
     wide = embeddings if embeddings.dtype.itemsize > 2 else embeddings.float()
-    return nn.functional.normalize(wide, dim=1)
+    return nn.functional.normalize(wide, dim=-1)
 
 
 def contrastive_loss(
@@ -39,7 +39,7 @@ def contrastive_loss(
         Scalar, in the dtype of the embeddings but at least float32.
     """
     z = unit(embeddings)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    itself = _diagonal(positives)
     positives = positives & ~itself
     with torch.autocast(z.device.type, enabled=False):  # else a product of bfloat16
         logits = z @ z.T / temperature
@@ -57,6 +57,34 @@ def contrastive_loss(
         per_anchor = (terms * positives).sum(dim=1) / n_positives.clamp(min=1)
     per_anchor = torch.where(n_positives > 0, per_anchor, logits.new_zeros(()))
     return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
+
+
+def chance_level(positives: Tensor, negatives: Tensor | None = None) -> float:
+    """What :func:`contrastive_loss` comes to when all embeddings are alike; same masks."""
+    itself = _diagonal(positives)
+    has = (positives & ~itself).any(dim=1)
+    if negatives is None:
+        per_anchor = (~itself).sum(dim=1).clamp(min=1).double().log()
+    else:
+        per_anchor = (negatives & ~itself).sum(dim=1).double().log1p()
+    return float((per_anchor * has).sum() / has.sum().clamp(min=1))
+
+
+def floor_level(positives: Tensor, negatives: Tensor | None = None) -> float:
+    """About what it comes to when positives are alike and far from all others; same masks.
+
+    Where the denominator has all views, the softmax is even over the positives and
+    L_i = log |P(i)|; where it has negatives only, nothing competes with a positive.
+    """
+    if negatives is not None:
+        return 0.0
+    n_positives = (positives & ~_diagonal(positives)).sum(dim=1)
+    per_anchor = n_positives.clamp(min=1).double().log()
+    return float(per_anchor.sum() / (n_positives > 0).sum().clamp(min=1))
+
+
+def _diagonal(mask: Tensor) -> Tensor:
+    return torch.eye(len(mask), dtype=torch.bool, device=mask.device)
 
 
 def two_views(batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:

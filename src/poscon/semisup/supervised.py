@@ -52,7 +52,7 @@ def deep_supervision_loss(
     losses = torch.stack(
         [supervised_loss(s, labels[:, :: 2**k, :: 2**k], terms) for k, s in enumerate(scores)]
     )
-    return losses @ losses.new_tensor(weights) / sum(weights)
+    return (losses * losses.new_tensor(weights)).sum() / sum(weights)
 
 
 class Supervised(FinetuneMethod):

@@ -1,0 +1,359 @@
+"""Every method of the comparison under one budget: Dice and HD95 of a few labelled subjects.
+
+    python experiments/methods.py DATASET SOURCE OUT --table TABLE [--results FILE] [--part I/N]
+
+DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its split.json beside
+``training/``), SOURCE its folder. TABLE is one of
+
+    pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
+    finetuning    every fine-tuning method, from a random start and from PCL; likewise
+    budget        every start; 1, 2 and 4 labelled subjects; fine-tunings of several lengths
+
+Stores and runs go to OUT. FILE (default OUT/results.csv) has a row a run and test subject; a run
+that is in it is not done again, so that the script may be stopped and started at will, and several
+processes may each do a part of the runs (I of N, from 0) into the same FILE. At the end the table
+is printed, as far as FILE has its runs; ``--show`` does only that.
+
+Protocol: pre-training sees the training subjects only, every method the same number of slices. Draw
+d takes the first M subjects of the order of seed d, for all methods alike, and d is the seed of the
+fine-tuning too. The model is the last state of the training. A subject's figure is the mean over
+its frames and classes; a table's are mean and standard deviation over the test subjects, of the
+mean over draws.
+"""
+
+import argparse
+import csv
+import fcntl
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import poscon
+from poscon.pretext import METHODS as STARTS
+from poscon.store.store import MANIFEST, Store
+
+DRAWS = (0, 1, 2)
+SPLIT_SEED = 2026
+MEASURES = ("dice", "hd95_mm")
+SEMISUPERVISED = ("supervised", "mixup", "tcsm", "mean-teacher", "bcp")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One data set's budget.
+
+    Attributes:
+        prepare: arguments of ``poscon prepare``.
+        size: pixels of what the network sees.
+        epochs: of pre-training.
+        iterations: of fine-tuning, for the tables of methods.
+        budgets: of fine-tuning, for the table of budgets.
+    """
+
+    prepare: dict[str, str | float]
+    size: int
+    epochs: int
+    iterations: int
+    budgets: tuple[int, ...]
+
+
+PLANS = {
+    "hippocampus": Plan({"plane": "coronal"}, 48, 10, 400, (100, 200, 400, 800, 1600)),
+    "acdc": Plan({"spacing": 2.0}, 64, 30, 400, (100, 200, 400, 800, 1600)),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """What a fine-tuning is determined by, within a data set."""
+
+    start: str
+    method: str
+    labelled: int
+    iterations: int
+    draw: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.start}-{self.method}-m{self.labelled}-i{self.iterations}-d{self.draw}"
+
+
+def runs_of(table: str, plan: Plan) -> list[Run]:
+    """The runs of a table, every draw complete before the next begins."""
+    if table == "pretraining":
+        cells = [(s, "supervised", m, plan.iterations) for m in (2, 6) for s in reversed(STARTS)]
+    elif table == "finetuning":
+        cells = [
+            (s, method, m, plan.iterations)
+            for s in ("none", "pcl")
+            for m in (2, 6)
+            for method in SEMISUPERVISED
+        ]
+    else:
+        cells = [(s, "supervised", m, i) for m in (2, 1, 4) for i in plan.budgets for s in STARTS]
+    return [Run(*cell, draw) for draw in DRAWS for cell in cells]
+
+
+def split(name: str, source: Path, store: Store) -> tuple[list[str], list[str]]:
+    """Training and test subjects."""
+    if name == "acdc":
+        content = json.loads((source / "split.json").read_text())
+        return content["train"], content["validation"]
+    subjects = sorted({case.subject for case in store.cases})
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(subjects))
+    shuffled = [subjects[i] for i in order]
+    return shuffled[52:], shuffled[:52]
+
+
+class Ledger:
+    """The file of results; several processes may write to it.
+
+    Attributes:
+        rows: measures by run and subject.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[Run, str], dict[str, float]] = {}
+        self.read()
+
+    def read(self) -> None:
+        if not self.path.is_file():
+            return
+        with self.path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                run = Run(
+                    row["start"],
+                    row["method"],
+                    *(int(row[k]) for k in ("labelled", "iterations", "draw")),
+                )
+                self.rows[run, row["subject"]] = {m: float(row[m]) for m in MEASURES}
+
+    def __contains__(self, run: Run) -> bool:
+        return any(key == run for key, _ in self.rows)
+
+    def add(self, run: Run, subjects: dict[str, dict[str, float]]) -> None:
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.read()
+            self.rows |= {(run, subject): values for subject, values in subjects.items()}
+            part = self.path.with_suffix(".part")
+            with part.open("w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow([*(f.name for f in fields(Run)), "subject", *MEASURES])
+                for key, subject in sorted(self.rows):
+                    values = self.rows[key, subject]
+                    shown = [f"{values[m]:.4f}" for m in MEASURES]
+                    writer.writerow([*astuple(key), subject, *shown])
+            part.replace(self.path)
+
+    def per_subject(self, runs: Sequence[Run], measure: str) -> np.ndarray | None:
+        """(subjects,): the mean over runs, subjects in order; None if a run is not there yet."""
+        if not runs or not all(run in self for run in runs):
+            return None
+        subjects = sorted({subject for run, subject in self.rows if run == runs[0]})
+        return np.array(
+            [np.mean([self.rows[run, subject][measure] for run in runs]) for subject in subjects]
+        )
+
+
+class Experiment:
+    """One data set: its store, its lists of subjects, its runs."""
+
+    def __init__(self, name: str, source: Path, out: Path) -> None:
+        self.plan, self.source, self.out = PLANS[name], source, out
+        self.store = out / "store"
+        if not (self.store / MANIFEST).is_file():
+            poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
+        self.lists = {"train": out / "train.json", "test": out / "test.json"}
+        for path, subjects in zip(
+            self.lists.values(), split(name, source, Store(self.store)), strict=True
+        ):
+            path.write_text(json.dumps(subjects))
+
+    def pretrain(self, method: str) -> Path:
+        run = self.out / f"pretrain-{method}"
+        if (run / "encoder.safetensors").is_file():
+            return run
+        if (run / "config.yaml").is_file():
+            poscon.pretrain(self.store, run, resume=True)
+        else:
+            poscon.pretrain(
+                self.store,
+                run,
+                method=method,
+                cases=self.lists["train"],
+                epochs=None if method == "none" else self.plan.epochs,
+                settings=[f"size={self.plan.size}"],
+            )
+        return run
+
+    def finetune(self, run: Run) -> dict[str, dict[str, float]]:
+        """Fine-tune, predict the test subjects, measure them."""
+        folder = self.out / run.name
+        if not (folder / "model.safetensors").is_file():
+            if (folder / "config.yaml").is_file():
+                poscon.finetune(self.store, folder, resume=True)
+            else:
+                poscon.finetune(
+                    self.store,
+                    folder,
+                    # a random start is drawn anew for every draw
+                    init=None if run.start == "none" else self.pretrain(run.start),
+                    labelled=run.labelled,
+                    cases=self.lists["train"],
+                    method=run.method,
+                    iterations=run.iterations,
+                    seed=run.draw,
+                    settings=[f"size={self.plan.size}"],
+                )
+        predictions = folder / "predictions"
+        poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)
+        if not (folder / "results.csv").is_file():
+            poscon.evaluate(predictions, self.source, folder / "results.csv")
+        found: dict[str, dict[str, list[float]]] = {}
+        with (folder / "results.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                for measure in MEASURES:
+                    if row[measure] != "":
+                        values = found.setdefault(row["subject"], {m: [] for m in MEASURES})
+                        values[measure].append(float(row[measure]))
+        return {
+            subject: {m: float(np.mean(values[m])) for m in MEASURES}
+            for subject, values in found.items()
+        }
+
+
+def table_of_methods(ledger: Ledger, runs: Iterable[Run]) -> str:
+    """Markdown: a row a start and method, columns by number of labelled subjects."""
+    cells: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    for run in runs:
+        by_labelled = cells.setdefault((run.start, run.method), {})
+        by_labelled.setdefault(run.labelled, []).append(run)
+    columns = sorted({m for by_labelled in cells.values() for m in by_labelled})
+    reference = cells["none", "supervised"]
+    lines = [
+        "| start | fine-tuning | "
+        + " | ".join(
+            f"M={m}: Dice | HD95 mm | against none | subjects, draws better" for m in columns
+        )
+        + " |",
+        "|---|---|" + "---|" * 4 * len(columns),
+    ]
+    for (start, method), by_labelled in cells.items():
+        texts = []
+        for m in columns:
+            dice, hd95 = (ledger.per_subject(by_labelled[m], k) for k in MEASURES)
+            base = ledger.per_subject(reference[m], "dice")
+            if dice is None or hd95 is None:
+                texts += ["", "", "", ""]
+                continue
+            texts.append(f"{dice.mean():.3f} ± {dice.std(ddof=1):.3f}")
+            texts.append(f"{hd95.mean():.1f} ± {hd95.std(ddof=1):.1f}")
+            if base is None or by_labelled[m] == reference[m]:
+                texts += ["", ""]
+                continue
+            ahead = sum(
+                _mean(ledger, ours) > _mean(ledger, theirs)
+                for ours, theirs in zip(by_labelled[m], reference[m], strict=True)
+            )
+            texts.append(f"{(dice - base).mean():+.3f}")
+            texts.append(f"{(dice > base).sum()} of {len(dice)}, {ahead} of {len(reference[m])}")
+        lines.append(f"| {start} | {method} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _mean(ledger: Ledger, run: Run) -> float:
+    values = ledger.per_subject([run], "dice")
+    assert values is not None
+    return float(values.mean())
+
+
+def budget_figure(ledger: Ledger, runs: Sequence[Run], title: str, path: Path) -> None:
+    """Dice against the length of fine-tuning: a panel an M, a line a start."""
+    labelled = sorted({run.labelled for run in runs})
+    budgets = sorted({run.iterations for run in runs})
+    figure = Figure(figsize=(3.4 * len(labelled) + 1.6, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(labelled), sharey=True, squeeze=False)[0]
+    for axis, m in zip(panels, labelled, strict=True):
+        for start, colour, marker in zip(STARTS, COLOURS, MARKERS, strict=True):
+            points = []
+            for budget in budgets:
+                own = [r for r in runs if (r.start, r.labelled, r.iterations) == (start, m, budget)]
+                done = [run for run in own if run in ledger]
+                if done:
+                    points.append((budget, np.mean([_mean(ledger, run) for run in done])))
+            if points:
+                x, y = zip(*points, strict=True)
+                axis.plot(x, y, color=colour, marker=marker, ms=5, label=start)
+        axis.set(xscale="log", xlabel="fine-tuning iterations")
+        axis.set_title(f"{m} labelled subject{'s' * (m > 1)}", fontsize=10)
+        axis.set_xticks(budgets, [str(b) for b in budgets])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    panels[0].set_ylabel("mean Dice of the test subjects")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def budget_table(ledger: Ledger, runs: Sequence[Run]) -> str:
+    """Markdown: mean Dice, a row a start and M, a column a budget; how many draws there are."""
+    budgets = sorted({run.iterations for run in runs})
+    lines = [
+        "| labelled | start | " + " | ".join(f"{b} iterations" for b in budgets) + " |",
+        "|---|---|" + "---|" * len(budgets),
+    ]
+    for m in sorted({run.labelled for run in runs}):
+        for start in STARTS:
+            texts = []
+            for budget in budgets:
+                own = [r for r in runs if (r.start, r.labelled, r.iterations) == (start, m, budget)]
+                means = [_mean(ledger, run) for run in own if run in ledger]
+                texts.append(f"{np.mean(means):.3f} ({len(means)})" if means else "")
+            if any(texts):
+                lines.append(f"| {m} | {start} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=PLANS)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--table", choices=("pretraining", "finetuning", "budget"), required=True)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--show", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    ledger = Ledger(arguments.results or arguments.out / "results.csv")
+    runs = runs_of(arguments.table, PLANS[arguments.dataset])
+    if not arguments.show:
+        experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
+        number, parts = map(int, arguments.part.split("/"))
+        for run in runs[number::parts]:
+            ledger.read()
+            if run not in ledger:
+                ledger.add(run, experiment.finetune(run))
+    if arguments.table == "budget":
+        print(budget_table(ledger, runs))
+        title = f"{arguments.dataset}: mean over the draws done"
+        budget_figure(ledger, runs, title, arguments.out / "budget.png")
+    else:
+        print(table_of_methods(ledger, runs))
+
+
+if __name__ == "__main__":
+    main()
