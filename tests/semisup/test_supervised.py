@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
-from poscon.semisup.supervised import Supervised, deep_supervision_loss, supervised_loss
+from poscon.semisup.supervised import Supervised, supervised_loss
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings
 
@@ -57,39 +56,3 @@ def test_a_step_follows_from_its_seed() -> None:
         float(method.step(batch, views, seed, 0.0).loss.detach()) for seed in (1, 1, 2)
     )
     assert first == again != other
-
-
-def test_deep_supervision_is_the_weighted_mean_over_resolutions() -> None:
-    generator = np.random.default_rng(0)
-    scores = [generator.normal(size=(2, 3, 8 // 2**k, 8 // 2**k)) for k in range(3)]
-    labels = generator.integers(0, 3, (2, 8, 8))
-    coarse = [labels[:, :: 2**k, :: 2**k] for k in range(3)]
-    parts = [slow_loss(s, y, "dice+ce") for s, y in zip(scores, coarse, strict=True)]
-    expected = (4 * parts[0] + 2 * parts[1] + parts[2]) / 7
-    loss = deep_supervision_loss([torch.tensor(s) for s in scores], torch.tensor(labels))
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    alone = deep_supervision_loss([torch.tensor(scores[0])], torch.tensor(labels))
-    assert float(alone) == pytest.approx(parts[0], rel=1e-5)
-
-
-@pytest.mark.parametrize("levels", [0, 1, 2])
-def test_every_parameter_learns_with_deep_supervision(levels: int) -> None:
-    torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=2, levels=3), 3)
-    method = Supervised(network, Supervised.Settings(deep_supervision=levels))
-    batch = SliceBatch(
-        torch.randn(4, 1, 24, 24),
-        torch.rand(4),
-        torch.randint(0, 3, (4, 24, 24), dtype=torch.uint8),
-    )
-    method.step(batch, ViewMaker(ViewSettings(), 16), 0, 0.0).loss.backward()
-    for name, parameter in method.named_parameters():
-        assert parameter.grad is not None, name
-    assert len(method.coarse) == levels
-    assert method.model is network
-
-
-def test_more_resolutions_than_the_network_has() -> None:
-    network = UNet(NetworkSettings(width=2, levels=2), 3)
-    with pytest.raises(PosconError, match="has 1 coarser resolutions"):
-        Supervised(network, Supervised.Settings(deep_supervision=2))

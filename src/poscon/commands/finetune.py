@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from poscon import __version__
 from poscon.commands.pretrain import part_file
@@ -33,14 +33,17 @@ CHUNK_STEPS = 100
 
 _VIEWS = ViewSettings(
     mirror=False,
-    rotation=15.0,
-    scale=(0.85, 1.2),
-    shift=0.0,
-    elastic=0.005,
-    brightness=0.1,
-    contrast=0.15,
-    gamma=0.2,
-    noise=0.05,
+    rotation=30.0,
+    scale=(0.7, 1.4),
+    shift=0.05,
+    elastic=0.01,
+    brightness=0.2,
+    contrast=0.35,
+    gamma=0.5,
+    noise=0.15,
+    blur=1.0,
+    low_resolution=2.0,
+    intensity_probability=0.3,
 )
 
 
@@ -53,6 +56,8 @@ class FinetuneSettings(TrainingSettings):
         iterations: training steps, whatever the number of labelled cases.
         batch: slices a step.
         foreground: share of the slices cropped around foreground; matters for large slices only.
+        deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
+            so many.
         start: which parts to take from the pre-training run: all that it trained, or the encoder.
         encoder_rate: holds the encoder back.
     """
@@ -62,6 +67,7 @@ class FinetuneSettings(TrainingSettings):
     iterations: PositiveInt = 1000
     batch: PositiveInt = 16
     foreground: float = Field(0.5, ge=0, le=1)
+    deep_supervision: NonNegativeInt = 2
     start: Literal["all", "encoder"] = "all"
     encoder_rate: EncoderRate = EncoderRate()
     optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3)
@@ -163,7 +169,7 @@ def finetune(
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
     method_class = find_method(chosen.method)
-    learner = method_class(network, method_class.Settings(**chosen.loss))
+    learner = method_class(network, method_class.Settings(**chosen.loss), chosen.deep_supervision)
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})

@@ -243,6 +243,7 @@ class GlobalLocalContrast(PretextMethod):
             )
         self.stride = 2 ** (levels - blocks)
         self.decoder = Decoder(encoder.settings, blocks=blocks)
+        self.parts = ("encoder", "decoder")
         channels = encoder.settings.width * self.stride
         self.projection = nn.Sequential(
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -250,11 +251,6 @@ class GlobalLocalContrast(PretextMethod):
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 1),
         ).apply(initialise)
-
-    @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The decoder too, if it is trained."""
-        return ("encoder",) if self.decoder is None else ("encoder", "decoder")
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         if self.decoder is None:

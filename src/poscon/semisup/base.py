@@ -1,10 +1,14 @@
 """What every fine-tuning method is: a segmentation network and a loss."""
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from poscon import settings
 from poscon.methods import Method
-from poscon.networks.unet import UNet
+from poscon.networks.unet import UNet, initialise
 
 
 class FinetuneMethod(Method):
@@ -13,17 +17,49 @@ class FinetuneMethod(Method):
     uses_unlabelled: ClassVar[bool] = False
     """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
 
-    def __init__(self, network: UNet, loss: settings.Settings) -> None:
+    def __init__(self, network: UNet, loss: settings.Settings, deep_supervision: int = 0) -> None:
         """Build what is trained besides the network.
 
         Args:
             network: trained in place.
             loss: of the class ``Settings`` of the method.
+            deep_supervision: at how many coarser resolutions the decoder is supervised too, if it
+                has so many.
         """
         super().__init__()
         self.network = network
+        width, levels = network.settings.width, network.settings.levels
+        self.coarse = nn.ModuleList(
+            nn.Conv2d(width * 2**k, network.n_classes, 1)
+            for k in range(1, min(deep_supervision, levels - 1) + 1)
+        ).apply(initialise)
+
+    def scores(self, images: Tensor) -> list[Tensor]:
+        """Class scores at full resolution, then at each halving of it that is supervised too."""
+        if not self.coarse:
+            return [self.network(images)]
+        *coarser, finest = self.network.decoder(self.network.encoder(images))
+        scores = [self.network.classifier(finest)]
+        for classifier, features in zip(self.coarse, reversed(coarser), strict=False):
+            scores.append(classifier(features))
+        return scores
 
     @property
     def model(self) -> UNet:
         """The network that is the result."""
         return self.network
+
+
+def over_resolutions(loss: Callable[[Tensor, int], Tensor], scores: Sequence[Tensor]) -> Tensor:
+    """Deep supervision (Lee et al., AISTATS 2015) with the weights of Isensee et al. 2021.
+
+    The k-th halving of the resolution has the weight 2^-k, divided by the sum of all weights.
+
+    Args:
+        loss: of the scores at one resolution and its stride 2^k: targets are brought to it by
+            taking every 2^k-th pixel.
+        scores: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
+    """
+    losses = torch.stack([loss(part, 2**k) for k, part in enumerate(scores)])
+    weights = losses.new_tensor([0.5**k for k in range(len(scores))])
+    return (losses * weights).sum() / weights.sum()

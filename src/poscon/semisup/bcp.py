@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
-from poscon.semisup.base import FinetuneMethod
+from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.teacher import Teacher
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, apply_view, apply_view_to_labels
@@ -163,8 +163,8 @@ class BidirectionalCopyPaste(FinetuneMethod):
 
     self_training: Tensor
 
-    def __init__(self, network: UNet, loss: Settings) -> None:
-        super().__init__(network, loss)
+    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
+        super().__init__(network, loss, deep_supervision)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
         self.register_buffer("self_training", torch.zeros((), dtype=torch.bool))
@@ -189,11 +189,17 @@ class BidirectionalCopyPaste(FinetuneMethod):
             pseudo_labels = self._pseudo_labels(unlabelled)
             mixed = copy_paste(images, halves(unlabelled), mask[:, None])
             targets = copy_paste(labels, halves(pseudo_labels), mask)
-        scores = self.network(mixed)
-        undecided = torch.zeros_like(scores)
+        scores = self.scores(mixed)
+
+        def loss(scores: Tensor, s: int) -> Tensor:
+            return bidirectional_loss(
+                scores, targets[:, ::s, ::s], mask[:, ::s, ::s], weight=weight
+            )
+
+        undecided = [torch.zeros_like(part) for part in scores]
         return Step(
-            bidirectional_loss(scores, targets, mask, weight=weight),
-            chance=float(bidirectional_loss(undecided, targets, mask, weight=weight)),
+            over_resolutions(loss, scores),
+            chance=float(over_resolutions(loss, undecided)),
             floor=0.0,
         )
 

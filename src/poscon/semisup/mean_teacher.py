@@ -4,7 +4,7 @@ from pydantic import Field, PositiveFloat
 
 from poscon import settings
 from poscon.networks.unet import UNet
-from poscon.semisup.base import FinetuneMethod
+from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.supervised import supervised_loss
 from poscon.semisup.teacher import (
     Teacher,
@@ -41,8 +41,8 @@ class MeanTeacher(FinetuneMethod):
     needs = "labelled and unlabelled slices"
     uses_unlabelled = True
 
-    def __init__(self, network: UNet, loss: Settings) -> None:
-        super().__init__(network, loss)
+    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
+        super().__init__(network, loss, deep_supervision)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
 
@@ -53,9 +53,12 @@ class MeanTeacher(FinetuneMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         student, teacher, labels = student_and_teacher_views(batch, views, seed)
-        scores = self.network(student)
-        supervised = supervised_loss(scores[: len(labels)], labels)
-        consistency = consistency_loss(scores, probabilities(self.teacher(teacher)))
+        n = len(labels)
+        scores = self.scores(student)
+        supervised = over_resolutions(
+            lambda scores, s: supervised_loss(scores[:n], labels[:, ::s, ::s]), scores
+        )
+        consistency = consistency_loss(scores[0], probabilities(self.teacher(teacher)))
         weight = self.loss.weight * ramp_up(progress, self.loss.ramp_up)
         return Step(
             supervised + weight * consistency,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
-from poscon.semisup.base import FinetuneMethod
+from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, apply_view, apply_view_to_labels
 
@@ -75,8 +75,8 @@ class Mixup(FinetuneMethod):
     citation = "Zhang et al., ICLR 2018, arXiv 1710.09412"
     needs = "labelled slices"
 
-    def __init__(self, network: UNet, loss: Settings) -> None:
-        super().__init__(network, loss)
+    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
+        super().__init__(network, loss, deep_supervision)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
@@ -87,5 +87,9 @@ class Mixup(FinetuneMethod):
         one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
         pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
         partners, shares = (drawn.to(images.device) for drawn in pairs)
-        scores = self.network(mix(images, partners, shares))
-        return Step(soft_supervised_loss(scores, mix(one_hot, partners, shares)))
+        targets = mix(one_hot, partners, shares)
+        loss = over_resolutions(
+            lambda scores, s: soft_supervised_loss(scores, targets[..., ::s, ::s]),
+            self.scores(mix(images, partners, shares)),
+        )
+        return Step(loss)

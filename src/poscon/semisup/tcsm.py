@@ -10,7 +10,7 @@ from torch.nn.functional import grid_sample
 from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
-from poscon.semisup.base import FinetuneMethod
+from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.supervised import supervised_loss
 from poscon.semisup.teacher import (
     Teacher,
@@ -105,8 +105,8 @@ class TransformationConsistency(FinetuneMethod):
     needs = "labelled and unlabelled slices"
     uses_unlabelled = True
 
-    def __init__(self, network: UNet, loss: Settings) -> None:
-        super().__init__(network, loss)
+    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
+        super().__init__(network, loss, deep_supervision)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
 
@@ -119,10 +119,12 @@ class TransformationConsistency(FinetuneMethod):
         student, teacher, labels = student_and_teacher_views(batch, views, seed)
         transform = draw_transform(len(student), self.loss.scale, mix_seed(seed, 11))
         n = len(labels)
-        scores = self.network(torch.cat([student[:n], apply_transform(student, transform)]))
+        scores = self.scores(torch.cat([student[:n], apply_transform(student, transform)]))
         targets = apply_transform(probabilities(self.teacher(teacher)), transform)
-        supervised = supervised_loss(scores[:n], labels)
-        consistency = consistency_loss(scores[n:], targets)
+        supervised = over_resolutions(
+            lambda scores, s: supervised_loss(scores[:n], labels[:, ::s, ::s]), scores
+        )
+        consistency = consistency_loss(scores[0][n:], targets)
         weight = self.loss.weight * ramp_up(progress, self.loss.ramp_up)
         return Step(
             supervised + weight * consistency,

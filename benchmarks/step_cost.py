@@ -1,6 +1,6 @@
 """What a training step of each method costs, relative to one forward pass of the encoder.
 
-    python benchmarks/methods.py [--size 64] [--batch 32] [--rounds 9] [--threads 1]
+    python benchmarks/step_cost.py [--size 64] [--batch 32] [--rounds 9] [--threads 1]
 
 Synthetic slices, the default network, the default settings of every method, AdamW. In every round
 each method does one step, in turn, and so does the encoder (forward, without gradient, on the

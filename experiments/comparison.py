@@ -1,6 +1,6 @@
 """Every method of the comparison under one budget: Dice and HD95 of a few labelled subjects.
 
-    python experiments/methods.py DATASET SOURCE OUT --table TABLE [--results FILE] [--part I/N]
+    python experiments/comparison.py DATASET SOURCE OUT --table TABLE [--results FILE] [--part I/N]
 
 DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its split.json beside
 ``training/``), SOURCE its folder. TABLE is one of
