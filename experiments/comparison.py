@@ -18,7 +18,7 @@ Protocol: pre-training sees the training subjects only, every method the same nu
 d takes the first M subjects of the order of seed d, for all methods alike, and d is the seed of the
 fine-tuning too. The model is the last state of the training. A subject's figure is the mean over
 its frames and classes; a table's are mean and standard deviation over the test subjects, of the
-mean over draws.
+mean over draws. All trainings are in bfloat16 mixed precision.
 """
 
 import argparse
@@ -169,6 +169,7 @@ class Experiment:
 
     def __init__(self, name: str, source: Path, out: Path) -> None:
         self.plan, self.source, self.out = PLANS[name], source, out
+        self.settings = [f"size={self.plan.size}", "precision=bf16"]
         self.store = out / "store"
         if not (self.store / MANIFEST).is_file():
             poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
@@ -190,8 +191,9 @@ class Experiment:
                 run,
                 method=method,
                 cases=self.lists["train"],
+                # all others would have no effect
                 epochs=None if method == "none" else self.plan.epochs,
-                settings=[f"size={self.plan.size}"],
+                settings=self.settings[:1] if method == "none" else self.settings,
             )
         return run
 
@@ -212,7 +214,7 @@ class Experiment:
                     method=run.method,
                     iterations=run.iterations,
                     seed=run.draw,
-                    settings=[f"size={self.plan.size}"],
+                    settings=self.settings,
                 )
         predictions = folder / "predictions"
         poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)

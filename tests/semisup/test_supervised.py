@@ -56,3 +56,26 @@ def test_a_step_follows_from_its_seed() -> None:
         float(method.step(batch, views, seed, 0.0).loss.detach()) for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_the_average_of_the_weights_is_the_result() -> None:
+    """By the formula of the moving average, with its rising decay."""
+    torch.manual_seed(0)
+    network = UNet(NetworkSettings(width=2, levels=1), 3)
+    method = Supervised(network, Supervised.Settings(average=0.6))
+    weight = network.classifier.weight
+    expected = weight.detach().clone()
+    for step in range(5):
+        torch.nn.init.normal_(weight)
+        method.after_step()
+        a = min(0.6, 1 - 1 / (step + 1))
+        expected = a * expected + (1 - a) * weight.detach()
+    assert method.model is not network
+    torch.testing.assert_close(method.model.classifier.weight, expected)
+
+
+def test_without_an_average_the_last_weights_are_the_result() -> None:
+    network = UNet(NetworkSettings(width=2, levels=1), 3)
+    method = Supervised(network, Supervised.Settings())
+    method.after_step()
+    assert method.model is network
