@@ -112,7 +112,7 @@ def main() -> None:
                 settings=settings,
             )
         with (run / "metrics.csv").open() as file:
-            metrics = list(csv.DictReader(file))
+            metrics = [row for row in csv.DictReader(file) if row["loss"]]
         losses = [float(row["loss"]) for row in metrics]
         learnt = (start["chance"] - losses[-1]) / (start["chance"] - start["floor"])
         cells = [name, f"{start['similarity']:.3f}", f"{start['gradient']:.2g}"]

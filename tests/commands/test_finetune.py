@@ -136,7 +136,7 @@ def test_augmentation_may_be_changed_in_part(store: Path, tmp_path: Path) -> Non
     )
     views = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]["views"]
     assert views["rotation"] == 5
-    assert views["gamma"] == 0.2  # the default of fine-tuning, not that of pre-training
+    assert views["gamma"] == 0.5  # the default of fine-tuning, not that of pre-training
 
 
 @pytest.mark.parametrize(

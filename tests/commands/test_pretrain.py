@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,19 @@ import yaml
 
 from poscon.commands.pretrain import pretrain
 from poscon.engine.data import UnlabelledBatches
+from poscon.engine.diagnostics import Diagnostics
 from poscon.engine.training import MetricsFile
 from poscon.errors import PosconError
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
 
+DIAGNOSTICS = [
+    "alignment",
+    "uniformity",
+    "effective_rank",
+    "retrieval_error",
+    "retrieval_chance",
+]
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 
 
@@ -32,9 +41,17 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(value, b[name]), name
 
 
-def losses(run: Path) -> list[tuple[str, str]]:
+def metrics(run: Path) -> list[dict[str, str]]:
+    """All rows without what depends on the machine."""
     with (run / "metrics.csv").open() as file:
-        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "slices_per_second"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def losses(run: Path) -> list[tuple[str, str]]:
+    return [(row["step"], row["loss"]) for row in metrics(run) if row["loss"]]
 
 
 def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
@@ -47,6 +64,11 @@ def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
     assert {case["role"] for case in cases} == {"pretrain"}
     assert all(len(case["pixels_sha256"]) == 64 for case in cases)
     assert len(losses(pretrained)) == 2
+    assert [row["step"] for row in metrics(pretrained)] == ["0", "7", "14"]
+    for row in metrics(pretrained):
+        for name in DIAGNOSTICS:
+            assert row[name], name
+    assert (pretrained / "diagnostics.png").is_file()
     assert (pretrained / "checkpoints" / "last.ckpt").is_file()
     tensors, about = read_weights(pretrained / "encoder.safetensors")
     assert about["network"]["width"] == 4
@@ -107,7 +129,9 @@ def test_resumed_equals_uninterrupted(
     assert not (broken / "encoder.safetensors").exists()
     pretrain(store, broken, resume=True)
     assert_same(weights(whole), weights(broken))
-    assert losses(whole) == losses(broken)
+    assert metrics(whole) == metrics(broken)
+    picture = (whole / "diagnostics.png").read_bytes()
+    assert (broken / "diagnostics.png").read_bytes() == picture
 
 
 def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
@@ -124,7 +148,7 @@ def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (killed / "metrics.csv").is_file():
+    while process.poll() is None and not (killed / "checkpoints" / "last.ckpt").is_file():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -133,7 +157,58 @@ def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
         [*command, str(killed), "--resume"], check=True, env=environment, capture_output=True
     )
     assert_same(weights(whole), weights(killed))
-    assert losses(whole) == losses(killed)
+    assert metrics(whole) == metrics(killed)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_diagnostics_do_not_touch_the_training(
+    precision: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*TINY, f"precision={precision}"]
+    pretrain(store, tmp_path / "with", epochs=3, settings=settings)
+    monkeypatch.setattr(Diagnostics, "__call__", lambda self: {})
+    pretrain(store, tmp_path / "without", epochs=3, settings=settings)
+    assert_same(weights(tmp_path / "with"), weights(tmp_path / "without"))
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+
+
+def test_a_random_start_has_a_row_of_diagnostics(
+    store: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    pretrain(store, run, method="none", settings=["network.width=4", "network.levels=2", "size=32"])
+    (row,) = metrics(run)
+    assert list(row) == ["step", *DIAGNOSTICS]
+    assert row == {name: metrics(pretrained)[0][name] for name in row}  # all methods start there
+    assert (run / "diagnostics.png").is_file()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pre-training (none): effective rank ")
+    pretrain(store, run, resume=True)
+    assert metrics(run) == [row]
+
+
+def test_the_end_is_summed_up(
+    store: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(store, pretrained, resume=True)
+    before, *_, last = metrics(pretrained)
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = (text for text in lines if text.startswith("pre-training (pcl): loss"))
+    loss, chance = float(last["loss"]), float(last["chance"])
+    assert f"loss {loss:.3f} (chance {chance:.3f}" in line
+    rank, first = float(last["effective_rank"]), float(before["effective_rank"])
+    assert f"effective rank {rank:.1f} (before {first:.1f})" in line
+    assert f"position retrieval error {float(last['retrieval_error']):.3f}" in line
+
+
+def test_a_damaged_store_leaves_no_run(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    for image in copy.glob("cases/*/image.npy"):
+        image.write_bytes(b"")
+    with pytest.raises(PosconError, match="the store is damaged"):
+        pretrain(copy, tmp_path / "run", epochs=1, settings=TINY)
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_of_repeated_steps_are_dropped(tmp_path: Path) -> None:

@@ -8,18 +8,20 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 
 from poscon import __version__
-from poscon.engine.collapse import CollapseWatch
+from poscon.engine.collapse import CollapseWatch, conclude
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.engine.diagnostics import Diagnostics, numbers
 from poscon.engine.inference import choose_device
 from poscon.engine.run import RunFolder, refuse_with_resume
-from poscon.engine.training import train
+from poscon.engine.training import MetricsFile, train
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.networks.weights import save_weights
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
+from poscon.report.diagnostics import draw_diagnostics
 from poscon.seeds import mix_seed
 from poscon.settings import resolve, validate
 from poscon.store.selection import choose_cases, slice_size
@@ -27,6 +29,7 @@ from poscon.store.store import Store
 from poscon.views import ViewMaker, canvas_size
 
 CHUNK_STEPS = 500
+DIAGNOSTICS = "diagnostics.png"
 
 
 def part_file(run: Path, part: str) -> Path:
@@ -99,7 +102,8 @@ def pretrain(
 
     Returns:
         The encoder's file, ``RUN/encoder.safetensors``. A method that pre-trains the decoder too
-        leaves ``RUN/decoder.safetensors`` beside it.
+        leaves ``RUN/decoder.safetensors`` beside it. How the training went is drawn in
+        ``RUN/diagnostics.png``.
 
     Raises:
         PosconError: an unusable store, setting, selection or run folder.
@@ -123,6 +127,7 @@ def pretrain(
         chosen = validate(PretrainSettings, config["settings"])
         used = folder.resume_cases(opened)["pretrain"]
     else:
+        folder.check_new()
         chosen = resolve(
             PretrainSettings,
             "pretrain",
@@ -138,37 +143,55 @@ def pretrain(
         chosen = chosen.model_copy(update={"size": size})
     size = slice_size(used, chosen.size, chosen.network.stride)
     hardware = choose_device(chosen.device)
+    views = ViewMaker(chosen.views, size)
     reader = SliceReader(opened, used, canvas_size(size, chosen.views))
     if len(reader) < 2:
         raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
+    learner = _learner(chosen, len(reader)).to(hardware)
+    diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
+    metrics = MetricsFile(folder.metrics_path)
+    # before there is a folder, which a damaged store would leave behind
+    before = None if metrics.rows() else {"step": 0, **diagnostics()}
     if not resume:
         folder.begin("pretrain", opened, chosen.model_dump(mode="json"), {"pretrain": used})
-    batches = UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS)
-    torch.manual_seed(mix_seed(chosen.seed, -1))
-    encoder = Encoder(chosen.network)
-    method_class = find_method(chosen.method)
-    learner = method_class(encoder, chosen.head, method_class.Settings(**chosen.loss), len(reader))
-    watch = CollapseWatch()
+    if before is not None:
+        metrics.append(before)
+    title = f"pre-training ({chosen.method})"
     if learner.trains:
         train(
             learner,
-            ViewMaker(chosen.views, size),
-            batches,
+            views,
+            UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS),
             optimiser=chosen.optimiser,
             run=folder,
             device=hardware,
             precision=chosen.precision,
-            title=f"pre-training ({chosen.method})",
-            after_chunk=watch,
+            title=title,
+            after_chunk=CollapseWatch(diagnostics),
         )
+    _save(learner, chosen, opened, folder)
+    rows = numbers(metrics.rows())
+    draw_diagnostics(folder.path / DIAGNOSTICS, rows, title=title)
+    conclude(title, rows)
+    return part_file(folder.path, "encoder")
+
+
+def _learner(chosen: PretrainSettings, n_slices: int) -> PretextMethod:
+    """The method around a fresh encoder."""
+    torch.manual_seed(mix_seed(chosen.seed, -1))
+    encoder = Encoder(chosen.network)
+    method = find_method(chosen.method)
+    return method(encoder, chosen.head, method.Settings(**chosen.loss), n_slices)
+
+
+def _save(learner: PretextMethod, chosen: PretrainSettings, store: Store, run: RunFolder) -> None:
+    """Write the parts of the network; the encoder last: it says that all are there."""
     about = {
         "poscon_version": __version__,
         "network": chosen.network.model_dump(),
         "method": chosen.method,
         "parts": list(learner.parts),
-        "preparation": opened.manifest.preparation.model_dump(mode="json"),
+        "preparation": store.manifest.preparation.model_dump(mode="json"),
     }
-    for part in reversed(learner.parts):  # the encoder last: it says that all are there
-        save_weights(part_file(folder.path, part), getattr(learner, part), about)
-    watch.finish()
-    return part_file(folder.path, "encoder")
+    for part in reversed(learner.parts):
+        save_weights(part_file(run.path, part), getattr(learner, part), about)

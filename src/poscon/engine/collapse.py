@@ -1,9 +1,15 @@
-"""Saying so when a pre-training learns nothing."""
+"""Saying so when a pre-training learns nothing, and what came of it in the end."""
+
+from collections.abc import Callable, Sequence
 
 from poscon.progress import console
 
 STUCK = 0.02
 """A loss that has come down less than this share of the way from chance to its floor is stuck."""
+ONE_POINT = -0.005
+"""Slices with a uniformity above this have all but the same features."""
+ONE_DIRECTION = 1.5
+"""So have features of an effective rank below this."""
 PATIENCE = 3
 
 
@@ -21,32 +27,78 @@ def learnt(row: dict[str, float]) -> float:
     return (row["chance"] - row["loss"]) / max(row["chance"] - row["floor"], 1e-6)
 
 
-class CollapseWatch:
-    """Warns after some chunks of training, and at the end, if the loss has not left chance."""
+def symptoms(row: dict[str, float]) -> list[str]:
+    """What in a row of metrics.csv says that nothing is learnt, in words."""
+    found = []
+    if learnt(row) < STUCK:
+        found.append(
+            f"the loss is no better than chance (loss {row['loss']:.3f}, "
+            f"chance {row['chance']:.3f}): the encoder has not learnt its task"
+        )
+    spread, rank = row.get("uniformity", -1.0), row.get("effective_rank", float("inf"))
+    if spread > ONE_POINT or rank < ONE_DIRECTION:
+        found.append(
+            "the features have collapsed: to the encoder all slices look alike "
+            f"(uniformity {spread:.4f}, effective rank {rank:.2f})"
+        )
+    return found
 
-    def __init__(self) -> None:
-        self.stuck = 0
-        self.row: dict[str, float] = {}
+
+class CollapseWatch:
+    """Completes the rows of metrics.csv, and warns once if the symptoms last.
+
+    Args:
+        measure: the diagnostics of the encoder as it is.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        self.measure = measure
+        self.chunks = 0
 
     def __call__(self, row: dict[str, float]) -> dict[str, float]:
-        """Look at one row of metrics.csv; adds how much has been learnt."""
-        self.row = row
-        share = learnt(row)
-        self.stuck = self.stuck + 1 if share < STUCK else 0
-        if self.stuck == PATIENCE:
-            self._warn("is still no better than")
-        return {"learnt": share} if "chance" in row else {}
+        """What to add to a row of metrics.csv."""
+        values = self.measure()
+        if "chance" in row:
+            values["learnt"] = learnt(row)
+        found = symptoms(row | values)
+        self.chunks = self.chunks + 1 if found else 0
+        if self.chunks == PATIENCE:
+            _warn(f"by step {row['step']:.0f} {'; '.join(found)}")
+        return values
 
-    def finish(self) -> None:
-        """Look at the last row once more."""
-        if self.stuck:
-            self._warn("ended no better than")
 
-    def _warn(self, what: str) -> None:
-        console.print(
-            f"[bold yellow]warning[/]: the loss {what} chance (loss {self.row['loss']:.3f}, chance "
-            f"{self.row['chance']:.3f}, step {self.row['step']:.0f}): the encoder has not learnt "
-            "its task. Norm in head and bottleneck, AdamW or more epochs help: see "
-            "docs/explanation/collapse.md",
-            soft_wrap=True,
-        )
+def conclude(title: str, rows: Sequence[dict[str, float]]) -> None:
+    """Say on one line what came of a training; warn if it ended with symptoms.
+
+    Args:
+        title: what to call it.
+        rows: of metrics.csv; the first is from before the first step.
+    """
+    before, last = rows[0], rows[-1]
+
+    def beside(name: str, form: str, **others: float) -> str:
+        if last is not before and name in before:
+            others = {"before": before[name], **others}
+        text = ", ".join(f"{what} {value:{form}}" for what, value in others.items())
+        return f"{last[name]:{form}}" + (f" ({text})" if text else "")
+
+    parts = []
+    if "loss" in last:
+        levels = {name: last[name] for name in ("chance", "floor") if name in last}
+        parts.append(f"loss {beside('loss', '.3f', **levels)}")
+    if "effective_rank" in last:
+        parts.append(f"effective rank {beside('effective_rank', '.1f')}")
+    if "retrieval_error" in last:
+        chance = last["retrieval_chance"]
+        parts.append(f"position retrieval error {beside('retrieval_error', '.3f', chance=chance)}")
+    console.print(f"{title}: {'; '.join(parts)}", soft_wrap=True)
+    if "loss" in last and (found := symptoms(last)):
+        _warn(f"in the end {'; '.join(found)}")
+
+
+def _warn(what: str) -> None:
+    console.print(
+        f"[bold yellow]warning[/]: {what}. Norm in head and bottleneck, AdamW or more epochs help: "
+        "see docs/explanation/collapse.md",
+        soft_wrap=True,
+    )

@@ -9,6 +9,8 @@
         checkpoints/last.ckpt    the state of the training, for --resume
         tensorboard/
         encoder.safetensors      after pre-training: the result
+        decoder.safetensors      likewise, if the method trains it
+        diagnostics.png          likewise: how the training went
         model.safetensors        after fine-tuning: the result
 """
 

@@ -1,0 +1,213 @@
+"""Every method through the commands: it learns its task, it resumes, its parts are handed on."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from poscon import pretext, semisup
+from poscon.commands.finetune import finetune
+from poscon.commands.pretrain import part_file, pretrain
+from poscon.errors import PosconError
+from poscon.methods import Method
+from poscon.networks.weights import read_weights
+from poscon.pretext.base import PretextMethod
+from poscon.semisup.base import FinetuneMethod
+
+TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
+TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["loss"]]
+
+
+def same(a: Path, b: Path) -> bool:
+    x, y = read_weights(a)[0], read_weights(b)[0]
+    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+@pytest.mark.parametrize("room", [pretext, semisup])
+def test_methods_are_found_by_name_and_say_what_they_are(room: Any) -> None:
+    base = PretextMethod if room is pretext else FinetuneMethod
+    for name in room.METHODS:
+        method = room.find_method(name)
+        assert issubclass(method, base)
+        for text in (method.summary, method.citation, method.needs):
+            assert text
+            assert "\n" not in text
+    known = next(iter(room.METHODS))
+    with pytest.raises(PosconError, match=rf"did you mean '{known}'\?"):
+        room.find_method(known + "l")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_pretraining_learns_its_task(name: str, store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    epochs = 40 if name == "pirl" else 12  # its memory bank holds a slice as it was an epoch ago
+    pretrain(store, run, method=name, epochs=epochs, settings=[*TINY, "optimiser.lr=0.01"])
+    learnt = [float(row["learnt"]) for row in rows(run)]
+    assert max(learnt[-3:]) > 0.1
+    assert max(learnt[-3:]) > learnt[0]
+
+
+def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
+    original, calls = method.step, 0
+
+    def failing(self: Method, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise RuntimeError("power cut")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(method, "step", failing)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_pretraining_resumed_equals_uninterrupted(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pretrain(store, whole, method=name, epochs=3, settings=TINY)
+    interrupt_after(17, monkeypatch, pretext.find_method(name))
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(store, broken, method=name, epochs=3, settings=TINY)
+    monkeypatch.undo()
+    pretrain(store, broken, resume=True)
+    parts = read_weights(part_file(whole, "encoder"))[1]["parts"]
+    for part in parts:
+        assert same(part_file(whole, part), part_file(broken, part)), part
+    assert [row["loss"] for row in rows(whole)] == [row["loss"] for row in rows(broken)]
+
+
+@pytest.mark.parametrize("name", pretext.METHODS)
+def test_finetuning_starts_from_every_part_that_was_trained(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "pre"
+    trained = pretext.find_method(name).trains
+    if trained:
+        pretrain(store, run, method=name, epochs=1, settings=TINY)
+    else:
+        pretrain(store, run, method=name, settings=[t for t in TINY if "batch" not in t])
+    parts = read_weights(part_file(run, "encoder"))[1]["parts"]
+    assert sorted(path.name for path in run.glob("*.safetensors")) == sorted(
+        f"{part}.safetensors" for part in parts
+    )
+    seen = {}
+
+    def spy(method: FinetuneMethod, *_: Any, **__: Any) -> None:
+        seen.update({k: v.clone() for k, v in method.network.state_dict().items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("poscon.commands.finetune.train", spy)
+    for start in ("all", "encoder"):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(store, tmp_path / start, init=run, labelled=2, settings=[f"start={start}"])
+        for part in parts:
+            tensors = read_weights(part_file(run, part))[0]
+            taken = [torch.equal(seen[f"{part}.{name}"], value) for name, value in tensors.items()]
+            assert all(taken) == (start == "all" or part == "encoder")
+
+
+FINETUNE = ["size=32", "batch=8", "network.width=4", "network.levels=2"]
+
+
+@pytest.mark.parametrize("name", semisup.METHODS)
+def test_finetuning_learns_and_resumes(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"method": name, "labelled": 2, "iterations": 30, "settings": FINETUNE}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    monkeypatch.setattr("poscon.commands.finetune.CHUNK_STEPS", 5)
+    finetune(store, whole, **how)
+    losses = [float(row["loss"]) for row in rows(whole)]
+    assert min(losses[-2:]) < 0.9 * losses[0]
+    with monkeypatch.context() as patched:
+        interrupt_after(13, patched, semisup.find_method(name))
+        with pytest.raises(RuntimeError, match="power cut"):
+            finetune(store, broken, **how)
+    finetune(store, broken, resume=True)
+    assert same(whole / "model.safetensors", broken / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", semisup.METHODS)
+def test_unlabelled_cases_are_the_rest(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only for methods that use them; a validation subject is never among them."""
+    monkeypatch.setattr("poscon.commands.finetune.train", lambda *_, **__: None)
+    (tmp_path / "watch.txt").write_text("phantom_003\n")
+    (tmp_path / "not.txt").write_text("phantom_004\n")
+    run = tmp_path / "run"
+    finetune(
+        store,
+        run,
+        method=name,
+        labelled=2,
+        validation=tmp_path / "watch.txt",
+        exclude=tmp_path / "not.txt",
+        settings=FINETUNE,
+    )
+    roles: dict[str, set[str]] = {}
+    for entry in json.loads((run / "cases.json").read_text()):
+        roles.setdefault(entry["role"], set()).add(entry["id"])
+    assert roles["validation"] == {"phantom_003"}
+    assert len(roles["labelled"]) == 2
+    rest = {"phantom_000", "phantom_001", "phantom_002"} - roles["labelled"]
+    uses = semisup.find_method(name).uses_unlabelled
+    assert roles.get("unlabelled", set()) == (rest if uses else set())
+
+
+def test_unlabelled_cases_from_a_file(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poscon.commands.finetune.train", lambda *_, **__: None)
+    (tmp_path / "labelled.txt").write_text("phantom_000\n")
+    (tmp_path / "without.txt").write_text("phantom_000\nphantom_002\n")
+    how: dict[str, Any] = {"cases": tmp_path / "labelled.txt", "settings": FINETUNE}
+    with pytest.raises(PosconError, match="method bcp needs cases to use without labels and none"):
+        finetune(store, tmp_path / "none-left", method="bcp", **how)
+    assert not (tmp_path / "none-left").exists()
+    with pytest.raises(PosconError, match="--unlabelled: has no effect with method supervised"):
+        finetune(store, tmp_path / "no-use", unlabelled=tmp_path / "without.txt", **how)
+    finetune(store, tmp_path / "run", method="bcp", unlabelled=tmp_path / "without.txt", **how)
+    entries = json.loads((tmp_path / "run" / "cases.json").read_text())
+    assert [(e["id"], e["role"]) for e in entries] == [
+        ("phantom_000", "labelled"),
+        ("phantom_002", "unlabelled"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"method": "none", "epochs": 3}, "epochs has no effect with method none"),
+        ({"method": "none", "settings": ["batch=3"]}, "batch has no effect with method none"),
+        ({"method": "mae", "settings": ["head.dimension=3"]}, "head has no effect with method mae"),
+    ],
+)
+def test_settings_without_an_effect(
+    how: dict[str, Any], message: str, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PosconError, match=message):
+        pretrain(store, tmp_path / "run", **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_start_without_an_effect(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="start: has no effect without --init"):
+        finetune(store, tmp_path / "run", labelled=2, settings=["start=encoder"])
+
+
+def test_a_part_that_is_missing(store: Path, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "pre", method="mae", epochs=1, settings=TINY)
+    part_file(tmp_path / "pre", "decoder").unlink()
+    with pytest.raises(PosconError, match=r"decoder\.safetensors: no such file"):
+        finetune(store, tmp_path / "run", init=tmp_path / "pre", labelled=2)
+    assert not (tmp_path / "run").exists()
