@@ -1,4 +1,4 @@
-"""What could make a pre-trained start *better*, not only faster: one change at a time.
+"""What could make the baseline, or a pre-trained start, *better*: one change at a time.
 
     python experiments/better.py DATASET SOURCE OUT [--only NAME;...]
 
@@ -45,10 +45,18 @@ class Variant:
 
 
 AVERAGED = "loss.average=0.99"
+MODERATE = (
+    "views={rotation: 15, scale: [0.85, 1.2], shift: 0.0, elastic: 0.005, brightness: 0.1, "
+    "contrast: 0.15, gamma: 0.2, noise: 0.05, blur: 0, low_resolution: 1, "
+    "intensity_probability: 1}"
+)
 VARIANTS = {
     "none": Variant("none"),
     "pcl": Variant(),
     "mae": Variant("mae"),
+    "none, moderate views": Variant("none", finetune=(MODERATE,)),
+    "none, no deep supervision": Variant("none", finetune=("deep_supervision=0",)),
+    "none, mirrored": Variant("none", finetune=("views.mirror=true",)),
     "none, averaged": Variant("none", finetune=(AVERAGED,)),
     "pcl, averaged": Variant(finetune=(AVERAGED,)),
     "pcl, encoder at 0.1": Variant(finetune=("encoder_rate.factor=0.1",)),
