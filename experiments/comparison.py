@@ -1,6 +1,7 @@
 """Every method of the comparison under one budget: Dice and HD95 of a few labelled subjects.
 
-    python experiments/comparison.py DATASET SOURCE OUT --table TABLE [--results FILE] [--part I/N]
+    python experiments/comparison.py DATASET SOURCE OUT --table TABLE [--results FILE]
+        [--part I/N] [--starts NAME,...]
 
 DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its split.json beside
 ``training/``), SOURCE its folder. TABLE is one of
@@ -335,6 +336,7 @@ def main() -> None:
     parser.add_argument("--table", choices=("pretraining", "finetuning", "budget"), required=True)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--part", default="0/1")
+    parser.add_argument("--starts", help="do only these, separated by commas")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
@@ -345,7 +347,8 @@ def main() -> None:
     if not arguments.show:
         experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
         number, parts = map(int, arguments.part.split("/"))
-        for run in runs[number::parts]:
+        starts = arguments.starts.split(",") if arguments.starts else STARTS
+        for run in [run for run in runs if run.start in starts][number::parts]:
             ledger.read()
             if run not in ledger:
                 ledger.add(run, experiment.finetune(run))
