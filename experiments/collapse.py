@@ -18,7 +18,8 @@ import poscon
 from poscon.commands.pretrain import PretrainSettings
 from poscon.engine.data import SliceReader, UnlabelledBatches
 from poscon.networks.unet import Encoder
-from poscon.pretext.pcl import PositionalContrast, positional_floor
+from poscon.pretext.contrast import floor_level
+from poscon.pretext.pcl import PositionalContrast, near
 from poscon.seeds import mix_seed
 from poscon.settings import resolve
 from poscon.store.selection import choose_cases
@@ -73,7 +74,7 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     squares = [p.grad.square().sum() for p in method.encoder.parameters() if p.grad is not None]
     threshold = chosen.loss["threshold"]
     floors = [
-        positional_floor(batches.batch(number).positions.repeat(2), threshold)
+        floor_level(near(batches.batch(number).positions.repeat(2), threshold))
         for number in range(batches.total_steps)
     ]
     assert step.chance is not None

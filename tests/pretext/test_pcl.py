@@ -1,6 +1,7 @@
 """The PCL loss against the formula written out, and the method around it."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_iter
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
-from poscon.pretext.pcl import PositionalContrast, positional_contrastive_loss
+from poscon.pretext.pcl import PositionalContrast, near, positional_contrastive_loss
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -143,9 +144,26 @@ def test_a_pair_exactly_at_the_threshold_is_not_positive():
     positions = torch.tensor([0.25, 0.5, 0.75])
     embeddings = random_embeddings(3, 4)
     at = positional_contrastive_loss(embeddings, positions, threshold=0.25, temperature=0.1)
-    above = positional_contrastive_loss(embeddings, positions, threshold=0.2500001, temperature=0.1)
+    above = positional_contrastive_loss(embeddings, positions, threshold=0.2501, temperature=0.1)
     assert at == 0
     assert above > 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.05, 0.1, 0.2, 0.25, 0.35]))
+def test_near_is_decided_as_with_exact_fractions(n, m, threshold):
+    """A distance equal to the threshold counts as equal, whichever way its rounding goes."""
+    exact = [Fraction(i + 1, n) for i in range(n)] + [Fraction(j + 1, m) for j in range(m)]
+    limit = Fraction(str(threshold))
+    expected = torch.tensor([[abs(p - q) < limit for q in exact] for p in exact])
+    positions = torch.cat([torch.arange(1, k + 1).double().div(k).float() for k in (n, m)])
+    assert torch.equal(near(positions, threshold), expected)
+
+
+def test_the_tiniest_threshold_still_joins_equal_positions():
+    positions = torch.tensor([0.3, 0.3, 0.30001])
+    assert near(positions, 1e-9).tolist() == [[True, True, False]] * 2 + [[False, False, True]]
+    assert not near(positions, 0.0).any()
 
 
 def test_a_known_value():

@@ -9,9 +9,22 @@ from poscon import settings
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import contrastive_loss, mean_similarity, two_views
+from poscon.pretext.contrast import contrastive_loss, floor_level, mean_similarity, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
+
+ROUNDING = 1e-5
+"""Share of a threshold by which a distance must be below it: more than positions are rounded by."""
+
+
+def near(positions: Tensor, threshold: float) -> Tensor:
+    """Which pairs are closer than the threshold, (B, B) bool; a pair exactly at it is not.
+
+    Positions are fractions such as 3/10 and 4/10, whose difference comes out a little above or
+    below 1/10. Compared as they come, one and the same distance would be positive here and not
+    there; so what is equal but for rounding counts as equal.
+    """
+    return (positions[:, None] - positions[None, :]).abs() < threshold * (1 - ROUNDING)
 
 
 def positional_contrastive_loss(
@@ -38,20 +51,8 @@ def positional_contrastive_loss(
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
-    positives = (positions[:, None] - positions[None, :]).abs() < threshold
+    positives = near(positions, threshold)
     return contrastive_loss(embeddings, positives, temperature=temperature)
-
-
-def positional_floor(positions: Tensor, threshold: float) -> float:
-    """What the loss comes to when each anchor's positives are all alike and far from the others.
-
-    Then the softmax is even over the positives and L_i = log |P(i)|. With a wide threshold most
-    slices are positives, and this floor is close under chance, log(B - 1): of positions spread
-    evenly over (0, 1], a threshold of 0.35 leaves 0.5 between the two, whatever the batch.
-    """
-    near = (positions[:, None] - positions[None, :]).abs() < threshold
-    n_positives = near.sum(dim=1) - 1
-    return float(n_positives[n_positives > 0].double().log().mean()) if n_positives.any() else 0.0
 
 
 class PositionalContrast(PretextMethod):
@@ -89,6 +90,6 @@ class PositionalContrast(PretextMethod):
         return Step(
             loss,
             chance=math.log(len(embeddings) - 1),
-            floor=positional_floor(positions, self.loss.threshold),
+            floor=floor_level(near(positions, self.loss.threshold)),
             logs={"similarity": mean_similarity(embeddings)},
         )
