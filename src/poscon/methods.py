@@ -42,6 +42,13 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def check(self, total_steps: int) -> None:
+        """Refuse a training that is too short for every stage of the method.
+
+        Raises:
+            PosconError: a stage would have no step.
+        """
+
     def after_step(self) -> None:
         """Called after each step of the optimiser."""
 

@@ -184,6 +184,29 @@ def test_unlabelled_cases_from_a_file(
     ]
 
 
+def test_excluded_subjects_leave_the_unlabelled_too(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the file of unlabelled cases has them."""
+    monkeypatch.setattr("poscon.commands.finetune.train", lambda *_, **__: None)
+    (tmp_path / "labelled.txt").write_text("phantom_000\n")
+    (tmp_path / "all.txt").write_text("\n".join(f"phantom_00{i}" for i in range(5)))
+    (tmp_path / "test.txt").write_text("phantom_003\nphantom_004\n")
+    how: dict[str, Any] = {"cases": tmp_path / "labelled.txt", "exclude": tmp_path / "test.txt"}
+    finetune(
+        store,
+        tmp_path / "run",
+        method="bcp",
+        unlabelled=tmp_path / "all.txt",
+        settings=FINETUNE,
+        **how,
+    )
+    entries = json.loads((tmp_path / "run" / "cases.json").read_text())
+    assert [e["id"] for e in entries if e["role"] == "unlabelled"] == ["phantom_001", "phantom_002"]
+    with pytest.raises(PosconError, match="has no effect, none of its subjects was chosen"):
+        finetune(store, tmp_path / "supervised", settings=FINETUNE, **how)
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -210,4 +233,32 @@ def test_a_part_that_is_missing(store: Path, tmp_path: Path) -> None:
     part_file(tmp_path / "pre", "decoder").unlink()
     with pytest.raises(PosconError, match=r"decoder\.safetensors: no such file"):
         finetune(store, tmp_path / "run", init=tmp_path / "pre", labelled=2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_training_too_short_for_its_stages(steps: int, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="none is left for self-training"):
+        finetune(
+            store,
+            tmp_path / "run",
+            method="bcp",
+            labelled=2,
+            iterations=steps,
+            settings=[*FINETUNE, "loss.pretraining=0.8"],
+        )
+    with pytest.raises(PosconError, match="none is left for the decoder"):
+        pretrain(
+            store,
+            tmp_path / "run",
+            method="gcl",
+            epochs=1,
+            settings=[t.replace("batch=16", "batch=90") for t in TINY] + ["loss.local=0.2"],
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_too_small_to_normalise(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="one value a channel, too few to normalise"):
+        finetune(store, tmp_path / "run", labelled=2, settings=["size=16", "batch=1"])
     assert not (tmp_path / "run").exists()

@@ -26,6 +26,7 @@ def test_learnt_is_the_share_of_the_way_from_chance_to_floor() -> None:
     assert learnt(row(4.0)) == pytest.approx(0.5)
     assert learnt(row(3.0)) == 1
     assert learnt(row(6.0)) == pytest.approx(-0.5)
+    assert learnt(row(5.1) | {"floor": 5.0}) == 0  # nothing can be learnt
     assert learnt({"step": 1, "loss": 4.0}) == 1  # no chance level, nothing to be stuck at
 
 

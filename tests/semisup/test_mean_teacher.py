@@ -11,7 +11,7 @@ from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.semisup.mean_teacher import MeanTeacher
 from poscon.semisup.supervised import Supervised, supervised_loss
-from poscon.semisup.teacher import student_and_teacher_views
+from poscon.semisup.taught import student_and_teacher_views
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view_to_labels, canvas_size

@@ -14,13 +14,13 @@ from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.seeds import mix_seed
 from poscon.semisup.supervised import Supervised, supervised_loss
+from poscon.semisup.taught import student_and_teacher_views
 from poscon.semisup.tcsm import (
     Transform,
     TransformationConsistency,
     apply_transform,
     draw_transform,
 )
-from poscon.semisup.teacher import student_and_teacher_views
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view_to_labels, canvas_size

@@ -24,7 +24,7 @@ from poscon.seeds import mix_seed
 from poscon.semisup import find_method
 from poscon.semisup.base import FinetuneMethod
 from poscon.settings import resolve, validate
-from poscon.store.selection import choose_cases, draw_subjects, slice_size
+from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
 from poscon.store.store import CaseRecord, Store, read_names
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
@@ -164,13 +164,18 @@ def finetune(
         )
         if init is None and chosen.start != "all":
             raise PosconError("setting start: has no effect without --init")
-        roles = _choose_roles(opened, cases, exclude, validation, labelled, chosen.seed)
-        roles |= _choose_unlabelled(opened, cases, exclude, unlabelled, roles, chosen.method)
+        roles = _choose_roles(opened, cases, exclude, unlabelled, validation, labelled, chosen)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
     method_class = find_method(chosen.method)
     learner = method_class(network, method_class.Settings(**chosen.loss), chosen.deep_supervision)
+    learner.check(chosen.iterations)
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
+    if chosen.batch * (size // network.settings.stride) ** 2 < 2:
+        raise PosconError(
+            f"setting batch = {chosen.batch}: at size {size} the bottleneck has one value a "
+            "channel, too few to normalise; use a larger batch or size"
+        )
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
         folder.begin(
@@ -229,57 +234,50 @@ def _choose_roles(
     store: Store,
     cases: Path | str | None,
     exclude: Path | str | None,
+    unlabelled: Path | str | None,
     validation: Path | str | None,
     labelled: int | None,
-    seed: int,
+    chosen: FinetuneSettings,
 ) -> dict[str, list[CaseRecord]]:
-    """Which cases are trained on and which are validated on; never the same subject in both."""
+    """Which cases are trained on, with and without labels, and which are validated on.
+
+    Never is a subject that is validated on trained on too.
+    """
     if not any(c.labelled for c in store.cases):
         raise PosconError(
             f"{store.path}: has no label maps; prepare a data set with label maps to fine-tune on"
         )
-    pool = [c for c in choose_cases(store, cases, exclude) if c.labelled]
+    uses_unlabelled = find_method(chosen.method).uses_unlabelled
+    if unlabelled is not None and not uses_unlabelled:
+        raise PosconError(f"--unlabelled: has no effect with method {chosen.method}")
+    pool = choose_cases(store, cases, None)
+    rest = pool if unlabelled is None else choose_cases(store, unlabelled, None)
+    if exclude is not None:
+        pool, rest = leave_out(store, exclude, pool, rest)
     roles = {}
     if validation is not None:
         watched = store.select(read_names(validation), where=str(validation))
-        unlabelled = [c.id for c in watched if not c.labelled]
-        if unlabelled:
-            raise PosconError(f"{validation}: case {unlabelled[0]} has no label map to validate on")
+        without = [c.id for c in watched if not c.labelled]
+        if without:
+            raise PosconError(f"{validation}: case {without[0]} has no label map to validate on")
         roles["validation"] = watched
         subjects = {c.subject for c in watched}
-        pool = [c for c in pool if c.subject not in subjects]
+        pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
+    pool = [c for c in pool if c.labelled]
     if labelled is None:
         labelled = len({c.subject for c in pool})
     if labelled < 1:
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
-    return {"labelled": draw_subjects(pool, labelled, seed), **roles}
-
-
-def _choose_unlabelled(
-    store: Store,
-    cases: Path | str | None,
-    exclude: Path | str | None,
-    unlabelled: Path | str | None,
-    roles: dict[str, list[CaseRecord]],
-    method: str,
-) -> dict[str, list[CaseRecord]]:
-    """Which cases are used without their labels: neither trained nor validated on with them."""
-    if not find_method(method).uses_unlabelled:
-        if unlabelled is not None:
-            raise PosconError(f"--unlabelled: has no effect with method {method}")
-        return {}
-    labelled = {c.id for c in roles["labelled"]}
-    forbidden = {c.subject for c in roles.get("validation", [])}
-    if exclude is not None:
-        forbidden |= {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
-    pool = choose_cases(store, cases if unlabelled is None else unlabelled, None)
-    rest = [c for c in pool if c.id not in labelled and c.subject not in forbidden]
-    if not rest:
-        raise PosconError(
-            f"{store.path}: method {method} needs cases to use without labels and none is left "
-            "besides the labelled ones; see --labelled, --cases and --unlabelled"
-        )
-    return {"unlabelled": rest}
+    roles = {"labelled": draw_subjects(pool, labelled, chosen.seed), **roles}
+    if uses_unlabelled:
+        drawn = {c.id for c in roles["labelled"]}
+        roles["unlabelled"] = [c for c in rest if c.id not in drawn]
+        if not roles["unlabelled"]:
+            raise PosconError(
+                f"{store.path}: method {chosen.method} needs cases to use without labels and none "
+                "is left besides the labelled ones; see --labelled, --cases and --unlabelled"
+            )
+    return roles
 
 
 def _network(

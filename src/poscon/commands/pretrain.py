@@ -148,6 +148,8 @@ def pretrain(
     if len(reader) < 2:
         raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
     learner = _learner(chosen, len(reader)).to(hardware)
+    batches = UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS)
+    learner.check(batches.total_steps)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
     metrics = MetricsFile(folder.metrics_path)
     # before there is a folder, which a damaged store would leave behind
@@ -161,7 +163,7 @@ def pretrain(
         train(
             learner,
             views,
-            UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS),
+            batches,
             optimiser=chosen.optimiser,
             run=folder,
             device=hardware,

@@ -16,6 +16,8 @@ PATIENCE = 3
 def learnt(row: dict[str, float]) -> float:
     """How far the loss has come from chance (0) to its floor (1); 1 where there is no chance level.
 
+    0 where the two are the same, so that there is nothing to learn.
+
     A loss alone does not tell: with PCL's threshold at 0.35 chance and floor are 0.5 apart, and a
     loss that has "moved 3 %" from 4.84 has come more than a quarter of the way.
 
@@ -24,7 +26,8 @@ def learnt(row: dict[str, float]) -> float:
     """
     if "chance" not in row:
         return 1.0
-    return (row["chance"] - row["loss"]) / max(row["chance"] - row["floor"], 1e-6)
+    way = row["chance"] - row["floor"]
+    return (row["chance"] - row["loss"]) / way if way > 1e-3 else 0.0
 
 
 def symptoms(row: dict[str, float]) -> list[str]:

@@ -44,7 +44,7 @@ class EncoderRate(Settings):
 
     Attributes:
         factor: its learning rate as a share of the others'.
-        frozen: share of all steps, from the first, in which it is not changed.
+        frozen: share of all steps, from the first, in which its weights are not changed.
     """
 
     factor: float = Field(1.0, gt=0, le=1)

@@ -252,6 +252,13 @@ class GlobalLocalContrast(PretextMethod):
             nn.Conv2d(channels, channels, 1),
         ).apply(initialise)
 
+    def check(self, total_steps: int) -> None:
+        if self.decoder is not None and (total_steps - 1) / total_steps < 1 - self.loss.local:
+            raise PosconError(
+                f"setting loss.local = {self.loss.local}: of {total_steps} step(s) none is left "
+                "for the decoder; train longer, raise it or set it to 0"
+            )
+
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         if self.decoder is None:
             return self._global_step(batch, views, seed)

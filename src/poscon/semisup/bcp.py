@@ -7,6 +7,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from poscon import settings
+from poscon.errors import PosconError
 from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
 from poscon.semisup.base import FinetuneMethod, over_resolutions
@@ -168,6 +169,13 @@ class BidirectionalCopyPaste(FinetuneMethod):
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
         self.register_buffer("self_training", torch.zeros((), dtype=torch.bool))
+
+    def check(self, total_steps: int) -> None:
+        if (total_steps - 1) / total_steps < self.loss.pretraining:
+            raise PosconError(
+                f"setting loss.pretraining = {self.loss.pretraining}: of {total_steps} step(s) "
+                "none is left for self-training; train longer or lower it"
+            )
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None

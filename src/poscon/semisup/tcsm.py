@@ -7,16 +7,12 @@ from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
-from poscon.semisup.base import FinetuneMethod, over_resolutions
-from poscon.semisup.supervised import supervised_loss
-from poscon.semisup.teacher import (
-    Teacher,
-    consistency_loss,
+from poscon.semisup.taught import (
+    TaughtMethod,
+    TaughtSettings,
     probabilities,
-    ramp_up,
     student_and_teacher_views,
 )
 from poscon.step import SliceBatch, Step
@@ -71,26 +67,22 @@ def apply_transform(maps: Tensor, transform: Transform) -> Tensor:
     return grid_sample(maps, grid.to(maps.dtype), padding_mode="border", align_corners=False)
 
 
-class TransformationConsistency(FinetuneMethod):
+class TransformationConsistency(TaughtMethod):
     """The supervised loss, and agreement with a teacher whose answer is transformed.
 
     The student sees transformed slices, labelled and unlabelled; the teacher sees them as they
     were, at another intensity. The teacher is the result.
     """
 
-    class Settings(settings.Settings):
+    class Settings(TaughtSettings):
         """Settings of the loss.
 
         Attributes:
-            weight: of the consistency at the end of the ramp-up.
-            ramp_up: share of the steps, from the first, over which the weight rises.
-            decay: of the teacher's average.
             scale: zoom between these factors.
         """
 
         weight: PositiveFloat = 1.0
         ramp_up: float = Field(0.75, gt=0, le=1)
-        decay: float = Field(0.99, ge=0, lt=1)
         scale: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.2)
 
         @field_validator("scale")
@@ -103,33 +95,15 @@ class TransformationConsistency(FinetuneMethod):
     summary = "agree with a teacher: turned slice in, turned answer out"
     citation = "Li et al., TNNLS 2020, arXiv 1903.00348"
     needs = "labelled and unlabelled slices"
-    uses_unlabelled = True
 
     def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
         super().__init__(network, loss, deep_supervision)
-        self.loss = loss
-        self.teacher = Teacher(network, loss.decay)
-
-    @property
-    def model(self) -> UNet:
-        """The teacher."""
-        return self.teacher.network
+        self.scale = loss.scale
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         student, teacher, labels = student_and_teacher_views(batch, views, seed)
-        transform = draw_transform(len(student), self.loss.scale, mix_seed(seed, 11))
+        transform = draw_transform(len(student), self.scale, mix_seed(seed, 11))
         n = len(labels)
         scores = self.scores(torch.cat([student[:n], apply_transform(student, transform)]))
         targets = apply_transform(probabilities(self.teacher(teacher)), transform)
-        supervised = over_resolutions(
-            lambda scores, s: supervised_loss(scores[:n], labels[:, ::s, ::s]), scores
-        )
-        consistency = consistency_loss(scores[0][n:], targets)
-        weight = self.loss.weight * ramp_up(progress, self.loss.ramp_up)
-        return Step(
-            supervised + weight * consistency,
-            logs={"supervised": supervised.detach(), "consistency": consistency.detach()},
-        )
-
-    def after_step(self) -> None:
-        self.teacher.update(self.network)
+        return self.total(scores, labels, scores[0][n:], targets, progress)

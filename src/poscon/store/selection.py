@@ -27,13 +27,24 @@ def choose_cases(
         list(store.cases) if cases is None else store.select(read_names(cases), where=str(cases))
     )
     if exclude is not None:
-        left_out = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
-        if not left_out & {c.subject for c in chosen}:
-            raise PosconError(f"{exclude}: has no effect, none of its subjects was chosen")
-        chosen = [c for c in chosen if c.subject not in left_out]
+        (chosen,) = leave_out(store, exclude, chosen)
     if not chosen:
         raise PosconError(f"{store.path}: no case is left; look at --cases and --exclude")
     return chosen
+
+
+def leave_out(
+    store: Store, exclude: Path | str, *pools: Sequence[CaseRecord]
+) -> list[list[CaseRecord]]:
+    """Pools of cases without those of the subjects that a file names.
+
+    Raises:
+        PosconError: a name that does not occur, or no pool has any of the subjects.
+    """
+    left_out = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+    if not left_out & {c.subject for pool in pools for c in pool}:
+        raise PosconError(f"{exclude}: has no effect, none of its subjects was chosen")
+    return [[c for c in pool if c.subject not in left_out] for pool in pools]
 
 
 def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRecord]:
