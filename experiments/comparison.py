@@ -9,6 +9,7 @@ DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its 
     pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
     finetuning    every fine-tuning method, from a random start and from PCL; likewise
     budget        every start; 1, 2 and 4 labelled subjects; fine-tunings of several lengths
+    encoders      no fine-tuning: the diagnostics of every pre-training at its end
 
 Stores and runs go to OUT. FILE (default OUT/results.csv) has a row a run and test subject; a run
 that is in it is not done again, so that the script may be stopped and started at will, and several
@@ -38,6 +39,7 @@ import poscon
 from poscon.pretext import METHODS as STARTS
 from poscon.store.store import MANIFEST, Store
 
+TABLES = ("pretraining", "finetuning", "budget", "encoders")
 DRAWS = (0, 1, 2)
 SPLIT_SEED = 2026
 MEASURES = ("dice", "hd95_mm")
@@ -273,6 +275,23 @@ def table_of_methods(ledger: Ledger, runs: Iterable[Run]) -> str:
     return "\n".join(lines)
 
 
+def table_of_encoders(experiment: Experiment) -> str:
+    """Markdown: a row a pre-training method, from the last row of its metrics.csv."""
+    columns = ("learnt", "retrieval_error", "alignment", "uniformity", "effective_rank")
+    lines = [
+        f"| method | {' | '.join(columns)} |".replace("_", " "),
+        "|---|" + "---|" * len(columns),
+    ]
+    chance = ""
+    for method in reversed(STARTS):
+        with (experiment.pretrain(method) / "metrics.csv").open(newline="") as file:
+            row = list(csv.DictReader(file))[-1]
+        cells = [f"{float(row[c]):.3f}" if row.get(c) else "" for c in columns]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+        chance = f"\n\nretrieval error of a random slice: {float(row['retrieval_chance']):.3f}"
+    return "\n".join(lines) + chance
+
+
 def _mean(ledger: Ledger, run: Run) -> float:
     values = ledger.per_subject([run], "dice")
     assert values is not None
@@ -333,7 +352,7 @@ def main() -> None:
     parser.add_argument("dataset", choices=PLANS)
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--table", choices=("pretraining", "finetuning", "budget"), required=True)
+    parser.add_argument("--table", choices=TABLES, required=True)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--starts", help="do only these, separated by commas")
@@ -342,6 +361,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.table == "encoders":
+        experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
+        print(table_of_encoders(experiment))
+        return
     ledger = Ledger(arguments.results or arguments.out / "results.csv")
     runs = runs_of(arguments.table, PLANS[arguments.dataset])
     if not arguments.show:
