@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
+from poscon.cli import main
 from poscon.volumes.scan import scan_stem
 
 COMMANDS = ["prepare", "inspect", "pretrain", "finetune", "predict", "evaluate", "demo"]
@@ -167,3 +168,17 @@ def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path) -> 
             assert ours.shape == theirs.shape
             assert (ours.affine == theirs.affine).all()
         assert json.loads((place / "results.json").read_text())["cases"]
+
+
+def test_ctrl_c_says_that_what_was_finished_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["poscon", "layouts"])
+    monkeypatch.setattr("rich.table.Table", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted; what was finished is kept\n"

@@ -354,6 +354,9 @@ def recipes(
     _show(table)
 
 
+INTERRUPTED = 130
+
+
 def main() -> NoReturn:
     """Run the command line; what the user can mend is one line on stderr and exit code 2."""
     try:
@@ -364,9 +367,10 @@ def main() -> NoReturn:
         if error.errno not in _PLACES:
             raise
         sys.exit(_fail(f"{error.filename or 'the output'}: cannot be used ({error.strerror})"))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was finished is kept\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # which is what Typer makes of Ctrl-C
+            sys.stderr.write("interrupted; what was finished is kept\n")
+        raise
     sys.exit(0)
 
 

@@ -162,7 +162,7 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
             key = ".".join([prefix, *location] if prefix else location)
             raise PosconError(
                 f"unknown setting {key!r}{nearest(location[-1], known)}; "
-                f"known here: {', '.join(known)}"
+                f"known here: {', '.join(known) or 'none'}"
             ) from error
         message = first["msg"].removeprefix("Value error, ")
         # pydantic also counts which member of a union it tried; that is no setting's name

@@ -433,7 +433,8 @@ def test_a_few_steps_bring_positions_together():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 0}, {"threshold": -1}, {"temperature": 0}, {"temprature": 1}]
+    "wrong",
+    [{"threshold": 0}, {"threshold": -1}, {"threshold": 1}, {"temperature": 0}, {"temprature": 1}],
 )
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):

@@ -170,6 +170,11 @@ def finetune(
     method_class = find_method(chosen.method)
     learner = method_class(network, method_class.Settings(**chosen.loss), chosen.deep_supervision)
     learner.check(chosen.iterations)
+    if chosen.batch < learner.smallest_batch:
+        raise PosconError(
+            f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
+            f"together; use {learner.smallest_batch} or more"
+        )
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
     if chosen.batch * (size // network.settings.stride) ** 2 < 2:
         raise PosconError(
@@ -274,8 +279,9 @@ def _choose_roles(
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
         if not roles["unlabelled"]:
             raise PosconError(
-                f"{store.path}: method {chosen.method} needs cases to use without labels and none "
-                "is left besides the labelled ones; see --labelled, --cases and --unlabelled"
+                f"{store.path if unlabelled is None else unlabelled}: method {chosen.method} needs "
+                "cases to use without labels and none is left that is not drawn as labelled, "
+                "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
 
@@ -289,11 +295,19 @@ def _network(
     if init is None:
         return UNet(chosen.network or NetworkSettings(), n_classes), None
     path = part_file(Path(init), "encoder")
+    if not Path(init).is_dir():
+        raise PosconError(f"--init {init}: give the folder of a pre-training run")
+    if (Path(init) / MODEL).is_file():
+        raise PosconError(f"--init {init}: a fine-tuning run; give one of poscon pretrain")
     tensors, about = read_weights(path)
     theirs = network_settings(about, path)
     if chosen.network not in (None, theirs):
         differing = _differences(theirs.model_dump(), chosen.network.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
+    parts = {"encoder": tensors}
+    if chosen.start == "all":
+        for part in about.get("parts", []):
+            parts[part], _ = read_weights(part_file(Path(init), part))
     preparation = store.manifest.preparation.model_dump(mode="json")
     if about["preparation"] != preparation:
         console.print(
@@ -303,13 +317,13 @@ def _network(
         )
     network = UNet(theirs, n_classes)
     reports = []
-    for part in about.get("parts", ["encoder"]) if chosen.start == "all" else ["encoder"]:
-        path = part_file(Path(init), part)
-        tensors, _ = read_weights(path)
-        report = load_by_name(network.get_submodule(part), tensors, where=str(path))
-        console.print(f"{part} from {init}: {report}", soft_wrap=True)
+    for part, tensors in parts.items():
+        where = str(part_file(Path(init), part))
+        report = load_by_name(network.get_submodule(part), tensors, where=where)
         reports.append(f"{part}: {report}")
-    return network, "; ".join(reports)
+    loaded = "; ".join(reports)
+    console.print(f"from {init}: {loaded}", soft_wrap=True)
+    return network, loaded
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.report.diagnostics import draw_diagnostics
 from poscon.seeds import mix_seed
-from poscon.settings import resolve, validate
+from poscon.settings import Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import Store
 from poscon.views import ViewMaker, canvas_size
@@ -65,8 +65,13 @@ class PretrainSettings(TrainingSettings):
         if not method.trains:
             unused += ["epochs", "batch", "optimiser", "precision"]
         for name in unused:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with method {self.method}; leave it out")
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default:
+                nothing = "{}" if isinstance(default, Settings) else default
+                raise ValueError(
+                    f"{name} has no effect with method {self.method}; leave it out (what a recipe "
+                    f"says of it goes with --set {name}={nothing})"
+                )
         return self
 
 

@@ -101,7 +101,6 @@ def conclude(title: str, rows: Sequence[dict[str, float]]) -> None:
 
 def _warn(what: str) -> None:
     console.print(
-        f"[bold yellow]warning[/]: {what}. Norm in head and bottleneck, AdamW or more epochs help: "
-        "see docs/explanation/collapse.md",
+        f"[bold yellow]warning[/]: {what}. What may help: docs/explanation/collapse.md",
         soft_wrap=True,
     )

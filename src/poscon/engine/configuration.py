@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from poscon.engine.optimisation import OptimiserSettings
+from poscon.errors import PosconError
 from poscon.settings import Settings, validate
 from poscon.views import ViewSettings
 
@@ -51,5 +52,12 @@ class TrainingSettings(Settings):
         if not isinstance(name, str):
             return values  # refused for its type
         method = cls.method_class(name)
-        loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
+        try:
+            loss = validate(method.Settings, values.get("loss", {}), prefix="loss")
+        except PosconError as error:
+            raise PosconError(
+                f"method {name}: {error}; if a recipe has it for another method, --set loss={{}}"
+                if "unknown setting" in str(error)
+                else str(error)
+            ) from error
         return {**values, "loss": loss.model_dump()}

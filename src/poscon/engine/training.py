@@ -202,36 +202,37 @@ class _Chunks(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.count = 0
+        self.counts: dict[str, int] = defaultdict(int)  # a stage of a method may log its own
         self.started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, _: L.LightningModule, outputs: Any, batch: Any, __: int
     ) -> None:
-        self.sums["loss"] += outputs["loss"].detach()
-        for name, value in outputs["logs"].items():
+        for name, value in {"loss": outputs["loss"], **outputs["logs"]}.items():
             self.sums[name] += value.detach() if isinstance(value, Tensor) else value
-        self.count += 1
+            self.counts[name] += 1
         self.slices = len(batch[0].images)
-        if not self.progress.disable and self.count % 10 == 1:
-            status = f"loss {float(self.sums['loss'] / self.count):.3f}"
-            if "chance" in self.sums:
-                status += f" (chance {self.sums['chance'] / self.count:.2f}"
-                status += f", floor {self.sums['floor'] / self.count:.2f})"
+        if not self.progress.disable and self.counts["loss"] % 10 == 1:
+            status = f"loss {self._mean('loss'):.3f}"
+            if "chance" in outputs["logs"]:
+                status += f" (chance {self._mean('chance'):.2f})"
             self.progress.update(self.task, status=status)
         self.progress.advance(self.task)
+
+    def _mean(self, name: str) -> float:
+        return float(self.sums[name]) / self.counts[name]
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         seconds = time.perf_counter() - self.started
         row: dict[str, float] = {"step": trainer.global_step}
-        row |= {name: float(total) / self.count for name, total in self.sums.items()}
+        row |= {name: self._mean(name) for name in self.sums}
         if not math.isfinite(row["loss"]):  # before the checkpoint of this chunk is written
             raise PosconError(
                 f"{self.run.path}: the loss is {row['loss']} by step {trainer.global_step}; "
                 "start a new run with a smaller optimiser.lr, or set optimiser.clip"
             )
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row["slices_per_second"] = self.count * self.slices / seconds
+        row["slices_per_second"] = self.counts["loss"] * self.slices / seconds
         if self.after_chunk is not None:
             row |= self.after_chunk(row)
         self.metrics.append(row)

@@ -62,11 +62,12 @@ class PositionalContrast(PretextMethod):
         """Settings of the loss.
 
         Attributes:
-            threshold: slices closer than this are positives; positions run from 0 to 1.
+            threshold: slices closer than this are positives; positions run from 0 to 1, so at 1
+                there would be nothing but positives.
             temperature: of the softmax.
         """
 
-        threshold: float = Field(0.1, gt=0)
+        threshold: float = Field(0.1, gt=0, lt=1)
         temperature: PositiveFloat = 0.1
 
     summary = "contrast slices by position: near in any two patients = positive"

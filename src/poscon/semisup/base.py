@@ -16,6 +16,7 @@ class FinetuneMethod(Method):
 
     uses_unlabelled: ClassVar[bool] = False
     """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
+    smallest_batch: ClassVar[int] = 1
 
     def __init__(self, network: UNet, loss: settings.Settings, deep_supervision: int = 0) -> None:
         """Build what is trained besides the network.

@@ -161,6 +161,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
     citation = "Bai et al., CVPR 2023, arXiv 2305.00673"
     needs = "labelled and unlabelled slices"
     uses_unlabelled = True
+    smallest_batch = 2
 
     self_training: Tensor
 

@@ -74,6 +74,7 @@ class Mixup(FinetuneMethod):
     summary = "mix labelled slices in pairs, and their labels alike"
     citation = "Zhang et al., ICLR 2018, arXiv 1710.09412"
     needs = "labelled slices"
+    smallest_batch = 2
 
     def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
         super().__init__(network, loss, deep_supervision)
