@@ -243,7 +243,7 @@ def table_of_methods(ledger: Ledger, runs: Iterable[Run]) -> str:
         by_labelled = cells.setdefault((run.start, run.method), {})
         by_labelled.setdefault(run.labelled, []).append(run)
     columns = sorted({m for by_labelled in cells.values() for m in by_labelled})
-    reference = cells["none", "supervised"]
+    reference = cells.get(("none", "supervised"), {})
     lines = [
         "| start | fine-tuning | "
         + " | ".join(
@@ -256,7 +256,7 @@ def table_of_methods(ledger: Ledger, runs: Iterable[Run]) -> str:
         texts = []
         for m in columns:
             dice, hd95 = (ledger.per_subject(by_labelled[m], k) for k in MEASURES)
-            base = ledger.per_subject(reference[m], "dice")
+            base = ledger.per_subject(reference.get(m, []), "dice")
             if dice is None or hd95 is None:
                 texts += ["", "", "", ""]
                 continue
@@ -298,26 +298,47 @@ def _mean(ledger: Ledger, run: Run) -> float:
     return float(values.mean())
 
 
+def budget_curves(
+    ledger: Ledger, runs: Sequence[Run]
+) -> dict[int, tuple[int, dict[str, dict[int, float]]]]:
+    """By number of labelled subjects: how many draws, and by start and budget the mean Dice.
+
+    Only the draws of which every run is there count, so that all points are of the same subjects.
+    """
+    curves = {}
+    for m in sorted({run.labelled for run in runs}):
+        own = [run for run in runs if run.labelled == m]
+        draws = [d for d in DRAWS if all(run in ledger for run in own if run.draw == d)]
+        found: dict[str, dict[int, list[float]]] = {}
+        for run in own:
+            if run.draw in draws:
+                budgets = found.setdefault(run.start, {})
+                budgets.setdefault(run.iterations, []).append(_mean(ledger, run))
+        if draws:
+            means = {
+                start: {budget: float(np.mean(v)) for budget, v in budgets.items()}
+                for start, budgets in found.items()
+            }
+            curves[m] = (len(draws), means)
+    return curves
+
+
 def budget_figure(ledger: Ledger, runs: Sequence[Run], title: str, path: Path) -> None:
-    """Dice against the length of fine-tuning: a panel an M, a line a start."""
-    labelled = sorted({run.labelled for run in runs})
-    budgets = sorted({run.iterations for run in runs})
-    figure = Figure(figsize=(3.4 * len(labelled) + 1.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(labelled), sharey=True, squeeze=False)[0]
-    for axis, m in zip(panels, labelled, strict=True):
-        for start, colour, marker in zip(STARTS, COLOURS, MARKERS, strict=True):
-            points = []
-            for budget in budgets:
-                own = [r for r in runs if (r.start, r.labelled, r.iterations) == (start, m, budget)]
-                done = [run for run in own if run in ledger]
-                if done:
-                    points.append((budget, np.mean([_mean(ledger, run) for run in done])))
-            if points:
-                x, y = zip(*points, strict=True)
-                axis.plot(x, y, color=colour, marker=marker, ms=5, label=start)
+    """Dice against the length of fine-tuning: a panel a number of subjects, a line a start."""
+    curves = budget_curves(ledger, runs)
+    if not curves:
+        return
+    figure = Figure(figsize=(3.4 * len(curves) + 1.6, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    styles = dict(zip(STARTS, zip(COLOURS, MARKERS, strict=True), strict=True))
+    for axis, (m, (n_draws, means)) in zip(panels, curves.items(), strict=True):
+        for start, by_budget in means.items():
+            colour, marker = styles[start]
+            x, y = list(by_budget), list(by_budget.values())
+            axis.plot(x, y, color=colour, marker=marker, ms=5, label=start)
         axis.set(xscale="log", xlabel="fine-tuning iterations")
-        axis.set_title(f"{m} labelled subject{'s' * (m > 1)}", fontsize=10)
-        axis.set_xticks(budgets, [str(b) for b in budgets])
+        axis.set_title(f"{m} labelled, {n_draws} draw{'s' * (n_draws > 1)}", fontsize=10)
+        axis.set_xticks(x, [str(budget) for budget in x])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("mean Dice of the test subjects")
@@ -327,21 +348,16 @@ def budget_figure(ledger: Ledger, runs: Sequence[Run], title: str, path: Path) -
 
 
 def budget_table(ledger: Ledger, runs: Sequence[Run]) -> str:
-    """Markdown: mean Dice, a row a start and M, a column a budget; how many draws there are."""
+    """Markdown: mean Dice, a row a number of subjects and start, a column a budget."""
     budgets = sorted({run.iterations for run in runs})
     lines = [
-        "| labelled | start | " + " | ".join(f"{b} iterations" for b in budgets) + " |",
-        "|---|---|" + "---|" * len(budgets),
+        "| labelled | draws | start | " + " | ".join(f"{b} iterations" for b in budgets) + " |",
+        "|---|---|---|" + "---|" * len(budgets),
     ]
-    for m in sorted({run.labelled for run in runs}):
-        for start in STARTS:
-            texts = []
-            for budget in budgets:
-                own = [r for r in runs if (r.start, r.labelled, r.iterations) == (start, m, budget)]
-                means = [_mean(ledger, run) for run in own if run in ledger]
-                texts.append(f"{np.mean(means):.3f} ({len(means)})" if means else "")
-            if any(texts):
-                lines.append(f"| {m} | {start} | " + " | ".join(texts) + " |")
+    for m, (n_draws, means) in budget_curves(ledger, runs).items():
+        for start, by_budget in means.items():
+            cells = " | ".join(f"{by_budget[b]:.3f}" for b in budgets)
+            lines.append(f"| {m} | {n_draws} | {start} | {cells} |")
     return "\n".join(lines)
 
 
@@ -355,7 +371,7 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, required=True)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--part", default="0/1")
-    parser.add_argument("--starts", help="do only these, separated by commas")
+    parser.add_argument("--starts", help="only these, separated by commas")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
@@ -366,19 +382,20 @@ def main() -> None:
         print(table_of_encoders(experiment))
         return
     ledger = Ledger(arguments.results or arguments.out / "results.csv")
-    runs = runs_of(arguments.table, PLANS[arguments.dataset])
+    starts = arguments.starts.split(",") if arguments.starts else STARTS
+    runs = [
+        run for run in runs_of(arguments.table, PLANS[arguments.dataset]) if run.start in starts
+    ]
     if not arguments.show:
         experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
         number, parts = map(int, arguments.part.split("/"))
-        starts = arguments.starts.split(",") if arguments.starts else STARTS
-        for run in [run for run in runs if run.start in starts][number::parts]:
+        for run in runs[number::parts]:
             ledger.read()
             if run not in ledger:
                 ledger.add(run, experiment.finetune(run))
     if arguments.table == "budget":
         print(budget_table(ledger, runs))
-        title = f"{arguments.dataset}: mean over the draws done"
-        budget_figure(ledger, runs, title, arguments.out / "budget.png")
+        budget_figure(ledger, runs, arguments.dataset, arguments.out / "budget.png")
     else:
         print(table_of_methods(ledger, runs))
 
