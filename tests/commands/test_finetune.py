@@ -145,7 +145,7 @@ def test_augmentation_may_be_changed_in_part(store: Path, tmp_path: Path) -> Non
         ({"labelled": 6}, "6 labelled subjects asked for, 5 to draw from"),
         ({"labelled": 0}, "no labelled subject"),
         ({"method": "superviced"}, "did you mean 'supervised'"),
-        ({"init": "nowhere"}, "no such file"),
+        ({"init": "nowhere"}, "give the folder of a pre-training run"),
         ({"settings": ["views.rotaton=3"]}, "did you mean 'rotation'"),
         ({"settings": ["loss.terms=dice"]}, "loss.terms = 'dice'"),
         ({"settings": ["iterations"]}, "write key=value"),
