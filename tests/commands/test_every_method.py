@@ -56,6 +56,23 @@ def test_pretraining_learns_its_task(name: str, store: Path, tmp_path: Path) -> 
     assert max(learnt[-3:]) > learnt[0]
 
 
+def test_a_chunk_of_two_stages_is_not_judged(store: Path, tmp_path: Path) -> None:
+    """Its loss is a mixture, which has no chance level; before it there is one, after it none."""
+    run = tmp_path / "run"
+    pretrain(store, run, method="gcl", epochs=3, settings=[*TINY, "loss.local=0.5"])
+    first, mixed, last = rows(run)
+    assert first["chance"]
+    assert first["learnt"]
+    assert not first["local_loss"]
+    for name in ("chance", "floor", "learnt"):
+        assert not mixed[name]
+        assert not last[name]
+    assert mixed["global_loss"]
+    assert mixed["local_loss"]
+    assert last["local_loss"] == last["loss"]
+    assert not last["global_loss"]
+
+
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
     original, calls = method.step, 0
 

@@ -226,6 +226,8 @@ class _Chunks(Callback):
         seconds = time.perf_counter() - self.started
         row: dict[str, float] = {"step": trainer.global_step}
         row |= {name: self._mean(name) for name in self.sums}
+        if self.counts["chance"] < self.counts["loss"]:  # two stages: the loss is of both
+            row = {name: value for name, value in row.items() if name not in ("chance", "floor")}
         if not math.isfinite(row["loss"]):  # before the checkpoint of this chunk is written
             raise PosconError(
                 f"{self.run.path}: the loss is {row['loss']} by step {trainer.global_step}; "
