@@ -5,9 +5,9 @@
 Data set, stores, pre-training subjects and budget as in comparison.py (OUT may be the same folder).
 Fine-tuned are 3 labelled subjects; measured is the mean Dice over cases and classes, on the store's
 own grid, of subjects that are not test subjects and are only used to choose by: the 10 validation
-patients of ACDC, the first 20 training subjects of hippocampus (which are neither labelled nor
-pre-trained on here). OUT/better.md has a row a variant: mean over the draws, each draw, difference
-to the random start and to plain PCL. What is in OUT is not done again.
+patients of ACDC, 20 training subjects of hippocampus drawn by seed 2026 (which are neither labelled
+nor pre-trained on here). OUT/better.md has a row a variant: mean over the draws, each draw,
+difference to the random start and to plain PCL. What is in OUT is not done again.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comparison import DRAWS, PLANS, SPLIT_SEED, split
+from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, split
 
 import poscon
 from poscon.store.store import MANIFEST, Store
@@ -98,18 +98,14 @@ class Tuning:
     def pretrain(self, variant: Variant) -> Path:
         name = "-".join([variant.start, *variant.pretrain]).replace(" ", "")
         run = self.out / f"better-pretrain-{name}"
-        if not (run / "encoder.safetensors").is_file():
-            if (run / "config.yaml").is_file():
-                poscon.pretrain(self.store, run, resume=True)
-            else:
-                poscon.pretrain(
-                    self.store,
-                    run,
-                    method=variant.start,
-                    cases=self.file("better-train"),
-                    epochs=self.plan.epochs,
-                    settings=[*self.settings, *variant.pretrain],
-                )
+        pretrain_once(
+            self.store,
+            run,
+            method=variant.start,
+            cases=self.file("better-train"),
+            epochs=self.plan.epochs,
+            settings=[*self.settings, *variant.pretrain],
+        )
         return run
 
     @property
@@ -120,22 +116,18 @@ class Tuning:
         """Fine-tune, if that is not done yet."""
         variant = VARIANTS[name]
         run = self.out / f"better-{name.replace(', ', '-').replace(' ', '-')}-d{draw}"
-        if not (run / "model.safetensors").is_file():
-            if (run / "config.yaml").is_file():
-                poscon.finetune(self.store, run, resume=True)
-            else:
-                poscon.finetune(
-                    self.store,
-                    run,
-                    init=None if variant.start == "none" else self.pretrain(variant),
-                    labelled=LABELLED,
-                    cases=self.file("better-train"),
-                    validation=self.file("better-watched"),
-                    method=variant.method,
-                    iterations=self.plan.iterations,
-                    seed=draw,
-                    settings=[*self.settings, *variant.finetune],
-                )
+        finetune_once(
+            self.store,
+            run,
+            init=None if variant.start == "none" else self.pretrain(variant),
+            labelled=LABELLED,
+            cases=self.file("better-train"),
+            validation=self.file("better-watched"),
+            method=variant.method,
+            iterations=self.plan.iterations,
+            seed=draw,
+            settings=[*self.settings, *variant.finetune],
+        )
         with (run / "metrics.csv").open(newline="") as file:
             return float(list(csv.DictReader(file))[-1]["validation_dice"])
 

@@ -30,6 +30,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +116,20 @@ def split(name: str, source: Path, store: Store) -> tuple[list[str], list[str]]:
     return shuffled[52:], shuffled[:52]
 
 
+def pretrain_once(store: Path, run: Path, **how: Any) -> None:
+    """Pre-train, or go on where it was interrupted, unless it is done."""
+    if not (run / "encoder.safetensors").is_file():
+        started = (run / "config.yaml").is_file()
+        poscon.pretrain(store, run, **({"resume": True} if started else how))
+
+
+def finetune_once(store: Path, run: Path, **how: Any) -> None:
+    """Fine-tune likewise."""
+    if not (run / "model.safetensors").is_file():
+        started = (run / "config.yaml").is_file()
+        poscon.finetune(store, run, **({"resume": True} if started else how))
+
+
 class Ledger:
     """The file of results; several processes may write to it.
 
@@ -184,41 +199,32 @@ class Experiment:
 
     def pretrain(self, method: str) -> Path:
         run = self.out / f"pretrain-{method}"
-        if (run / "encoder.safetensors").is_file():
-            return run
-        if (run / "config.yaml").is_file():
-            poscon.pretrain(self.store, run, resume=True)
-        else:
-            poscon.pretrain(
-                self.store,
-                run,
-                method=method,
-                cases=self.lists["train"],
-                # all others would have no effect
-                epochs=None if method == "none" else self.plan.epochs,
-                settings=self.settings[:1] if method == "none" else self.settings,
-            )
+        pretrain_once(
+            self.store,
+            run,
+            method=method,
+            cases=self.lists["train"],
+            # all others would have no effect
+            epochs=None if method == "none" else self.plan.epochs,
+            settings=self.settings[:1] if method == "none" else self.settings,
+        )
         return run
 
     def finetune(self, run: Run) -> dict[str, dict[str, float]]:
         """Fine-tune, predict the test subjects, measure them."""
         folder = self.out / run.name
-        if not (folder / "model.safetensors").is_file():
-            if (folder / "config.yaml").is_file():
-                poscon.finetune(self.store, folder, resume=True)
-            else:
-                poscon.finetune(
-                    self.store,
-                    folder,
-                    # a random start is drawn anew for every draw
-                    init=None if run.start == "none" else self.pretrain(run.start),
-                    labelled=run.labelled,
-                    cases=self.lists["train"],
-                    method=run.method,
-                    iterations=run.iterations,
-                    seed=run.draw,
-                    settings=self.settings,
-                )
+        finetune_once(
+            self.store,
+            folder,
+            # a random start is drawn anew for every draw
+            init=None if run.start == "none" else self.pretrain(run.start),
+            labelled=run.labelled,
+            cases=self.lists["train"],
+            method=run.method,
+            iterations=run.iterations,
+            seed=run.draw,
+            settings=self.settings,
+        )
         predictions = folder / "predictions"
         poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)
         if not (folder / "results.csv").is_file():
