@@ -154,6 +154,30 @@ def test_finetuning_learns_and_resumes(
     assert same(whole / "model.safetensors", broken / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "averaged", "settings"),
+    [
+        ("mean-teacher", "teacher", []),
+        ("tcsm", "teacher", []),
+        ("supervised", "averaged", ["loss.average=0.9"]),
+    ],
+)
+def test_the_result_is_the_average_after_every_step(
+    name: str, averaged: str, settings: list[str], store: Path, tmp_path: Path
+) -> None:
+    """Not the network that was trained; and the average has followed each of the 12 steps."""
+    run = tmp_path / "run"
+    finetune(store, run, method=name, labelled=2, iterations=12, settings=[*FINETUNE, *settings])
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state = checkpoint["state_dict"]
+    assert int(state[f"method.{averaged}.step"]) == 12
+    result = read_weights(run / "model.safetensors")[0]
+    for tensor, value in result.items():
+        assert torch.equal(value, state[f"method.{averaged}.network.{tensor}"]), tensor
+    last = state["method.network.classifier.weight"]
+    assert not torch.allclose(result["classifier.weight"], last)
+
+
 @pytest.mark.parametrize("name", semisup.METHODS)
 def test_unlabelled_cases_are_the_rest(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
