@@ -178,6 +178,32 @@ def test_the_result_is_the_average_after_every_step(
     assert not torch.allclose(result["classifier.weight"], last)
 
 
+def test_a_frozen_encoder_ends_as_it_began(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    """Frozen for 9 of 10 steps, and the learning rate of the last one is 0."""
+    start = read_weights(part_file(pretrained, "encoder"))[0]
+    changed = {}
+    for frozen in (0.0, 0.9):
+        run = tmp_path / str(frozen)
+        settings = ["size=32", "batch=8", f"encoder_rate.frozen={frozen}"]
+        finetune(store, run, init=pretrained, labelled=2, iterations=10, settings=settings)
+        model = read_weights(run / "model.safetensors")[0]
+        weights = [k for k in start if k.endswith(("weight", "bias"))]
+        changed[frozen] = [k for k in weights if not torch.equal(model[f"encoder.{k}"], start[k])]
+    assert changed[0.9] == []
+    assert changed[0.0]
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_coarser_resolutions_are_supervised_as_asked(
+    levels: int, store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = [*FINETUNE, f"deep_supervision={levels}"]
+    finetune(store, run, labelled=2, iterations=1, settings=settings)
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert len([k for k in state if k.startswith("method.coarse") and "weight" in k]) == levels
+
+
 @pytest.mark.parametrize("name", semisup.METHODS)
 def test_unlabelled_cases_are_the_rest(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -332,3 +332,28 @@ def test_labelled_batches_draw_all_slices(store):
     positions = torch.cat([batches.batch(step).positions for step in range(4)])
     expected = np.unique(np.concatenate([case.positions for case in store.cases]))
     np.testing.assert_allclose(np.unique(positions), expected, rtol=1e-6)
+
+
+def test_slices_and_volumes_are_numbered(store):
+    """Methods keep a memory of each slice, and pair slices of different volumes, by these."""
+    read = reader(store, 4)
+    order = np.array([12, 0, 6, 5, 7])
+    labelled = read.labelled(order, np.random.default_rng(0), 4, 0.5)
+    for batch in (read.centred(order), labelled):
+        assert batch.slices.tolist() == order.tolist()
+        assert batch.volumes.tolist() == [int(read.case_of[index]) for index in order]
+    assert labelled.unlabelled is None
+
+
+def test_as_many_unlabelled_slices_go_along_from_their_own_cases(store):
+    labelled, rest = reader(store, 8, "small"), reader(store, 8, "wide", "large")
+    batches = LabelledBatches(labelled, 5, 4, 20, 0.5, 3, 10, rest)
+    seen = set()
+    for step in range(20):
+        batch = batches.batch(step)
+        assert len(batch.unlabelled.images) == 5
+        assert batch.unlabelled.labels is None
+        expected = rest.centred(batch.unlabelled.slices.numpy())
+        assert torch.equal(batch.unlabelled.images, expected.images)
+        seen |= set(batch.unlabelled.slices.tolist())
+    assert seen == set(range(len(rest)))
