@@ -14,6 +14,7 @@ METHODS = {
     "pirl": "PIRL",
     "rotation": "Rotation",
     "mae": "MaskedAutoencoder",
+    "pcl-mae": "ContrastAndRestore",
     "none": "RandomStart",
 }
 """Method name, which is its module's, and the class in it."""

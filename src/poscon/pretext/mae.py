@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Decoder, Encoder, initialise
+from poscon.networks.unet import Decoder, Encoder, NetworkSettings, initialise
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import mix_seed
 from poscon.step import SliceBatch, Step
@@ -79,6 +79,38 @@ def spread(target: Tensor, hidden: Tensor) -> float:
     return float(target[hidden].float().var(correction=0))
 
 
+def masked_views(
+    images: Tensor, views: ViewMaker, seed: int, *, patch: int, ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A view of every slice with patches set to zero, and what is asked for.
+
+    Args:
+        images: (B, 1, canvas, canvas).
+        views: makes the views; those asked for have the same geometry and the slices' intensity,
+            because noise cannot be foretold.
+        seed: of the step.
+        patch: see :func:`hidden_patches`.
+        ratio: likewise.
+
+    Returns:
+        What is seen, what is asked for, and bool where it is hidden; (B, 1, size, size) each.
+    """
+    plain = views.settings.model_copy(update={"intensity_probability": 0.0})
+    target = ViewMaker(plain, views.size)(images, seed)
+    masks = mix_seed(seed, _MASKS)
+    hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
+    hidden = hidden.to(images.device)
+    return views(images, seed).masked_fill(hidden, 0), target, hidden  # 0: mean of z-scored images
+
+
+def to_pixels(network: NetworkSettings) -> nn.Module:
+    """From the decoder's finest features to an image."""
+    layer = nn.Conv2d(network.width, 1, 1)
+    initialise(layer)
+    nn.init.normal_(layer.weight, std=0.05)  # small, so that it starts at chance
+    return layer
+
+
 class MaskedAutoencoder(PretextMethod):
     """A view with most of its patches set to zero; encoder and decoder restore them."""
 
@@ -102,30 +134,16 @@ class MaskedAutoencoder(PretextMethod):
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
         self.decoder = Decoder(encoder.settings)
-        self.to_pixels = nn.Conv2d(encoder.settings.width, 1, 1)
-        initialise(self.to_pixels)
-        nn.init.normal_(self.to_pixels.weight, std=0.05)  # small, so that it starts at chance
+        self.to_pixels = to_pixels(encoder.settings)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        target = _without_intensity(views)(batch.images, seed)
-        hidden = hidden_patches(
-            len(target),
-            views.size,
-            patch=self.loss.patch,
-            ratio=self.loss.ratio,
-            seed=mix_seed(seed, _MASKS),
-        ).to(target.device)
-        visible = views(batch.images, seed).masked_fill(hidden, 0)  # the mean of z-scored images
+        visible, target, hidden = masked_views(
+            batch.images, views, seed, patch=self.loss.patch, ratio=self.loss.ratio
+        )
         prediction = self.to_pixels(self.decoder(self.encoder(visible))[-1])
         return Step(
             masked_error(prediction, target, hidden),
             chance=spread(target, hidden),
             floor=0.0,
         )
-
-
-def _without_intensity(views: ViewMaker) -> ViewMaker:
-    """Makes the same views but for their intensity, which stays that of the slice."""
-    plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-    return ViewMaker(plain, views.size)

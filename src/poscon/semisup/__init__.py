@@ -13,6 +13,7 @@ METHODS = {
     "tcsm": "TransformationConsistency",
     "mean-teacher": "MeanTeacher",
     "bcp": "BidirectionalCopyPaste",
+    "supervised-pcl": "SupervisedWithContrast",
 }
 """Method name, which is its module's (``_`` for ``-``), and the class in it."""
 

@@ -39,10 +39,14 @@ class FinetuneMethod(Method):
         """Class scores at full resolution, then at each halving of it that is supervised too."""
         if not self.coarse:
             return [self.network(images)]
-        *coarser, finest = self.network.decoder(self.network.encoder(images))
+        return self.scores_of(self.network.encoder(images))
+
+    def scores_of(self, features: list[Tensor]) -> list[Tensor]:
+        """The same from the encoder's features at every level."""
+        *coarser, finest = self.network.decoder(features)
         scores = [self.network.classifier(finest)]
-        for classifier, features in zip(self.coarse, reversed(coarser), strict=False):
-            scores.append(classifier(features))
+        for classifier, level in zip(self.coarse, reversed(coarser), strict=False):
+            scores.append(classifier(level))
         return scores
 
     @property

@@ -1,0 +1,86 @@
+"""PCL and MAE at once: contrast by position, and restore what one of the views hides.
+
+A combination of this project's own, from Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al.
+(CVPR 2022, arXiv 2111.06377). Contrast alone leaves the decoder at random, and restoring alone
+says nothing of which slices of two patients belong together.
+"""
+
+import math
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import nn
+
+from poscon import settings
+from poscon.networks.heads import HeadSettings, ProjectionHead
+from poscon.networks.unet import Decoder, Encoder
+from poscon.pretext.base import PretextMethod
+from poscon.pretext.contrast import floor_level, mean_similarity
+from poscon.pretext.mae import masked_error, masked_views, spread, to_pixels
+from poscon.pretext.pcl import near, positional_contrastive_loss
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+
+class ContrastAndRestore(PretextMethod):
+    """Of two views of every slice, one has most patches set to zero.
+
+    All 2B embeddings are contrasted by position, and the decoder restores the hidden patches.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
+            temperature: of the softmax.
+            patch: extent of a patch in pixels of the view.
+            ratio: share of the patches that are hidden.
+            weight: of the reconstruction; the contrast has 1.
+        """
+
+        threshold: float = Field(0.1, gt=0, lt=1)
+        temperature: PositiveFloat = 0.1
+        patch: PositiveInt = 8
+        ratio: float = Field(0.75, gt=0, lt=1)
+        weight: PositiveFloat = 1.0
+
+    summary = "contrast slices by position and restore hidden patches; trains the decoder too"
+    citation = "poscon's own, of Zeng et al. (arXiv 2106.09157) and He et al. (arXiv 2111.06377)"
+    needs = "slices and their positions"
+    parts = ("encoder", "decoder")
+
+    def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
+        super().__init__(encoder, head, loss, n_slices)
+        self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
+        self.decoder = Decoder(encoder.settings)
+        self.to_pixels = to_pixels(encoder.settings)
+        self.loss = loss
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        visible, target, hidden = masked_views(
+            batch.images, views, seed, patch=self.loss.patch, ratio=self.loss.ratio
+        )
+        whole = views(batch.images, seed, view=1)
+        features = self.encoder(torch.cat([visible, whole]))
+        embeddings, positions = self.head(features[-1]), batch.positions.repeat(2)
+        contrast = positional_contrastive_loss(
+            embeddings,
+            positions,
+            threshold=self.loss.threshold,
+            temperature=self.loss.temperature,
+        )
+        of_visible = [level[: len(visible)] for level in features]
+        restored = self.to_pixels(self.decoder(of_visible)[-1])
+        error = masked_error(restored, target, hidden)
+        positives = near(positions, self.loss.threshold)
+        return Step(
+            contrast + self.loss.weight * error,
+            chance=math.log(len(embeddings) - 1) + self.loss.weight * spread(target, hidden),
+            floor=floor_level(positives),
+            logs={
+                "similarity": mean_similarity(embeddings),
+                "contrast": contrast.detach(),
+                "reconstruction": error.detach(),
+            },
+        )
