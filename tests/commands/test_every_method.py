@@ -140,9 +140,9 @@ FINETUNE = ["size=32", "batch=8", "network.width=4", "network.levels=2"]
 def test_finetuning_learns_and_resumes(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how: dict[str, Any] = {"method": name, "labelled": 2, "iterations": 30, "settings": FINETUNE}
+    how: dict[str, Any] = {"method": name, "labelled": 2, "iterations": 30}
+    how["settings"] = [*FINETUNE, "checkpoint_every=5"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    monkeypatch.setattr("poscon.commands.finetune.CHUNK_STEPS", 5)
     finetune(store, whole, **how)
     losses = [float(row["loss"]) for row in rows(whole)]
     assert min(losses[-2:]) < 0.9 * losses[0]

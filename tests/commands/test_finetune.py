@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from poscon.commands import finetune as module
 from poscon.commands.finetune import finetune
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
@@ -94,12 +93,11 @@ def test_the_model_is_the_last_state_whatever_validation_says(store: Path, tmp_p
 def test_resumed_equals_uninterrupted(
     steps: int, store: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_STEPS", 10)
     common: dict[str, Any] = {
         "init": pretrained,
         "labelled": 2,
         "iterations": 30,
-        "settings": ["size=32", "batch=4"],
+        "settings": ["size=32", "batch=4", "checkpoint_every=10"],
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finetune(store, whole, **common)
@@ -120,6 +118,25 @@ def test_resumed_equals_uninterrupted(
     a, b = weights(whole), weights(broken)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert roles(whole) == roles(broken)
+
+
+def test_a_row_and_a_look_at_the_validation_cases_every_so_many_steps(
+    store: Path, tmp_path: Path
+) -> None:
+    """The rest at the end has a row too; how often is looked changes nothing of the training."""
+    (tmp_path / "watch.txt").write_text("phantom_004\n")
+    result = {}
+    for every, expected in ((3, ["3", "6", "7"]), (50, ["7"])):
+        run = tmp_path / str(every)
+        settings = [*SMALL, f"checkpoint_every={every}"]
+        how: dict[str, Any] = {"labelled": 2, "iterations": 7, "settings": settings}
+        finetune(store, run, validation=tmp_path / "watch.txt", **how)
+        with (run / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["step"] for row in rows] == expected
+        assert all(row["validation_dice"] for row in rows)
+        result[every] = weights(run)
+    assert all(torch.equal(result[3][name], result[50][name]) for name in result[3])
 
 
 def test_budget_does_not_depend_on_the_number_of_subjects(store: Path, tmp_path: Path) -> None:

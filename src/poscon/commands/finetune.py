@@ -29,7 +29,6 @@ from poscon.store.store import CaseRecord, Store, read_names
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 MODEL = "model.safetensors"
-CHUNK_STEPS = 100
 
 _VIEWS = ViewSettings(
     mirror=False,
@@ -55,6 +54,8 @@ class FinetuneSettings(TrainingSettings):
         network: the architecture; None: that of the pre-trained encoder, else the default.
         iterations: training steps, whatever the number of labelled cases.
         batch: slices a step.
+        checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
+            look at the validation cases.
         foreground: share of the slices cropped around foreground; matters for large slices only.
         deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
             so many.
@@ -66,6 +67,7 @@ class FinetuneSettings(TrainingSettings):
     network: NetworkSettings | None = None
     iterations: PositiveInt = 1000
     batch: PositiveInt = 16
+    checkpoint_every: PositiveInt = 100
     foreground: float = Field(0.5, ge=0, le=1)
     deep_supervision: NonNegativeInt = 2
     start: Literal["all", "encoder"] = "all"
@@ -200,7 +202,7 @@ def finetune(
         chosen.iterations,
         chosen.foreground,
         chosen.seed,
-        CHUNK_STEPS,
+        chosen.checkpoint_every,
         None if without is None else SliceReader(opened, without, canvas),
     )
     watched = roles.get("validation")
