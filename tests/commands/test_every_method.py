@@ -133,6 +133,7 @@ def test_finetuning_starts_from_every_part_that_was_trained(
             assert all(taken) == (start == "all" or part == "encoder")
 
 
+AVERAGED = [name for name in semisup.METHODS if not semisup.find_method(name).has_own_average]
 FINETUNE = ["size=32", "batch=8", "network.width=4", "network.levels=2"]
 
 
@@ -159,7 +160,7 @@ def test_finetuning_learns_and_resumes(
     [
         ("mean-teacher", "teacher", []),
         ("tcsm", "teacher", []),
-        ("supervised", "averaged", ["loss.average=0.9"]),
+        *((name, "averaged", ["average=0.9"]) for name in AVERAGED),
     ],
 )
 def test_the_result_is_the_average_after_every_step(
@@ -184,7 +185,7 @@ def test_a_frozen_encoder_ends_as_it_began(store: Path, pretrained: Path, tmp_pa
     changed = {}
     for frozen in (0.0, 0.9):
         run = tmp_path / str(frozen)
-        settings = ["size=32", "batch=8", f"encoder_rate.frozen={frozen}"]
+        settings = ["size=32", "batch=8", f"encoder_rate.frozen={frozen}", "optimiser.final_lr=0"]
         finetune(store, run, init=pretrained, labelled=2, iterations=10, settings=settings)
         model = read_weights(run / "model.safetensors")[0]
         weights = [k for k in start if k.endswith(("weight", "bias"))]
@@ -288,6 +289,13 @@ def test_settings_without_an_effect(
 ) -> None:
     with pytest.raises(PosconError, match=message):
         pretrain(store, tmp_path / "run", **how)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["mean-teacher", "tcsm"])
+def test_an_average_of_a_method_that_has_its_own(name: str, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=f"average has no effect with method {name}, .* see loss"):
+        finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "average=0.9"])
     assert not (tmp_path / "run").exists()
 
 

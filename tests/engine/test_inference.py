@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.engine import inference
-from poscon.engine.inference import channels_last, choose_device, class_scores
+from poscon.engine.inference import channels_last, choose_device, choose_precision, class_scores
 from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
 
@@ -58,6 +58,19 @@ def test_memory_layout_does_not_change_the_result(network: UNet) -> None:
     with torch.no_grad():
         plain = network(images)
         torch.testing.assert_close(channels_last(network)(images), plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "chosen"),
+    [
+        ("auto", "cpu", "32"),
+        ("auto", "cuda", "bf16"),
+        ("32", "cuda", "32"),
+        ("bf16", "cpu", "bf16"),
+    ],
+)
+def test_precision(precision: str, device: str, chosen: str) -> None:
+    assert choose_precision(precision, device) == chosen
 
 
 def test_devices() -> None:

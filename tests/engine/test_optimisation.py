@@ -37,6 +37,11 @@ def test_without_warm_up_the_first_step_is_at_the_peak():
     assert curve[-1] == pytest.approx(0)
 
 
+def test_without_a_final_rate_it_stays_at_the_peak():
+    curve = rates(10, lr=0.2, final_lr=None, warmup=0.2)
+    assert curve == pytest.approx([0.1, *[0.2] * 9])
+
+
 @given(st.integers(3, 500), st.floats(1e-5, 1), st.floats(0, 1), st.sampled_from([0.0, 0.05, 0.3]))
 def test_the_curve_rises_once_and_falls_once(total, lr, share, warmup):
     curve = rates(total, lr=lr, final_lr=lr * share, warmup=warmup)

@@ -62,7 +62,7 @@ def test_the_average_of_the_weights_is_the_result() -> None:
     """By the formula of the moving average, with its rising decay."""
     torch.manual_seed(0)
     network = UNet(NetworkSettings(width=2, levels=1), 3)
-    method = Supervised(network, Supervised.Settings(average=0.6))
+    method = Supervised(network, Supervised.Settings(), average=0.6)
     weight = network.classifier.weight
     expected = weight.detach().clone()
     for step in range(5):

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from poscon import __version__
 from poscon.commands.pretrain import part_file
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import choose_device, class_scores
+from poscon.engine.inference import choose_device, choose_precision, class_scores
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
@@ -59,6 +59,8 @@ class FinetuneSettings(TrainingSettings):
         foreground: share of the slices cropped around foreground; matters for large slices only.
         deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
             so many.
+        average: decay of a moving average of the weights over the steps, which is then the result;
+            0: none, the result is the last weights.
         start: which parts to take from the pre-training run: all that it trained, or the encoder.
         encoder_rate: holds the encoder back.
     """
@@ -70,14 +72,25 @@ class FinetuneSettings(TrainingSettings):
     checkpoint_every: PositiveInt = 100
     foreground: float = Field(0.5, ge=0, le=1)
     deep_supervision: NonNegativeInt = 2
+    average: float = Field(0.99, ge=0, lt=1)
     start: Literal["all", "encoder"] = "all"
     encoder_rate: EncoderRate = EncoderRate()
-    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3)
+    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, final_lr=None)
     views: ViewSettings = _VIEWS
 
     @classmethod
     def method_class(cls, name: str) -> type[FinetuneMethod]:
         return find_method(name)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        default = type(self).model_fields["average"].default
+        if find_method(self.method).has_own_average and self.average != default:
+            raise ValueError(
+                f"average has no effect with method {self.method}, whose teacher is the result; "
+                f"see loss.decay (what a recipe says of it goes with --set average={default})"
+            )
+        return self
 
 
 def finetune(
@@ -100,8 +113,8 @@ def finetune(
 ) -> Path:
     """Train a U-Net on labelled cases, from a pre-trained encoder or from a random start.
 
-    The model is the last state of the training. Validation cases are only looked at, for the
-    curve in ``metrics.csv``; nothing is chosen by them.
+    The model is the last state of the training, or of its moving average. Validation cases are only
+    looked at, for the curve in ``metrics.csv``; nothing is chosen by them.
 
     Args:
         store: prepared data set with label maps.
@@ -170,7 +183,12 @@ def finetune(
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
     method_class = find_method(chosen.method)
-    learner = method_class(network, method_class.Settings(**chosen.loss), chosen.deep_supervision)
+    learner = method_class(
+        network,
+        method_class.Settings(**chosen.loss),
+        chosen.deep_supervision,
+        chosen.average,
+    )
     learner.check(chosen.iterations)
     if chosen.batch < learner.smallest_batch:
         raise PosconError(
@@ -218,7 +236,9 @@ def finetune(
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,
         after_chunk=(
-            None if not watched else lambda _: _validate(learner.model, opened, watched, size)
+            None
+            if not watched
+            else lambda _: _validate(learner.model, opened, watched, size, chosen.precision)
         ),
     )
     path = folder.path / MODEL
@@ -338,14 +358,17 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def _validate(
-    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int
+    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, precision: str
 ) -> dict[str, float]:
-    """Mean Dice over classes and cases, on the store's own grid."""
+    """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
     scores = []
+    device = next(network.parameters()).device.type
+    mixed = choose_precision(precision, device) == "bf16"
     network.eval()
     for case in cases:
         stack = torch.from_numpy(store.image(case).astype(np.float32))
-        predicted = class_scores(network, stack, size).argmax(1).numpy()
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            predicted = class_scores(network, stack, size).argmax(1).numpy()
         reference = store.label(case)
         for index in range(1, network.n_classes):
             a, b = predicted == index, reference == index

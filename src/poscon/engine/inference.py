@@ -27,6 +27,13 @@ def choose_device(device: str) -> str:
     return device
 
 
+def choose_precision(precision: str, device: str) -> str:
+    """``32`` or ``bf16``; ``auto`` is bfloat16 on a GPU, where it is always faster."""
+    if precision == "auto":
+        return "bf16" if device == "cuda" else "32"
+    return precision
+
+
 def channels_last(module: nn.Module) -> nn.Module:
     """Lay a network's convolutions out channels last: faster on a CPU (docs/results)."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

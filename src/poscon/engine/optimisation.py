@@ -17,7 +17,7 @@ class OptimiserSettings(Settings):
     Attributes:
         name: ``sgd``, ``adam`` or ``adamw``.
         lr: peak learning rate.
-        final_lr: learning rate of the last step.
+        final_lr: learning rate of the last step; None: ``lr``, so that it is constant.
         warmup: share of all steps over which the rate rises from near 0 to ``lr``.
         momentum: of SGD; the others have none.
         weight_decay: for SGD and Adam as an L2 term, for AdamW decoupled.
@@ -26,7 +26,7 @@ class OptimiserSettings(Settings):
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: PositiveFloat = 1e-3
-    final_lr: NonNegativeFloat = 0.0
+    final_lr: NonNegativeFloat | None = 0.0
     warmup: float = Field(0.05, ge=0, lt=1)
     momentum: float | None = Field(None, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 1e-4
@@ -105,7 +105,6 @@ def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> f
     warmup = round(settings.warmup * total_steps)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
+    final_lr = settings.lr if settings.final_lr is None else settings.final_lr
     done = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
-    return (
-        settings.final_lr + (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * done)) / 2
-    )
+    return final_lr + (settings.lr - final_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from poscon.engine.data import Batches
-from poscon.engine.inference import channels_last
+from poscon.engine.inference import channels_last, choose_precision
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings, build_optimiser
 from poscon.engine.run import CHECKPOINT, RunFolder
 from poscon.errors import PosconError
@@ -79,13 +79,11 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" else "32"
     chunks = _Chunks(run, batches, title, after_chunk)
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if choose_precision(precision, device) == "bf16" else "32-true",
         max_epochs=batches.chunks,
         gradient_clip_val=optimiser.clip,
         logger=TensorBoardLogger(run.path, name="", version="tensorboard"),

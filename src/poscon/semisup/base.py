@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.methods import Method
 from poscon.networks.unet import UNet, initialise
+from poscon.semisup.teacher import Teacher
 
 
 class FinetuneMethod(Method):
@@ -17,8 +18,16 @@ class FinetuneMethod(Method):
     uses_unlabelled: ClassVar[bool] = False
     """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
     smallest_batch: ClassVar[int] = 1
+    has_own_average: ClassVar[bool] = False
+    """Whether its result is a teacher of its own, so that ``average`` has no effect."""
 
-    def __init__(self, network: UNet, loss: settings.Settings, deep_supervision: int = 0) -> None:
+    def __init__(
+        self,
+        network: UNet,
+        loss: settings.Settings,
+        deep_supervision: int = 0,
+        average: float = 0.0,
+    ) -> None:
         """Build what is trained besides the network.
 
         Args:
@@ -26,9 +35,12 @@ class FinetuneMethod(Method):
             loss: of the class ``Settings`` of the method.
             deep_supervision: at how many coarser resolutions the decoder is supervised too, if it
                 has so many.
+            average: decay of a moving average of the network's weights, which is then the result;
+                0: none, the result is the network.
         """
         super().__init__()
         self.network = network
+        self.averaged = Teacher(network, average) if average > 0 else None
         width, levels = network.settings.width, network.settings.levels
         self.coarse = nn.ModuleList(
             nn.Conv2d(width * 2**k, network.n_classes, 1)
@@ -52,7 +64,11 @@ class FinetuneMethod(Method):
     @property
     def model(self) -> UNet:
         """The network that is the result."""
-        return self.network
+        return self.network if self.averaged is None else self.averaged.network
+
+    def after_step(self) -> None:
+        if self.averaged is not None:
+            self.averaged.update(self.network)
 
 
 def over_resolutions(loss: Callable[[Tensor, int], Tensor], scores: Sequence[Tensor]) -> Tensor:

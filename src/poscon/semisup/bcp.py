@@ -165,8 +165,10 @@ class BidirectionalCopyPaste(FinetuneMethod):
 
     self_training: Tensor
 
-    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
-        super().__init__(network, loss, deep_supervision)
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, average)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
         self.register_buffer("self_training", torch.zeros((), dtype=torch.bool))
@@ -220,5 +222,6 @@ class BidirectionalCopyPaste(FinetuneMethod):
         return largest_components(self.teacher(images).argmax(dim=1))
 
     def after_step(self) -> None:
+        super().after_step()
         if self.self_training:
             self.teacher.update(self.network)

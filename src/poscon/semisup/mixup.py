@@ -76,8 +76,10 @@ class Mixup(FinetuneMethod):
     needs = "labelled slices"
     smallest_batch = 2
 
-    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
-        super().__init__(network, loss, deep_supervision)
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, average)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:

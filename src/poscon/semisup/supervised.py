@@ -3,13 +3,11 @@
 from typing import Literal
 
 from monai.losses import DiceCELoss
-from pydantic import Field
 from torch import Tensor, nn
 
 from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.semisup.base import FinetuneMethod, over_resolutions
-from poscon.semisup.teacher import Teacher
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, apply_view, apply_view_to_labels
 
@@ -41,30 +39,19 @@ class Supervised(FinetuneMethod):
 
         Attributes:
             terms: ``dice+ce``, or ``ce`` as in Zeng et al. 2021.
-            average: decay of a moving average of the weights, which is then the result; 0: none,
-                the result is the last weights.
         """
 
         terms: Literal["dice+ce", "ce"] = "dice+ce"
-        average: float = Field(0.0, ge=0, lt=1)
 
     summary = "Dice and cross-entropy on the labelled slices"
     citation = "Ronneberger et al., MICCAI 2015; Isensee et al., Nature Methods 2021"
     needs = "labelled slices"
 
-    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
-        super().__init__(network, loss, deep_supervision)
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, average)
         self.loss = loss
-        self.averaged = Teacher(network, loss.average) if loss.average > 0 else None
-
-    @property
-    def model(self) -> UNet:
-        """The average, if one is kept."""
-        return self.network if self.averaged is None else self.averaged.network
-
-    def after_step(self) -> None:
-        if self.averaged is not None:
-            self.averaged.update(self.network)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None

@@ -45,8 +45,10 @@ class SupervisedWithContrast(FinetuneMethod):
     needs = "labelled and unlabelled slices, and their positions"
     uses_unlabelled = True
 
-    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
-        super().__init__(network, loss, deep_supervision)
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, average)
         self.head = ProjectionHead(network.settings.feature_channels, HeadSettings())
         self.loss = loss
 

@@ -90,11 +90,17 @@ class TaughtSettings(settings.Settings):
 
 
 class TaughtMethod(FinetuneMethod):
-    """The supervised loss, and agreement with a teacher, which is the result."""
+    """The supervised loss, and agreement with a teacher, which is the result.
+
+    The teacher is an average already; no other is kept, whatever ``average`` says.
+    """
 
     uses_unlabelled = True
+    has_own_average = True
 
-    def __init__(self, network: UNet, loss: TaughtSettings, deep_supervision: int = 0) -> None:
+    def __init__(
+        self, network: UNet, loss: TaughtSettings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
         super().__init__(network, loss, deep_supervision)
         self.teacher = Teacher(network, loss.decay)
         self.weight, self.ramp_up = loss.weight, loss.ramp_up

@@ -96,8 +96,10 @@ class TransformationConsistency(TaughtMethod):
     citation = "Li et al., TNNLS 2020, arXiv 1903.00348"
     needs = "labelled and unlabelled slices"
 
-    def __init__(self, network: UNet, loss: Settings, deep_supervision: int = 0) -> None:
-        super().__init__(network, loss, deep_supervision)
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, average)
         self.scale = loss.scale
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
