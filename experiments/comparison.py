@@ -8,17 +8,21 @@ DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its 
 
     pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
     finetuning    every fine-tuning method, from a random start and from PCL; likewise
-    budget        every start; 1, 2 and 4 labelled subjects; fine-tunings of several lengths
+    budget        every start; 1, 2 and 4 labelled subjects; Dice along one long fine-tuning
     encoders      no fine-tuning: the diagnostics of every pre-training at its end
 
-Stores and runs go to OUT. FILE (default OUT/results.csv) has a row a run and test subject; a run
-that is in it is not done again, so that the script may be stopped and started at will, and several
-processes may each do a part of the runs (I of N, from 0) into the same FILE. At the end the table
-is printed, as far as FILE has its runs; ``--show`` does only that.
+Stores and runs go to OUT. FILE (default OUT/results.csv, of budgets OUT/budget.csv) has a row a run
+and test subject; a run that is in it is not done again, so that the script may be stopped and
+started at will, and several processes may each do a part of the runs (I of N, from 0) into the same
+FILE. At the end the table is printed, as far as FILE has its runs; ``--show`` does only that.
 
 Protocol: pre-training sees the training subjects only, every method the same number of slices. Draw
 d takes the first M subjects of the order of seed d, for all methods alike, and d is the seed of the
-fine-tuning too. The model is the last state of the training. A subject's figure is the mean over
+fine-tuning too. The model is the averaged weights at the end of the training; fine-tuning is at a
+constant rate, so that its state after n steps is what a training of n steps would give (but for the
+length of the warm-up), and the table of budgets is along one training. In that table the figure is
+the mean over all test cases and classes, on the store's grid (of hippocampus, the first 20 test
+subjects). In the others, a subject's figure is the mean over
 its frames and classes; a table's are mean and standard deviation over the test subjects, of the
 mean over draws. All trainings are in bfloat16 mixed precision.
 """
@@ -28,7 +32,7 @@ import csv
 import fcntl
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +46,21 @@ from poscon.store.store import MANIFEST, Store
 
 TABLES = ("pretraining", "finetuning", "budget", "encoders")
 DRAWS = (0, 1, 2)
+BUDGET_SUBJECTS = 20
 SPLIT_SEED = 2026
 MEASURES = ("dice", "hd95_mm")
-SEMISUPERVISED = ("supervised", "mixup", "tcsm", "mean-teacher", "bcp")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+SEMISUPERVISED = ("supervised", "mixup", "tcsm", "mean-teacher", "bcp", "supervised-pcl")
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7F7F7F",
+    "#000000",
+)
+MARKERS = "osD^vPpX"
 
 
 @dataclass(frozen=True)
@@ -58,19 +72,21 @@ class Plan:
         size: pixels of what the network sees.
         epochs: of pre-training.
         iterations: of fine-tuning, for the tables of methods.
-        budgets: of fine-tuning, for the table of budgets.
+        budget: of fine-tuning, for the table of budgets.
+        step: of the table of budgets, in iterations.
     """
 
     prepare: dict[str, str | float]
     size: int
     epochs: int
     iterations: int
-    budgets: tuple[int, ...]
+    budget: int
+    step: int
 
 
 PLANS = {
-    "hippocampus": Plan({"plane": "coronal"}, 48, 10, 400, (100, 200, 400, 800, 1600)),
-    "acdc": Plan({"spacing": 2.0}, 64, 30, 400, (100, 200, 400, 800, 1600)),
+    "hippocampus": Plan({"plane": "coronal"}, 48, 10, 800, 1600, 100),
+    "acdc": Plan({"spacing": 2.0}, 64, 30, 800, 1600, 200),
 }
 
 
@@ -101,7 +117,7 @@ def runs_of(table: str, plan: Plan) -> list[Run]:
             for method in SEMISUPERVISED
         ]
     else:
-        cells = [(s, "supervised", m, i) for m in (2, 1, 4) for i in plan.budgets for s in STARTS]
+        cells = [(s, "supervised", m, plan.budget) for m in (2, 1, 4) for s in STARTS]
     return [Run(*cell, draw) for draw in DRAWS for cell in cells]
 
 
@@ -137,8 +153,8 @@ class Ledger:
         rows: measures by run and subject.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, measures: Sequence[str]) -> None:
+        self.path, self.measures = path, measures
         self.rows: dict[tuple[Run, str], dict[str, float]] = {}
         self.read()
 
@@ -152,23 +168,23 @@ class Ledger:
                     row["method"],
                     *(int(row[k]) for k in ("labelled", "iterations", "draw")),
                 )
-                self.rows[run, row["subject"]] = {m: float(row[m]) for m in MEASURES}
+                self.rows[run, row["subject"]] = {m: float(row[m]) for m in self.measures}
 
     def __contains__(self, run: Run) -> bool:
         return any(key == run for key, _ in self.rows)
 
-    def add(self, run: Run, subjects: dict[str, dict[str, float]]) -> None:
+    def add(self, found: dict[tuple[Run, str], dict[str, float]]) -> None:
         with self.path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.read()
-            self.rows |= {(run, subject): values for subject, values in subjects.items()}
+            self.rows |= found
             part = self.path.with_suffix(".part")
             with part.open("w", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow([*(f.name for f in fields(Run)), "subject", *MEASURES])
+                writer.writerow([*(f.name for f in fields(Run)), "subject", *self.measures])
                 for key, subject in sorted(self.rows):
                     values = self.rows[key, subject]
-                    shown = [f"{values[m]:.4f}" for m in MEASURES]
+                    shown = [f"{values[m]:.4f}" for m in self.measures]
                     writer.writerow([*astuple(key), subject, *shown])
             part.replace(self.path)
 
@@ -188,14 +204,15 @@ class Experiment:
     def __init__(self, name: str, source: Path, out: Path) -> None:
         self.plan, self.source, self.out = PLANS[name], source, out
         self.settings = [f"size={self.plan.size}", "precision=bf16"]
+        self.finetuning = [*self.settings, "batch=8"]
         self.store = out / "store"
         if not (self.store / MANIFEST).is_file():
             poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
-        self.lists = {"train": out / "train.json", "test": out / "test.json"}
-        for path, subjects in zip(
-            self.lists.values(), split(name, source, Store(self.store)), strict=True
-        ):
-            path.write_text(json.dumps(subjects))
+        train, test = split(name, source, Store(self.store))
+        self.lists = {}
+        for stem, subjects in (("train", train), ("test", test), ("few", test[:BUDGET_SUBJECTS])):
+            self.lists[stem] = out / f"{stem}.json"
+            self.lists[stem].write_text(json.dumps(subjects))
 
     def pretrain(self, method: str) -> Path:
         run = self.out / f"pretrain-{method}"
@@ -210,9 +227,7 @@ class Experiment:
         )
         return run
 
-    def finetune(self, run: Run) -> dict[str, dict[str, float]]:
-        """Fine-tune, predict the test subjects, measure them."""
-        folder = self.out / run.name
+    def _finetune(self, run: Run, folder: Path, **how: Any) -> None:
         finetune_once(
             self.store,
             folder,
@@ -223,8 +238,26 @@ class Experiment:
             method=run.method,
             iterations=run.iterations,
             seed=run.draw,
-            settings=self.settings,
+            **how,
         )
+
+    def along(self, run: Run) -> dict[tuple[Run, str], dict[str, float]]:
+        """Fine-tune with an eye on the test cases: a run of every length up to this one's."""
+        folder = self.out / f"budget-{run.name}"
+        settings = [*self.finetuning, f"checkpoint_every={self.plan.step}"]
+        self._finetune(run, folder, validation=self.lists["few"], settings=settings)
+        with (folder / "metrics.csv").open(newline="") as file:
+            return {
+                (replace(run, iterations=int(row["step"])), "all"): {
+                    "dice": float(row["validation_dice"])
+                }
+                for row in csv.DictReader(file)
+            }
+
+    def finetune(self, run: Run) -> dict[tuple[Run, str], dict[str, float]]:
+        """Fine-tune, predict the test subjects, measure them."""
+        folder = self.out / run.name
+        self._finetune(run, folder, settings=self.finetuning)
         predictions = folder / "predictions"
         poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)
         if not (folder / "results.csv").is_file():
@@ -237,7 +270,7 @@ class Experiment:
                         values = found.setdefault(row["subject"], {m: [] for m in MEASURES})
                         values[measure].append(float(row[measure]))
         return {
-            subject: {m: float(np.mean(values[m])) for m in MEASURES}
+            (run, subject): {m: float(np.mean(values[m])) for m in MEASURES}
             for subject, values in found.items()
         }
 
@@ -315,16 +348,14 @@ def budget_curves(
     for m in sorted({run.labelled for run in runs}):
         own = [run for run in runs if run.labelled == m]
         draws = [d for d in DRAWS if all(run in ledger for run in own if run.draw == d)]
-        found: dict[str, dict[int, list[float]]] = {}
-        for run in own:
-            if run.draw in draws:
-                budgets = found.setdefault(run.start, {})
-                budgets.setdefault(run.iterations, []).append(_mean(ledger, run))
+        means: dict[str, dict[int, float]] = {}
+        for start in dict.fromkeys(run.start for run in own):
+            found: dict[int, list[float]] = {}
+            for (run, _), values in sorted(ledger.rows.items()):
+                if (run.start, run.labelled) == (start, m) and run.draw in draws:
+                    found.setdefault(run.iterations, []).append(values["dice"])
+            means[start] = {budget: float(np.mean(v)) for budget, v in found.items()}
         if draws:
-            means = {
-                start: {budget: float(np.mean(v)) for budget, v in budgets.items()}
-                for start, budgets in found.items()
-            }
             curves[m] = (len(draws), means)
     return curves
 
@@ -342,12 +373,13 @@ def budget_figure(ledger: Ledger, runs: Sequence[Run], title: str, path: Path) -
             colour, marker = styles[start]
             x, y = list(by_budget), list(by_budget.values())
             axis.plot(x, y, color=colour, marker=marker, ms=5, label=start)
+        ticks = [x[0] * 2**k for k in range(10) if x[0] * 2**k <= x[-1]]
         axis.set(xscale="log", xlabel="fine-tuning iterations")
         axis.set_title(f"{m} labelled, {n_draws} draw{'s' * (n_draws > 1)}", fontsize=10)
-        axis.set_xticks(x, [str(budget) for budget in x])
+        axis.set_xticks(ticks, [str(budget) for budget in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    panels[0].set_ylabel("mean Dice of the test subjects")
+    panels[0].set_ylabel("mean Dice of the test cases")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110)
@@ -355,12 +387,14 @@ def budget_figure(ledger: Ledger, runs: Sequence[Run], title: str, path: Path) -
 
 def budget_table(ledger: Ledger, runs: Sequence[Run]) -> str:
     """Markdown: mean Dice, a row a number of subjects and start, a column a budget."""
-    budgets = sorted({run.iterations for run in runs})
+    curves = budget_curves(ledger, runs)
+    known = sorted({b for _, means in curves.values() for row in means.values() for b in row})
+    budgets = [b for b in known if b in [known[0] * 2**k for k in range(10)]]
     lines = [
         "| labelled | draws | start | " + " | ".join(f"{b} iterations" for b in budgets) + " |",
         "|---|---|---|" + "---|" * len(budgets),
     ]
-    for m, (n_draws, means) in budget_curves(ledger, runs).items():
+    for m, (n_draws, means) in curves.items():
         for start, by_budget in means.items():
             cells = " | ".join(f"{by_budget[b]:.3f}" for b in budgets)
             lines.append(f"| {m} | {n_draws} | {start} | {cells} |")
@@ -387,7 +421,9 @@ def main() -> None:
         experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
         print(table_of_encoders(experiment))
         return
-    ledger = Ledger(arguments.results or arguments.out / "results.csv")
+    along = arguments.table == "budget"
+    default = arguments.out / ("budget.csv" if along else "results.csv")
+    ledger = Ledger(arguments.results or default, ("dice",) if along else MEASURES)
     starts = arguments.starts.split(",") if arguments.starts else STARTS
     runs = [
         run for run in runs_of(arguments.table, PLANS[arguments.dataset]) if run.start in starts
@@ -398,8 +434,8 @@ def main() -> None:
         for run in runs[number::parts]:
             ledger.read()
             if run not in ledger:
-                ledger.add(run, experiment.finetune(run))
-    if arguments.table == "budget":
+                ledger.add(experiment.along(run) if along else experiment.finetune(run))
+    if along:
         print(budget_table(ledger, runs))
         budget_figure(ledger, runs, arguments.dataset, arguments.out / "budget.png")
     else:
