@@ -36,15 +36,19 @@ class Variant:
         pretrain: settings of the pre-training besides the budget.
         method: of fine-tuning.
         finetune: settings of the fine-tuning besides the budget.
+        longer: by how much the pre-training is.
     """
 
     start: str = "pcl"
     pretrain: tuple[str, ...] = ()
     method: str = "supervised"
     finetune: tuple[str, ...] = ()
+    longer: int = 1
 
 
-AVERAGED = "loss.average=0.99"
+COSINE = "optimiser.final_lr=0"
+LAST = "average=0"
+HEAVY = "loss.weight=1"
 MODERATE = (
     "views={rotation: 15, scale: [0.85, 1.2], shift: 0.0, elastic: 0.005, brightness: 0.1, "
     "contrast: 0.15, gamma: 0.2, noise: 0.05, blur: 0, low_resolution: 1, "
@@ -57,14 +61,23 @@ VARIANTS = {
     "none, moderate views": Variant("none", finetune=(MODERATE,)),
     "none, no deep supervision": Variant("none", finetune=("deep_supervision=0",)),
     "none, mirrored": Variant("none", finetune=("views.mirror=true",)),
-    "none, averaged": Variant("none", finetune=(AVERAGED,)),
-    "pcl, averaged": Variant(finetune=(AVERAGED,)),
+    "none, cosine to the last weights": Variant("none", finetune=(COSINE, LAST)),
+    "none, cosine, averaged": Variant("none", finetune=(COSINE,)),
+    "pcl, cosine to the last weights": Variant(finetune=(COSINE, LAST)),
+    "pcl, encoder at 0.3": Variant(finetune=("encoder_rate.factor=0.3",)),
     "pcl, encoder at 0.1": Variant(finetune=("encoder_rate.factor=0.1",)),
     "pcl, encoder frozen for 0.2": Variant(finetune=("encoder_rate.frozen=0.2",)),
     "pcl, threshold 0.05": Variant(pretrain=("loss.threshold=0.05",)),
     "pcl, threshold 0.2": Variant(pretrain=("loss.threshold=0.2",)),
     "pcl, temperature 0.3": Variant(pretrain=("loss.temperature=0.3",)),
     "pcl, unturned views": Variant(pretrain=("views.rotation=10", "views.scale=[0.9, 1.1]")),
+    "pcl, three times as long": Variant(longer=3),
+    "gcl": Variant("gcl"),
+    "rotation": Variant("rotation"),
+    "pcl-mae": Variant("pcl-mae"),
+    "none, supervised-pcl": Variant("none", method="supervised-pcl", finetune=(HEAVY,)),
+    "pcl, supervised-pcl": Variant(method="supervised-pcl", finetune=(HEAVY,)),
+    "pcl, supervised-pcl at 0.1": Variant(method="supervised-pcl", finetune=("loss.weight=0.1",)),
     "mae, encoder only": Variant("mae", finetune=("start=encoder",)),
     "none, bcp": Variant("none", method="bcp"),
     "pcl, bcp": Variant(method="bcp"),
@@ -97,13 +110,15 @@ class Tuning:
 
     def pretrain(self, variant: Variant) -> Path:
         name = "-".join([variant.start, *variant.pretrain]).replace(" ", "")
+        if variant.longer > 1:
+            name += f"-{variant.longer}-times"
         run = self.out / f"better-pretrain-{name}"
         pretrain_once(
             self.store,
             run,
             method=variant.start,
             cases=self.file("better-train"),
-            epochs=self.plan.epochs,
+            epochs=self.plan.epochs * variant.longer,
             settings=[*self.settings, *variant.pretrain],
         )
         return run
@@ -126,7 +141,12 @@ class Tuning:
             method=variant.method,
             iterations=self.plan.iterations,
             seed=draw,
-            settings=[*self.settings, *variant.finetune],
+            settings=[
+                *self.settings,
+                "batch=8",
+                f"checkpoint_every={self.plan.iterations}",
+                *variant.finetune,
+            ],
         )
         with (run / "metrics.csv").open(newline="") as file:
             return float(list(csv.DictReader(file))[-1]["validation_dice"])

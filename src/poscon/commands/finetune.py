@@ -67,8 +67,8 @@ class FinetuneSettings(TrainingSettings):
 
     method: str = "supervised"
     network: NetworkSettings | None = None
-    iterations: PositiveInt = 1000
-    batch: PositiveInt = 16
+    iterations: PositiveInt = 2000
+    batch: PositiveInt = 8
     checkpoint_every: PositiveInt = 100
     foreground: float = Field(0.5, ge=0, le=1)
     deep_supervision: NonNegativeInt = 2

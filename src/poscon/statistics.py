@@ -1,0 +1,161 @@
+"""What a comparison of a few dozen patients can say: intervals and paired tests.
+
+The unit is the subject: its frames and its repeated runs are averaged or kept together, because
+they are not independent.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from poscon.errors import PosconError
+
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of a mean; both ends are the mean where there is nothing to draw."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def mean_interval(
+    values: ArrayLike,
+    subjects: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap confidence interval of a mean over subjects.
+
+    Bias-corrected and accelerated (BCa; Efron 1987, J. Am. Stat. Assoc. 82:171), by
+    :func:`scipy.stats.bootstrap`. With ``subjects``, whole subjects are drawn, each with all of its
+    values, and the mean is over values (the cluster bootstrap; Davison & Hinkley 1997, Sec. 3.8).
+
+    Args:
+        values: (n,), finite.
+        subjects: (n,) whose value it is; None: each of a subject of its own.
+        confidence: between 0 and 1.
+        seed: of the draws.
+
+    Raises:
+        PosconError: no value, or one that is not finite.
+    """
+    values = _finite(values)
+    names = list(range(len(values))) if subjects is None else list(subjects)
+    if len(names) != len(values):
+        raise ValueError(f"{len(names)} subjects for {len(values)} values")
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    owner = np.array([number[name] for name in names])
+    sums, counts = np.bincount(owner, values), np.bincount(owner)
+    if len(sums) == 1 or np.ptp(sums / counts) == 0:
+        return Interval(float(values.mean()), float(values.mean()))
+
+    def pooled(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
+
+    found = stats.bootstrap(
+        (sums, counts),
+        pooled,
+        paired=True,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number, step-down (Holm 1979, Scand. J. Stat. 6:65).
+
+    With p_(1) <= ... <= p_(m), the k-th becomes max over i <= k of min(1, (m - i + 1) p_(i)).
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    factors = len(p) - np.arange(len(p))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return adjusted.tolist()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method against a baseline on the same subjects.
+
+    Attributes:
+        mean: of the differences, method minus baseline.
+        interval: 95 % bootstrap interval of that mean.
+        p: two-sided Wilcoxon signed-rank p-value, Holm-adjusted over the methods compared.
+        wins, losses: subjects on which the method is greater, or less.
+        subjects: how many there are.
+    """
+
+    mean: float
+    interval: Interval
+    p: float
+    wins: int
+    losses: int
+    subjects: int
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether both the test (at 0.05) and the interval rule out that nothing differs."""
+        return self.p < 0.05 and 0 not in self.interval
+
+
+def differences(
+    baseline: Mapping[str, float],
+    methods: Mapping[str, Mapping[str, float]],
+    *,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Compare methods with one baseline, subject by subject.
+
+    Args:
+        baseline: one value a subject, such as its mean Dice over frames, classes and draws.
+        methods: likewise, by name of the method.
+        seed: of the bootstrap.
+
+    Raises:
+        PosconError: a method is not of the baseline's subjects, or a value is not finite.
+    """
+    found: dict[str, tuple[np.ndarray, float]] = {}
+    for name, values in methods.items():
+        if values.keys() != baseline.keys():
+            odd = values.keys() ^ baseline.keys()
+            raise PosconError(
+                f"{name}: not on the subjects of the baseline ({len(odd)} only in one of them: "
+                f"{', '.join(sorted(map(str, odd))[:3])}); compare on the same subjects"
+            )
+        apart = _finite([values[subject] - baseline[subject] for subject in baseline])
+        p = stats.wilcoxon(apart).pvalue if apart.any() else 1.0
+        found[name] = (apart, float(p))
+    adjusted = holm([p for _, p in found.values()])
+    return {
+        name: Difference(
+            mean=float(apart.mean()),
+            interval=mean_interval(apart, seed=seed),
+            p=p,
+            wins=int((apart > 0).sum()),
+            losses=int((apart < 0).sum()),
+            subjects=len(apart),
+        )
+        for (name, (apart, _)), p in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, float).ravel()
+    if not len(array):
+        raise PosconError("no value to make a mean of")
+    if not np.isfinite(array).all():
+        raise PosconError("a value is not finite; leave out what was not measured")
+    return array

@@ -1,0 +1,170 @@
+"""Intervals cover what they claim, tests are those of the textbooks."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from poscon.errors import PosconError
+from poscon.statistics import Interval, differences, holm, mean_interval
+
+
+def test_an_interval_is_that_of_scipy():
+    values = np.random.default_rng(0).normal(0.8, 0.1, 20)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, rng=np.random.default_rng(3)
+    ).confidence_interval
+    found = mean_interval(values, seed=3)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=2e-3)
+    assert found == mean_interval(values, seed=3)
+    assert found.low < values.mean() < found.high
+
+
+def test_a_subject_of_one_value_each_is_no_subject_at_all():
+    values = np.random.default_rng(0).normal(size=12)
+    assert mean_interval(values, [f"s{i}" for i in range(12)]) == mean_interval(values)
+
+
+def test_frames_of_one_subject_do_not_make_it_more_certain():
+    """Each value thrice: the same interval, where frames taken as subjects would narrow it."""
+    values = np.random.default_rng(1).normal(size=15)
+    once = mean_interval(values)
+    thrice = mean_interval(np.repeat(values, 3), np.repeat(np.arange(15), 3).tolist())
+    fooled = mean_interval(np.repeat(values, 3))
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high), abs=1e-9)
+    assert fooled.high - fooled.low < 0.75 * (once.high - once.low)
+
+
+def coverage(draw, truth, repeats, **how):
+    inside = sum(truth in mean_interval(*draw(i), seed=i, **how) for i in range(repeats))
+    return inside / repeats
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_intervals_cover_what_they_claim(confidence, monkeypatch):
+    """400 skewed samples of 30, as Dice is skewed: within five standard errors, and a little."""
+    monkeypatch.setattr("poscon.statistics.RESAMPLES", 999)
+
+    def draw(i):
+        return (np.random.default_rng(i).beta(8, 2, 30), None)
+
+    assert coverage(draw, 0.8, 400, confidence=confidence) == pytest.approx(confidence, abs=0.06)
+
+
+def test_intervals_of_clustered_values_cover_and_naive_ones_do_not(monkeypatch):
+    """25 subjects of one to five frames; frames differ less than subjects."""
+    monkeypatch.setattr("poscon.statistics.RESAMPLES", 999)
+
+    def draw(i, clustered=True):
+        generator = np.random.default_rng(i)
+        sizes = generator.integers(1, 6, 25)
+        owner = np.repeat(np.arange(25), sizes)
+        values = generator.normal(size=25)[owner] + 0.2 * generator.normal(size=len(owner))
+        return values, owner.tolist() if clustered else None
+
+    assert coverage(draw, 0.0, 300) == pytest.approx(0.95, abs=0.06)
+    assert coverage(lambda i: draw(i, clustered=False), 0.0, 300) < 0.85
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5, 0.5]])
+def test_where_there_is_nothing_to_draw_it_is_a_point(values):
+    assert mean_interval(values) == Interval(0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[], [0.5, float("nan")], [float("inf")]])
+def test_values_that_cannot_be_averaged(values):
+    with pytest.raises(PosconError, match=r"no value|not finite"):
+        mean_interval(values)
+
+
+# Holm
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_by_its_definition(p_values):
+    """A hypothesis is rejected at a level if and only if its adjusted p-value is not above it."""
+    ordered = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = holm(p_values)
+    for level in (0.001, 0.01, 0.05, 0.2, 0.7, 0.99):
+        rejected = set()
+        for step, i in enumerate(ordered):  # down from the smallest, until one is not rejected
+            if p_values[i] * (len(p_values) - step) > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+def test_holm_of_a_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+# Differences
+
+
+def subjects(values):
+    return {f"patient{i}": float(v) for i, v in enumerate(values)}
+
+
+def exact_wilcoxon(apart):
+    """The two-sided p-value by going through all signs; no ties, no zeros."""
+    ranks = np.abs(apart).argsort().argsort() + 1
+    observed = abs(sum(r if d > 0 else -r for r, d in zip(ranks, apart, strict=True)))
+    signs = itertools.product((-1, 1), repeat=len(apart))
+    sums = [abs(sum(s * r for s, r in zip(row, ranks, strict=True))) for row in signs]
+    return np.mean([s >= observed for s in sums])
+
+
+def test_a_difference_is_that_of_the_subjects():
+    generator = np.random.default_rng(5)
+    base = generator.uniform(0.5, 0.9, 10)
+    better, same = base + generator.uniform(0.01, 0.05, 10), base + generator.normal(0, 0.02, 10)
+    found = differences(subjects(base), {"better": subjects(better), "same": subjects(same)})
+    for name, values in (("better", better), ("same", same)):
+        assert found[name].mean == pytest.approx((values - base).mean())
+        assert found[name].interval == mean_interval(values - base)
+        assert (found[name].wins, found[name].losses) == (
+            (values > base).sum(),
+            (values < base).sum(),
+        )
+        assert found[name].subjects == 10
+    p = [exact_wilcoxon(better - base), exact_wilcoxon(same - base)]
+    assert [found["better"].p, found["same"].p] == pytest.approx(holm(p))
+    assert found["better"].distinguishable
+    assert not found["same"].distinguishable
+
+
+def test_the_order_of_subjects_does_not_matter():
+    base, other = subjects([0.1, 0.5, 0.9]), subjects([0.2, 0.5, 0.7])
+    turned = dict(reversed(other.items()))
+    assert differences(base, {"m": other}) == differences(base, {"m": turned})
+
+
+def test_no_difference_at_all():
+    base = subjects([0.5, 0.6, 0.7])
+    found = differences(base, {"same": base})["same"]
+    assert (found.mean, found.p, found.wins, found.losses) == (0, 1, 0, 0)
+    assert not found.distinguishable
+
+
+def test_seldom_is_a_difference_seen_where_there_is_none(monkeypatch):
+    """Five methods like the baseline: in not many more than 5 % of studies is one set apart."""
+    monkeypatch.setattr("poscon.statistics.RESAMPLES", 199)
+    alarms = 0
+    for i in range(200):
+        generator = np.random.default_rng(i)
+        rows = generator.normal(0.8, 0.05, (6, 20))
+        methods = {f"m{k}": subjects(row) for k, row in enumerate(rows[1:])}
+        found = differences(subjects(rows[0]), methods)
+        alarms += any(difference.p < 0.05 for difference in found.values())
+    assert alarms / 200 < 0.1
+
+
+def test_other_subjects_are_refused():
+    with pytest.raises(PosconError, match=r"m: not on the subjects .* \(2 only in one .*patient2"):
+        differences(subjects([0.1, 0.2]), {"m": {"patient0": 0.1, "patient2": 0.2}})
+    with pytest.raises(PosconError, match="not finite"):
+        differences(subjects([0.1, 0.2]), {"m": subjects([0.1, float("nan")])})
