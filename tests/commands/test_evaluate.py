@@ -245,6 +245,7 @@ def test_json_and_csv(folders, tmp_path):
         "volume_ml": 0.0,
         "reference_volume_ml": 0.0,
         "spacing": list(SPACING),
+        "seen": [],
     }
     rv, myo, _ = content["summary"]["classes"]
     assert (rv["name"], rv["measured"], rv["dice"]) == ("RV", 0, {"mean": None, "std": None})

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from poscon.errors import PosconError
 from poscon.files import write_text
+from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
 from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
 from poscon.volumes.layouts import read_dataset
@@ -41,6 +42,8 @@ RULES = (
     "The row 'mean' is over cases of each case's mean over its measured classes.",
     "In a 4-D reference, frames without any labelled voxel are taken as not annotated and left "
     "out; they are listed under 'not_annotated'.",
+    "'seen' lists the roles that this very scan had in the training of the model; it is found by "
+    "its pixels, and another scan of the same person is not.",
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
 )
 
@@ -60,6 +63,7 @@ class Row:
         volume_ml: volume in the prediction.
         reference_volume_ml: volume in the reference.
         spacing: voxel size in mm along the file's axes that all of this was measured with.
+        seen: roles that the scan had in the training of the model, see :mod:`poscon.leakage`.
     """
 
     case: str
@@ -71,6 +75,7 @@ class Row:
     volume_ml: float
     reference_volume_ml: float
     spacing: tuple[float, float, float]
+    seen: tuple[str, ...] = ()
 
     @property
     def missed(self) -> bool:
@@ -179,7 +184,8 @@ def evaluate(
         for stem, path in predicted.items()
     ]
 
-    own = _labels_file(predictions if predictions.is_dir() else predictions.parent)
+    folder = predictions if predictions.is_dir() else predictions.parent
+    own, seen = _labels_file(folder), read_seen(folder)
     reference_scheme = declared or expected or own or _discovered(pairs)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
@@ -205,7 +211,8 @@ def evaluate(
             subject = pair.reference.subject
             for m in segmentation_metrics(a, b, size, names):
                 measures = {k: v for k, v in asdict(m).items() if k != "name"}
-                rows.append(Row(case, subject, m.name, spacing=size, **measures))
+                roles = seen.get(pair.id, ())
+                rows.append(Row(case, subject, m.name, spacing=size, seen=roles, **measures))
     if not rows:
         raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
@@ -225,6 +232,8 @@ def summary_table(evaluation: Evaluation) -> Table:
         )
         if ids
     ]
+    if seen := {row.case: row.seen for row in evaluation.rows if row.seen}:
+        notes.append(f"{describe(seen)}: no measure of new patients")
     table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
     table.add_column("class")
     for heading in ("Dice", "HD95 (mm)", "ASSD (mm)", "cases", "missed"):
@@ -446,6 +455,7 @@ def _csv(evaluation: Evaluation) -> str:
     for record in records:
         x, y, z = record.pop("spacing")
         record.update(spacing_x_mm=x, spacing_y_mm=y, spacing_z_mm=z)
+        record["seen"] = " ".join(record.pop("seen"))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()

@@ -17,6 +17,7 @@ from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
 from poscon.errors import PosconError
+from poscon.leakage import read_entries
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
@@ -162,7 +163,7 @@ def finetune(
         )
         config = folder.resume("finetune")
         chosen = validate(FinetuneSettings, config["settings"])
-        roles = folder.resume_cases(opened)
+        roles = folder.resume_cases("finetune", opened)
         # once there is a checkpoint, the encoder's file is not needed any more
         init = config["inputs"]["init"] if folder.checkpoint is None else None
     else:
@@ -208,6 +209,7 @@ def finetune(
             opened,
             chosen.model_dump(mode="json"),
             roles,
+            earlier=[] if init is None else read_entries(Path(init)),
             init=None if init is None else str(init),
             loaded=loaded,
         )

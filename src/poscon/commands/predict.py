@@ -12,11 +12,12 @@ from poscon.commands.evaluate import LABELS_FILE
 from poscon.commands.finetune import MODEL
 from poscon.engine.inference import channels_last, choose_device, class_scores
 from poscon.errors import PosconError
+from poscon.leakage import add_seen, describe, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
-from poscon.progress import progress_bar
+from poscon.progress import console, progress_bar
 from poscon.store.intensity import check_voxels, guess_modality
-from poscon.store.prepare import case_geometry, prepare_stack
+from poscon.store.prepare import case_geometry, pixels_sha256, prepare_stack
 from poscon.store.resample import resample_probabilities
 from poscon.store.store import ClassRecord, Preparation, read_names, write_json
 from poscon.volumes.case import Case, LabelClass, LabelScheme
@@ -89,8 +90,16 @@ def predict(
         for (case, target), header in zip(todo, headers, strict=True):
             scan = read_scan(case.image)
             labels = model.segment(scan, header, case)
+            if case.id in model.seen and output.is_dir():
+                # before the label map, which says that this scan is done
+                add_seen(output, {case.id: model.seen[case.id]})
             write_labels(target, labels, scan if labels.ndim == scan.data.ndim else _frame(scan))
             progress.advance(task)
+    if model.seen:
+        console.print(
+            f"note: {describe(model.seen)}; how well they are segmented says little of new scans",
+            soft_wrap=True,
+        )
     return [target for _, target in jobs]
 
 
@@ -101,6 +110,10 @@ class Model:
         run: folder of a fine-tuning run.
         device: ``auto``, ``cpu`` or ``cuda``.
         source_spacing: mm along the files' axes that replaces the headers'.
+
+    Attributes:
+        seen: by case id, the roles in the model's training of the scans segmented so far that took
+            part in it.
     """
 
     def __init__(
@@ -123,6 +136,8 @@ class Model:
             self.preparation = self.preparation.model_copy(
                 update={"source_spacing": source_spacing}
             )
+        self.known = roles_by_pixels(read_entries(Path(run)))
+        self.seen: dict[str, tuple[str, ...]] = {}
         self.modality = modalities[0] if len(modalities) == 1 else None
         self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
         self.network = UNet(settings, len(self.classes) + 1)
@@ -142,6 +157,8 @@ class Model:
 
     def _volume(self, volume: np.ndarray, header: ScanHeader, case: Case) -> np.ndarray:
         check_voxels(volume, where=str(case.image))
+        if roles := self.known.get(pixels_sha256(volume, header.affine)):
+            self.seen[case.id] = tuple(sorted({*roles, *self.seen.get(case.id, ())}))
         geometry = case_geometry(case, header, self.preparation)
         modality = self.modality or case.modality or guess_modality(volume)
         stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)

@@ -130,7 +130,7 @@ def pretrain(
         )
         config = folder.resume("pretrain")
         chosen = validate(PretrainSettings, config["settings"])
-        used = folder.resume_cases(opened)["pretrain"]
+        used = folder.resume_cases("pretrain", opened)["pretrain"]
     else:
         folder.check_new()
         chosen = resolve(

@@ -16,7 +16,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class RunFolder:
         store: Store,
         settings: dict[str, Any],
         cases: dict[str, list[CaseRecord]],
+        earlier: Sequence[dict[str, Any]] = (),
         **inputs: Any,
     ) -> None:
         """Create the folder of a new run.
@@ -59,6 +60,8 @@ class RunFolder:
             store: what it trains on.
             settings: every setting, resolved.
             cases: the cases by role.
+            earlier: entries of the ``cases.json`` of the run that this one starts from: what its
+                network has seen, this one's has.
             inputs: what else went in.
 
         Raises:
@@ -71,13 +74,14 @@ class RunFolder:
                 "id": case.id,
                 "subject": case.subject,
                 "role": role,
+                "by": command,
                 "pixels_sha256": case.pixels_sha256,
                 "stored_sha256": case.stored_sha256,
             }
             for role, members in cases.items()
             for case in members
         ]
-        write_json(self.cases_path, roles)
+        write_json(self.cases_path, [*roles, *earlier])
         config = {
             "command": command,
             "poscon_version": __version__,
@@ -117,8 +121,10 @@ class RunFolder:
             raise PosconError(f"{self.path}: a run of poscon {config['command']}, not {command}")
         return config
 
-    def resume_cases(self, store: Store) -> dict[str, list[CaseRecord]]:
+    def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
         """The cases of the run to be continued, by role, out of the store.
+
+        Those that only the run before it has seen are not among them.
 
         Raises:
             PosconError: the store no longer has a case, or it has changed.
@@ -127,7 +133,11 @@ class RunFolder:
         cases: dict[str, list[CaseRecord]] = {}
         try:
             entries = json.loads(self.cases_path.read_text())
-            listed = [(entry["id"], entry["stored_sha256"], entry["role"]) for entry in entries]
+            listed = [
+                (entry["id"], entry["stored_sha256"], entry["role"])
+                for entry in entries
+                if entry["by"] == command
+            ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
         for case_id, stored_sha256, role in listed:

@@ -269,7 +269,7 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
         intensity=intensity,
         positions=tuple(relative_positions(slices).tolist()),
         class_voxels=class_voxels,
-        pixels_sha256=_pixels_sha256(volume, header.affine),
+        pixels_sha256=pixels_sha256(volume, header.affine),
         stored_sha256=slices_sha256(image, label),
     )
     with complete(job.store / "cases" / case.id) as part:
@@ -280,7 +280,13 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
         write_json(part / "case.json", record.model_dump(mode="json"))
 
 
-def _pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
+def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
+    """Hash of a scan's voxels in canonical orientation: the same in any order of the axes.
+
+    Args:
+        volume: (X, Y, Z).
+        affine: (4, 4), from voxels to mm.
+    """
     x, y, z = volume.shape
     canonical = slice_geometry((x, y, z), affine, plane="axial").to_stack(volume)
     voxels = np.ascontiguousarray(canonical, dtype="<f4")

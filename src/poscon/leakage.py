@@ -1,0 +1,75 @@
+"""Which scans a model has seen, and as what: found again by their pixels, whatever they are called.
+
+A model says little of new patients where it was pre-trained or trained on the very scans that it is
+measured on. ``poscon predict`` compares the pixels of every scan with those of the model's run and
+notes what it finds in ``seen.json`` beside the label maps; ``poscon evaluate`` marks these cases.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from poscon.errors import PosconError
+from poscon.store.store import write_json
+
+SEEN_FILE = "seen.json"
+
+Seen = Mapping[str, tuple[str, ...]]
+"""Roles that a scan had in training, by the scan's name or by the hash of its pixels."""
+
+
+def read_entries(run: Path) -> list[dict[str, Any]]:
+    """The entries of a run's ``cases.json``; none if it is not there.
+
+    Raises:
+        PosconError: it is damaged.
+    """
+    path = run / "cases.json"
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text())
+        for entry in entries:
+            entry["pixels_sha256"], entry["role"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PosconError(f"{path}: damaged; it should list the cases that were trained on") from (
+            error
+        )
+    return entries
+
+
+def roles_by_pixels(entries: Sequence[Mapping[str, Any]]) -> Seen:
+    """Hash of a scan's pixels -> the roles it had, in order of the alphabet."""
+    roles: dict[str, set[str]] = {}
+    for entry in entries:
+        roles.setdefault(entry["pixels_sha256"], set()).add(entry["role"])
+    return {pixels: tuple(sorted(names)) for pixels, names in roles.items()}
+
+
+def add_seen(folder: Path, seen: Seen) -> None:
+    """Write, or add to, what is known of the scans of a folder of predictions."""
+    write_json(folder / SEEN_FILE, {"cases": {**read_seen(folder), **seen}})
+
+
+def read_seen(folder: Path) -> Seen:
+    """What :func:`add_seen` wrote; nothing if there is no such file.
+
+    Raises:
+        PosconError: it is damaged.
+    """
+    path = folder / SEEN_FILE
+    if not path.is_file():
+        return {}
+    try:
+        cases = json.loads(path.read_text())["cases"]
+        return {str(name): tuple(map(str, roles)) for name, roles in cases.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PosconError(f'{path}: expected {{"cases": {{...}}}}; remove it') from error
+
+
+def describe(seen: Seen) -> str:
+    """``3 scan(s) seen in training: a (labelled), b (pretrain), ...``."""
+    shown = [f"{name} ({', '.join(roles)})" for name, roles in list(seen.items())[:5]]
+    more = ", ..." if len(seen) > len(shown) else ""
+    return f"{len(seen)} scan(s) seen in training: {', '.join(shown)}{more}"
