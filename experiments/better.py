@@ -48,7 +48,6 @@ class Variant:
 
 COSINE = "optimiser.final_lr=0"
 LAST = "average=0"
-HEAVY = "loss.weight=1"
 MODERATE = (
     "views={rotation: 15, scale: [0.85, 1.2], shift: 0.0, elastic: 0.005, brightness: 0.1, "
     "contrast: 0.15, gamma: 0.2, noise: 0.05, blur: 0, low_resolution: 1, "
@@ -75,8 +74,8 @@ VARIANTS = {
     "gcl": Variant("gcl"),
     "rotation": Variant("rotation"),
     "pcl-mae": Variant("pcl-mae"),
-    "none, supervised-pcl": Variant("none", method="supervised-pcl", finetune=(HEAVY,)),
-    "pcl, supervised-pcl": Variant(method="supervised-pcl", finetune=(HEAVY,)),
+    "none, supervised-pcl": Variant("none", method="supervised-pcl"),
+    "pcl, supervised-pcl": Variant(method="supervised-pcl"),
     "pcl, supervised-pcl at 0.1": Variant(method="supervised-pcl", finetune=("loss.weight=0.1",)),
     "mae, encoder only": Variant("mae", finetune=("start=encoder",)),
     "none, bcp": Variant("none", method="bcp"),
@@ -95,7 +94,9 @@ class Tuning:
         if not (self.store / MANIFEST).is_file():
             poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
         train, test = split(name, source, Store(self.store))
-        if name == "acdc":  # the test patients are not at hand, and test is what to choose by
+        if name.startswith(
+            "acdc"
+        ):  # the test patients are not at hand, and test is what to choose by
             watched = test
         else:
             order = np.random.default_rng(SPLIT_SEED).permutation(len(train))[:TUNING]
@@ -125,7 +126,7 @@ class Tuning:
 
     @property
     def settings(self) -> list[str]:
-        return [f"size={self.plan.size}", "precision=bf16"]
+        return [f"size={self.plan.size}", *self.plan.network, "precision=bf16"]
 
     def dice(self, name: str, draw: int) -> float:
         """Fine-tune, if that is not done yet."""
@@ -143,7 +144,7 @@ class Tuning:
             seed=draw,
             settings=[
                 *self.settings,
-                "batch=8",
+                f"batch={self.plan.batch}",
                 f"checkpoint_every={self.plan.iterations}",
                 *variant.finetune,
             ],

@@ -3,12 +3,15 @@
     python experiments/comparison.py DATASET SOURCE OUT --table TABLE [--results FILE]
         [--part I/N] [--starts NAME,...] [--iterations N]
 
-DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus) or ``acdc`` (with its split.json beside
-``training/``), SOURCE its folder. TABLE is one of
+DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus), ``acdc`` (with its split.json beside
+``training/``) or ``acdc-full`` (the same at 256 x 256; needs a GPU), SOURCE its folder. TABLE is one of
 
     pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
     finetuning    every fine-tuning method, from a random start and from PCL; likewise
-    budget        every start; 1, 2 and 4 labelled subjects; Dice along one long fine-tuning
+    budget        every start; 1, 2 and 4 labelled subjects; Dice along one long fine-tuning (with
+                  1 subject half as long)
+    standard      ACDC only: the first 3 and 7 training patients of split.json, as the literature
+                  draws them; from a random start and from PCL, supervised and with PCL beside it
     encoders      no fine-tuning: the diagnostics of every pre-training at its end
 
 Stores and runs go to OUT. FILE (default OUT/results.csv, of budgets OUT/budget.csv) has a row a run
@@ -17,7 +20,8 @@ started at will, and several processes may each do a part of the runs (I of N, f
 FILE. At the end the table is printed, as far as FILE has its runs; ``--show`` does only that.
 
 Protocol: pre-training sees the training subjects only, every method the same number of slices. Draw
-d takes the first M subjects of the order of seed d, for all methods alike, and d is the seed of the
+d takes the first M subjects of the order of seed d, for all methods alike (draw -1, of the table
+``standard``, the first of the split's list), and d is the seed of the
 fine-tuning too. The model is the averaged weights at the end of the training; fine-tuning is at a
 constant rate, so that its state after n steps is what a training of n steps would give (but for the
 length of the warm-up), and the table of budgets is along one training. In that table the figure is
@@ -44,16 +48,20 @@ from matplotlib.figure import Figure
 
 import poscon
 from poscon.pretext import METHODS as STARTS
+from poscon.semisup import METHODS as FINETUNINGS
+from poscon.semisup import find_method
 from poscon.statistics import differences
 from poscon.store.store import MANIFEST, Store
 
-TABLES = ("pretraining", "finetuning", "budget", "encoders")
+TABLES = ("pretraining", "finetuning", "budget", "standard", "encoders")
 DRAWS = (0, 1, 2)
+STANDARD = -1
+"""In place of the number of a draw: the order of the literature."""
 BUDGET_SUBJECTS = 20
 SPLIT_SEED = 2026
 MEASURES = ("dice", "hd95_mm")
-SEMISUPERVISED = ("supervised", "mixup", "tcsm", "mean-teacher", "bcp", "supervised-pcl")
 BASELINE = "none | supervised"
+UNLABELLED = [name for name in FINETUNINGS if find_method(name).uses_unlabelled]
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -78,6 +86,8 @@ class Plan:
         iterations: of fine-tuning, for the tables of methods.
         budget: of fine-tuning, for the table of budgets.
         step: of the table of budgets, in iterations.
+        network: settings of the network, and
+        batch: slices a step of fine-tuning.
     """
 
     prepare: dict[str, str | float]
@@ -86,11 +96,16 @@ class Plan:
     iterations: int
     budget: int
     step: int
+    network: tuple[str, ...] = ()
+    batch: int = 8
 
 
 PLANS = {
     "hippocampus": Plan({"plane": "coronal"}, 48, 10, 800, 1600, 100),
     "acdc": Plan({"spacing": 2.0}, 64, 30, 800, 1600, 200),
+    "acdc-full": Plan(
+        {"spacing": 1.25}, 256, 200, 2000, 4000, 500, network=("network.width=32",), batch=16
+    ),
 }
 
 
@@ -118,16 +133,25 @@ def runs_of(table: str, plan: Plan) -> list[Run]:
             (s, method, m, plan.iterations)
             for s in ("none", "pcl")
             for m in (2, 6)
-            for method in SEMISUPERVISED
+            for method in FINETUNINGS
         ]
+    elif table == "standard":
+        cells = [
+            (s, method, m, plan.budget)
+            for m in (3, 7)
+            for s in ("none", "pcl")
+            for method in ("supervised", "supervised-pcl")
+        ]
+        return [Run(*cell, draw=STANDARD) for cell in cells]
     else:
-        cells = [(s, "supervised", m, plan.budget) for m in (2, 1, 4) for s in STARTS]
+        lengths = {2: plan.budget, 1: plan.budget // 2, 4: plan.budget}
+        cells = [(s, "supervised", m, n) for m, n in lengths.items() for s in STARTS]
     return [Run(*cell, draw) for draw in DRAWS for cell in cells]
 
 
 def split(name: str, source: Path, store: Store) -> tuple[list[str], list[str]]:
     """Training and test subjects."""
-    if name == "acdc":
+    if name.startswith("acdc"):
         content = json.loads((source / "split.json").read_text())
         return content["train"], content["validation"]
     subjects = sorted({case.subject for case in store.cases})
@@ -206,8 +230,9 @@ class Experiment:
 
     def __init__(self, name: str, source: Path, out: Path) -> None:
         self.plan, self.source, self.out = PLANS[name], source, out
-        self.settings = [f"size={self.plan.size}", "precision=bf16"]
-        self.finetuning = [*self.settings, "batch=8"]
+        self.architecture = [f"size={self.plan.size}", *self.plan.network]
+        self.settings = [*self.architecture, "precision=bf16"]
+        self.finetuning = [*self.settings, f"batch={self.plan.batch}"]
         self.store = out / "store"
         if not (self.store / MANIFEST).is_file():
             poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
@@ -226,21 +251,27 @@ class Experiment:
             cases=self.lists["train"],
             # all others would have no effect
             epochs=None if method == "none" else self.plan.epochs,
-            settings=self.settings[:1] if method == "none" else self.settings,
+            settings=self.architecture if method == "none" else self.settings,
         )
         return run
 
     def _finetune(self, run: Run, folder: Path, **how: Any) -> None:
+        cases, seed = self.lists["train"], run.draw
+        if run.draw == STANDARD:
+            how["unlabelled"] = cases if run.method in UNLABELLED else None
+            cases, seed = self.out / f"first-{run.labelled}.json", 0
+            train = json.loads(self.lists["train"].read_text())
+            cases.write_text(json.dumps(train[: run.labelled]))
         finetune_once(
             self.store,
             folder,
             # a random start is drawn anew for every draw
             init=None if run.start == "none" else self.pretrain(run.start),
             labelled=run.labelled,
-            cases=self.lists["train"],
+            cases=cases,
             method=run.method,
             iterations=run.iterations,
-            seed=run.draw,
+            seed=seed,
             **how,
         )
 

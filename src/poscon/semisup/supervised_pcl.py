@@ -36,7 +36,7 @@ class SupervisedWithContrast(FinetuneMethod):
             temperature: of the softmax.
         """
 
-        weight: PositiveFloat = 0.1
+        weight: PositiveFloat = 1.0
         threshold: float = Field(0.1, gt=0, lt=1)
         temperature: PositiveFloat = 0.1
 
