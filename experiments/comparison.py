@@ -4,7 +4,8 @@
         [--part I/N] [--starts NAME,...] [--iterations N]
 
 DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus), ``acdc`` (with its split.json beside
-``training/``) or ``acdc-full`` (the same at 256 x 256; needs a GPU), SOURCE its folder. TABLE is one of
+``training/``) or ``acdc-full`` (the same at 256 x 256, for a GPU), SOURCE its folder. TABLE is one
+of
 
     pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
     finetuning    every fine-tuning method, from a random start and from PCL; likewise
