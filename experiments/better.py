@@ -94,10 +94,8 @@ class Tuning:
         if not (self.store / MANIFEST).is_file():
             poscon.prepare(source, self.store, **self.plan.prepare)  # type: ignore[arg-type]
         train, test = split(name, source, Store(self.store))
-        if name.startswith(
-            "acdc"
-        ):  # the test patients are not at hand, and test is what to choose by
-            watched = test
+        if name.startswith("acdc"):
+            watched = test  # the test patients are not at hand: this is what to choose by
         else:
             order = np.random.default_rng(SPLIT_SEED).permutation(len(train))[:TUNING]
             watched = [train[i] for i in order]
