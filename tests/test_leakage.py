@@ -13,6 +13,7 @@ import pytest
 from poscon.commands.evaluate import evaluate, summary_table
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
+from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
 from poscon.leakage import add_seen, describe, read_entries, read_seen, roles_by_pixels
 from poscon.progress import console
@@ -24,7 +25,7 @@ def run(store: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("leak")
     (folder / "labelled.txt").write_text("phantom_000\nphantom_001\n")
     (folder / "watched.txt").write_text("phantom_002\n")
-    settings = ["size=32", "batch=4"]
+    settings = ["size=32", "batch=4", "transductive=true"]
     how: dict[str, Any] = {"init": pretrained, "iterations": 1, "settings": settings}
     lists = {"cases": folder / "labelled.txt", "validation": folder / "watched.txt"}
     finetune(store, folder / "run", **lists, **how)
@@ -130,6 +131,34 @@ def test_a_model_without_its_run_knows_nothing(run: Path, scans: Path, tmp_path:
     shutil.copy(run / "model.safetensors", tmp_path / "run")
     predict(tmp_path / "run", scans, tmp_path / "out")
     assert read_seen(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("option", ["exclude", "validation"])
+def test_a_start_that_has_seen_what_is_kept_apart(
+    option: str, store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Refused, before anything is written, unless it is said to be meant; then it is recorded."""
+    (tmp_path / "apart.txt").write_text("phantom_003\n")
+    how: dict[str, Any] = {"labelled": 2, "iterations": 1, option: tmp_path / "apart.txt"}
+    settings = ["size=32", "batch=4"]
+    message = r"--init .*1 scan\(s\) seen in training: phantom_003 \(pretrain\).* keeps apart"
+    with pytest.raises(PosconError, match=message):
+        finetune(store, tmp_path / "run", init=pretrained, settings=settings, **how)
+    assert not (tmp_path / "run").exists()
+    meant = [*settings, "transductive=true"]
+    finetune(store, tmp_path / "run", init=pretrained, settings=meant, **how)
+    assert "transductive: true" in (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(PosconError, match="transductive: has no effect"):
+        finetune(store, tmp_path / "other", settings=meant, **how)
+
+
+def test_a_start_without_them_is_taken(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "apart.txt").write_text("phantom_003\n")
+    tiny = ["network.width=4", "network.levels=2", "size=32"]
+    apart = tmp_path / "apart.txt"
+    pretrain(store, tmp_path / "pre", epochs=1, exclude=apart, settings=[*tiny, "batch=16"])
+    how: dict[str, Any] = {"labelled": 2, "iterations": 1, "settings": ["size=32", "batch=4"]}
+    finetune(store, tmp_path / "run", init=tmp_path / "pre", exclude=apart, **how)
 
 
 def test_only_a_few_are_named() -> None:

@@ -17,7 +17,7 @@ from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
 from poscon.errors import PosconError
-from poscon.leakage import read_entries
+from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
@@ -64,6 +64,7 @@ class FinetuneSettings(TrainingSettings):
             0: none, the result is the last weights.
         start: which parts to take from the pre-training run: all that it trained, or the encoder.
         encoder_rate: holds the encoder back.
+        transductive: whether pre-training may have seen the excluded and the validation cases.
     """
 
     method: str = "supervised"
@@ -76,6 +77,7 @@ class FinetuneSettings(TrainingSettings):
     average: float = Field(0.99, ge=0, lt=1)
     start: Literal["all", "encoder"] = "all"
     encoder_rate: EncoderRate = EncoderRate()
+    transductive: bool = False
     optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, final_lr=None)
     views: ViewSettings = _VIEWS
 
@@ -181,6 +183,7 @@ def finetune(
         if init is None and chosen.start != "all":
             raise PosconError("setting start: has no effect without --init")
         roles = _choose_roles(opened, cases, exclude, unlabelled, validation, labelled, chosen)
+        _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
     method_class = find_method(chosen.method)
@@ -308,6 +311,36 @@ def _choose_roles(
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
+
+
+def _check_unseen(
+    store: Store,
+    init: Path | str | None,
+    exclude: Path | str | None,
+    validation: Sequence[CaseRecord],
+    transductive: bool,
+) -> None:
+    """Refuse a start that has seen the cases which are kept apart, unless that is meant.
+
+    Raises:
+        PosconError: it has, or ``transductive`` has nothing to allow.
+    """
+    apart = list(validation)
+    if exclude is not None:
+        subjects = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        apart += [c for c in store.cases if c.subject in subjects]
+    known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
+    seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}
+    if seen and not transductive:
+        raise PosconError(
+            f"--init {init}: {describe(seen)}, which --exclude or --validation keeps apart; "
+            "pre-train without them (pretrain --exclude), or say --set transductive=true and "
+            "report it"
+        )
+    if transductive and not seen:
+        raise PosconError(
+            "setting transductive: has no effect, no excluded or validation case was pre-trained on"
+        )
 
 
 def _network(
