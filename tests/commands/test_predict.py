@@ -1,3 +1,4 @@
+import csv
 import json
 from itertools import permutations, product
 from pathlib import Path
@@ -7,11 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+import torch
+from safetensors.torch import save_file
 
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.errors import PosconError
+from poscon.networks.weights import read_weights
 from poscon.store.prepare import prepare
 from poscon.volumes.scan import read_scan
 
@@ -205,3 +209,42 @@ def test_options_that_do_not_fit(
 def test_a_pretraining_run_is_no_model(pretrained: Path, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(PosconError, match=r"model.safetensors: no such file"):
         predict(pretrained, scans, tmp_path / "out")
+
+
+def test_a_model_of_one_structure_keeps_the_largest(
+    finetuned: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that sees two of them in every slice, and a model that is told or not."""
+
+    def two(network: Any, stack: torch.Tensor, size: int) -> torch.Tensor:
+        scores = torch.zeros(len(stack), network.n_classes, *stack.shape[1:])
+        scores[:, 1, 1:3, 1:3] = 9
+        scores[:, 2, 6:12, 6:12] = scores[:, 3, 12:14, 6:12] = 9
+        return scores
+
+    monkeypatch.setattr("poscon.commands.predict.class_scores", two)
+    tensors, about = read_weights(finetuned / "model.safetensors")
+    found = {}
+    for told in (False, True):
+        run = tmp_path / str(told)
+        run.mkdir()
+        words = {k: json.dumps(v) for k, v in {**about, "one_structure": told}.items()}
+        save_file(tensors, run / "model.safetensors", words)
+        scan = scans / "imagesTr" / "phantom_000.nii.gz"
+        found[told] = np.asanyarray(segment(run, scan, tmp_path / f"{told}.nii.gz").dataobj)
+    assert set(np.unique(found[False])) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(found[True], np.where(found[False] == 1, 0, found[False]))
+
+
+def test_finetuning_tells_its_model_and_its_validation(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "watch.txt").write_text("phantom_004\n")
+    seen = {}
+    for told in (False, True):
+        run = tmp_path / str(told)
+        settings = ["size=32", "batch=8", f"one_structure={str(told).lower()}"]
+        how: dict[str, Any] = {"labelled": 3, "iterations": 60, "settings": settings}
+        finetune(store, run, validation=tmp_path / "watch.txt", **how)
+        assert read_weights(run / "model.safetensors")[1]["one_structure"] is told
+        with (run / "metrics.csv").open(newline="") as file:
+            seen[told] = list(csv.DictReader(file))[-1]["validation_dice"]
+    assert seen[True] != seen[False]

@@ -1,10 +1,19 @@
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.engine import inference
-from poscon.engine.inference import channels_last, choose_device, choose_precision, class_scores
+from poscon.engine.inference import (
+    channels_last,
+    choose_device,
+    choose_precision,
+    class_scores,
+    largest_structure,
+)
 from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
 
@@ -71,6 +80,45 @@ def test_memory_layout_does_not_change_the_result(network: UNet) -> None:
 )
 def test_precision(precision: str, device: str, chosen: str) -> None:
     assert choose_precision(precision, device) == chosen
+
+
+def flood(mask: np.ndarray, start: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """Every voxel of the mask that can be reached from one, over faces, edges and corners."""
+    reached, todo = {start}, [start]
+    while todo:
+        voxel = todo.pop()
+        for step in itertools.product((-1, 0, 1), repeat=mask.ndim):
+            near = tuple(v + s for v, s in zip(voxel, step, strict=True))
+            inside = all(0 <= v < n for v, n in zip(near, mask.shape, strict=True))
+            if inside and mask[near] and near not in reached:
+                reached.add(near)
+                todo.append(near)
+    return reached
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    shape=st.sampled_from([(1, 1, 1), (2, 5, 4), (3, 6, 7), (5, 5)]),
+    share=st.floats(0, 0.5),
+    seed=st.integers(0, 1000),
+)
+def test_the_largest_structure_is_that_of_a_flood(
+    shape: tuple[int, ...], share: float, seed: int
+) -> None:
+    """Of all classes together, whose values stay; of equal ones the first."""
+    generator = np.random.default_rng(seed)
+    classes = (generator.integers(1, 4, shape) * (generator.random(shape) < share)).astype(np.uint8)
+    before = classes.copy()
+    best: set[tuple[int, ...]] = set()
+    for voxel in np.argwhere(classes > 0):
+        found = flood(classes > 0, tuple(map(int, voxel)))
+        if len(found) > len(best):
+            best = found
+    kept = largest_structure(classes)
+    assert np.array_equal(classes, before)
+    assert kept.dtype == classes.dtype
+    for index in np.ndindex(*shape):
+        assert kept[index] == (classes[index] if index in best else 0)
 
 
 def test_devices() -> None:

@@ -12,7 +12,7 @@ from poscon import __version__
 from poscon.commands.pretrain import part_file
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import choose_device, choose_precision, class_scores
+from poscon.engine.inference import choose_device, choose_precision, class_scores, largest_structure
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
@@ -64,6 +64,8 @@ class FinetuneSettings(TrainingSettings):
             0: none, the result is the last weights.
         start: which parts to take from the pre-training run: all that it trained, or the encoder.
         encoder_rate: holds the encoder back.
+        one_structure: whether all classes together are one connected structure, so that all but
+            the largest is wrong; it is then removed from what the model predicts.
         transductive: whether pre-training may have seen the excluded and the validation cases.
     """
 
@@ -77,6 +79,7 @@ class FinetuneSettings(TrainingSettings):
     average: float = Field(0.99, ge=0, lt=1)
     start: Literal["all", "encoder"] = "all"
     encoder_rate: EncoderRate = EncoderRate()
+    one_structure: bool = False
     transductive: bool = False
     optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, final_lr=None)
     views: ViewSettings = _VIEWS
@@ -243,7 +246,7 @@ def finetune(
         after_chunk=(
             None
             if not watched
-            else lambda _: _validate(learner.model, opened, watched, size, chosen.precision)
+            else lambda _: _validate(learner.model, opened, watched, size, chosen)
         ),
     )
     path = folder.path / MODEL
@@ -254,6 +257,7 @@ def finetune(
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
             "size": size,
+            "one_structure": chosen.one_structure,
             "classes": [c.model_dump() for c in opened.manifest.classes],
             "preparation": opened.manifest.preparation.model_dump(mode="json"),
             "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
@@ -393,17 +397,19 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def _validate(
-    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, precision: str
+    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, chosen: FinetuneSettings
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
     scores = []
     device = next(network.parameters()).device.type
-    mixed = choose_precision(precision, device) == "bf16"
+    mixed = choose_precision(chosen.precision, device) == "bf16"
     network.eval()
     for case in cases:
         stack = torch.from_numpy(store.image(case).astype(np.float32))
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
             predicted = class_scores(network, stack, size).argmax(1).numpy()
+        if chosen.one_structure:
+            predicted = largest_structure(predicted)
         reference = store.label(case)
         for index in range(1, network.n_classes):
             a, b = predicted == index, reference == index

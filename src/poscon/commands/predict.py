@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from poscon.commands.evaluate import LABELS_FILE
 from poscon.commands.finetune import MODEL
-from poscon.engine.inference import channels_last, choose_device, class_scores
+from poscon.engine.inference import channels_last, choose_device, class_scores, largest_structure
 from poscon.errors import PosconError
 from poscon.leakage import add_seen, describe, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
@@ -128,6 +128,7 @@ class Model:
         try:
             self.preparation = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
+            self.one_structure = bool(about["one_structure"])
             self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
             modalities: list[str] = about["modalities"]
         except (KeyError, TypeError, ValidationError) as error:
@@ -166,6 +167,8 @@ class Model:
         _, rows, columns = geometry.stack_shape
         probabilities = resample_probabilities(scores.softmax(1), (rows, columns))
         classes = probabilities.argmax(1).numpy().astype(np.uint8)
+        if self.one_structure:
+            classes = largest_structure(classes)
         return self.scheme.to_values(geometry.to_volume(classes))
 
 

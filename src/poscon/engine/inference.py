@@ -1,6 +1,8 @@
 """Where a network runs, and running it over the slices of a volume."""
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -69,3 +71,20 @@ def class_scores(network: UNet, stack: Tensor, size: int) -> Tensor:
         for part in padded.split(batch)
     ]
     return torch.cat(scores)
+
+
+def largest_structure(classes: np.ndarray) -> np.ndarray:
+    """Keep the largest connected structure of all classes together; the rest is background.
+
+    Voxels that touch at a corner are connected, and of structures of equal size the one stays that
+    comes first. nnU-Net does the same where its cross-validation says that it helps (Isensee et
+    al., Nature Methods 2021); with a few labelled subjects it has to be known of the anatomy.
+
+    Args:
+        classes: class indices, one volume of any dimension.
+    """
+    structures, n = ndimage.label(classes > 0, structure=np.ones((3,) * classes.ndim))
+    if n < 2:
+        return classes
+    largest = np.bincount(structures.ravel())[1:].argmax() + 1
+    return np.where(structures == largest, classes, classes.dtype.type(0))
