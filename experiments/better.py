@@ -1,13 +1,14 @@
 """What could make the baseline, or a pre-trained start, *better*: one change at a time.
 
-    python experiments/better.py DATASET SOURCE OUT [--only NAME;...]
+    python experiments/better.py DATASET SOURCE OUT [--only NAME;...] [--draws N]
 
 Data set, stores, pre-training subjects and budget as in comparison.py (OUT may be the same folder).
 Fine-tuned are 3 labelled subjects; measured is the mean Dice over cases and classes, on the store's
 own grid, of subjects that are not test subjects and are only used to choose by: the 10 validation
 patients of ACDC, 20 training subjects of hippocampus drawn by seed 2026 (which are neither labelled
 nor pre-trained on here). OUT/better.md has a row a variant: mean over the draws, each draw,
-difference to the random start and to plain PCL. What is in OUT is not done again.
+difference to the random start and to plain PCL; and the same models' Dice if only the largest
+structure of each volume is kept (the setting ``one_structure``). What is in OUT is not done again.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import torch
 from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, split
 
 import poscon
+from poscon.commands.finetune import FinetuneSettings, mean_dice
+from poscon.commands.predict import Model
 from poscon.store.store import MANIFEST, Store
 
 LABELLED = 3
@@ -107,6 +110,9 @@ class Tuning:
     def file(self, stem: str) -> Path:
         return self.out / f"{stem}.json"
 
+    def run(self, name: str, draw: int) -> Path:
+        return self.out / f"better-{name.replace(', ', '-').replace(' ', '-')}-d{draw}"
+
     def pretrain(self, variant: Variant) -> Path:
         name = "-".join([variant.start, *variant.pretrain]).replace(" ", "")
         if variant.longer > 1:
@@ -129,7 +135,7 @@ class Tuning:
     def dice(self, name: str, draw: int) -> float:
         """Fine-tune, if that is not done yet."""
         variant = VARIANTS[name]
-        run = self.out / f"better-{name.replace(', ', '-').replace(' ', '-')}-d{draw}"
+        run = self.run(name, draw)
         finetune_once(
             self.store,
             run,
@@ -150,16 +156,32 @@ class Tuning:
         with (run / "metrics.csv").open(newline="") as file:
             return float(list(csv.DictReader(file))[-1]["validation_dice"])
 
+    def dice_of_largest(self, name: str, draw: int) -> float:
+        """The same of the same model, if it had been told ``one_structure=true``."""
+        kept = self.out / f"{self.run(name, draw).name}-largest.json"
+        if not kept.is_file():
+            model, store = Model(self.run(name, draw), "cpu"), Store(self.store)
+            watched = set(json.loads(self.file("better-watched").read_text()))
+            cases = [case for case in store.cases if case.subject in watched]
+            told = FinetuneSettings(precision="bf16", one_structure=True)
+            dice = mean_dice(model.network, store, cases, model.size, told)["validation_dice"]
+            kept.write_text(json.dumps(dice))
+        return float(json.loads(kept.read_text()))
 
-def table(dice: dict[str, list[float]]) -> str:
+
+def table(dice: dict[str, list[float]], largest: dict[str, list[float]]) -> str:
     """Markdown; only the draws that both have are compared."""
-    lines = ["| variant | Dice | draws | against none | against pcl |", "|---|---|---|---|---|"]
+    lines = [
+        "| variant | Dice | draws | against none | against pcl | Dice, largest structure only |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, values in dice.items():
         cells = [name, f"{np.mean(values):.3f}", ", ".join(f"{v:.3f}" for v in values)]
         for reference in ("none", "pcl"):
             pairs = list(zip(values, dice.get(reference, []), strict=False))
             own = name == reference or not pairs
             cells.append("" if own else f"{np.mean([a - b for a, b in pairs]):+.3f}")
+        cells.append(f"{np.mean(largest[name]):.3f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -172,6 +194,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", help="names of variants, separated by semicolons")
+    parser.add_argument("--draws", type=int, default=len(DRAWS))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -179,11 +202,13 @@ def main() -> None:
     names = arguments.only.split(";") if arguments.only else list(VARIANTS)
     tuning = Tuning(arguments.dataset, arguments.source, arguments.out)
     dice: dict[str, list[float]] = {}
-    for draw in DRAWS:
+    largest: dict[str, list[float]] = {}
+    for draw in DRAWS[: arguments.draws]:
         for name in names:
             dice.setdefault(name, []).append(tuning.dice(name, draw))
-            (arguments.out / "better.md").write_text(table(dice) + "\n")
-    print(table(dice))
+            largest.setdefault(name, []).append(tuning.dice_of_largest(name, draw))
+            (arguments.out / "better.md").write_text(table(dice, largest) + "\n")
+    print(table(dice, largest))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ fine-tuning too. The model is the averaged weights at the end of the training; f
 constant rate, so that its state after n steps is what a training of n steps would give (but for the
 length of the warm-up), and the table of budgets is along one training. In that table the figure is
 the mean over all test cases and classes, on the store's grid (of hippocampus, the first 20 test
-subjects). In the others, a subject's figure is the mean over
+subjects). In the others only the largest structure of a prediction is kept, and a subject's figure is the mean over
 its frames and classes; a table's are mean and standard deviation over the test subjects, of the
 mean over draws; intervals and p-values of differences to the baseline are those of
 :mod:`poscon.statistics` over subjects, adjusted over the rows of a number of labelled subjects. All
@@ -292,7 +292,7 @@ class Experiment:
     def finetune(self, run: Run) -> dict[tuple[Run, str], dict[str, float]]:
         """Fine-tune, predict the test subjects, measure them."""
         folder = self.out / run.name
-        self._finetune(run, folder, settings=self.finetuning)
+        self._finetune(run, folder, settings=[*self.finetuning, "one_structure=true"])
         predictions = folder / "predictions"
         poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)
         if not (folder / "results.csv").is_file():
@@ -460,6 +460,7 @@ def main() -> None:
     if arguments.iterations is not None:
         plan = replace(plan, **{"budget" if along else "iterations": arguments.iterations})
     runs = [run for run in runs_of(arguments.table, plan) if run.start in starts]
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.show:
         experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
         number, parts = map(int, arguments.part.split("/"))

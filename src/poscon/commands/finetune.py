@@ -246,7 +246,7 @@ def finetune(
         after_chunk=(
             None
             if not watched
-            else lambda _: _validate(learner.model, opened, watched, size, chosen)
+            else lambda _: mean_dice(learner.model, opened, watched, size, chosen)
         ),
     )
     path = folder.path / MODEL
@@ -396,7 +396,7 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def _validate(
+def mean_dice(
     network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, chosen: FinetuneSettings
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""

@@ -128,7 +128,7 @@ class Model:
         try:
             self.preparation = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
-            self.one_structure = bool(about["one_structure"])
+            self.one_structure = bool(about.get("one_structure", False))
             self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
             modalities: list[str] = about["modalities"]
         except (KeyError, TypeError, ValidationError) as error:
