@@ -22,16 +22,17 @@ FILE. At the end the table is printed, as far as FILE has its runs; ``--show`` d
 
 Protocol: pre-training sees the training subjects only, every method the same number of slices. Draw
 d takes the first M subjects of the order of seed d, for all methods alike (draw -1, of the table
-``standard``, the first of the split's list), and d is the seed of the
-fine-tuning too. The model is the averaged weights at the end of the training; fine-tuning is at a
-constant rate, so that its state after n steps is what a training of n steps would give (but for the
-length of the warm-up), and the table of budgets is along one training. In that table the figure is
-the mean over all test cases and classes, on the store's grid (of hippocampus, the first 20 test
-subjects). In the others only the largest structure of a prediction is kept, and a subject's figure is the mean over
-its frames and classes; a table's are mean and standard deviation over the test subjects, of the
-mean over draws; intervals and p-values of differences to the baseline are those of
-:mod:`poscon.statistics` over subjects, adjusted over the rows of a number of labelled subjects. All
-trainings are in bfloat16 mixed precision.
+``standard``, the first of the split's list), and d is the seed of the fine-tuning too. The model is
+the averaged weights at the end of the training. Of a prediction only the largest structure is kept.
+A subject's figure is the mean over its frames and classes; a table's are mean and standard
+deviation over the test subjects, of the mean over draws; intervals and p-values of differences to
+the baseline are those of :mod:`poscon.statistics` over subjects, adjusted over the rows of a number
+of labelled subjects. All trainings are in bfloat16 mixed precision.
+
+The table of budgets is along one training: fine-tuning is at a constant rate, so that its state
+after n steps is what a training of n steps would give, but for the length of the warm-up. There the
+figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and classes,
+on the store's grid, of everything that is predicted.
 """
 
 import argparse
