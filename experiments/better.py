@@ -81,6 +81,8 @@ VARIANTS = {
     "pcl, supervised-pcl": Variant(method="supervised-pcl"),
     "pcl, supervised-pcl at 0.1": Variant(method="supervised-pcl", finetune=("loss.weight=0.1",)),
     "mae, encoder only": Variant("mae", finetune=("start=encoder",)),
+    "none, mixup": Variant("none", method="mixup"),
+    "none, tcsm": Variant("none", method="tcsm"),
     "none, bcp": Variant("none", method="bcp"),
     "pcl, bcp": Variant(method="bcp"),
     "none, mean-teacher": Variant("none", method="mean-teacher"),

@@ -12,7 +12,7 @@ of
     budget        every start; 1, 2 and 4 labelled subjects; Dice along one long fine-tuning (with
                   1 subject half as long)
     standard      ACDC only: the first 3 and 7 training patients of split.json, as the literature
-                  draws them; from a random start and from PCL, supervised and with PCL beside it
+                  draws them; from a random start and from PCL
     encoders      no fine-tuning: the diagnostics of every pre-training at its end
 
 Stores and runs go to OUT. FILE (default OUT/results.csv, of budgets OUT/budget.csv) has a row a run
@@ -51,7 +51,6 @@ from matplotlib.figure import Figure
 import poscon
 from poscon.pretext import METHODS as STARTS
 from poscon.semisup import METHODS as FINETUNINGS
-from poscon.semisup import find_method
 from poscon.statistics import differences
 from poscon.store.store import MANIFEST, Store
 
@@ -63,7 +62,6 @@ BUDGET_SUBJECTS = 20
 SPLIT_SEED = 2026
 MEASURES = ("dice", "hd95_mm")
 BASELINE = "none | supervised"
-UNLABELLED = [name for name in FINETUNINGS if find_method(name).uses_unlabelled]
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -138,12 +136,7 @@ def runs_of(table: str, plan: Plan) -> list[Run]:
             for method in FINETUNINGS
         ]
     elif table == "standard":
-        cells = [
-            (s, method, m, plan.budget)
-            for m in (3, 7)
-            for s in ("none", "pcl")
-            for method in ("supervised", "supervised-pcl")
-        ]
+        cells = [(s, "supervised", m, plan.budget) for m in (3, 7) for s in ("none", "pcl")]
         return [Run(*cell, draw=STANDARD) for cell in cells]
     else:
         lengths = {2: plan.budget, 1: plan.budget // 2, 4: plan.budget}
@@ -260,7 +253,6 @@ class Experiment:
     def _finetune(self, run: Run, folder: Path, **how: Any) -> None:
         cases, seed = self.lists["train"], run.draw
         if run.draw == STANDARD:
-            how["unlabelled"] = cases if run.method in UNLABELLED else None
             cases, seed = self.out / f"first-{run.labelled}.json", 0
             train = json.loads(self.lists["train"].read_text())
             cases.write_text(json.dumps(train[: run.labelled]))
