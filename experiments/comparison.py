@@ -419,7 +419,7 @@ def budget_table(ledger: Ledger, runs: Sequence[Run]) -> str:
     ]
     for m, (n_draws, means) in curves.items():
         for start, by_budget in means.items():
-            cells = " | ".join(f"{by_budget[b]:.3f}" for b in budgets)
+            cells = " | ".join(f"{by_budget[b]:.3f}" if b in by_budget else "" for b in budgets)
             lines.append(f"| {m} | {n_draws} | {start} | {cells} |")
     return "\n".join(lines)
 
