@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,10 @@ def test_shows_both_starts_and_says_that_the_data_is_synthetic(small: Path) -> N
 
 def test_both_starts_have_the_same_subjects_and_none_sees_the_test(small: Path) -> None:
     demo(small, seed=3)
-    lists = [(small / "runs" / start / "cases.json").read_text() for start in ("random", "pcl")]
-    assert lists[0] == lists[1]
-    seen = lists[0] + (small / "runs" / "pretrain" / "cases.json").read_text()
+    lists = [json.loads((small / "runs" / s / "cases.json").read_text()) for s in ("random", "pcl")]
+    pretrained = json.loads((small / "runs" / "pretrain" / "cases.json").read_text())
+    assert lists[1] == lists[0] + pretrained
+    seen = json.dumps(lists[1])
     assert "phantom_003" in seen
     assert not any(name in seen for name in ("phantom_004", "phantom_005", "phantom_006"))
 
