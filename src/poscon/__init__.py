@@ -16,6 +16,7 @@ _HOME = {
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
+    "compare": "poscon.commands.compare",
     "demo": "poscon.commands.demo",
     "PosconError": "poscon.errors",
 }
@@ -23,6 +24,7 @@ _HOME = {
 __all__ = [
     "PosconError",
     "__version__",
+    "compare",
     "demo",
     "evaluate",
     "finetune",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from poscon.commands.compare import compare
     from poscon.commands.demo import demo
     from poscon.commands.evaluate import evaluate
     from poscon.commands.finetune import finetune

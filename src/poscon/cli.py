@@ -288,6 +288,47 @@ def evaluate(
     _show(module.summary_table(evaluation))
 
 
+@app.command(
+    epilog="Example: poscon compare hippocampus results/hippocampus --data Task04_Hippocampus"
+)
+def compare(
+    plan: Annotated[str, typer.Argument(help="A name (poscon recipes) or a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Data set to fine-tune and test on; overrides the plan's.")
+    ] = None,
+    pretrain_data: Annotated[
+        Path | None, typer.Option(help="Of a transfer: data set to pre-train on.")
+    ] = None,
+    settings: Set = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; one a GPU, else one a core.")
+    ] = None,
+    device: Device = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: on many machines.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
+) -> None:
+    """Compare methods by the few-label protocol: folds, draws, statistics, no leakage.
+
+    Interrupted, or with a changed plan, it does what is missing when run again.
+    """
+    from poscon.commands import compare as module
+
+    comparison = module.compare(
+        plan,
+        out,
+        data=data,
+        pretrain_data=pretrain_data,
+        settings=settings or (),
+        processes=processes,
+        device=device,
+        engine=engine,
+        address=address,
+    )
+    _show(*module.comparison_tables(comparison))
+    _say(f"tables: {out / module.SUMMARY}, {out / 'results.csv'}, {out / module.TABLE}")
+
+
 @app.command(epilog="Example: poscon demo --seed 1")
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("demo"),
@@ -335,23 +376,28 @@ def layouts() -> None:
 
 @app.command(epilog="Example: poscon recipes paper-acdc > my.yaml")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this recipe or plan.")] = None,
 ) -> None:
-    """List the recipes, or print one as a start for your own."""
+    """List the recipes of training and the plans of comparisons, or print one to change it."""
     from rich.markup import escape
     from rich.table import Table
 
+    from poscon.comparison.plan import plan_names, plan_text, read_plan
     from poscon.settings import load_recipe, recipe_names, recipe_text
 
     if name is not None:
-        sys.stdout.write(recipe_text(name))
+        sys.stdout.write(plan_text(name) if name in plan_names() else recipe_text(name))
         return
     table = Table("recipe", "what it is", "commands")
     for known in recipe_names():
         content = load_recipe(known)
         commands = ", ".join(key for key in content if key != "description")
         table.add_row(known, escape(content["description"].strip()), commands)
-    _show(table)
+    plans = Table("plan, for poscon compare", "what it is", "setting")
+    for known in plan_names():
+        plan = read_plan(known)
+        plans.add_row(known, escape(plan.description.strip()), plan.setting)
+    _show(table, plans)
 
 
 INTERRUPTED = 130

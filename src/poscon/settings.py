@@ -32,6 +32,9 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+Recipe = str | Mapping[str, Any]
+"""A recipe's name, its file, or its content."""
+
 _RECIPES = files("poscon") / "recipes"
 
 
@@ -63,18 +66,29 @@ def recipe_text(recipe: str) -> str:
     )
 
 
-def load_recipe(recipe: str) -> dict[str, Any]:
-    """Read a recipe by name or from a YAML file.
+def parse_yaml(text: str, *, where: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        PosconError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PosconError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def load_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Read a recipe: by name, from a YAML file, or as it is.
 
     A recipe has a ``description`` and a section a command (``prepare``, ``pretrain``,
     ``finetune``), each a mapping of settings.
     """
-    try:
-        content = yaml.safe_load(recipe_text(recipe))
-    except yaml.YAMLError as error:
-        raise PosconError(
-            f"recipe {recipe}: not valid YAML ({' '.join(str(error).split())})"
-        ) from error
+    content: Any
+    if isinstance(recipe, str):
+        content = parse_yaml(recipe_text(recipe), where=f"recipe {recipe}")
+    else:
+        content, recipe = dict(recipe), "(given)"
     sections = ("description", "prepare", "pretrain", "finetune")
     if not isinstance(content, dict):
         raise PosconError(f"recipe {recipe}: expected the sections {', '.join(sections)}")
@@ -92,7 +106,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
 def resolve(
     model: type[S],
     section: str,
-    recipe: str | None,
+    recipe: Recipe | None,
     overrides: Iterable[str] = (),
     **arguments: Any,
 ) -> S:
@@ -101,7 +115,7 @@ def resolve(
     Args:
         model: the settings' class.
         section: the recipe's section, named like the command.
-        recipe: name or file, or None for the defaults.
+        recipe: see :data:`Recipe`, or None for the defaults.
         overrides: ``key=value`` texts; a dot reaches into a group (``optimiser.lr=0.1``).
         arguments: the command's own options; None means not given.
 
@@ -115,10 +129,27 @@ def resolve(
         if section not in content:
             raise PosconError(f"recipe {recipe}: has no section {section!r}, so it has no effect")
         values = dict(content[section] or {})
-    for override in overrides:
-        key, separator, text = override.partition("=")
+    values = override(values, overrides)
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if any(text.partition("=")[0].strip() == name for text in overrides):
+            raise PosconError(f"--set {name}: given as an option too; state it once")
+        values[name] = value
+    return validate(model, values)
+
+
+def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Settings with ``key=value`` texts applied; a dot in a key reaches into a group.
+
+    Raises:
+        PosconError: a text of another form.
+    """
+    values = dict(values)
+    for text in overrides:
+        key, separator, value = text.partition("=")
         if not separator:
-            raise PosconError(f"--set {override}: write key=value")
+            raise PosconError(f"--set {text}: write key=value")
         *groups, last = key.strip().split(".")
         target = values
         for group in groups:
@@ -128,16 +159,10 @@ def resolve(
             target[group] = dict(inner)
             target = target[group]
         try:
-            target[last] = _parse_value(text)
+            target[last] = _parse_value(value)
         except yaml.YAMLError as error:
-            raise PosconError(f"--set {override}: the value is not valid YAML") from error
-    for name, value in arguments.items():
-        if value is None:
-            continue
-        if any(override.partition("=")[0].strip() == name for override in overrides):
-            raise PosconError(f"--set {name}: given as an option too; state it once")
-        values[name] = value
-    return validate(model, values)
+            raise PosconError(f"--set {text}: the value is not valid YAML") from error
+    return values
 
 
 def _parse_value(text: str) -> Any:

@@ -24,7 +24,7 @@ from poscon.progress import console
 from poscon.seeds import mix_seed
 from poscon.semisup import find_method
 from poscon.semisup.base import FinetuneMethod
-from poscon.settings import resolve, validate
+from poscon.settings import Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
 from poscon.store.store import CaseRecord, Store, read_names
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -90,13 +90,19 @@ class FinetuneSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        default = type(self).model_fields["average"].default
-        if find_method(self.method).has_own_average and self.average != default:
-            raise ValueError(
-                f"average has no effect with method {self.method}, whose teacher is the result; "
-                f"see loss.decay (what a recipe says of it goes with --set average={default})"
-            )
+        for name in without_effect(self.method):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} has no effect with method {self.method}, whose teacher is the result; "
+                    f"see loss.decay (what a recipe says of it goes with --set {name}={default})"
+                )
         return self
+
+
+def without_effect(method: str) -> list[str]:
+    """The settings that a fine-tuning method makes nothing of."""
+    return ["average"] if find_method(method).has_own_average else []
 
 
 def finetune(
@@ -112,7 +118,7 @@ def finetune(
     method: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
-    recipe: str | None = None,
+    recipe: Recipe | None = None,
     settings: Iterable[str] = (),
     device: str | None = None,
     resume: bool = False,
@@ -137,7 +143,7 @@ def finetune(
         iterations: overrides the setting of that name.
         seed: likewise; also draws the labelled subjects.
         device: likewise.
-        recipe: name or file of a recipe with a ``finetune`` section.
+        recipe: name, file or content of a recipe with a ``finetune`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
 

@@ -23,7 +23,7 @@ from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.report.diagnostics import draw_diagnostics
 from poscon.seeds import mix_seed
-from poscon.settings import Settings, resolve, validate
+from poscon.settings import Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import Store
 from poscon.views import ViewMaker, canvas_size
@@ -60,11 +60,7 @@ class PretrainSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        method = find_method(self.method)
-        unused = [] if method.has_head else ["head"]
-        if not method.trains:
-            unused += ["epochs", "batch", "optimiser", "precision"]
-        for name in unused:
+        for name in without_effect(self.method):
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:
                 nothing = "{}" if isinstance(default, Settings) else default
@@ -73,6 +69,13 @@ class PretrainSettings(TrainingSettings):
                     f"says of it goes with --set {name}={nothing})"
                 )
         return self
+
+
+def without_effect(method: str) -> list[str]:
+    """The settings that a pre-training method makes nothing of."""
+    found = find_method(method)
+    unused = [] if found.has_head else ["head"]
+    return unused if found.trains else [*unused, "epochs", "batch", "optimiser", "precision"]
 
 
 def pretrain(
@@ -84,7 +87,7 @@ def pretrain(
     exclude: Path | str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
-    recipe: str | None = None,
+    recipe: Recipe | None = None,
     settings: Iterable[str] = (),
     device: str | None = None,
     resume: bool = False,
@@ -101,7 +104,7 @@ def pretrain(
         epochs: overrides the setting of that name.
         seed: likewise.
         device: likewise.
-        recipe: name or file of a recipe with a ``pretrain`` section.
+        recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
 

@@ -21,7 +21,7 @@ from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.positions import relative_positions
 from poscon.progress import progress_bar
-from poscon.settings import Settings, resolve
+from poscon.settings import Recipe, Settings, resolve
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
@@ -86,7 +86,7 @@ def prepare(
     channel: int | None = None,
     reverse: Path | str | None = None,
     processes: int | None = None,
-    recipe: str | None = None,
+    recipe: Recipe | None = None,
     settings: Iterable[str] = (),
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
@@ -106,7 +106,7 @@ def prepare(
         channel: which channel of a multi-channel data set.
         reverse: file with the cases whose slices run the other way (see :func:`read_names`).
         processes: how many to use; None: as many as there are cores, one for a small set.
-        recipe: name or file of a recipe with a ``prepare`` section.
+        recipe: name, file or content of a recipe with a ``prepare`` section.
         settings: further ``key=value`` settings.
 
     Returns:
@@ -379,7 +379,7 @@ def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
 
 
 def _resolve_settings(
-    dataset: Dataset, recipe: str | None, settings: Iterable[str], **arguments: Any
+    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
 ) -> PrepareSettings:
     """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)

@@ -1,0 +1,1 @@
+"""The few-label protocol behind ``poscon compare``: plan, folds, runs, engines, statistics."""

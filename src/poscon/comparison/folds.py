@@ -1,0 +1,166 @@
+"""Who is tested on and who is learnt from: folds by subject, and the guard against leakage."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from poscon.comparison.plan import FoldFiles, Plan
+from poscon.errors import PosconError
+from poscon.store.selection import draw_subjects
+from poscon.store.store import CaseRecord, Store, read_names
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Subjects to learn from and subjects to test on; nobody is both.
+
+    Attributes:
+        number: from 0.
+        train: in the order of the file that lists them, else of the alphabet.
+        test: likewise. Every one of them has a labelled case.
+    """
+
+    number: int
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def make_folds(plan: Plan, store: Store, folder: Path) -> list[Fold]:
+    """The folds of a plan.
+
+    Drawn folds part the labelled subjects evenly; subjects without labels are in every training
+    part. A subject is tested on in one fold at most, so that results of all folds can be pooled.
+
+    Args:
+        plan: its folds.
+        store: its data, prepared.
+        folder: where files that name subjects are looked for.
+
+    Raises:
+        PosconError: more folds than subjects, an unknown name, a subject in two test parts or in
+            both parts of one fold, or a test subject without labels.
+    """
+    labelled = {case.subject for case in store.cases if case.labelled}
+    everyone = tuple(sorted({case.subject for case in store.cases}))
+    if isinstance(plan.folds, int):
+        order = sorted(labelled)
+        if plan.folds > len(order):
+            raise PosconError(
+                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; a fold needs "
+                "one at least, so ask for fewer folds"
+            )
+        shuffled = np.random.default_rng(plan.seed).permutation(order)
+        parts = [{str(name) for name in part} for part in np.array_split(shuffled, plan.folds)]
+        return [
+            Fold(i, tuple(s for s in everyone if s not in part), tuple(sorted(part)))
+            for i, part in enumerate(parts)
+        ]
+    folds = [
+        _listed_fold(number, files, store, folder, everyone)
+        for number, files in enumerate(plan.folds)
+    ]
+    tested: dict[str, int] = {}
+    for fold in folds:
+        for subject in fold.test:
+            if subject not in labelled:
+                raise PosconError(
+                    f"{_place(plan.folds[fold.number].test, folder)}: subject {subject} has no "
+                    "label map to be tested by"
+                )
+            if subject in tested:
+                raise PosconError(
+                    f"folds: subject {subject} is in the test sets of folds {tested[subject]} and "
+                    f"{fold.number}; a subject can be tested on once"
+                )
+            tested[subject] = fold.number
+    return folds
+
+
+def _listed_fold(
+    number: int, files: FoldFiles, store: Store, folder: Path, everyone: Sequence[str]
+) -> Fold:
+    test = _subjects(files.test, store, folder)
+    if files.train is None:
+        train = tuple(s for s in everyone if s not in test)
+    else:
+        train = _subjects(files.train, store, folder)
+    if both := sorted(set(train) & set(test)):
+        raise PosconError(
+            f"{_place(files.test, folder)}: subject {both[0]} is in the training set of the fold "
+            "too; take it out of one of them"
+        )
+    if not train:
+        raise PosconError(f"{_place(files.test, folder)}: no subject is left to learn from")
+    return Fold(number, train, test)
+
+
+def _subjects(names: str, store: Store, folder: Path) -> tuple[str, ...]:
+    """The subjects that a file names, in its order."""
+    where = _place(names, folder)
+    listed = read_names(where)
+    of = {case.id: case.subject for case in store.select(listed, where=where)}
+    known = set(of.values())
+    return tuple(dict.fromkeys(name if name in known else of[name] for name in listed))
+
+
+def _place(names: str, folder: Path) -> str:
+    return names if Path(names).is_absolute() else str(folder / names)
+
+
+def draw_labelled(
+    plan: Plan, fold: Fold, labelled: int, draw: int, store: Store
+) -> list[CaseRecord]:
+    """The labelled cases of one draw: the same for all methods, the fewer among the more.
+
+    Raises:
+        PosconError: the fold has fewer labelled subjects to learn from.
+    """
+    of_train = [case for case in store.cases if case.subject in fold.train and case.labelled]
+    available = {case.subject for case in of_train}
+    if labelled > len(available):
+        raise PosconError(
+            f"labelled = {labelled}: fold {fold.number} has {len(available)} labelled subjects to "
+            "learn from; ask for fewer"
+        )
+    if plan.order == "random":
+        return draw_subjects(of_train, labelled, plan.seed + draw)
+    first = [subject for subject in fold.train if subject in available][:labelled]
+    return [case for case in of_train if case.subject in first]
+
+
+def check_leakage(
+    test: Iterable[CaseRecord], roles: Mapping[str, Iterable[CaseRecord]], fold: Fold
+) -> None:
+    """Refuse a fold in which a scan that is tested on has been seen, whatever it is called.
+
+    Args:
+        test: what is tested on.
+        roles: what is learnt from, by what for.
+        fold: for the message.
+
+    Raises:
+        PosconError: the cases that have the same voxels.
+    """
+    if found := shared_scans(test, roles):
+        shown = "; ".join(found[:5]) + ("; ..." if len(found) > 5 else "")
+        raise PosconError(
+            f"fold {fold.number}: {len(found)} scan(s) are tested on and learnt from: {shown}; "
+            "remove one of the two, or put both into the same fold"
+        )
+
+
+def shared_scans(
+    test: Iterable[CaseRecord], roles: Mapping[str, Iterable[CaseRecord]]
+) -> list[str]:
+    """``TEST CASE = OTHER CASE (role)`` for all that have the same voxels."""
+    tested: dict[str, list[str]] = {}
+    for case in test:
+        tested.setdefault(case.pixels_sha256, []).append(case.id)
+    return [
+        f"{name} = {case.id} ({role})"
+        for role, cases in roles.items()
+        for case in cases
+        for name in tested.get(case.pixels_sha256, [])
+    ]

@@ -1,0 +1,261 @@
+"""The runs of a plan. A run is identified by what determines it, so that only what is missing or
+changed is done again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from poscon import __version__
+from poscon.comparison.folds import (
+    Fold,
+    check_leakage,
+    draw_labelled,
+    make_folds,
+    shared_scans,
+)
+from poscon.comparison.plan import NO_START, Entry, Plan, Size, row_name
+from poscon.errors import PosconError
+from poscon.semisup import find_method
+from poscon.store.selection import slice_size
+from poscon.store.store import CaseRecord, Store
+
+Command = Literal["pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, and for a fine-tuning what is done with its model.
+
+    Attributes:
+        name: of its folder: readable, then a hash of all that determines it.
+        command: ``pretrain`` or ``finetune``.
+        settings: of the training, resolved.
+        cases: case ids by role: ``pretrain``; or ``labelled``, ``unlabelled`` if the method uses
+            them, ``validation`` if they are to be watched, ``test``.
+        start: name of the pre-training that it starts from, or None.
+        pretraining, finetuning: names of the plan's entries.
+        labelled: number of labelled subjects, of a fine-tuning.
+        fold: number; None if a pre-training is of all folds.
+        draw: number, of a fine-tuning.
+    """
+
+    name: str
+    command: Command
+    settings: dict[str, Any]
+    cases: dict[str, tuple[str, ...]]
+    pretraining: str
+    start: str | None = None
+    finetuning: str | None = None
+    labelled: int | None = None
+    fold: int | None = None
+    draw: int | None = None
+
+    @property
+    def row(self) -> str:
+        """The row of the tables that a fine-tuning is of."""
+        return row_name(self.pretraining, str(self.finetuning))
+
+
+@dataclass(frozen=True)
+class Program:
+    """All runs of a plan.
+
+    Attributes:
+        jobs: in the order in which they are wanted; a pre-training before what starts from it.
+        folds: who is tested on in which.
+        protocol: one sentence on what pre-training saw of the test scans.
+        transductive: whether it saw any.
+    """
+
+    jobs: tuple[Job, ...]
+    folds: tuple[Fold, ...]
+    protocol: str
+    transductive: bool
+
+    @property
+    def finetunings(self) -> list[Job]:
+        return [job for job in self.jobs if job.command == "finetune"]
+
+
+def make_program(plan: Plan, store: Store, folder: Path, source: Store | None = None) -> Program:
+    """Everything that a plan asks for, checked against its data before any of it is done.
+
+    Args:
+        plan: what to do.
+        store: the data to fine-tune and test on, prepared.
+        folder: where that data lies, and files that name its subjects.
+        source: of a transfer, the data to pre-train on, prepared.
+
+    Raises:
+        PosconError: the plan does not fit the data, or a scan would be learnt from and tested on.
+    """
+    folds = make_folds(plan, store, folder)
+    builder = _Builder(plan, store, source)
+    jobs: dict[str, Job] = {}
+    for fold in folds:
+        for draw in range(plan.draws):
+            for labelled in plan.labelled:
+                for job in builder.cell(fold, labelled, draw):
+                    jobs.setdefault(job.name, job)
+    protocol, transductive = builder.protocol(folds)
+    return Program(tuple(jobs.values()), tuple(folds), protocol, transductive)
+
+
+class _Builder:
+    def __init__(self, plan: Plan, store: Store, source: Store | None) -> None:
+        self.plan, self.store, self.source = plan, store, source
+        self.size: Size = slice_size(store.cases, "auto", 16)
+        self.pretrained = any(entry.method != NO_START for entry in plan.pretraining)
+
+    def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
+        """The runs of one draw of labelled subjects: every start, every fine-tuning."""
+        test = self._of(fold.test, labelled=True)
+        drawn = draw_labelled(self.plan, fold, labelled, draw, self.store)
+        without = [c for c in self._of(fold.train) if c not in drawn]
+        roles = {"labelled": drawn, "unlabelled": without}
+        learnt = dict(roles)
+        if self.pretrained and not self.plan.transductive:
+            learnt["pre-training"] = self._pretraining_cases(fold)
+        check_leakage(test, learnt, fold)
+        jobs = []
+        for start in self.plan.pretraining:
+            before = self._pretraining(start, fold)
+            jobs += [] if before is None else [before]
+            for entry in self.plan.finetuning:
+                jobs.append(self._finetuning(start, before, entry, fold, labelled, draw, roles))
+        return jobs
+
+    def protocol(self, folds: Sequence[Fold]) -> tuple[str, bool]:
+        """What pre-training sees of what is tested on, as a sentence, and whether it is anything.
+
+        Raises:
+            PosconError: the plan allows what does not happen.
+        """
+        if not self.pretrained:
+            return "Nothing was pre-trained.", False
+        n_seen = sum(
+            len(shared_scans(self._of(f.test, labelled=True), {"": self._pretraining_cases(f)}))
+            for f in folds
+        )
+        if self.plan.transductive:
+            if not n_seen:
+                raise PosconError(
+                    "transductive: has no effect, no scan that is tested on is pre-trained on"
+                )
+            return (
+                f"Transductive: pre-training saw {n_seen} scans that are tested on, without their "
+                "labels. Results of new patients may be worse.",
+                True,
+            )
+        where = "of the fold" if self.source is None else "of another data set"
+        return (
+            f"Inductive: pre-training saw training subjects {where} only; no scan that is tested "
+            "on, under whatever name, was learnt from (compared by their voxels).",
+            False,
+        )
+
+    def _of(self, subjects: Sequence[str], labelled: bool = False) -> list[CaseRecord]:
+        wanted = set(subjects)
+        return [c for c in self.store.cases if c.subject in wanted and (c.labelled or not labelled)]
+
+    def _pretraining_cases(self, fold: Fold) -> list[CaseRecord]:
+        if self.source is not None:
+            return list(self.source.cases)
+        return list(self.store.cases) if self.plan.transductive else self._of(fold.train)
+
+    def _pretraining(self, entry: Entry, fold: Fold) -> Job | None:
+        if entry.method == NO_START:
+            return None
+        shared = self.source is not None or self.plan.transductive  # by all folds
+        settings = self.plan.pretrain_settings(entry, self.size).model_dump(mode="json")
+        return _job(
+            "pretrain",
+            "all" if shared else f"fold{fold.number}",
+            settings,
+            {"pretrain": self._pretraining_cases(fold)},
+            pretraining=entry.name,
+            fold=None if shared else fold.number,
+        )
+
+    def _finetuning(
+        self,
+        start: Entry,
+        before: Job | None,
+        entry: Entry,
+        fold: Fold,
+        labelled: int,
+        draw: int,
+        roles: Mapping[str, list[CaseRecord]],
+    ) -> Job:
+        cases = {"labelled": roles["labelled"]}
+        if find_method(entry.method).uses_unlabelled:
+            if not roles["unlabelled"]:
+                raise PosconError(
+                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, "
+                    f"which {entry.method} needs; ask for fewer"
+                )
+            cases["unlabelled"] = roles["unlabelled"]
+        cases["test"] = self._of(fold.test, labelled=True)
+        if self.plan.flaws.select_on_test:
+            cases["validation"] = cases["test"]
+        settings = self.plan.finetune_settings(entry, start, draw, self.size).model_dump(
+            mode="json"
+        )
+        if before is not None and self.plan.transductive and "validation" in cases:
+            settings["transductive"] = True
+        return _job(
+            "finetune",
+            f"fold{fold.number}-draw{draw}-m{labelled}",
+            settings,
+            cases,
+            pretraining=start.name,
+            start=None if before is None else before.name,
+            finetuning=entry.name,
+            labelled=labelled,
+            fold=fold.number,
+            draw=draw,
+        )
+
+
+def _job(
+    command: Command,
+    label: str,
+    settings: dict[str, Any],
+    cases: Mapping[str, Sequence[CaseRecord]],
+    *,
+    pretraining: str,
+    finetuning: str | None = None,
+    start: str | None = None,
+    **rest: Any,
+) -> Job:
+    determined_by = {
+        "poscon_version": __version__,
+        "command": command,
+        # where it is computed does not determine it
+        "settings": {key: value for key, value in settings.items() if key != "device"},
+        "cases": {
+            role: [[c.id, c.stored_sha256] for c in members] for role, members in cases.items()
+        },
+        "start": start,
+    }
+    text = json.dumps(determined_by, sort_keys=True)
+    methods = "-".join(name for name in (pretraining, finetuning) if name is not None)
+    return Job(
+        name=f"{command}-{label}-{methods}-{hashlib.sha256(text.encode()).hexdigest()[:10]}",
+        command=command,
+        settings=settings,
+        cases={role: tuple(c.id for c in members) for role, members in cases.items()},
+        pretraining=pretraining,
+        finetuning=finetuning,
+        start=start,
+        **rest,
+    )
+
+
+def as_record(job: Job) -> dict[str, Any]:
+    """A job for a JSON file."""
+    return asdict(job)

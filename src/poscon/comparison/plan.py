@@ -1,0 +1,323 @@
+"""A plan: what is compared with what, on which data, by which protocol and budget."""
+
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from poscon.commands import finetune, pretrain
+from poscon.commands.finetune import FinetuneSettings
+from poscon.commands.pretrain import PretrainSettings
+from poscon.errors import PosconError
+from poscon.networks.unet import NetworkSettings
+from poscon.settings import Settings, load_recipe, nearest, override, parse_yaml, resolve, validate
+
+_PLANS = files("poscon") / "plans"
+NO_START = "none"
+"""The pre-training method that is a random start; nothing is pre-trained for it."""
+
+Size = PositiveInt | Literal["auto"]
+
+
+class PhantomSettings(Settings):
+    """The built-in synthetic scans, see :mod:`poscon.volumes.phantom`."""
+
+    subjects: int = Field(30, ge=4)
+    seed: NonNegativeInt = 0
+    modality: Literal["mr", "ct"] = "mr"
+
+
+class DataSettings(Settings):
+    """A data set.
+
+    Attributes:
+        folder: where it is; the command line's ``--data`` goes before it.
+        phantom: synthetic scans, drawn if no folder is given.
+        layout, labels, channel, reverse: as of ``poscon prepare``.
+        prepare: settings of ``poscon prepare``.
+    """
+
+    folder: str | None = None
+    phantom: PhantomSettings | None = None
+    layout: str | None = None
+    labels: str | None = None
+    channel: NonNegativeInt | None = None
+    reverse: str | None = None
+    prepare: dict[str, Any] = Field(default_factory=dict)
+
+
+class FoldFiles(Settings):
+    """A fold, by files that name subjects (see :func:`poscon.store.store.read_names`).
+
+    Attributes:
+        test: who is tested on.
+        train: who may be pre-trained on and drawn from; None: all others.
+    """
+
+    test: str
+    train: str | None = None
+
+
+class Entry(Settings):
+    """A method that takes part, with settings of its own.
+
+    Attributes:
+        name: by which tables call it.
+        method: see ``poscon methods``.
+        settings: of its pre-training or fine-tuning, over those that all share.
+    """
+
+    name: str = Field(pattern=r"^[\w.+=-]+$")
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Flaws(Settings):
+    """Ways of reporting that flatter, to show by how much; what is reported stays as it is.
+
+    Attributes:
+        select_on_test: also tell what the checkpoint would have had that is best on the test
+            subjects.
+        pooled_dice: also tell the Dice of all test subjects' voxels put together.
+    """
+
+    select_on_test: bool = False
+    pooled_dice: bool = False
+
+
+class Plan(Settings):
+    """What ``poscon compare`` does.
+
+    Attributes:
+        description: for people.
+        setting: ``semi-supervised``: pre-training on the data that is fine-tuned on;
+            ``transfer``: on ``pretrain_data``.
+        data: what is fine-tuned and tested on.
+        pretrain_data: what is pre-trained on, in a transfer.
+        pretraining: the starts.
+        finetuning: the fine-tunings; every one from every start.
+        labelled: numbers of labelled subjects.
+        folds: into how many parts the subjects are drawn, each of which is tested on once; or a
+            list of folds by name.
+        draws: how often labelled subjects are drawn in a fold; the fewer are among the more.
+        order: ``random``: drawn; ``listed``: the first of the fold's ``train`` file, in which case
+            draws differ in the training's random choices only.
+        seed: of folds and pre-training; draw d, and its fine-tuning, have seed + d.
+        transductive: whether pre-training sees the scans that are tested on (never their labels).
+        baseline: the row that all are compared with, ``START | FINE-TUNING``; None: the random
+            start, if it takes part, else the first start, with the first fine-tuning.
+        metrics: what the tables show; the first is also compared.
+        recipe: settings to begin with, by name or file.
+        network, size, precision: of both trainings.
+        pretrain: settings of every pre-training; what a method makes nothing of it does not get.
+        finetune: likewise of every fine-tuning.
+        flaws: see :class:`Flaws`.
+    """
+
+    description: str = ""
+    setting: Literal["semi-supervised", "transfer"] = "semi-supervised"
+    data: DataSettings = DataSettings()
+    pretrain_data: DataSettings | None = None
+    pretraining: tuple[Entry, ...] = Field(min_length=1)
+    finetuning: tuple[Entry, ...] = Field(
+        (Entry(name="supervised", method="supervised"),), min_length=1
+    )
+    labelled: tuple[PositiveInt, ...] = Field(min_length=1)
+    folds: int | tuple[FoldFiles, ...]
+    draws: PositiveInt = 1
+    order: Literal["random", "listed"] = "random"
+    seed: NonNegativeInt = 0
+    transductive: bool = False
+    baseline: str | None = None
+    metrics: tuple[Literal["dice", "hd95_mm", "assd_mm"], ...] = Field(
+        ("dice", "hd95_mm"), min_length=1
+    )
+    recipe: str | None = None
+    network: NetworkSettings | None = None
+    size: Size | None = None
+    precision: Literal["auto", "32", "bf16"] | None = None
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    flaws: Flaws = Flaws()
+
+    @field_validator("pretraining", "finetuning", mode="before")
+    @classmethod
+    def _entries(cls, value: Any) -> Any:
+        """A method's name alone is an entry of that name."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"name": v, "method": v} if isinstance(v, str) else v for v in value]
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return None if value is None else str(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("pretraining", "finetuning", "labelled", "metrics"):
+            members = [getattr(m, "name", m) for m in getattr(self, name)]
+            if doubled := [m for m in members if members.count(m) > 1]:
+                raise ValueError(f"{name} has {doubled[0]} twice; name each once")
+        if isinstance(self.folds, int) and self.folds < 2:
+            raise ValueError("folds must be 2 or more, or a list of folds")
+        if not self.folds:
+            raise ValueError("folds: the list is empty")
+        if (self.setting == "transfer") != (self.pretrain_data is not None):
+            raise ValueError(
+                "setting transfer goes with pretrain_data, and only transfer does; "
+                f"this plan has setting {self.setting}"
+            )
+        if self.order == "listed" and (
+            isinstance(self.folds, int) or any(fold.train is None for fold in self.folds)
+        ):
+            raise ValueError("order listed needs folds that name a train file each")
+        if self.transductive and all(entry.method == NO_START for entry in self.pretraining):
+            raise ValueError("transductive has no effect: nothing is pre-trained")
+        for section in ("pretrain", "finetune"):
+            told = getattr(self, section)
+            for key, where in _ELSEWHERE.items():
+                if key in told:
+                    raise ValueError(f"{section}.{key}: {where}")
+        rows = self.rows
+        if self.baseline is not None and self.baseline not in rows:
+            raise ValueError(
+                f"baseline {self.baseline!r} is no row{nearest(self.baseline, rows)}; "
+                f"rows are {', '.join(rows)}"
+            )
+        return self
+
+    @property
+    def rows(self) -> list[str]:
+        """``START | FINE-TUNING`` of every combination, in order."""
+        return [row_name(p.name, f.name) for p in self.pretraining for f in self.finetuning]
+
+    @property
+    def baseline_row(self) -> str:
+        """The row that all others are compared with."""
+        if self.baseline is not None:
+            return self.baseline
+        start = next((p for p in self.pretraining if p.method == NO_START), self.pretraining[0])
+        return row_name(start.name, self.finetuning[0].name)
+
+    def pretrain_settings(self, entry: Entry, size: Size) -> PretrainSettings:
+        """The settings of a pre-training, resolved.
+
+        Args:
+            entry: which.
+            size: of what the network sees, where neither plan nor recipe says.
+
+        Raises:
+            PosconError: an unknown setting, or one without effect.
+        """
+        shared = self._shared("pretrain", entry.method, size)
+        shared = {k: v for k, v in shared.items() if k not in pretrain.without_effect(entry.method)}
+        return _resolved(PretrainSettings, "pretrain", entry, shared, self.seed)
+
+    def finetune_settings(
+        self, entry: Entry, start: Entry, draw: int, size: Size
+    ) -> FinetuneSettings:
+        """The settings of a fine-tuning likewise, from a start."""
+        shared = self._shared("finetune", entry.method, size)
+        # the network is that of the start, random starts included
+        shared["network"] = self.pretrain_settings(start, size).network.model_dump()
+        ineffective = finetune.without_effect(entry.method)
+        ineffective += ["start"] if start.method == NO_START else []
+        shared = {k: v for k, v in shared.items() if k not in ineffective}
+        return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)
+
+    def _shared(self, section: str, method: str, size: Size) -> dict[str, Any]:
+        """What the recipe says, then what the plan says, of every training of a kind."""
+        recipe = {} if self.recipe is None else dict(load_recipe(self.recipe).get(section) or {})
+        if recipe.pop("method", None) != method:
+            recipe.pop("loss", None)  # which is of the recipe's method
+        shared = merged({"size": size, **recipe}, getattr(self, section))
+        if self.network is not None and section == "pretrain":
+            shared["network"] = self.network.model_dump()
+        for key in ("size", "precision"):
+            if getattr(self, key) is not None:
+                shared[key] = getattr(self, key)
+        return shared
+
+
+_ELSEWHERE = {
+    "method": "the methods are those of pretraining and finetuning",
+    "seed": "give the plan's own seed",
+    "loss": "belongs to one method: {name: NAME, method: METHOD, settings: {loss: {...}}}",
+    "network": "give the plan's own network, which both trainings have",
+    "size": "give the plan's own size, which both trainings have",
+    "precision": "give the plan's own precision, which both trainings have",
+    "transductive": "give the plan's own transductive",
+    "device": "is an option of the command line",
+}
+
+
+def row_name(pretraining: str, finetuning: str) -> str:
+    """What a combination is called in tables."""
+    return f"{pretraining} | {finetuning}"
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, the second over the first."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], seed: int) -> Any:
+    told = merged(shared, entry.settings)
+    try:
+        return resolve(model, section, {section: told}, method=entry.method, seed=seed)
+    except PosconError as error:
+        raise PosconError(f"{section}, {entry.name}: {error}") from error
+
+
+def plan_names() -> list[str]:
+    """The names of the plans that come with poscon."""
+    names = (entry.name for entry in _PLANS.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def plan_text(plan: str) -> str:
+    """The text of a plan, by name or from a file.
+
+    Raises:
+        PosconError: it is neither.
+    """
+    if plan in plan_names():
+        return (_PLANS / f"{plan}.yaml").read_text()
+    try:
+        return Path(plan).read_text()
+    except FileNotFoundError:
+        known = plan_names()
+        raise PosconError(
+            f"plan {plan!r}: neither a file nor a known plan{nearest(plan, known)}; "
+            f"known are {', '.join(known)}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PosconError(f"plan {plan}: cannot be read ({error})") from error
+
+
+def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
+    """A plan, by name or from a file, with ``key=value`` texts applied, checked as a whole.
+
+    Raises:
+        PosconError: no plan there, or a setting of it, or of a training in it, is wrong.
+    """
+    content = parse_yaml(plan_text(plan), where=f"plan {plan}")
+    if not isinstance(content, dict):
+        raise PosconError(f"plan {plan}: expected settings, key: value")
+    try:
+        read = validate(Plan, override(content, overrides))
+        for start in read.pretraining:
+            read.pretrain_settings(start, "auto")
+            for entry in read.finetuning:
+                read.finetune_settings(entry, start, 0, "auto")
+    except PosconError as error:
+        raise PosconError(f"plan {plan}: {error}") from error
+    return read

@@ -1,0 +1,392 @@
+"""What the runs of a plan found: rows of results, statistics over subjects, tables of them."""
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from poscon.comparison.jobs import Job, Program
+from poscon.comparison.plan import Plan
+from poscon.comparison.work import RESULTS, Workplace
+from poscon.engine.diagnostics import numbers
+from poscon.engine.training import MetricsFile
+from poscon.statistics import Difference, Interval, differences, mean_interval
+
+METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
+DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}
+
+Row = dict[str, str]
+"""A class of a case of a run, as in results.csv."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric in a cell, over the test subjects of all folds.
+
+    Attributes:
+        mean, std: over subjects (n - 1) of each one's mean over classes, cases and draws.
+        interval: 95 % bootstrap interval of the mean, over subjects.
+        draws: mean of each draw, all folds put together.
+        subjects: each one's value.
+    """
+
+    mean: float
+    std: float
+    interval: Interval
+    draws: tuple[float, ...]
+    subjects: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Flattered:
+    """What flawed protocols would have reported of the same runs; Dice.
+
+    Attributes:
+        last: at the last checkpoint, on the store's grid; None where it was not watched.
+        best: at the checkpoint that is best on the test subjects.
+        pooled: of the voxels of all test subjects together; None where it was not asked for.
+    """
+
+    last: float | None
+    best: float | None
+    pooled: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A start and a fine-tuning with a number of labelled subjects.
+
+    Attributes:
+        row: ``START | FINE-TUNING``.
+        labelled: number of labelled subjects.
+        runs, wanted: how many are done, of how many.
+        measures: by metric; empty until all runs are done.
+        against: by metric, the difference to the baseline; None of the baseline itself.
+        flattered: see there; None if the plan does not ask.
+    """
+
+    row: str
+    labelled: int
+    runs: int
+    wanted: int
+    measures: Mapping[str, Measure]
+    against: Mapping[str, Difference | None]
+    flattered: Flattered | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.runs == self.wanted
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file of results."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def collect(program: Program, place: Workplace) -> dict[str, list[Row]]:
+    """By fine-tuning that is done, the rows of its results, each with what the run was."""
+    found = {}
+    for job in program.finetunings:
+        if place.is_done(job):
+            about = {
+                "pretraining": job.pretraining,
+                "finetuning": str(job.finetuning),
+                "labelled": str(job.labelled),
+                "fold": str(job.fold),
+                "draw": str(job.draw),
+            }
+            path = place.run(job.name) / RESULTS
+            found[job.name] = [{**about, **row, "run": job.name} for row in read_rows(path)]
+    return found
+
+
+def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
+    """One line a patient, class and run."""
+    every = [row for of_run in rows.values() for row in of_run]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(every[0]) if every else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(every)
+    return text.getvalue()
+
+
+def summarise(
+    plan: Plan, program: Program, place: Workplace, rows: Mapping[str, Sequence[Row]]
+) -> list[Cell]:
+    """Every cell, with statistics where all of its runs are done.
+
+    Subjects are the unit: the folds test each subject once, so that all of them can be pooled.
+    """
+    jobs: dict[tuple[int, str], list[Job]] = defaultdict(list)
+    for job in program.finetunings:
+        jobs[int(job.labelled or 0), job.row].append(job)
+    done = {
+        key: measures_of(plan, [row for job in of_cell for row in rows[job.name]])
+        for key, of_cell in jobs.items()
+        if all(job.name in rows for job in of_cell)
+    }
+    against = {
+        (labelled, metric): _against(plan, done, labelled, metric)
+        for labelled in plan.labelled
+        for metric in plan.metrics
+    }
+    cells = []
+    for labelled in plan.labelled:
+        for row in plan.rows:
+            of_cell = jobs[labelled, row]
+            measures = done.get((labelled, row), {})
+            cells.append(
+                Cell(
+                    row,
+                    labelled,
+                    sum(job.name in rows for job in of_cell),
+                    len(of_cell),
+                    measures,
+                    {m: against[labelled, m].get(row) for m in plan.metrics},
+                    _flattered(plan, of_cell, place, rows) if measures else None,
+                )
+            )
+    return cells
+
+
+def _against(
+    plan: Plan, done: Mapping[tuple[int, str], Mapping[str, Measure]], labelled: int, metric: str
+) -> dict[str, Difference]:
+    """The differences of all complete rows to the baseline, adjusted over the rows."""
+    base = done.get((labelled, plan.baseline_row))
+    if base is None:
+        return {}
+    others = {
+        row: measures[metric].subjects
+        for (m, row), measures in done.items()
+        if m == labelled and row != plan.baseline_row
+    }
+    return differences(base[metric].subjects, others)
+
+
+def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
+    """The metrics of a cell from the rows of all its runs."""
+    found: dict[str, Measure] = {}
+    for metric in plan.metrics:
+        subjects = by_subject(rows, metric)
+        values = np.array(list(subjects.values()))
+        draws = sorted({row["draw"] for row in rows}, key=int)
+        found[metric] = Measure(
+            mean=float(values.mean()),
+            std=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+            interval=mean_interval(values),
+            draws=tuple(
+                float(
+                    np.mean(list(by_subject([r for r in rows if r["draw"] == d], metric).values()))
+                )
+                for d in draws
+            ),
+            subjects=subjects,
+        )
+    return found
+
+
+def by_subject(rows: Iterable[Row], metric: str) -> dict[str, float]:
+    """Each subject's mean: over the classes of a case of a run, then over these."""
+    cases: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row[metric] != "":
+            cases[row["subject"], row["case"], row["run"]].append(float(row[metric]))
+    subjects: dict[str, list[float]] = defaultdict(list)
+    for (subject, _, _), values in cases.items():
+        subjects[subject].append(float(np.mean(values)))
+    return {subject: float(np.mean(values)) for subject, values in sorted(subjects.items())}
+
+
+def _flattered(
+    plan: Plan, jobs: Sequence[Job], place: Workplace, rows: Mapping[str, Sequence[Row]]
+) -> Flattered | None:
+    if not (plan.flaws.select_on_test or plan.flaws.pooled_dice):
+        return None
+    last, best = None, None
+    if plan.flaws.select_on_test:
+        curves = [
+            [
+                row["validation_dice"]
+                for row in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows())
+            ]
+            for job in jobs
+        ]
+        last = float(np.mean([curve[-1] for curve in curves]))
+        best = float(np.mean([max(curve) for curve in curves]))
+    pooled = None
+    if plan.flaws.pooled_dice:
+        pooled = float(np.mean([pooled_dice(rows[job.name]) for job in jobs]))
+    return Flattered(last, best, pooled)
+
+
+def pooled_dice(rows: Iterable[Row]) -> float:
+    """Dice of the voxels of all cases of a run together, the mean over classes.
+
+    It weighs subjects by their size, and one failed subject hardly shows in it. Of a case,
+    2 |A and B| = Dice (|A| + |B|).
+    """
+    both: dict[str, float] = defaultdict(float)
+    total: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row["dice"] != "":
+            ml = math.prod(float(row[f"spacing_{axis}_mm"]) for axis in "xyz") / 1000
+            voxels = (float(row["volume_ml"]) + float(row["reference_volume_ml"])) / ml
+            both[row["class"]] += float(row["dice"]) * voxels
+            total[row["class"]] += voxels
+    return float(np.mean([both[name] / total[name] for name in total]))
+
+
+def difference(found: Difference, metric: str) -> str:
+    """``+0.012 [+0.003, +0.021]``."""
+    d = DIGITS[metric]
+    return f"{found.mean:+.{d}f} [{found.interval.low:+.{d}f}, {found.interval.high:+.{d}f}]"
+
+
+def verdict(cell: Cell, metric: str) -> str:
+    """A difference in words, for a table."""
+    found = cell.against[metric]
+    if found is None:
+        return "baseline" if cell.complete else ""
+    text = f"{difference(found, metric)}, p = {found.p:.2g}"
+    return text if found.distinguishable else f"{text}: not distinguishable"
+
+
+def mean_and_std(measure: Measure, metric: str) -> str:
+    """``0.812 ± 0.041``."""
+    return f"{measure.mean:.{DIGITS[metric]}f} ± {measure.std:.{DIGITS[metric]}f}"
+
+
+def spread(measure: Measure, metric: str) -> str:
+    """``0.812 ± 0.041 [0.801, 0.822]``."""
+    d, interval = DIGITS[metric], measure.interval
+    return f"{mean_and_std(measure, metric)} [{interval.low:.{d}f}, {interval.high:.{d}f}]"
+
+
+def draw_range(measure: Measure, metric: str) -> str:
+    """The least and the greatest mean of a draw."""
+    d = DIGITS[metric]
+    return f"{min(measure.draws):.{d}f} to {max(measure.draws):.{d}f}"
+
+
+HOW_TO_READ = (
+    "A subject's value is its mean over classes, frames and draws; given are mean ± standard "
+    "deviation over subjects, all folds pooled, and the 95 % bootstrap interval of the mean. "
+    "Differences are paired, subject by subject; p is of Wilcoxon's signed-rank test, adjusted by "
+    "Holm over the rows of a number of labelled subjects. A difference is called not "
+    "distinguishable where p is 0.05 or more or its interval holds 0. Both are over subjects: they "
+    "do not tell how much another draw of labelled subjects, or another seed, would change; the "
+    "range of the draws does."
+)
+
+
+def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) -> str:
+    """The tables in Markdown."""
+    first = plan.metrics[0]
+    lines = [f"# {title}", ""]
+    if plan.description:
+        lines += [" ".join(plan.description.split()), ""]
+    lines += [f"- {sentence}" for sentence in protocol_lines(plan, program)]
+    heads = [METRIC_NAMES[m] for m in plan.metrics]
+    lines += [
+        "",
+        f"| labelled | start | fine-tuning | {' | '.join(heads)} | draws ({heads[0]}) "
+        f"| {heads[0]} against {plan.baseline_row.replace(' | ', ', ')} | won, lost |",
+        "|---|---|---|" + "---|" * (len(heads) + 3),
+    ]
+    for cell in cells:
+        start, finetuning = cell.row.split(" | ")
+        if cell.complete:
+            found = cell.against[first]
+            shown = [spread(cell.measures[m], m) for m in plan.metrics]
+            shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
+            shown += ["" if found is None else f"{found.wins}, {found.losses} of {found.subjects}"]
+        else:
+            shown = [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(heads) + 2)]
+        lines.append(f"| {cell.labelled} | {start} | {finetuning} | {' | '.join(shown)} |")
+    lines += ["", HOW_TO_READ, ""]
+    flattered = [cell for cell in cells if cell.flattered is not None]
+    if flattered:
+        lines += [*_flattered_md(flattered), ""]
+    return "\n".join(lines)
+
+
+def _flattered_md(cells: Sequence[Cell]) -> list[str]:
+    lines = [
+        "## What flawed reporting would have said",
+        "",
+        "Dice of the same runs. The honest figure is the first: a mean over subjects, of the last "
+        "checkpoint. The next two are on the store's grid, where the curve of every training was "
+        "watched on the test subjects: at its end, and at the checkpoint that is best there. The "
+        "last is of all test subjects' voxels put together.",
+        "",
+        "| labelled | start | fine-tuning | honest | last checkpoint | best on the test subjects "
+        "| gained | pooled voxels | gained |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        found = cell.flattered
+        assert found is not None
+        start, finetuning = cell.row.split(" | ")
+        honest = cell.measures["dice"].mean if "dice" in cell.measures else float("nan")
+        shown = [f"{honest:.3f}", *[""] * 5]
+        if found.last is not None and found.best is not None:
+            shown[1:4] = f"{found.last:.3f}", f"{found.best:.3f}", f"{found.best - found.last:+.3f}"
+        if found.pooled is not None:
+            shown[4:6] = f"{found.pooled:.3f}", f"{found.pooled - honest:+.3f}"
+        lines.append(f"| {cell.labelled} | {start} | {finetuning} | {' | '.join(shown)} |")
+    return lines
+
+
+def protocol_lines(plan: Plan, program: Program) -> list[str]:
+    """The protocol, a sentence each."""
+    n_subjects = sum(len(fold.test) for fold in program.folds)
+    drawn = "drawn" if plan.order == "random" else "the first of the list"
+    return [
+        program.protocol,
+        f"{len(program.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
+        f"on, each once a draw; labelled subjects are {drawn}, the fewer among the more, the same "
+        "for all methods.",
+        f"Seed {plan.seed}. Every method has the same budget; the model is the last state of its "
+        "training; nothing is chosen by what is tested on.",
+    ]
+
+
+def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
+    r"""The table in LaTeX (needs booktabs): a row a method, columns by labelled subjects.
+
+    A star marks what is distinguishable from the baseline.
+    """
+    columns = [(m, metric) for m in plan.labelled for metric in plan.metrics]
+    by_key = {(cell.row, cell.labelled): cell for cell in cells}
+    n = len(plan.metrics)
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(["", "", *(rf"\multicolumn{{{n}}}{{c}}{{$M={m}$}}" for m in plan.labelled)])
+        + r" \\",
+        " & ".join(["start", "fine-tuning", *(METRIC_NAMES[metric] for _, metric in columns)])
+        + r" \\",
+        r"\midrule",
+    ]
+    for row in plan.rows:
+        shown = []
+        for m, metric in columns:
+            cell = by_key[row, m]
+            if not cell.complete:
+                shown.append("--")
+                continue
+            measure, digits = cell.measures[metric], DIGITS[metric]
+            found = cell.against[metric]
+            star = "^{*}" if found is not None and found.distinguishable else ""
+            shown.append(rf"${measure.mean:.{digits}f} \pm {measure.std:.{digits}f}{star}$")
+        names = (name.replace("_", r"\_") for name in row.split(" | "))
+        lines.append(" & ".join([*names, *shown]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

@@ -1,0 +1,254 @@
+"""Doing one run of a plan: train, predict, evaluate; taken up where it was left."""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from poscon.commands.evaluate import evaluate
+from poscon.commands.finetune import MODEL, finetune
+from poscon.commands.predict import predict
+from poscon.commands.pretrain import part_file, pretrain
+from poscon.comparison.jobs import Job, as_record
+from poscon.comparison.plan import DataSettings
+from poscon.errors import PosconError
+from poscon.store.store import write_json
+
+RUNS = "runs"
+LOGS = "logs"
+JOB = "job.json"
+COST = "cost.json"
+RESULTS = "results.csv"
+PREDICTIONS = "predictions"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where runs are done and what they need to know.
+
+    Attributes:
+        out: folder of the comparison.
+        store: the data to fine-tune on, prepared.
+        source: of a transfer, the data to pre-train on, prepared.
+        folder: scans to predict, with the references.
+        data: how ``folder`` is to be read.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    out: Path
+    store: Path
+    source: Path | None
+    folder: Path
+    data: DataSettings
+    device: str | None = None
+
+    def run(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.out / RUNS / name
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a run has come to its end."""
+        folder = self.run(job.name)
+        if job.command == "pretrain":
+            return part_file(folder, "encoder").is_file()
+        return (folder / RESULTS).is_file()
+
+
+def do(job: Job, place: Workplace) -> None:
+    """Do a run, or what is missing of it; its output goes to ``logs/JOB.log``.
+
+    Nobody else works on it meanwhile: a second one waits, and finds it done.
+
+    Raises:
+        PosconError: the training, a scan or the place cannot be used.
+    """
+    folder = place.run(job.name)
+    with _alone(place, job), _logged(place.out / LOGS / f"{job.name}.log"):
+        if place.is_done(job):
+            return
+        if folder.is_dir() and not (folder / "config.yaml").is_file():
+            shutil.rmtree(folder)  # killed before its first moment
+        costs = _Costs(folder, place.device)
+        resume = (folder / "config.yaml").is_file()
+        if job.command == "pretrain":
+            with costs("train"):
+                _pretrain(job, place, folder, resume)
+            write_json(folder / JOB, as_record(job))
+            return
+        if not (folder / MODEL).is_file():
+            with costs("train"):
+                _finetune(job, place, folder, resume)
+        write_json(folder / JOB, as_record(job))
+        with costs("predict and evaluate"):
+            _measure(job, place, folder)
+
+
+def _pretrain(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
+    store = place.source or place.store
+    if resume:
+        pretrain(store, folder, resume=True)
+        return
+    with _lists(place, job) as lists:
+        pretrain(
+            store,
+            folder,
+            cases=lists["pretrain"],
+            recipe={"pretrain": job.settings},
+            device=place.device,
+        )
+
+
+def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
+    if resume:
+        finetune(place.store, folder, resume=True)
+        return
+    with _lists(place, job) as lists:
+        finetune(
+            place.store,
+            folder,
+            init=None if job.start is None else place.run(job.start),
+            cases=lists["labelled"],
+            unlabelled=lists.get("unlabelled"),
+            validation=lists.get("validation"),
+            recipe={"finetune": job.settings},
+            device=place.device,
+        )
+
+
+def _measure(job: Job, place: Workplace, folder: Path) -> None:
+    """Segment the test cases, compare with the references; the file of results comes last."""
+    with _lists(place, job) as lists:
+        predict(
+            folder,
+            place.folder,
+            folder / PREDICTIONS,
+            layout=place.data.layout,
+            channel=place.data.channel,
+            cases=lists["test"],
+            device=place.device,
+            resume=True,
+        )
+    spacing = place.data.prepare.get("source_spacing")  # the model knows it, the references do not
+    evaluate(
+        folder / PREDICTIONS,
+        place.folder,
+        folder / RESULTS,
+        layout=place.data.layout,
+        labels=place.data.labels,
+        spacing=None if spacing is None else tuple(spacing),
+    )
+
+
+@contextlib.contextmanager
+def _lists(place: Workplace, job: Job) -> Iterator[dict[str, Path]]:
+    """A file of case ids a role, as the commands take them."""
+    folder = place.out / RUNS / f".lists-{job.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = {}
+    for role, cases in job.cases.items():
+        lists[role] = folder / f"{role}.json"
+        write_json(lists[role], list(cases))
+    yield lists
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(place: Workplace, job: Job) -> Iterator[None]:
+    """Hold the lock of a run; the system lets it go whenever the process ends."""
+    path = place.out / RUNS / f".lock-{job.name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send what is printed to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        path.open("a", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
+
+
+class _Costs:
+    """Seconds and memory of the stages of a run, in its ``cost.json``."""
+
+    def __init__(self, folder: Path, device: str | None) -> None:
+        self.path = folder / COST
+        self.gpu = torch.cuda.is_available() and device != "cpu"
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        _forget_peak()
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats()
+        yield
+        found: dict[str, Any] = {
+            "seconds": round(time.perf_counter() - started, 2),
+            "memory_mib": _peak_mib(),
+        }
+        if self.gpu:
+            found["gpu_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
+        known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        write_json(self.path, {**known, stage: found})
+
+
+def _forget_peak() -> None:
+    """Let the system count a process's peak memory anew, where it can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib() -> int:
+    """Peak memory of this process since the count began, in MiB."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def seconds_of(folder: Path) -> float | None:
+    """What a run took, if it is known."""
+    path = folder / COST
+    if not path.is_file():
+        return None
+    return float(sum(stage["seconds"] for stage in json.loads(path.read_text()).values()))
+
+
+def guarded(job: Job, place: Workplace) -> str | None:
+    """:func:`do`, with what the user can mend returned as a text: it crosses any process border."""
+    try:
+        do(job, place)
+    except PosconError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or place.out}: cannot be used ({error.strerror})"
+    return None
+
+
+def stay_with_parent(parent: int) -> None:
+    """End this process when the one that began it is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
