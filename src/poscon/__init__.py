@@ -18,6 +18,7 @@ _HOME = {
     "evaluate": "poscon.commands.evaluate",
     "compare": "poscon.commands.compare",
     "demo": "poscon.commands.demo",
+    "report": "poscon.commands.report",
     "PosconError": "poscon.errors",
 }
 
@@ -32,6 +33,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "report",
 ]
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from poscon.commands.inspect import inspect
     from poscon.commands.predict import predict
     from poscon.commands.pretrain import pretrain
+    from poscon.commands.report import report
     from poscon.errors import PosconError
     from poscon.store.prepare import prepare
 

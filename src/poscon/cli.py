@@ -326,7 +326,23 @@ def compare(
         address=address,
     )
     _show(*module.comparison_tables(comparison))
+    from poscon.commands.report import report as write_report
+
     _say(f"tables: {out / module.SUMMARY}, {out / 'results.csv'}, {out / module.TABLE}")
+    _say(f"report: {write_report(out)}")
+
+
+@app.command(epilog="Example: poscon report results/hippocampus")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of poscon compare, pretrain or finetune.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; FOLDER/report.html if not given.")
+    ] = None,
+) -> None:
+    """One HTML file that shows what was done, how far to trust it, and what came out."""
+    from poscon.commands import report as module
+
+    _say(f"report: {module.report(folder, out)}")
 
 
 @app.command(epilog="Example: poscon demo --seed 1")

@@ -122,11 +122,10 @@ class _Builder:
             learnt["pre-training"] = self._pretraining_cases(fold)
         check_leakage(test, learnt, fold)
         jobs = []
-        for start in self.plan.pretraining:
+        for start, entry in self.plan.combinations:
             before = self._pretraining(start, fold)
             jobs += [] if before is None else [before]
-            for entry in self.plan.finetuning:
-                jobs.append(self._finetuning(start, before, entry, fold, labelled, draw, roles))
+            jobs.append(self._finetuning(start, before, entry, fold, labelled, draw, roles))
         return jobs
 
     def protocol(self, folds: Sequence[Fold]) -> tuple[str, bool]:

@@ -74,6 +74,16 @@ class Entry(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class FinetuneEntry(Entry):
+    """A fine-tuning that takes part.
+
+    Attributes:
+        starts: names of those that it is done from; None: from all.
+    """
+
+    starts: tuple[str, ...] | None = None
+
+
 class Flaws(Settings):
     """Ways of reporting that flatter, to show by how much; what is reported stays as it is.
 
@@ -121,8 +131,8 @@ class Plan(Settings):
     data: DataSettings = DataSettings()
     pretrain_data: DataSettings | None = None
     pretraining: tuple[Entry, ...] = Field(min_length=1)
-    finetuning: tuple[Entry, ...] = Field(
-        (Entry(name="supervised", method="supervised"),), min_length=1
+    finetuning: tuple[FinetuneEntry, ...] = Field(
+        (FinetuneEntry(name="supervised", method="supervised"),), min_length=1
     )
     labelled: tuple[PositiveInt, ...] = Field(min_length=1)
     folds: int | tuple[FoldFiles, ...]
@@ -181,10 +191,21 @@ class Plan(Settings):
             for key, where in _ELSEWHERE.items():
                 if key in told:
                     raise ValueError(f"{section}.{key}: {where}")
+        flaws = self.flaws.select_on_test or self.flaws.pooled_dice
+        if flaws and "dice" not in self.metrics:
+            raise ValueError("flaws are of Dice, which is not among the metrics")
+        starts = [start.name for start in self.pretraining]
+        for entry in self.finetuning:
+            for name in entry.starts or ():
+                if name not in starts:
+                    raise ValueError(
+                        f"finetuning {entry.name}: start {name!r} is not among the pretraining"
+                        f"{nearest(name, starts)}"
+                    )
         rows = self.rows
-        if self.baseline is not None and self.baseline not in rows:
+        if self.baseline_row not in rows:
             raise ValueError(
-                f"baseline {self.baseline!r} is no row{nearest(self.baseline, rows)}; "
+                f"baseline {self.baseline_row!r} is no row{nearest(self.baseline_row, rows)}; "
                 f"rows are {', '.join(rows)}"
             )
         return self
@@ -192,7 +213,17 @@ class Plan(Settings):
     @property
     def rows(self) -> list[str]:
         """``START | FINE-TUNING`` of every combination, in order."""
-        return [row_name(p.name, f.name) for p in self.pretraining for f in self.finetuning]
+        return [row_name(p.name, f.name) for p, f in self.combinations]
+
+    @property
+    def combinations(self) -> list[tuple[Entry, FinetuneEntry]]:
+        """The starts and fine-tunings that go together, in order."""
+        return [
+            (start, entry)
+            for start in self.pretraining
+            for entry in self.finetuning
+            if entry.starts is None or start.name in entry.starts
+        ]
 
     @property
     def baseline_row(self) -> str:
@@ -314,10 +345,9 @@ def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
         raise PosconError(f"plan {plan}: expected settings, key: value")
     try:
         read = validate(Plan, override(content, overrides))
-        for start in read.pretraining:
+        for start, entry in read.combinations:
             read.pretrain_settings(start, "auto")
-            for entry in read.finetuning:
-                read.finetune_settings(entry, start, 0, "auto")
+            read.finetune_settings(entry, start, 0, "auto")
     except PosconError as error:
         raise PosconError(f"plan {plan}: {error}") from error
     return read

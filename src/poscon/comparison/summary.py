@@ -313,35 +313,38 @@ def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) 
     lines += ["", HOW_TO_READ, ""]
     flattered = [cell for cell in cells if cell.flattered is not None]
     if flattered:
-        lines += [*_flattered_md(flattered), ""]
+        text, head, rows = flattered_table(flattered)
+        lines += ["## What flawed reporting would have said", "", text, ""]
+        lines += [f"| {' | '.join(head)} |", "|---|" + "---|" * (len(head) - 1)]
+        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
     return "\n".join(lines)
 
 
-def _flattered_md(cells: Sequence[Cell]) -> list[str]:
-    lines = [
-        "## What flawed reporting would have said",
-        "",
+def flattered_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
+    """What flawed reporting would have said: an explanation, headings, and a row a cell."""
+    text = (
         "Dice of the same runs. The honest figure is the first: a mean over subjects, of the last "
         "checkpoint. The next two are on the store's grid, where the curve of every training was "
         "watched on the test subjects: at its end, and at the checkpoint that is best there. The "
-        "last is of all test subjects' voxels put together.",
-        "",
-        "| labelled | start | fine-tuning | honest | last checkpoint | best on the test subjects "
-        "| gained | pooled voxels | gained |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+        "last is of all test subjects' voxels put together."
+    )
+    head = ["labelled", "start", "fine-tuning", "honest", "last checkpoint"]
+    head += ["best on the test subjects", "gained", "pooled voxels", "gained"]
+    rows = []
     for cell in cells:
         found = cell.flattered
         assert found is not None
-        start, finetuning = cell.row.split(" | ")
-        honest = cell.measures["dice"].mean if "dice" in cell.measures else float("nan")
-        shown = [f"{honest:.3f}", *[""] * 5]
+        honest = cell.measures["dice"].mean
+        shown = [str(cell.labelled), *cell.row.split(" | "), f"{honest:.3f}"]
         if found.last is not None and found.best is not None:
-            shown[1:4] = f"{found.last:.3f}", f"{found.best:.3f}", f"{found.best - found.last:+.3f}"
-        if found.pooled is not None:
-            shown[4:6] = f"{found.pooled:.3f}", f"{found.pooled - honest:+.3f}"
-        lines.append(f"| {cell.labelled} | {start} | {finetuning} | {' | '.join(shown)} |")
-    return lines
+            gained = found.best - found.last
+            shown += [f"{found.last:.3f}", f"{found.best:.3f}", f"{gained:+.3f}"]
+        else:
+            shown += ["", "", ""]
+        pooled = found.pooled
+        shown += ["", ""] if pooled is None else [f"{pooled:.3f}", f"{pooled - honest:+.3f}"]
+        rows.append(shown)
+    return text, head, rows
 
 
 def protocol_lines(plan: Plan, program: Program) -> list[str]:

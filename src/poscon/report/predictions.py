@@ -8,12 +8,14 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.report.contact_sheet import COLOURS
-from poscon.store.store import GeometryRecord, Store
+from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
-from poscon.volumes.scan import read_scan
+from poscon.volumes.layouts.base import scan_files
+from poscon.volumes.scan import read_scan, scan_stem
 
 
 def draw_predictions(
@@ -36,7 +38,6 @@ def draw_predictions(
         predictions: folders of label maps named by case, by what to call them.
         title: of the picture.
     """
-    scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in store.manifest.classes))
     columns = ["image", "reference", *predictions]
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(cases) + 1.0), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
@@ -45,12 +46,10 @@ def draw_predictions(
         image, reference = store.image(case), store.label(case)
         labelled = np.flatnonzero((reference > 0).any(axis=(1, 2)))
         number = int(labelled[int((place + 0.5) / len(cases) * len(labelled))])
-        geometry = _geometry(case.geometry)
-        overlays = [None, reference[number]]
-        for folder in predictions.values():
-            (file,) = folder.glob(f"{name}.[nm]*")
-            classes = scheme.to_classes(read_scan(file).data, where=str(file))
-            overlays.append(geometry.to_stack(classes)[number])
+        overlays: list[np.ndarray | None] = [None, reference[number]]
+        overlays += [
+            read_prediction(store, case, folder)[number] for folder in predictions.values()
+        ]
         for axis, column, overlay in zip(row, columns, overlays, strict=True):
             _, mm_row, mm_column = case.spacing
             rows, cols = image[number].shape
@@ -77,8 +76,22 @@ def draw_predictions(
         figure.savefig(part, dpi=110, format="png")
 
 
-def _geometry(record: GeometryRecord) -> SliceGeometry:
-    return SliceGeometry(**record.model_dump())
+def read_prediction(store: Store, case: CaseRecord, folder: Path) -> np.ndarray:
+    """A case's predicted classes, (slices, rows, columns) on the scan's own grid in plane.
+
+    Raises:
+        PosconError: the folder has no label map of the case.
+    """
+    stems = {case.id: None, scan_stem(Path(case.source)): case.frame_index}
+    files = [path for path in scan_files(folder) if scan_stem(path) in stems]
+    if not files:
+        raise PosconError(f"{folder}: has no label map of case {case.id}")
+    data = read_scan(files[0]).data
+    if data.ndim == 4 and case.frame_index is not None:
+        data = data[..., case.frame_index]
+    scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in store.manifest.classes))
+    classes = scheme.to_classes(data, where=str(files[0]))
+    return SliceGeometry(**case.geometry.model_dump()).to_stack(classes)
 
 
 def _colours(classes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,322 @@
+"""The report of a comparison: leakage first, then protocol, results, pictures, cost."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poscon.commands.compare import Comparison
+from poscon.comparison.jobs import Job
+from poscon.comparison.summary import (
+    HOW_TO_READ,
+    METRIC_NAMES,
+    Cell,
+    Row,
+    collect,
+    draw_range,
+    flattered_table,
+    protocol_lines,
+    spread,
+    summarise,
+    verdict,
+)
+from poscon.comparison.work import COST, PREDICTIONS
+from poscon.engine.diagnostics import numbers
+from poscon.engine.training import MetricsFile
+from poscon.report import figures
+from poscon.report.page import Picture, Section, Table, render, style, svg
+from poscon.report.parts import diagnostics, embedding_section, volume
+from poscon.store.store import Store
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page of a comparison, as far as its runs are done."""
+    plan = comparison.plan
+    rows = collect(comparison.program, comparison.place)
+    cells = summarise(plan, comparison.program, comparison.place, rows)
+    complete = [cell for cell in cells if cell.complete]
+    with style():
+        sections = [
+            _leakage(comparison),
+            _protocol(comparison, cells),
+            _results(comparison, cells),
+            *([_against_labelled(comparison, cells)] if complete else []),
+            *([_differences(comparison, cells)] if any(_compared(c) for c in cells) else []),
+            *([_distributions(comparison, cells, rows)] if complete else []),
+            *_flaws(cells),
+            *_volumes(comparison, cells),
+            *_learning(comparison),
+            *_pretraining(comparison),
+            _costs(comparison),
+        ]
+    return render(comparison.title, " ".join(plan.description.split()), sections)
+
+
+def _leakage(comparison: Comparison) -> Section:
+    text = [comparison.program.protocol]
+    if comparison.plan.flaws.select_on_test:
+        text.append(
+            "The curve of every fine-tuning was watched on the subjects that are tested on; no "
+            "model was chosen by it, see below for what that would have done."
+        )
+    return Section("Leakage", text, alarm=comparison.program.transductive)
+
+
+def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    plan, program = comparison.plan, comparison.program
+    done = sum(comparison.place.is_done(job) for job in program.jobs)
+    text = protocol_lines(plan, program)[1:]
+    if done < len(program.jobs):
+        text.append(f"Not finished: {done} of {len(program.jobs)} runs are done.")
+    facts: list[tuple[str, str]] = [("setting", plan.setting)]
+    stores = [("fine-tuned and tested on", comparison.place.store, plan.data)]
+    if comparison.place.source is not None and plan.pretrain_data is not None:
+        stores.insert(0, ("pre-trained on", comparison.place.source, plan.pretrain_data))
+    for what, path, data in stores:
+        store = Store(path)
+        subjects = len({case.subject for case in store.cases})
+        name = "built-in phantoms" if data.phantom is not None else Path(str(data.folder)).name
+        facts.append(
+            (
+                what,
+                f"{name}: {len(store.cases)} cases of {subjects} subjects, "
+                f"layout {store.manifest.layout}, classes {', '.join(store.class_names)}",
+            )
+        )
+    facts += [
+        ("subjects a fold", ", ".join(f"{len(f.train)} + {len(f.test)}" for f in program.folds)),
+        ("labelled subjects", ", ".join(map(str, plan.labelled))),
+    ]
+    trainings: dict[str, Job] = {}
+    for job in program.jobs:
+        trainings.setdefault(f"{job.command} {job.finetuning or job.pretraining}", job)
+    facts += [(name, _budget(job)) for name, job in trainings.items()]
+    return Section("What was done", text, tables=[Table(("", ""), facts)])
+
+
+def _budget(job: Job) -> str:
+    told = job.settings
+    length = (
+        f"{told['epochs']} epochs"
+        if job.command == "pretrain"
+        else f"{told['iterations']} iterations"
+    )
+    return (
+        f"{length}, batches of {told['batch']}, {told['size']} pixels, width "
+        f"{told['network']['width']}, {told['optimiser']['name']} at {told['optimiser']['lr']:g}"
+    )
+
+
+def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    plan = comparison.plan
+    first = plan.metrics[0]
+    head = ["labelled", "start", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
+    head += ["draws", f"{METRIC_NAMES[first]} against {plan.baseline_row}", "won, lost"]
+    lines = []
+    for cell in cells:
+        shown = [str(cell.labelled), *cell.row.split(" | ")]
+        if not cell.complete:
+            lines.append([*shown, f"{cell.runs} of {cell.wanted} runs"])
+            continue
+        found = cell.against[first]
+        shown += [spread(cell.measures[m], m) for m in plan.metrics]
+        shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
+        lines.append([*shown, "" if found is None else f"{found.wins}, {found.losses}"])
+    return Section("Results", tables=[Table(head, lines, HOW_TO_READ)])
+
+
+def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    pictures = []
+    for metric in comparison.plan.metrics:
+        for entry in comparison.plan.finetuning:
+            chosen = [cell for cell in cells if cell.row.endswith(f" | {entry.name}")]
+            if any(cell.complete for cell in chosen):
+                figure = figures.against_labelled(chosen, metric, entry.name)
+                says = f"{METRIC_NAMES[metric]} against labelled subjects, {entry.name}"
+                pictures.append(Picture(svg(figure, f"labelled-{metric}-{entry.name}"), says))
+    return Section("More labels", ["Bars are 95 % intervals over subjects."], pictures)
+
+
+def _compared(cell: Cell) -> bool:
+    return cell.complete and any(found is not None for found in cell.against.values())
+
+
+def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    metric, baseline = comparison.plan.metrics[0], comparison.plan.baseline_row
+    pictures = []
+    for labelled in comparison.plan.labelled:
+        chosen = [cell for cell in cells if cell.labelled == labelled]
+        if any(_compared(cell) for cell in chosen):
+            title = f"{labelled} labelled"
+            figure = figures.paired_differences(chosen, metric, title, baseline)
+            says = f"paired differences to {baseline}, {title}"
+            pictures.append(Picture(svg(figure, f"difference-{labelled}"), says))
+    text = ["Paired, subject by subject, with 95 % intervals; a filled point is distinguishable."]
+    return Section("Differences", text, pictures)
+
+
+def _distributions(
+    comparison: Comparison, cells: Sequence[Cell], rows: Mapping[str, Sequence[Row]]
+) -> Section:
+    metric = comparison.plan.metrics[0]
+    pictures = []
+    for labelled in comparison.plan.labelled:
+        chosen = [cell for cell in cells if cell.labelled == labelled]
+        if any(cell.complete for cell in chosen):
+            title = f"{labelled} labelled"
+            figure = figures.distributions(chosen, metric, title)
+            pictures.append(Picture(svg(figure, f"subjects-{labelled}"), f"subjects, {title}"))
+    classes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for of_run in rows.values():
+        for row in of_run:
+            if row[metric] != "":
+                name = f"{row['pretraining']} | {row['finetuning']}"
+                classes[name, row["labelled"], row["class"]].append(float(row[metric]))
+    names = list(dict.fromkeys(name for _, _, name in classes))
+    lines = [
+        [
+            str(cell.labelled),
+            *cell.row.split(" | "),
+            *(_mean_std(classes[cell.row, str(cell.labelled), name]) for name in names),
+        ]
+        for cell in cells
+        if cell.complete
+    ]
+    note = f"{METRIC_NAMES[metric]} of a class: mean ± standard deviation over cases and runs."
+    return Section(
+        "Subjects and classes",
+        pictures=pictures,
+        tables=[Table(["labelled", "start", "fine-tuning", *names], lines, note)],
+    )
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+
+
+def _flaws(cells: Sequence[Cell]) -> list[Section]:
+    flattered = [cell for cell in cells if cell.flattered is not None]
+    if not flattered:
+        return []
+    text, head, lines = flattered_table(flattered)
+    return [Section("What flawed reporting would have said", [text], tables=[Table(head, lines)])]
+
+
+def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
+    """Best, median and worst subject of the row after the baseline, with the most labels."""
+    program, place = comparison.program, comparison.place
+    metric = comparison.plan.metrics[0]
+    complete = [cell for cell in cells if cell.complete]
+    if not complete:
+        return []
+    most = max(cell.labelled for cell in complete)
+    chosen = [cell for cell in complete if cell.labelled == most]
+    cell = next((c for c in chosen if c.row != comparison.plan.baseline_row), chosen[0])
+    values = cell.measures[metric].subjects
+    ranked = sorted(values, key=lambda s: values[s], reverse=metric == "dice")
+    store = Store(place.store)
+    volumes = []
+    for what, subject in (
+        ("best", ranked[0]),
+        ("median", ranked[len(ranked) // 2]),
+        ("worst", ranked[-1]),
+    ):
+        case = next(c for c in store.cases if c.subject == subject and c.labelled)
+        job = next(
+            j
+            for j in program.finetunings
+            if (j.row, j.labelled, j.draw) == (cell.row, cell.labelled, 0)
+            and case.id in j.cases["test"]
+        )
+        title = f"{what}: {case.id}, {METRIC_NAMES[metric]} {values[subject]:.3f}"
+        volumes.append(volume(store, case, place.run(job.name) / PREDICTIONS, title))
+    text = [
+        f"{cell.row}, {most} labelled subjects: by the mean of a subject's draws; shown is the "
+        "first draw."
+    ]
+    return [Section("Best, median and worst subject", text, slices=volumes)]
+
+
+def _learning(comparison: Comparison) -> list[Section]:
+    """The loss of fine-tuning, and where it was watched the Dice, the mean over runs."""
+    place, pictures = comparison.place, []
+    for labelled in comparison.plan.labelled:
+        found: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(dict)
+        for job in comparison.program.finetunings:
+            if job.labelled == labelled and place.is_done(job):
+                for row in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows()):
+                    for column in ("loss", "validation_dice"):
+                        if column in row:
+                            steps = found[column].setdefault(job.row, {})
+                            steps.setdefault(int(row["step"]), []).append(row[column])
+        for column, of_rows in found.items():
+            lines = {
+                row: (list(steps), [float(np.mean(v)) for v in steps.values()])
+                for row, steps in of_rows.items()
+            }
+            name = "training loss" if column == "loss" else "Dice of the test subjects"
+            figure = figures.curves(lines, f"{labelled} labelled", "step", name)
+            pictures.append(
+                Picture(
+                    svg(figure, f"learning-{column}-{labelled}"), f"{name}, {labelled} labelled"
+                )
+            )
+    if not pictures:
+        return []
+    text = ["The mean over folds and draws. Losses of different methods are not of one kind."]
+    return [Section("Learning curves of fine-tuning", text, pictures)]
+
+
+def _pretraining(comparison: Comparison) -> list[Section]:
+    """Diagnostics, similarity and map of the pre-trainings of the first fold."""
+    place, program = comparison.place, comparison.program
+    runs = {
+        job.pretraining: job
+        for job in reversed(program.jobs)
+        if job.command == "pretrain" and place.is_done(job) and job.fold in (None, 0)
+    }
+    names = [entry.name for entry in comparison.plan.pretraining if entry.name in runs]
+    if not names:
+        return []
+    store = Store(place.store)
+    unseen = [c for c in store.cases if c.subject in program.folds[0].test and c.labelled]
+    metrics = {
+        n: numbers(MetricsFile(place.run(runs[n].name) / "metrics.csv").rows()) for n in names
+    }
+    encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
+    whose = "test subjects of the first fold"
+    return [
+        Section("Pre-training", ["Of the first fold."], diagnostics(metrics)),
+        embedding_section(encoders, store, unseen, whose),
+    ]
+
+
+def _costs(comparison: Comparison) -> Section:
+    place = comparison.place
+    costs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in comparison.program.jobs:
+        path = place.run(job.name) / COST
+        if path.is_file():
+            for stage, cost in json.loads(path.read_text()).items():
+                training = f"{job.command} {job.finetuning or job.pretraining}"
+                costs[training if stage == "train" else stage].append(cost)
+    lines = []
+    for name, of_kind in costs.items():
+        seconds = [cost["seconds"] for cost in of_kind]
+        gpu = [cost["gpu_memory_mib"] for cost in of_kind if "gpu_memory_mib" in cost]
+        lines.append(
+            [
+                name,
+                str(len(of_kind)),
+                f"{np.mean(seconds):.0f}",
+                f"{sum(seconds) / 3600:.2f}",
+                f"{max(cost['memory_mib'] for cost in of_kind)}",
+                f"{max(gpu)}" if gpu else "",
+            ]
+        )
+    head = ["what", "runs", "seconds each", "hours in all", "memory MiB", "GPU memory MiB"]
+    note = "Of the last attempt where a run was interrupted; memory is the peak of the process."
+    return Section("Cost", tables=[Table(head, lines, note)])

@@ -1,0 +1,127 @@
+"""One self-contained HTML page of sections: no network, dark and light, readable on a phone."""
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Drawn in this, text and axes take the colour that the page has for text."""
+GRID = "#8f8f8f"
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "poscon",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.labelcolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: text cells, the first row of headings."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure; its text is not looked for by screen readers, so that ``says`` tells what it shows.
+
+    Attributes:
+        svg: what :func:`svg` made.
+        says: what it shows.
+        wide: whether it takes the whole width.
+    """
+
+    svg: str
+    says: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A volume to go through slice by slice.
+
+    Attributes:
+        title: whose it is.
+        pngs: base64 of each slice.
+        legend: (colour, name) of what is outlined.
+    """
+
+    title: str
+    pngs: Sequence[str]
+    legend: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: text, then pictures, then volumes, then tables; what there is of them."""
+
+    title: str
+    text: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    slices: Sequence[Slices] = ()
+    tables: Sequence[Table] = ()
+    alarm: bool = field(default=False)
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+
+def svg(draw: Figure, name: str) -> str:
+    """A figure as SVG that takes its text colour from the page.
+
+    Args:
+        draw: the figure, made inside :func:`style`.
+        name: of the picture; makes ids in it unlike those of others on the page.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        draw.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+    # clip paths and markers are referred to by id, which are the same in every figure
+    prefix = re.sub(r"\W+", "-", name)
+    drawn = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawn)
+    drawn = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", drawn)
+    drawn = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', drawn)
+    # sized by the page: only the view box is kept
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"( [^>]*?)? width="[^"]*"', r"\1\2", drawn, count=1)
+
+
+def style() -> AbstractContextManager[None]:
+    """A context in which figures are to be made: transparent, in the page's ink."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The page."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["raw"] = Markup
+    template = environment.from_string(
+        (files("poscon") / "report" / "page.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(title=title, subtitle=subtitle, sections=sections)

@@ -1,0 +1,92 @@
+"""The report of a single pre-training or fine-tuning: the parts that exist."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from poscon.commands.finetune import MODEL
+from poscon.commands.pretrain import part_file
+from poscon.comparison.work import PREDICTIONS
+from poscon.engine.diagnostics import numbers
+from poscon.engine.run import RunFolder
+from poscon.engine.training import MetricsFile
+from poscon.leakage import read_entries
+from poscon.report import figures
+from poscon.report.page import Picture, Section, Slices, Table, render, style, svg
+from poscon.report.parts import diagnostics, embedding_section, volume
+from poscon.store.store import Store
+
+LISTED = 6
+
+
+def run_page(folder: Path) -> str:
+    """The page of a pre-training or a fine-tuning."""
+    run = RunFolder(folder)
+    config = yaml.safe_load(run.config_path.read_text())
+    command, settings = config["command"], config["settings"]
+    rows = numbers(MetricsFile(run.metrics_path).rows())
+    name = folder.resolve().name
+    done = (part_file(folder, "encoder") if command == "pretrain" else folder / MODEL).is_file()
+    by_role: dict[str, set[str]] = defaultdict(set)
+    for entry in read_entries(folder):
+        by_role[entry["role"]].add(entry["id"])
+    facts = [
+        (role, f"{len(ids)} cases: {', '.join(sorted(ids)[:6])}{', ...' if len(ids) > 6 else ''}")
+        for role, ids in by_role.items()
+    ]
+    with style():
+        sections = [
+            Section(
+                "What was done",
+                [] if done else ["Not finished yet."],
+                tables=[
+                    Table(("cases that were seen, as", ""), facts),
+                    Table(("setting", "value"), _flat(settings)),
+                ],
+            )
+        ]
+        if rows and command == "pretrain":
+            sections.append(Section("Pre-training", [], diagnostics({name: rows})))
+        columns = [c for c in ("loss", "validation_dice") if any(c in row for row in rows)]
+        pictures = []
+        for column in columns:
+            points = [(row["step"], row[column]) for row in rows if column in row]
+            steps, values = zip(*points, strict=True)
+            drawn = figures.curves({name: (steps, values)}, column.replace("_", " "), "step", "")
+            pictures.append(Picture(svg(drawn, f"curve-{column}"), column))
+        if pictures:
+            sections.append(Section("Learning curves", [], pictures))
+        if command == "pretrain" and done:
+            store = Store(config["store"])
+            cases = run.resume_cases("pretrain", store)["pretrain"]
+            encoders = {settings["method"]: (folder, int(settings["size"]))}
+            sections.append(
+                embedding_section(encoders, store, cases, "subjects that it was trained on")
+            )
+        if command == "finetune" and (folder / PREDICTIONS).is_dir():
+            sections += _predictions(Store(config["store"]), folder / PREDICTIONS)
+    return render(f"poscon {command}: {name}", f"method {settings['method']}", sections)
+
+
+def _predictions(store: Store, folder: Path) -> list[Section]:
+    """The first few of a run's predictions beside their references."""
+    volumes: list[Slices] = []
+    for case in (c for c in store.cases if c.labelled):
+        if len(volumes) == 3:
+            break
+        if any(folder.glob(f"{case.id}.*")):
+            volumes.append(volume(store, case, folder, case.id))
+    return [Section("Predictions", ["The first by name."], slices=volumes)] if volumes else []
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((f"{prefix}{key}", str(value)))
+    return lines
