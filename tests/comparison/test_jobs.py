@@ -1,0 +1,178 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poscon.comparison.jobs import Job, Program, make_program
+from poscon.comparison.plan import Plan
+from poscon.errors import PosconError
+from poscon.settings import validate
+from poscon.store.prepare import prepare
+from poscon.store.store import Store
+from poscon.volumes.phantom import write_phantom
+
+
+def plan(**changes: Any) -> Plan:
+    told = {
+        "pretraining": ["none", "pcl"],
+        "labelled": [1, 2],
+        "folds": 2,
+        "size": 32,
+        "network": {"width": 4, "levels": 2},
+        **changes,
+    }
+    return validate(Plan, told)
+
+
+def names(program: Program) -> set[str]:
+    return {job.name for job in program.jobs}
+
+
+def by_command(program: Program, command: str) -> list[Job]:
+    return [job for job in program.jobs if job.command == command]
+
+
+def test_every_combination_once_and_a_pretraining_a_fold_before_what_starts_from_it(
+    store: Path,
+) -> None:
+    program = make_program(plan(draws=2), Store(store), store)
+    assert len(by_command(program, "pretrain")) == 2  # pcl in two folds; none needs none
+    finetunings = program.finetunings
+    cells = {(j.pretraining, j.finetuning, j.labelled, j.fold, j.draw) for j in finetunings}
+    assert len(cells) == len(finetunings) == 2 * 1 * 2 * 2 * 2
+    order = [job.name for job in program.jobs]
+    for job in finetunings:
+        assert (job.start is None) == (job.pretraining == "none")
+        if job.start is not None:
+            assert order.index(job.start) < order.index(job.name)
+
+
+def test_all_methods_have_the_same_subjects_and_none_is_tested_on(store: Path) -> None:
+    entries = ["supervised", "mean-teacher"]
+    program = make_program(plan(finetuning=entries, labelled=[1]), Store(store), store)
+    subject = {case.id: case.subject for case in Store(store).cases}
+    for fold in program.folds:
+        of_fold = [job for job in program.finetunings if job.fold == fold.number]
+        assert len({job.cases["labelled"] for job in of_fold}) == 1
+        for job in of_fold:
+            assert {subject[i] for i in job.cases["test"]} == set(fold.test)
+            learnt = set(job.cases["labelled"]) | set(job.cases.get("unlabelled", ()))
+            assert not {subject[i] for i in learnt} & set(fold.test)
+            assert ("unlabelled" in job.cases) == (job.finetuning == "mean-teacher")
+            assert not set(job.cases["labelled"]) & set(job.cases.get("unlabelled", ()))
+    for job in by_command(program, "pretrain"):
+        assert job.fold is not None
+        seen = {subject[i] for i in job.cases["pretrain"]}
+        assert seen == set(program.folds[job.fold].train)
+
+
+def test_a_run_is_known_by_what_determines_it(store: Path) -> None:
+    opened = Store(store)
+    base = names(make_program(plan(), opened, store))
+    assert names(make_program(plan(), opened, store)) == base
+    # what does not determine a run
+    same = plan(description="x", metrics=["assd_mm"], baseline="pcl | supervised")
+    assert names(make_program(same, opened, store)) == base
+    # more draws, numbers or methods: what was there stays
+    fewer = names(make_program(plan(labelled=[1]), opened, store))
+    assert fewer < base
+    for more in ({"draws": 2}, {"pretraining": ["none", "pcl", "simclr"]}):
+        assert base < names(make_program(plan(**more), opened, store))
+    # another fine-tuning: pre-training stays
+    changed = make_program(plan(finetune={"iterations": 9}), opened, store)
+    assert names(changed) & base == {j.name for j in by_command(changed, "pretrain")}
+    # another pre-training: the random start stays
+    changed = make_program(plan(pretrain={"epochs": 3}), opened, store)
+    assert names(changed) & base == {j.name for j in changed.finetunings if j.pretraining == "none"}
+    # another seed: nothing does
+    assert not names(make_program(plan(seed=5), opened, store)) & base
+
+
+def test_other_pixels_are_another_run(store: Path, scans: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    prepare(scans, copy, spacing=6.5, processes=1)
+    base, other = (make_program(plan(), Store(s), s) for s in (store, copy))
+    assert not names(base) & names(other)
+
+
+def test_transductive_pretraining_sees_everybody_once_and_says_so(store: Path) -> None:
+    opened = Store(store)
+    inductive = make_program(plan(), opened, store)
+    assert not inductive.transductive
+    assert inductive.protocol.startswith("Inductive")
+    program = make_program(plan(transductive=True), opened, store)
+    (pretraining,) = by_command(program, "pretrain")  # shared by the folds
+    assert set(pretraining.cases["pretrain"]) == {case.id for case in opened.cases}
+    assert program.transductive
+    assert program.protocol.startswith("Transductive: pre-training saw 5 scans")
+
+
+def test_watching_the_test_subjects_is_part_of_what_determines_a_run(store: Path) -> None:
+    opened = Store(store)
+    program = make_program(plan(flaws={"select_on_test": True}), opened, store)
+    for job in program.finetunings:
+        assert job.cases["validation"] == job.cases["test"]
+    plain = {j.name for j in make_program(plan(), opened, store).finetunings}
+    assert not plain & {j.name for j in program.finetunings}
+
+
+def test_the_same_scan_in_both_parts_is_refused_before_any_work(
+    scans: Path, tmp_path: Path
+) -> None:
+    twice = tmp_path / "scans"
+    shutil.copytree(scans, twice)
+    for folder in ("imagesTr", "labelsTr"):
+        shutil.copy(twice / folder / "phantom_000.nii.gz", twice / folder / "phantom_900.nii.gz")
+    prepare(twice, tmp_path / "store", spacing=6.0, processes=1)
+    store = Store(tmp_path / "store")
+    messages = []
+    for seed in range(8):
+        try:
+            make_program(plan(seed=seed, labelled=[1]), store, twice)
+        except PosconError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 8  # in some draws of folds they are together
+    both = ("phantom_900 = phantom_000", "phantom_000 = phantom_900")
+    assert all(any(pair in message for pair in both) for message in messages)
+
+
+def test_a_transfer_pretrains_once_on_the_other_set(store: Path, tmp_path: Path) -> None:
+    write_phantom(tmp_path / "other", subjects=4, seed=99)
+    prepare(tmp_path / "other", tmp_path / "store", spacing=6.0, processes=1)
+    transfer = plan(setting="transfer", pretrain_data={"folder": "x"})
+    source = Store(tmp_path / "store")
+    program = make_program(transfer, Store(store), store, source)
+    (pretraining,) = by_command(program, "pretrain")
+    assert set(pretraining.cases["pretrain"]) == {case.id for case in source.cases}
+    assert "another data set" in program.protocol
+    # the other set holds what is tested on: refused, unless it is said
+    with pytest.raises(PosconError, match=r"learnt from: .* \(pre-training\)"):
+        make_program(transfer, Store(store), store, Store(store))
+    said = plan(setting="transfer", pretrain_data={"folder": "x"}, transductive=True)
+    assert make_program(said, Store(store), store, Store(store)).transductive
+    with pytest.raises(PosconError, match="transductive: has no effect"):
+        make_program(said, Store(store), store, source)
+
+
+def test_too_few_subjects(store: Path) -> None:
+    with pytest.raises(PosconError, match="6 folds of 5 labelled subjects"):
+        make_program(plan(folds=6), Store(store), store)
+    with pytest.raises(PosconError, match="labelled = 4: fold 0 has 2 labelled"):
+        make_program(plan(labelled=[4]), Store(store), store)
+    with pytest.raises(PosconError, match="leaves fold 0 no case without labels"):
+        make_program(plan(labelled=[2], finetuning=["bcp"]), Store(store), store)
+
+
+def test_sizes_are_of_the_whole_set_so_that_folds_agree(store: Path) -> None:
+    program = make_program(plan(size=None, network=None), Store(store), store)
+    sizes = {job.settings["size"] for job in program.jobs}
+    assert len(sizes) == 1
+    assert isinstance(sizes.pop(), int)
+
+
+def test_names_are_fit_for_folders(store: Path) -> None:
+    for job in make_program(plan(), Store(store), store).jobs:
+        assert job.name == Path(job.name).name
+        assert len(np.unique(list(job.name.split("-")[-1]))) > 1

@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from poscon.comparison.plan import merged, plan_names, read_plan
+from poscon.errors import PosconError
+
+MINIMAL = {
+    "data": {"phantom": {"subjects": 8}},
+    "pretraining": ["none", "pcl"],
+    "labelled": [2],
+    "folds": 2,
+}
+
+
+def write(folder: Path, **changes: object) -> str:
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **changes}))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_every_plan_that_comes_along_is_valid_and_explained(name: str) -> None:
+    plan = read_plan(name)
+    assert len(plan.description) > 40
+    assert plan.baseline_row == "none | supervised"
+
+
+def test_a_method_alone_is_an_entry_and_the_random_start_the_baseline(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, pretraining=["pcl", "none"], finetuning=["supervised", "bcp"]))
+    assert plan.rows == ["pcl | supervised", "pcl | bcp", "none | supervised", "none | bcp"]
+    assert plan.baseline_row == "none | supervised"
+
+
+def test_a_finetuning_may_be_for_some_starts_only(tmp_path: Path) -> None:
+    bcp = {"name": "bcp", "method": "bcp", "starts": ["none"]}
+    plan = read_plan(write(tmp_path, finetuning=["supervised", bcp]))
+    assert plan.rows == ["none | supervised", "none | bcp", "pcl | supervised"]
+
+
+def test_both_trainings_share_the_network_and_random_starts_have_it_too(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, network={"width": 5, "levels": 2}, size=24))
+    (none, pcl), (entry,) = plan.pretraining, plan.finetuning
+    assert plan.pretrain_settings(pcl, "auto").network.width == 5
+    for start in (none, pcl):
+        told = plan.finetune_settings(entry, start, 3, "auto")
+        assert told.network is not None
+        assert (told.network.width, told.size, told.seed) == (5, 24, 3)
+
+
+def test_settings_of_an_entry_go_over_the_plans_over_the_recipes(tmp_path: Path) -> None:
+    own = {"name": "sharp", "method": "pcl", "settings": {"loss": {"threshold": 0.2}, "epochs": 7}}
+    plan = read_plan(
+        write(
+            tmp_path,
+            recipe="paper-acdc",
+            pretraining=["none", "pcl", own, "simclr"],
+            pretrain={"epochs": 5},
+        )
+    )
+    _, pcl, sharp, simclr = (plan.pretrain_settings(e, "auto") for e in plan.pretraining)
+    assert (pcl.epochs, sharp.epochs, simclr.epochs) == (5, 7, 5)
+    assert (pcl.loss["threshold"], sharp.loss["threshold"]) == (0.35, 0.2)  # 0.35 is the recipe's
+    assert "threshold" not in simclr.loss  # which is pcl's
+    assert pcl.optimiser == simclr.optimiser
+    assert pcl.optimiser.name == "sgd"
+
+
+def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> None:
+    plan = read_plan(
+        write(
+            tmp_path,
+            pretraining=["none", "rotation"],
+            finetuning=["supervised", "mean-teacher"],
+            pretrain={"epochs": 3, "head": {"dimension": 32}},
+            finetune={"average": 0.5, "start": "encoder"},
+        )
+    )
+    none, rotation = plan.pretraining
+    supervised, teacher = plan.finetuning
+    assert plan.pretrain_settings(rotation, "auto").epochs == 3
+    assert plan.finetune_settings(supervised, rotation, 0, "auto").average == 0.5
+    assert plan.finetune_settings(teacher, rotation, 0, "auto").average == 0.99
+    assert plan.finetune_settings(supervised, rotation, 0, "auto").start == "encoder"
+    assert plan.finetune_settings(supervised, none, 0, "auto").start == "all"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pretraining": ["none", "pcll"]}, "pre-training method 'pcll' is unknown (did you mean"),
+        ({"finetuning": ["supervise"]}, "did you mean 'supervised'"),
+        ({"pretraining": ["pcl", "pcl"]}, "pretraining has pcl twice"),
+        ({"labelled": [2, 2]}, "labelled has 2 twice"),
+        ({"labelled": [0]}, "greater than 0"),
+        ({"labelled": []}, "at least 1"),
+        ({"fold": 2}, "unknown setting 'fold' (did you mean 'folds'?)"),
+        ({"folds": 1}, "folds must be 2 or more"),
+        ({"folds": []}, "the list is empty"),
+        ({"setting": "transfer"}, "goes with pretrain_data"),
+        ({"pretrain_data": {"folder": "x"}}, "goes with pretrain_data"),
+        ({"order": "listed"}, "needs folds that name a train file"),
+        ({"pretraining": ["none"], "transductive": True}, "nothing is pre-trained"),
+        ({"baseline": "none | supervise"}, "did you mean 'none | supervised'"),
+        ({"pretrain": {"epoch": 3}}, "pretrain, none: unknown setting 'epoch'"),
+        ({"pretrain": {"loss": {"threshold": 1}}}, "pretrain.loss: belongs to one method"),
+        ({"finetune": {"seed": 1}}, "finetune.seed: give the plan's own seed"),
+        ({"pretrain": {"network": {}}}, "give the plan's own network"),
+        ({"metrics": ["dices"]}, "dice"),
+        ({"metrics": ["hd95_mm"], "flaws": {"pooled_dice": True}}, "not among the metrics"),
+        ({"pretraining": [{"name": "a b", "method": "pcl"}]}, "pattern"),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "starts": ["nnoe"]}]},
+            "did you mean 'none'",
+        ),
+        ({"recipe": "paper"}, "neither a file nor a known recipe"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused_in_one_line(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PosconError) as caught:
+        read_plan(write(tmp_path, **changes))
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"plan {tmp_path / 'plan.yaml'}: ")
+
+
+def test_files_that_are_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=r"a known plan \(did you mean 'small'"):
+        read_plan("smal")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(PosconError, match="expected settings"):
+        read_plan(str(tmp_path / "list.yaml"))
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    with pytest.raises(PosconError, match="not valid YAML"):
+        read_plan(str(tmp_path / "broken.yaml"))
+
+
+def test_overrides_reach_into_groups(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path), ["labelled=[1, 3]", "pretrain.epochs=2", "data.layout=acdc"])
+    assert (plan.labelled, plan.pretrain, plan.data.layout) == ((1, 3), {"epochs": 2}, "acdc")
+
+
+def test_merged_goes_deep_and_leaves_its_arguments_alone() -> None:
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged(base, {"a": {"c": 4}, "d": {"e": 5}}) == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}

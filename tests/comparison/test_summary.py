@@ -1,0 +1,179 @@
+import math
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from poscon.comparison.summary import (
+    by_subject,
+    measures_of,
+    pooled_dice,
+    results_csv,
+    spread,
+    summarise,
+    summary_md,
+    summary_tex,
+    verdict,
+)
+
+PLAN: Any = SimpleNamespace(
+    metrics=("dice", "hd95_mm"),
+    labelled=(2,),
+    rows=["none | supervised", "pcl | supervised", "mae | supervised"],
+    baseline_row="none | supervised",
+    description="a test",
+    draws=2,
+    seed=0,
+    order="random",
+    flaws=SimpleNamespace(select_on_test=False, pooled_dice=False),
+)
+SUBJECTS = [f"s{i}" for i in range(12)]
+
+
+def row(run: str, draw: int, subject: str, case: str, name: str, dice: float | None) -> Any:
+    return {
+        "run": run,
+        "draw": str(draw),
+        "subject": subject,
+        "case": case,
+        "class": name,
+        "dice": "" if dice is None else repr(dice),
+        "hd95_mm": "" if dice is None else repr(10 * (1 - dice)),
+        "volume_ml": "3.0",
+        "reference_volume_ml": "5.0",
+        "spacing_x_mm": "2.0",
+        "spacing_y_mm": "1.0",
+        "spacing_z_mm": "0.5",
+    }
+
+
+def program_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]]:
+    """Two folds, two draws, two frames a subject, two classes."""
+    rng = np.random.default_rng(3)
+    base = {key: rng.uniform(0.4, 0.7) for key in product(SUBJECTS, "ab", ("ED", "ES"), (0, 1))}
+    jobs, rows = [], {}
+    for name, (fold, draw) in product(PLAN.rows, product((0, 1), (0, 1))):
+        start = name.split(" | ")[0]
+        job = SimpleNamespace(
+            name=f"{start}-{fold}-{draw}", row=name, labelled=2, fold=fold, draw=draw
+        )
+        jobs.append(job)
+        noise = np.random.default_rng([fold, draw, len(start)])
+        rows[job.name] = [
+            row(
+                job.name,
+                draw,
+                subject,
+                f"{subject}_{frame}",
+                klass,
+                base[subject, klass, frame, draw] + shift[start] + noise.normal(0, 0.01),
+            )
+            for subject, klass, frame in product(SUBJECTS[fold::2], "ab", ("ED", "ES"))
+        ]
+    folds = [SimpleNamespace(test=tuple(SUBJECTS[f::2])) for f in (0, 1)]
+    return SimpleNamespace(finetunings=jobs, folds=folds, protocol="Inductive."), rows
+
+
+def test_a_subject_is_the_mean_over_classes_then_over_frames_and_draws() -> None:
+    rows = [
+        row("r0", 0, "s", "s_ED", "a", 0.2),
+        row("r0", 0, "s", "s_ED", "b", 0.4),
+        row("r0", 0, "s", "s_ES", "a", 0.9),
+        row("r0", 0, "s", "s_ES", "b", None),  # absent from both: not measured
+        row("r1", 1, "s", "s_ED", "a", 0.6),
+        row("r1", 1, "s", "s_ED", "b", 0.8),
+    ]
+    assert by_subject(rows, "dice") == {"s": pytest.approx((0.3 + 0.9 + 0.7) / 3)}
+
+
+def test_measures_are_over_subjects_and_draws_are_told() -> None:
+    _, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    of_cell = [r for name, of_run in rows.items() if name.startswith("none") for r in of_run]
+    measure = measures_of(PLAN, of_cell)["dice"]
+    values = []
+    for subject in SUBJECTS:
+        own = [float(r["dice"]) for r in of_cell if r["subject"] == subject]
+        values.append(sum(own) / len(own))  # all cases have both classes here
+    assert measure.mean == pytest.approx(np.mean(values))
+    assert measure.std == pytest.approx(np.std(values, ddof=1))
+    assert measure.mean in measure.interval
+    for draw, mean in enumerate(measure.draws):
+        own = [float(r["dice"]) for r in of_cell if r["draw"] == str(draw)]
+        assert mean == pytest.approx(np.mean(own))
+
+
+def test_differences_are_paired_tested_and_adjusted() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    values = {
+        name: by_subject(
+            [r for j in program.finetunings if j.row == name for r in rows[j.name]], "dice"
+        )
+        for name in PLAN.rows
+    }
+    apart = {
+        name: [values[name][s] - values[PLAN.baseline_row][s] for s in SUBJECTS]
+        for name in PLAN.rows[1:]
+    }
+    p = {name: stats.wilcoxon(d).pvalue for name, d in apart.items()}
+    better = cells["pcl | supervised"].against["dice"]
+    assert better is not None
+    assert better.mean == pytest.approx(np.mean(apart["pcl | supervised"]))
+    assert better.p == pytest.approx(min(1, 2 * p["pcl | supervised"]))
+    assert (better.wins, better.losses) == (12, 0)
+    assert better.distinguishable
+    assert cells["none | supervised"].against["dice"] is None
+    same = cells["mae | supervised"]
+    assert "not distinguishable" in verdict(same, "dice")
+    assert verdict(cells["none | supervised"], "dice") == "baseline"
+
+
+def test_an_unfinished_cell_has_no_figure_and_is_nobodys_baseline() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    del rows["mae-1-0"]
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    assert (cells["mae | supervised"].runs, cells["mae | supervised"].wanted) == (3, 4)
+    assert not cells["mae | supervised"].measures
+    assert cells["pcl | supervised"].against["dice"] is not None
+    del rows["none-0-0"]
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    assert cells["pcl | supervised"].complete
+    assert cells["pcl | supervised"].against["dice"] is None
+    text = summary_md(PLAN, program, list(cells.values()), "t")
+    assert "3 of 4 runs" in text
+
+
+def test_tables_say_what_was_measured() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    cells = summarise(PLAN, program, Any, rows)  # type: ignore[arg-type]
+    text = summary_md(PLAN, program, cells, "t")
+    best = next(cell for cell in cells if cell.row == "pcl | supervised")
+    assert f"| 2 | pcl | supervised | {spread(best.measures['dice'], 'dice')} |" in text
+    assert "Inductive." in text
+    latex = summary_tex(PLAN, cells)
+    assert rf"{best.measures['dice'].mean:.3f} \pm {best.measures['dice'].std:.3f}^{{*}}" in latex
+    assert latex.count(r"\\") == 2 + len(PLAN.rows)
+    lines = results_csv(rows).splitlines()
+    assert len(lines) == 1 + sum(map(len, rows.values()))
+
+
+def test_pooled_dice_is_that_of_all_voxels_together() -> None:
+    rng = np.random.default_rng(0)
+    rows, both, total = [], 0, 0
+    for case in range(5):
+        a, b = rng.random(1000) < rng.uniform(0.1, 0.9), rng.random(1000) < 0.4
+        own_both, own_total = int((a & b).sum()), int(a.sum() + b.sum())
+        both, total = both + own_both, total + own_total
+        spacing = rng.uniform(0.5, 3, 3).tolist()
+        ml = math.prod(spacing) / 1000
+        own = row("r", 0, f"s{case}", f"s{case}", "a", 2 * own_both / own_total)
+        own |= {
+            "volume_ml": repr(int(a.sum()) * ml),
+            "reference_volume_ml": repr(int(b.sum()) * ml),
+        }
+        own |= {f"spacing_{x}_mm": repr(v) for x, v in zip("xyz", spacing, strict=True)}
+        rows.append(own)
+    assert pooled_dice(rows) == pytest.approx(2 * both / total)
