@@ -1,6 +1,13 @@
-"""Fixtures for every test: the real scans, and a tiny phantom store with runs on it."""
+"""Fixtures for every test: the real scans, a tiny phantom store with runs on it, a browser."""
 
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import settings
@@ -13,6 +20,7 @@ from poscon.volumes.phantom import write_phantom
 settings.register_profile("poscon", deadline=None)  # a shared machine may stall at any example
 settings.load_profile("poscon")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 
 
@@ -54,3 +62,56 @@ def finetuned(store: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFa
         store, run, init=pretrained, labelled=3, iterations=60, settings=["size=32", "batch=8"]
     )
     return run
+
+
+def _look_at(page: Path, script: str, folder: Path, *, dark: bool = False) -> tuple[Any, list[str]]:
+    """Load a page, run a script in it, and give what it returns and the console's messages.
+
+    Args:
+        page: HTML file.
+        script: body of a function; what it returns goes through JSON.
+        folder: for the page with the script, and the browser's profile.
+        dark: whether the user prefers dark.
+    """
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)})")
+    probe = (
+        "<script>addEventListener('load', () => { const found = (() => {"
+        f"{script}"
+        "})(); document.body.insertAdjacentHTML('beforeend', "
+        "'<pre id=found>' + encodeURIComponent(JSON.stringify(found)) + '</pre>'); });</script>"
+    )
+    probed = folder / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", probe + "</body>"))
+    result = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            "--window-size=1200,900",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            probed.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.search(r'<pre id="found">(.*?)</pre>', result.stdout)
+    assert found, result.stderr
+    return json.loads(unquote(found[1])), re.findall(r".*CONSOLE.*", result.stderr)
+
+
+@pytest.fixture
+def look_at() -> Callable[..., tuple[Any, list[str]]]:
+    """Loads a page in a headless browser; the test is skipped where there is none."""
+    return _look_at

@@ -108,8 +108,9 @@ def svg(draw: Figure, name: str) -> str:
     drawn = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawn)
     drawn = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", drawn)
     drawn = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', drawn)
+    head, rest = drawn.split(">", 1)
     # sized by the page: only the view box is kept
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"( [^>]*?)? width="[^"]*"', r"\1\2", drawn, count=1)
+    return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + ">" + rest
 
 
 def style() -> AbstractContextManager[None]:
