@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ from poscon.comparison.summary import (
     summary_md,
     summary_tex,
 )
-from poscon.comparison.work import RESULTS, Workplace, seconds_of
+from poscon.comparison.work import RESULTS, WORK, Workplace, seconds_of
 from poscon.errors import PosconError
 from poscon.files import complete, write_text
 from poscon.progress import console
@@ -131,6 +132,7 @@ def compare(
             _do_all(comparison, processes, engine, address, failed)
         finally:
             _write(comparison)
+        shutil.rmtree(out / WORK, ignore_errors=True)
     if failed:
         (name, message), *more = failed.items()
         others = f" (and {len(more)} more run(s) failed)" if more else ""

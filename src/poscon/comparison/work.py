@@ -18,7 +18,7 @@ import torch
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import MODEL, finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import part_file, pretrain
+from poscon.commands.pretrain import pretrain
 from poscon.comparison.jobs import Job, as_record
 from poscon.comparison.plan import DataSettings
 from poscon.errors import PosconError
@@ -26,6 +26,7 @@ from poscon.store.store import write_json
 
 RUNS = "runs"
 LOGS = "logs"
+WORK = ".work"
 JOB = "job.json"
 COST = "cost.json"
 RESULTS = "results.csv"
@@ -59,9 +60,7 @@ class Workplace:
     def is_done(self, job: Job) -> bool:
         """Whether a run has come to its end."""
         folder = self.run(job.name)
-        if job.command == "pretrain":
-            return part_file(folder, "encoder").is_file()
-        return (folder / RESULTS).is_file()
+        return (folder / (JOB if job.command == "pretrain" else RESULTS)).is_file()
 
 
 def do(job: Job, place: Workplace) -> None:
@@ -152,7 +151,7 @@ def _measure(job: Job, place: Workplace, folder: Path) -> None:
 @contextlib.contextmanager
 def _lists(place: Workplace, job: Job) -> Iterator[dict[str, Path]]:
     """A file of case ids a role, as the commands take them."""
-    folder = place.out / RUNS / f".lists-{job.name}"
+    folder = place.out / WORK / f"lists-{job.name}"
     folder.mkdir(parents=True, exist_ok=True)
     lists = {}
     for role, cases in job.cases.items():
@@ -165,7 +164,7 @@ def _lists(place: Workplace, job: Job) -> Iterator[dict[str, Path]]:
 @contextlib.contextmanager
 def _alone(place: Workplace, job: Job) -> Iterator[None]:
     """Hold the lock of a run; the system lets it go whenever the process ends."""
-    path = place.out / RUNS / f".lock-{job.name}"
+    path = place.out / WORK / f"lock-{job.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

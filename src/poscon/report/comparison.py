@@ -206,7 +206,7 @@ def _flaws(cells: Sequence[Cell]) -> list[Section]:
 
 
 def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
-    """Best, median and worst subject of the row after the baseline, with the most labels."""
+    """Best, median and worst subject with the most labels, of PCL or else not of the baseline."""
     program, place = comparison.program, comparison.place
     metric = comparison.plan.metrics[0]
     complete = [cell for cell in cells if cell.complete]
@@ -214,7 +214,11 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
         return []
     most = max(cell.labelled for cell in complete)
     chosen = [cell for cell in complete if cell.labelled == most]
-    cell = next((c for c in chosen if c.row != comparison.plan.baseline_row), chosen[0])
+    ours = {entry.name for entry in comparison.plan.pretraining if entry.method == "pcl"}
+    cell = min(
+        chosen,
+        key=lambda c: (c.row.split(" | ")[0] not in ours, c.row == comparison.plan.baseline_row),
+    )
     values = cell.measures[metric].subjects
     ranked = sorted(values, key=lambda s: values[s], reverse=metric == "dice")
     store = Store(place.store)
@@ -242,23 +246,27 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
 
 def _learning(comparison: Comparison) -> list[Section]:
     """The loss of fine-tuning, and where it was watched the Dice, the mean over runs."""
-    place, pictures = comparison.place, []
+    place, rows, pictures = comparison.place, comparison.plan.rows, []
+    names = [figures.short(row, rows) for row in rows]
     for labelled in comparison.plan.labelled:
         found: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(dict)
         for job in comparison.program.finetunings:
             if job.labelled == labelled and place.is_done(job):
-                for row in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows()):
+                for state in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows()):
                     for column in ("loss", "validation_dice"):
-                        if column in row:
+                        if column in state:
                             steps = found[column].setdefault(job.row, {})
-                            steps.setdefault(int(row["step"]), []).append(row[column])
+                            steps.setdefault(int(state["step"]), []).append(state[column])
         for column, of_rows in found.items():
             lines = {
-                row: (list(steps), [float(np.mean(v)) for v in steps.values()])
+                figures.short(row, rows): (
+                    list(steps),
+                    [float(np.mean(v)) for v in steps.values()],
+                )
                 for row, steps in of_rows.items()
             }
             name = "training loss" if column == "loss" else "Dice of the test subjects"
-            figure = figures.curves(lines, f"{labelled} labelled", "step", name)
+            figure = figures.curves(lines, f"{labelled} labelled", "step", name, of=names)
             pictures.append(
                 Picture(
                     svg(figure, f"learning-{column}-{labelled}"), f"{name}, {labelled} labelled"
@@ -281,6 +289,7 @@ def _pretraining(comparison: Comparison) -> list[Section]:
     names = [entry.name for entry in comparison.plan.pretraining if entry.name in runs]
     if not names:
         return []
+    starts = [entry.name for entry in comparison.plan.pretraining]
     store = Store(place.store)
     unseen = [c for c in store.cases if c.subject in program.folds[0].test and c.labelled]
     metrics = {
@@ -289,7 +298,7 @@ def _pretraining(comparison: Comparison) -> list[Section]:
     encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
     whose = "test subjects of the first fold"
     return [
-        Section("Pre-training", ["Of the first fold."], diagnostics(metrics)),
+        Section("Pre-training", ["Of the first fold."], diagnostics(metrics, starts)),
         embedding_section(encoders, store, unseen, whose),
     ]
 

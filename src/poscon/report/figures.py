@@ -44,7 +44,7 @@ def against_labelled(cells: Sequence[Cell], metric: str, title: str) -> Figure:
         of_row = [c for c in cells if c.row == row and c.complete]
         if not of_row:
             continue
-        shift = (rows.index(row) - (len(rows) - 1) / 2) * 0.5 / max(1, len(rows))
+        shift = (rows.index(row) - (len(rows) - 1) / 2) * 0.35 / len(rows)
         x = [numbers.index(cell.labelled) + shift for cell in of_row]
         measures = [cell.measures[metric] for cell in of_row]
         y = np.array([m.mean for m in measures])
@@ -78,7 +78,9 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
             markerfacecolor="#0072B2" if found.distinguishable else "none",
         )
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(shown)), [_short(cell.row, cells) for cell in reversed(shown)])
+    axes.set_yticks(
+        range(len(shown)), [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)]
+    )
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} minus that of {baseline}")
     return figure
@@ -110,7 +112,10 @@ def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
             color="#0072B2",
             alpha=0.5,
         )
-    axes.set_yticks(range(1, len(shown) + 1), [_short(cell.row, cells) for cell in reversed(shown)])
+    axes.set_yticks(
+        range(1, len(shown) + 1),
+        [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)],
+    )
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} of a subject")
     return figure
 
@@ -121,13 +126,24 @@ def curves(
     xlabel: str,
     ylabel: str,
     *,
+    of: Sequence[str] = (),
     level: float | None = None,
     from_zero: bool = False,
 ) -> Figure:
-    """Lines over steps; ``level`` is a horizontal line, such as chance."""
+    """Lines over steps.
+
+    Args:
+        lines: by name.
+        title: of the figure.
+        xlabel: likewise.
+        ylabel: likewise.
+        of: all names, of which lines may have some, so that a name looks alike everywhere.
+        level: of a horizontal line: chance.
+        from_zero: whether the axis begins at 0.
+    """
     figure, axes = _axes(SIZE)
     for name, (x, y) in lines.items():
-        style = look(list(lines), name)
+        style = look(of or list(lines), name)
         axes.plot(x, y, label=name, ms=4, lw=1.4, markevery=max(1, len(x) // 12), **style)
     if level is not None:
         axes.axhline(level, color=INK, lw=0.8, ls=(0, (1, 2)), label="chance")
@@ -166,6 +182,7 @@ def embedding_map(embeddings: Embeddings, title: str) -> Figure:
     shown = axes.scatter(
         x, y, c=embeddings.positions, cmap="cividis", vmin=0, vmax=1, s=16, edgecolors=GRID, lw=0.3
     )
+    axes.spines[:].set_visible(False)
     axes.set(
         title=title,
         xlabel=f"first two components ({embeddings.explained:.0%} of the variance)",
@@ -196,10 +213,10 @@ def _legend(figure: Figure, axes: Axes) -> None:
     )
 
 
-def _short(row: str, cells: Sequence[Cell]) -> str:
+def short(row: str, rows: Sequence[str]) -> str:
     """A row's name without what all rows have in common."""
-    parts = [cell.row.split(" | ") for cell in cells]
+    starts, finetunings = zip(*(name.split(" | ") for name in rows), strict=True)
     start, finetuning = row.split(" | ")
-    if len({p[1] for p in parts}) == 1:
+    if len(set(finetunings)) == 1:
         return start
-    return finetuning if len({p[0] for p in parts}) == 1 else f"{start}, {finetuning}"
+    return finetuning if len(set(starts)) == 1 else f"{start}, {finetuning}"

@@ -19,8 +19,15 @@ DIAGNOSTICS = {
 }
 
 
-def diagnostics(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Picture]:
-    """Diagnostics over the steps of pre-trainings, by name, from the rows of their metrics.csv."""
+def diagnostics(
+    metrics: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]
+) -> list[Picture]:
+    """Diagnostics over the steps of pre-trainings.
+
+    Args:
+        metrics: by name, the rows of metrics.csv.
+        names: of all starts that there are, see :func:`poscon.report.figures.curves`.
+    """
     pictures = []
     for column, title in DIAGNOSTICS.items():
         lines: dict[str, figures.Curve] = {}
@@ -33,7 +40,13 @@ def diagnostics(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Pi
             chance = [row.get("retrieval_chance") for rows in metrics.values() for row in rows]
             level = chance[0] if column == "retrieval_error" and chance else None
             figure = figures.curves(
-                lines, title, "step", "", level=level, from_zero=column != "uniformity"
+                lines,
+                title,
+                "step",
+                "",
+                of=names,
+                level=level,
+                from_zero=column != "uniformity",
             )
             pictures.append(Picture(svg(figure, f"diagnostics-{column}"), title))
     return pictures

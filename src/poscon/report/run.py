@@ -49,7 +49,7 @@ def run_page(folder: Path) -> str:
             )
         ]
         if rows and command == "pretrain":
-            sections.append(Section("Pre-training", [], diagnostics({name: rows})))
+            sections.append(Section("Pre-training", [], diagnostics({name: rows}, [name])))
         columns = [c for c in ("loss", "validation_dice") if any(c in row for row in rows)]
         pictures = []
         for column in columns:
