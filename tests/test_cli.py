@@ -11,7 +11,17 @@ import pytest
 from poscon.cli import main
 from poscon.volumes.scan import scan_stem
 
-COMMANDS = ["prepare", "inspect", "pretrain", "finetune", "predict", "evaluate", "demo"]
+COMMANDS = [
+    "prepare",
+    "inspect",
+    "pretrain",
+    "finetune",
+    "predict",
+    "evaluate",
+    "compare",
+    "report",
+    "demo",
+]
 
 
 def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -58,6 +68,11 @@ def test_every_help_shows_an_example(command: str) -> None:
         (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], "no such file"),
         (["evaluate", "nowhere", "nowhere"], "nowhere"),
         (["recipes", "papers"], "neither a file nor a known recipe"),
+        (["compare", "smal", "out"], "did you mean 'small'"),
+        (["compare", "hippocampus", "out"], "say with --data where it is"),
+        (["compare", "small", "out", "-s", "fold=3"], "did you mean 'folds'"),
+        (["compare", "small", "out", "--engine", "dask"], "local or ray"),
+        (["report", "nowhere"], "neither a comparison nor a run"),
         (["demo", "--modality", "pet"], "pet"),
     ],
 )

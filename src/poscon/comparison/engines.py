@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Protocol
 
@@ -67,13 +68,15 @@ class LocalEngine:
 
 
 def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:
-    """Set a process up: its threads, its GPU, its end."""
+    """Set a process up: its end, its threads, its GPU, which is then the only one it sees."""
     stay_with_parent(parent)
     torch.set_num_threads(threads)
     if gpus:
         with turns.get_lock():
-            torch.cuda.set_device(turns.value % gpus)
-            turns.value += 1
+            number, turns.value = turns.value % gpus, turns.value + 1
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
 
 
 class RayEngine:
@@ -95,6 +98,7 @@ class RayEngine:
                 "--engine ray: Ray is not installed; pip install 'poscon[cluster]'"
             ) from error
         self.ray = ray
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -111,3 +115,16 @@ class RayEngine:
 
     def close(self) -> None:
         self.ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address at which nobody listens, for which Ray would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise PosconError(
+            f"--address {address}: no Ray cluster there ({error.strerror or error})"
+        ) from error
