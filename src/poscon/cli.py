@@ -269,6 +269,7 @@ def evaluate(
     ],
     out: Annotated[Path | None, typer.Option(help="FILE.json, FILE.csv, or FILE for both.")] = None,
     layout: Layout = None,
+    channel: Channel = None,
     labels: Labels = None,
     spacing: Annotated[
         str | None, typer.Option(metavar="X,Y,Z", help="Voxel size in mm, if headers lie.")
@@ -282,6 +283,7 @@ def evaluate(
         references,
         out,
         layout=layout,
+        channel=channel,
         labels=labels,
         spacing=_triple("--spacing", spacing),
     )

@@ -1,10 +1,12 @@
 """Writing so that a file or folder is complete or absent, and a full disk is one clear line."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from poscon.errors import PosconError
 
@@ -42,3 +44,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or absent."""
     with complete(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of poscon's own says.
+
+    Raises:
+        PosconError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PosconError(f"{path}: damaged ({error}); remove it") from error

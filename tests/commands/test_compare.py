@@ -17,6 +17,7 @@ import yaml
 from poscon.commands.compare import compare, comparison_tables, open_comparison
 from poscon.comparison import work
 from poscon.errors import PosconError
+from poscon.volumes.phantom import write_phantom
 
 TINY: dict[str, Any] = {
     "description": "a test",
@@ -105,8 +106,6 @@ def test_a_changed_plan_does_what_is_new_and_keeps_the_rest(done: Path, tmp_path
     out = tmp_path / "out"
     shutil.copytree(done, out)
     before = touched(out)
-    # the phantoms are known by where they are
-    (out / "data.json").write_text((out / "data.json").read_text().replace(str(done), str(out)))
     changes = {"labelled": [1], "finetuning": ["supervised", "mixup"], "finetune": TINY["finetune"]}
     compare(plan_file(tmp_path, **changes), out, processes=2)
     after = touched(out)
@@ -187,20 +186,157 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_store_that_changed_is_found_before_any_work(done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
-    (out / "data.json").write_text((out / "data.json").read_text().replace(str(done), str(out)))
     manifest = json.loads((out / "store" / "manifest.json").read_text())
     manifest["cases"][1]["stored_sha256"] = "0" * 64
     (out / "store" / "manifest.json").write_text(json.dumps(manifest))
     before = touched(out)
-    with pytest.raises(
-        PosconError, match=r"store: has changed since .* \(1 case\(s\): phantom_001"
-    ):
+    with pytest.raises(PosconError, match=r"store: has changed since .* \(1 cases: phantom_001\)"):
         compare(plan_file(tmp_path), out)
     assert touched(out) == before
 
 
+def test_scans_that_changed_are_found_before_any_work(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    (out / "store-scans" / "labelsTr" / "phantom_003.nii.gz").unlink()
+    with pytest.raises(PosconError, match=r"1 scans: labelsTr/phantom_003\.nii\.gz"):
+        compare(plan_file(tmp_path), out)
+
+
+def test_moved_it_goes_on(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(done, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    results = (tmp_path / "moved" / "results.csv").read_text()
+    before = touched(tmp_path / "moved")
+    for path in (tmp_path / "moved" / "store-scans").rglob("*.gz"):
+        os.utime(path)  # the time of change is not what counts
+    compare(plan_file(tmp_path), "moved")
+    assert touched(tmp_path / "moved") == before
+    assert (tmp_path / "moved" / "results.csv").read_text() == results
+
+
+def test_a_recipe_is_part_of_the_plan_that_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "prepare: {spacing: 7.0}\nfinetune: {iterations: 2, batch: 4}\n"
+    )
+    changes = {
+        "recipe": str(tmp_path / "recipe.yaml"),
+        "data": {"phantom": {"subjects": 4, "seed": 3}},
+        "pretraining": ["none"],
+        "pretrain": {},
+        "finetune": {},
+        "labelled": [1],
+        "flaws": {},
+    }
+    out = tmp_path / "out"
+    compare(plan_file(tmp_path, **changes), out, processes=1)
+    (tmp_path / "recipe.yaml").unlink()
+    comparison = open_comparison(out)
+    assert comparison.plan.data.prepare == {"spacing": 7.0}
+    assert len(comparison.cells()) == 1
+    assert comparison.cells()[0].complete
+    assert {job.settings["iterations"] for job in comparison.program.jobs} == {2}
+
+
+def test_a_prepare_that_failed_may_be_corrected(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(PosconError, match="zzz"):
+        compare(plan_file(tmp_path), out, settings=["data.labels=zzz"])
+    with pytest.raises(PosconError, match="9 folds"):  # so it has come further
+        compare(plan_file(tmp_path), out, settings=["folds=9"])
+
+
+def test_scans_beside_their_label_maps_in_one_folder(tmp_path: Path) -> None:
+    """Predictions are compared with label maps, not with the scans of the same name."""
+    write_phantom(tmp_path / "msd", subjects=4, seed=3)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for image in (tmp_path / "msd" / "imagesTr").glob("*.nii.gz"):
+        stem = image.name.removesuffix(".nii.gz").removesuffix("_0000")
+        shutil.copy(image, plain / f"{stem}.nii.gz")
+        shutil.copy(tmp_path / "msd" / "labelsTr" / f"{stem}.nii.gz", plain / f"{stem}_seg.nii.gz")
+    changes = {"pretraining": ["none"], "pretrain": {}, "labelled": [1], "flaws": {}}
+    settings = ["data.phantom=null", "finetune.iterations=2"]
+    compare(plan_file(tmp_path, **changes), tmp_path / "out", data=plain, settings=settings)
+    assert {row["subject"] for row in rows(tmp_path / "out")} == {
+        f"phantom_{i:03d}" for i in range(4)
+    }
+
+
+def test_a_test_scan_that_was_swapped_for_a_labelled_one_is_refused(
+    done: Path, tmp_path: Path
+) -> None:
+    """The guard before the runs knows the store; this one looks at what is segmented."""
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    comparison = open_comparison(out)
+    job = comparison.program.finetunings[0]
+    run = comparison.place.run(job.name)
+    (run / "results.csv").unlink()
+    shutil.rmtree(run / "predictions")
+    scans = out / "store-scans" / "imagesTr"
+    labelled, test = (f"{job.cases[role][0]}.nii.gz" for role in ("labelled", "test"))
+    shutil.copy(scans / labelled, scans / test)
+    message = work.guarded(job, comparison.place)
+    assert message is not None
+    assert f"{job.cases['test'][0]} (labelled" in message
+    assert not comparison.place.is_done(job)
+
+
+def test_a_defect_in_one_run_is_told_and_kept_in_its_log(
+    monkeypatch: pytest.MonkeyPatch, done: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA out of\nmemory")
+
+    comparison = open_comparison(done)
+    job = comparison.program.jobs[0]
+    monkeypatch.setattr(work, "do", broken)
+    message = work.guarded(job, comparison.place)
+    assert message is not None
+    assert message.startswith("RuntimeError: CUDA out of memory (see ")
+    assert "Traceback" in (done / "logs" / f"{job.name}.log").read_text()
+
+
+def test_killed_before_the_first_checkpoint_it_begins_anew(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    comparison = open_comparison(out)
+    job = next(j for j in comparison.program.finetunings if j.start is not None)
+    run = comparison.place.run(job.name)
+    for part in ("checkpoints", "predictions"):
+        shutil.rmtree(run / part)
+    for part in ("model.safetensors", "results.csv", "metrics.csv"):
+        (run / part).unlink()
+    assert work.guarded(job, comparison.place) is None
+    assert comparison.place.is_done(job)
+    theirs = (done / "runs" / job.name / "results.csv").read_text()
+    assert (run / "results.csv").read_text() == theirs
+
+
+def test_a_damaged_file_is_one_line(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    (out / "program.json").write_text("{")
+    with pytest.raises(PosconError, match=r"program\.json: damaged"):
+        open_comparison(out)
+    (out / "data.json").write_text("{")
+    with pytest.raises(PosconError, match=r"data\.json: damaged"):
+        compare(plan_file(tmp_path), out)
+
+
+def test_damaged_results_are_not_taken_for_none(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    next((out / "runs").glob("*/results.csv")).write_text("")
+    with pytest.raises(PosconError, match=r"results\.csv: damaged"):
+        open_comparison(out).cells()
+
+
 def test_other_data_need_another_folder(done: Path, scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"was begun with other data \(folder .* then, .* now"):
+    with pytest.raises(
+        PosconError, match=r"was begun with other data \(phantom .* then, None now\)"
+    ):
         compare(plan_file(tmp_path), done, data=scans)
 
 

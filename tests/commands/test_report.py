@@ -10,6 +10,7 @@ import yaml
 from poscon.commands.compare import compare
 from poscon.commands.report import report
 from poscon.errors import PosconError
+from poscon.report import figures
 
 PLAN: dict[str, Any] = {
     "description": "a <test>",
@@ -154,3 +155,15 @@ def test_neither_a_comparison_nor_a_run(tmp_path: Path) -> None:
     with pytest.raises(PosconError, match="neither a comparison nor a run"):
         report(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["- a", "command: pretrain", "a: [", "{}"])
+def test_a_damaged_run_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(PosconError, match=r"config\.yaml: damaged"):
+        report(tmp_path)
+
+
+def test_more_than_eight_look_unlike_each_other() -> None:
+    names = [f"m{i}" for i in range(24)]
+    assert len({tuple(figures.look(names, name).values()) for name in names}) == 24

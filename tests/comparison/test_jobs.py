@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,27 @@ def test_too_few_subjects(store: Path) -> None:
         make_program(plan(labelled=[4]), Store(store), store)
     with pytest.raises(PosconError, match="leaves fold 0 no case without labels"):
         make_program(plan(labelled=[2], finetuning=["bcp"]), Store(store), store)
+
+
+def test_a_size_that_the_network_cannot_have_is_found_before_any_run(store: Path) -> None:
+    with pytest.raises(PosconError, match="setting size = 30: must be a multiple of 4"):
+        make_program(plan(size=30), Store(store), store)
+    deep = make_program(plan(size=None, network={"width": 2, "levels": 5}), Store(store), store)
+    assert {job.settings["size"] % 32 for job in deep.jobs} == {0}
+
+
+def test_watching_is_transductive_only_where_a_scan_was_seen(store: Path) -> None:
+    watched = {"flaws": {"select_on_test": True}}
+    opened = Store(store)
+    for transductive in (False, True):
+        program = make_program(plan(transductive=transductive, **watched), opened, store)
+        for job in program.finetunings:
+            assert job.settings["transductive"] == (transductive and job.start is not None)
+
+
+def test_a_program_survives_a_file(store: Path) -> None:
+    program = make_program(plan(finetuning=["supervised", "mixup"]), Store(store), store)
+    assert Program.from_record(json.loads(json.dumps(program.as_record()))) == program
 
 
 def test_sizes_are_of_the_whole_set_so_that_folds_agree(store: Path) -> None:

@@ -115,6 +115,29 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
             "did you mean 'none'",
         ),
         ({"recipe": "paper"}, "neither a file nor a known recipe"),
+        ({"recipe": {"prepare": {"spacing": 1.0}}}, "has neither pretrain nor finetune"),
+        ({"recipe": {"finetune": {"seed": 1}}}, "finetune.seed: give the plan's own seed"),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "starts": []}]},
+            "at least 1",
+        ),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "starts": ["none"]}]},
+            "pretraining pcl: no fine-tuning starts from it",
+        ),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "settings": {"seed": 7}}]},
+            "s: settings.seed: give the plan's own seed",
+        ),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "settings": {"network": {}}}]},
+            "s: settings.network: give the plan's own network",
+        ),
+        ({"pretraining": ["none"], "pretrain": {"epochs": 1}}, "pretrain has no effect"),
+        ({"labelled": 2}, "labelled"),
+        ({"folds": {"test": "x"}}, "folds"),
+        ({"description": 3}, "description"),
+        ({"data": "x"}, "data"),
     ],
 )
 def test_a_plan_that_cannot_be_meant_is_refused_in_one_line(
@@ -135,6 +158,16 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [\n")
     with pytest.raises(PosconError, match="not valid YAML"):
         read_plan(str(tmp_path / "broken.yaml"))
+
+
+def test_a_recipes_preparation_goes_under_the_plans(tmp_path: Path) -> None:
+    recipe = {"prepare": {"spacing": 1.0, "plane": "axial"}, "finetune": {"iterations": 3}}
+    told = {"phantom": {"subjects": 8}, "prepare": {"spacing": 2.0}}
+    plan = read_plan(write(tmp_path, recipe=recipe, data=told))
+    assert plan.data.prepare == {"spacing": 2.0, "plane": "axial"}
+    # what is written down can be read again, and means the same
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    assert read_plan(str(tmp_path / "kept.yaml")) == plan
 
 
 def test_overrides_reach_into_groups(tmp_path: Path) -> None:

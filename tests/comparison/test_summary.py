@@ -11,12 +11,14 @@ from poscon.comparison.summary import (
     by_subject,
     measures_of,
     pooled_dice,
+    protocol_lines,
     results_csv,
     spread,
     summarise,
     summary_md,
     summary_tex,
     verdict,
+    won_lost,
 )
 
 PLAN: Any = SimpleNamespace(
@@ -74,7 +76,7 @@ def program_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]
             for subject, klass, frame in product(SUBJECTS[fold::2], "ab", ("ED", "ES"))
         ]
     folds = [SimpleNamespace(test=tuple(SUBJECTS[f::2])) for f in (0, 1)]
-    return SimpleNamespace(finetunings=jobs, folds=folds, protocol="Inductive."), rows
+    return SimpleNamespace(finetunings=jobs, jobs=[], folds=folds, protocol="Inductive."), rows
 
 
 def test_a_subject_is_the_mean_over_classes_then_over_frames_and_draws() -> None:
@@ -142,8 +144,52 @@ def test_an_unfinished_cell_has_no_figure_and_is_nobodys_baseline() -> None:
     cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
     assert cells["pcl | supervised"].complete
     assert cells["pcl | supervised"].against["dice"] is None
+    assert verdict(cells["pcl | supervised"], "dice") == "the baseline is not finished"
     text = summary_md(PLAN, program, list(cells.values()), "t")
     assert "3 of 4 runs" in text
+
+
+def test_a_subject_that_only_some_methods_have_is_compared_by_none() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    for name, of_run in rows.items():
+        if name.startswith("pcl"):  # predicts nothing where there is nothing: not measured
+            for r in of_run:
+                if r["subject"] == "s3":
+                    r["dice"] = r["hd95_mm"] = ""
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    found = cells["pcl | supervised"].against["dice"]
+    assert found is not None
+    assert found.subjects == 11
+    assert len(cells["none | supervised"].measures["dice"].subjects) == 12
+
+
+def test_a_cell_in_which_nobody_is_measured_is_empty() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    for name, of_run in rows.items():
+        if name.startswith("mae"):
+            for r in of_run:
+                r["dice"] = r["hd95_mm"] = ""
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    assert not cells["mae | supervised"].complete
+    assert cells["pcl | supervised"].against["dice"] is not None
+
+
+def test_of_distances_the_less_is_won() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    for metric in ("dice", "hd95_mm"):
+        found = cells["pcl | supervised"].against[metric]
+        assert found is not None
+        assert won_lost(found, metric) == "12, 0 of 12"
+
+
+def test_different_budgets_are_not_called_the_same() -> None:
+    program, _ = program_and_rows({"none": 0, "pcl": 0, "mae": 0})
+    told = {"iterations": 5, "batch": 4, "size": 32, "network": {"width": 2}}
+    program.jobs = [SimpleNamespace(command="finetune", settings=told)]
+    assert "Every method has the same budget." in protocol_lines(PLAN, program)[-1]
+    program.jobs.append(SimpleNamespace(command="finetune", settings={**told, "iterations": 6}))
+    assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, program)[-1]
 
 
 def test_tables_say_what_was_measured() -> None:

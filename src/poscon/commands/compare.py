@@ -1,7 +1,6 @@
 """``poscon compare``: methods x labelled subjects x folds x draws, by one honest protocol."""
 
 import fcntl
-import json
 import shutil
 import time
 from collections import defaultdict
@@ -18,9 +17,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
+from poscon.comparison.data import DATA, located, prepare_once, scans_of
 from poscon.comparison.engines import ENGINES, Engine, LocalEngine, RayEngine
 from poscon.comparison.jobs import Job, Program, make_program
-from poscon.comparison.plan import DataSettings, Plan, read_plan
+from poscon.comparison.plan import Plan, read_plan
 from poscon.comparison.summary import (
     METRIC_NAMES,
     Cell,
@@ -36,14 +36,12 @@ from poscon.comparison.summary import (
 )
 from poscon.comparison.work import RESULTS, WORK, Workplace, seconds_of
 from poscon.errors import PosconError
-from poscon.files import complete, write_text
+from poscon.files import read_json, write_text
 from poscon.progress import console
-from poscon.store.prepare import prepare
-from poscon.store.store import MANIFEST, Store, write_json
-from poscon.volumes.phantom import write_phantom
+from poscon.store.store import Store, write_json
 
 PLAN = "plan.yaml"
-DATA = "data.json"
+PROGRAM = "program.json"
 SUMMARY = "summary.md"
 TABLE = "table.tex"
 
@@ -91,7 +89,8 @@ def compare(
     Args:
         plan: name or file of a plan.
         out: folder to write: ``results.csv`` (a row a patient, class and run), ``summary.md``,
-            ``table.tex``, ``plan.yaml``, ``store`` (and ``pretrain-store``), ``runs``, ``logs``.
+            ``table.tex``, ``plan.yaml``, ``program.json`` (every run), ``store`` (and
+            ``pretrain-store``), ``runs``, ``logs``. :func:`poscon.report` makes a page of it.
         data: folder of the data to fine-tune and test on; overrides the plan's.
         pretrain_data: of a transfer, folder of the data to pre-train on; likewise.
         settings: ``key=value`` texts that change the plan.
@@ -107,25 +106,27 @@ def compare(
         PosconError: the plan, the data or the folder cannot be used, which is found out before any
             run; or a run failed, in which case the others are done and kept.
     """
-    read, out = read_plan(str(plan), settings), Path(out)
+    read, out = read_plan(str(plan), settings), Path(out).resolve()
     _check_engine(engine, address, processes)
     if pretrain_data is not None and read.pretrain_data is None:
         raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
     _check_folder(out)
-    target = _located(read.data, data, "--data", out / "phantom")
+    target = located(read.data, data, "--data")
     source = (
         None
         if read.pretrain_data is None
-        else _located(
-            read.pretrain_data, pretrain_data, "--pretrain-data", out / "pretrain-phantom"
-        )
+        else located(read.pretrain_data, pretrain_data, "--pretrain-data")
     )
     with _alone(out):
         known = read.model_copy(update={"data": target, "pretrain_data": source})
-        _prepared(out / "store", target, "data", out)
+        prepare_once(out / "store", target, "data", out)
         if source is not None:
-            _prepared(out / "pretrain-store", source, "pretrain_data", out)
-        comparison = _open(out, known, device)
+            prepare_once(out / "pretrain-store", source, "pretrain_data", out)
+        place = _workplace(out, known, device)
+        opened = None if place.source is None else Store(place.source)
+        program = make_program(known, Store(place.store), place.folder, opened)
+        comparison = Comparison(known, program, place)
+        write_json(out / PROGRAM, program.as_record())
         write_text(out / PLAN, yaml.safe_dump(known.model_dump(mode="json"), sort_keys=False))
         failed: dict[str, str] = {}
         try:
@@ -149,23 +150,25 @@ def open_comparison(out: Path | str) -> Comparison:
     Raises:
         PosconError: there is none, or its data have changed.
     """
-    out = Path(out)
-    if not (out / PLAN).is_file():
-        raise PosconError(f"{out}: no comparison (no {PLAN}); make one with poscon compare")
+    out = Path(out).resolve()
+    for name in (PLAN, PROGRAM):
+        if not (out / name).is_file():
+            raise PosconError(f"{out}: no comparison (no {name}); make one with poscon compare")
     plan = read_plan(str(out / PLAN))
-    return _open(out, plan, None)
+    try:
+        program = Program.from_record(read_json(out / PROGRAM))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PosconError(
+            f"{out / PROGRAM}: damaged; run poscon compare again, which writes it anew"
+        ) from error
+    return Comparison(plan, program, _workplace(out, plan, None))
 
 
-def _open(out: Path, plan: Plan, device: str | None) -> Comparison:
-    store = Store(out / "store")
-    source = None if plan.pretrain_data is None else Store(out / "pretrain-store")
-    assert plan.data.folder is not None
-    folder = Path(plan.data.folder)
-    program = make_program(plan, store, folder, source)
-    place = Workplace(
-        out, store.path, None if source is None else source.path, folder, plan.data, device
-    )
-    return Comparison(plan, program, place)
+def _workplace(out: Path, plan: Plan, device: str | None) -> Workplace:
+    store = out / "store"
+    source = None if plan.pretrain_data is None else out / "pretrain-store"
+    folder = scans_of(plan.data, store)
+    return Workplace(out, store, source, folder, plan.data, plan.transductive, device)
 
 
 def _check_engine(engine: str, address: str | None, processes: int | None) -> None:
@@ -184,66 +187,6 @@ def _check_folder(out: Path) -> None:
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / DATA).is_file()):
         raise PosconError(f"{out}: exists and is no comparison; choose another folder")
-
-
-def _located(
-    told: DataSettings, folder: Path | str | None, option: str, phantom: Path
-) -> DataSettings:
-    """The data with its folder: that of the command line, else the plan's, else phantoms."""
-    if folder is None and told.folder is None and told.phantom is None:
-        raise PosconError(f"the plan names no folder of data: say with {option} where it is")
-    if folder is not None or told.folder is not None:
-        place = Path(str(folder if folder is not None else told.folder)).resolve()
-        if not place.is_dir():
-            raise PosconError(f"{option} {place}: no such folder")
-        return told.model_copy(update={"folder": str(place), "phantom": None})
-    return told.model_copy(update={"folder": str(phantom.resolve())})
-
-
-def _prepared(store: Path, data: DataSettings, name: str, out: Path) -> None:
-    """Prepare a store, unless it is there; the folder stays with the data that it began with.
-
-    Raises:
-        PosconError: it was begun with other data, or the store has changed since.
-    """
-    assert data.folder is not None
-    if data.phantom is not None and not Path(data.folder).is_dir():
-        with complete(Path(data.folder)) as part:
-            write_phantom(part, **data.phantom.model_dump())
-    path = out / DATA
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    about = data.model_dump(mode="json")
-    began = known.get(name, {"data": about})
-    if began["data"] != about:
-        raise PosconError(
-            f"{out}: was begun with other {name} ({_change(began['data'], about)}); "
-            "choose another folder"
-        )
-    if not (store / MANIFEST).is_file():
-        write_json(path, {**known, name: {"data": about}})
-        prepare(
-            data.folder,
-            store,
-            layout=data.layout,
-            labels=data.labels,
-            channel=data.channel,
-            reverse=data.reverse,
-            recipe={"prepare": data.prepare},
-        )
-        began = {"data": about}
-    stored = {case.id: case.stored_sha256 for case in Store(store).cases}
-    if began.get("cases", stored) != stored:
-        then = began["cases"]
-        changed = sorted(i for i in {*then, *stored} if then.get(i) != stored.get(i))
-        raise PosconError(
-            f"{store}: has changed since {out} was begun ({len(changed)} case(s): "
-            f"{', '.join(changed[:5])}); put it back, or choose another folder"
-        )
-    write_json(path, {**known, name: {"data": about, "cases": stored}})
-
-
-def _change(then: dict[str, object], now: dict[str, object]) -> str:
-    return ", ".join(f"{k} {then.get(k)} then, {v} now" for k, v in now.items() if then.get(k) != v)
 
 
 @contextmanager
@@ -332,6 +275,8 @@ def _outcome(future: "Future[str | None]", job: Job) -> str | None:
             f"run {job.name}: its process was killed, for want of memory perhaps; what is finished "
             "is kept; run the same command again, with fewer --processes"
         ) from None
+    except Exception as error:  # Ray's, when it has given a run up
+        return f"{type(error).__name__}: {error}"
 
 
 class Board:

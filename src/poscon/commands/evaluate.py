@@ -148,6 +148,7 @@ def evaluate(
     out: Path | str | None = None,
     *,
     layout: str | None = None,
+    channel: int | None = None,
     labels: str | None = None,
     spacing: tuple[float, float, float] | None = None,
 ) -> Evaluation:
@@ -165,6 +166,7 @@ def evaluate(
         out: where to write the results: a name with suffix .json (summary, cases, rules) or .csv
             (cases), or without suffix for both. Existing files are never overwritten.
         layout: read ``references`` as a data set of this layout.
+        channel: which image channel of a data set that has several; its label maps are the same.
         labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
         spacing: voxel size in mm along the file's axes, where the headers are wrong.
 
@@ -178,7 +180,7 @@ def evaluate(
         raise PosconError(f"--spacing: must be three positive sizes in mm, not {spacing}")
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
-    found, expected = _references(references, predicted, layout)
+    found, expected = _references(references, predicted, layout, channel)
     pairs = [
         _Pair(stem, path, _reference_of(stem, path, found, references))
         for stem, path in predicted.items()
@@ -305,12 +307,13 @@ def _label_maps(place: Path) -> dict[str, Path]:
 
 
 def _references(
-    place: Path, predicted: dict[str, Path], layout: str | None
+    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | None
 ) -> tuple[dict[str, _Reference], LabelScheme | None]:
     """The references by case id, and what their values mean where they form a data set."""
     if place.is_file():
-        if layout is not None:
-            raise PosconError(f"--layout: has no effect, {place} is one file and not a data set")
+        for option, value in (("--layout", layout), ("--channel", channel)):
+            if value is not None:
+                raise PosconError(f"{option}: has no effect, {place} is one file, not a data set")
         if len(predicted) > 1:
             raise PosconError(f"{place}: one reference for {len(predicted)} predictions")
         # A lone reference belongs to the lone prediction, whatever their names.
@@ -320,8 +323,10 @@ def _references(
         raise PosconError(f"{place}: no such file or folder")
     flat = {scan_stem(path) for path in scan_files(place)} & set(predicted)
     if layout is None and flat:
+        if channel is not None:
+            raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")
         return {stem: _Reference(p, stem) for stem, p in _label_maps(place).items()}, None
-    dataset = read_dataset(place, layout)
+    dataset = read_dataset(place, layout, channel=channel)
     references = {
         case.id: _Reference(case.label, case.subject, case.frame_index, case.spacing)
         for case in dataset.cases

@@ -100,7 +100,7 @@ class RayEngine:
         self.ray = ray
         _check_answers(address)
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise PosconError(f"--address {address}: no Ray cluster there ({error})") from error
         there = ray.cluster_resources()

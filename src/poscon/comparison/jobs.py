@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from poscon import __version__
 from poscon.comparison.folds import (
@@ -80,6 +80,31 @@ class Program:
     def finetunings(self) -> list[Job]:
         return [job for job in self.jobs if job.command == "finetune"]
 
+    def as_record(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """What :meth:`as_record` gave.
+
+        Raises:
+            KeyError, TypeError: it is of another form.
+        """
+
+        def tuples(cases: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+            return {role: tuple(members) for role, members in cases.items()}
+
+        return cls(
+            jobs=tuple(Job(**{**job, "cases": tuples(job["cases"])}) for job in record["jobs"]),
+            folds=tuple(
+                Fold(fold["number"], tuple(fold["train"]), tuple(fold["test"]))
+                for fold in record["folds"]
+            ),
+            protocol=record["protocol"],
+            transductive=record["transductive"],
+        )
+
 
 def make_program(plan: Plan, store: Store, folder: Path, source: Store | None = None) -> Program:
     """Everything that a plan asks for, checked against its data before any of it is done.
@@ -108,7 +133,6 @@ def make_program(plan: Plan, store: Store, folder: Path, source: Store | None = 
 class _Builder:
     def __init__(self, plan: Plan, store: Store, source: Store | None) -> None:
         self.plan, self.store, self.source = plan, store, source
-        self.size: Size = slice_size(store.cases, "auto", 16)
         self.pretrained = any(entry.method != NO_START for entry in plan.pretraining)
 
     def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
@@ -157,6 +181,11 @@ class _Builder:
             False,
         )
 
+    def _size(self, start: Entry) -> Size:
+        """What covers the slices of the whole set, so that folds agree, if nobody says."""
+        stride = self.plan.pretrain_settings(start, "auto").network.stride
+        return slice_size(self.store.cases, "auto", stride)
+
     def _of(self, subjects: Sequence[str], labelled: bool = False) -> list[CaseRecord]:
         wanted = set(subjects)
         return [c for c in self.store.cases if c.subject in wanted and (c.labelled or not labelled)]
@@ -170,12 +199,14 @@ class _Builder:
         if entry.method == NO_START:
             return None
         shared = self.source is not None or self.plan.transductive  # by all folds
-        settings = self.plan.pretrain_settings(entry, self.size).model_dump(mode="json")
+        told = self.plan.pretrain_settings(entry, self._size(entry))
+        cases = self._pretraining_cases(fold)
+        slice_size(cases, told.size, told.network.stride)  # refuses what the training would
         return _job(
             "pretrain",
             "all" if shared else f"fold{fold.number}",
-            settings,
-            {"pretrain": self._pretraining_cases(fold)},
+            told.model_dump(mode="json"),
+            {"pretrain": cases},
             pretraining=entry.name,
             fold=None if shared else fold.number,
         )
@@ -201,11 +232,13 @@ class _Builder:
         cases["test"] = self._of(fold.test, labelled=True)
         if self.plan.flaws.select_on_test:
             cases["validation"] = cases["test"]
-        settings = self.plan.finetune_settings(entry, start, draw, self.size).model_dump(
-            mode="json"
-        )
-        if before is not None and self.plan.transductive and "validation" in cases:
-            settings["transductive"] = True
+        told = self.plan.finetune_settings(entry, start, draw, self._size(start))
+        assert told.network is not None
+        slice_size(roles["labelled"], told.size, told.network.stride)
+        settings = told.model_dump(mode="json")
+        if before is not None and "validation" in cases:
+            seen = shared_scans(cases["test"], {"": self._pretraining_cases(fold)})
+            settings["transductive"] = bool(seen)
         return _job(
             "finetune",
             f"fold{fold.number}-draw{draw}-m{labelled}",
@@ -253,8 +286,3 @@ def _job(
         start=start,
         **rest,
     )
-
-
-def as_record(job: Job) -> dict[str, Any]:
-    """A job for a JSON file."""
-    return asdict(job)

@@ -81,7 +81,7 @@ class FinetuneEntry(Entry):
         starts: names of those that it is done from; None: from all.
     """
 
-    starts: tuple[str, ...] | None = None
+    starts: tuple[str, ...] | None = Field(None, min_length=1)
 
 
 class Flaws(Settings):
@@ -119,7 +119,7 @@ class Plan(Settings):
         baseline: the row that all are compared with, ``START | FINE-TUNING``; None: the random
             start, if it takes part, else the first start, with the first fine-tuning.
         metrics: what the tables show; the first is also compared.
-        recipe: settings to begin with, by name or file.
+        recipe: settings to begin with: a recipe by name or file, or its content.
         network, size, precision: of both trainings.
         pretrain: settings of every pre-training; what a method makes nothing of it does not get.
         finetune: likewise of every fine-tuning.
@@ -144,7 +144,7 @@ class Plan(Settings):
     metrics: tuple[Literal["dice", "hd95_mm", "assd_mm"], ...] = Field(
         ("dice", "hd95_mm"), min_length=1
     )
-    recipe: str | None = None
+    recipe: str | dict[str, Any] | None = None
     network: NetworkSettings | None = None
     size: Size | None = None
     precision: Literal["auto", "32", "bf16"] | None = None
@@ -186,11 +186,17 @@ class Plan(Settings):
             raise ValueError("order listed needs folds that name a train file each")
         if self.transductive and all(entry.method == NO_START for entry in self.pretraining):
             raise ValueError("transductive has no effect: nothing is pre-trained")
-        for section in ("pretrain", "finetune"):
-            told = getattr(self, section)
+        for section in SECTIONS:
             for key, where in _ELSEWHERE.items():
-                if key in told:
+                if key in getattr(self, section):
                     raise ValueError(f"{section}.{key}: {where}")
+        for entry in (*self.pretraining, *self.finetuning):
+            of_all = ("network", "size", "precision") if entry in self.finetuning else ()
+            for key in ("method", "seed", "transductive", "device", *of_all):
+                if key in entry.settings:
+                    raise ValueError(f"{entry.name}: settings.{key}: {_ELSEWHERE[key]}")
+        if self.pretrain and all(entry.method == NO_START for entry in self.pretraining):
+            raise ValueError("pretrain has no effect: nothing is pre-trained")
         flaws = self.flaws.select_on_test or self.flaws.pooled_dice
         if flaws and "dice" not in self.metrics:
             raise ValueError("flaws are of Dice, which is not among the metrics")
@@ -202,6 +208,9 @@ class Plan(Settings):
                         f"finetuning {entry.name}: start {name!r} is not among the pretraining"
                         f"{nearest(name, starts)}"
                     )
+        used = {start.name for start, _ in self.combinations}
+        if unused := [name for name in starts if name not in used]:
+            raise ValueError(f"pretraining {unused[0]}: no fine-tuning starts from it")
         rows = self.rows
         if self.baseline_row not in rows:
             raise ValueError(
@@ -259,9 +268,41 @@ class Plan(Settings):
         shared = {k: v for k, v in shared.items() if k not in ineffective}
         return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)
 
+    def _recipe(self) -> dict[str, Any]:
+        return {} if self.recipe is None else load_recipe(self.recipe)
+
+    def complete(self) -> Self:
+        """The same plan with all that it takes from a recipe in it.
+
+        Raises:
+            PosconError: the recipe has nothing for the trainings, or what a plan says itself.
+        """
+        if self.recipe is None:
+            return self
+        content, named = self._recipe(), f"recipe {self.recipe}"
+        if not any(content.get(section) for section in SECTIONS):
+            raise PosconError(f"{named}: has neither pretrain nor finetune, so it has no effect")
+        for section in SECTIONS:
+            for key in ("seed", "device", "transductive"):
+                if key in (content.get(section) or {}):
+                    raise PosconError(f"{named}: {section}.{key}: {_ELSEWHERE[key]}")
+        prepared = dict(content.pop("prepare", None) or {})
+
+        def with_recipe(data: DataSettings) -> DataSettings:
+            return data.model_copy(update={"prepare": merged(prepared, data.prepare)})
+
+        other = self.pretrain_data
+        return self.model_copy(
+            update={
+                "recipe": content,
+                "data": with_recipe(self.data),
+                "pretrain_data": None if other is None else with_recipe(other),
+            }
+        )
+
     def _shared(self, section: str, method: str, size: Size) -> dict[str, Any]:
         """What the recipe says, then what the plan says, of every training of a kind."""
-        recipe = {} if self.recipe is None else dict(load_recipe(self.recipe).get(section) or {})
+        recipe = dict(self._recipe().get(section) or {})
         if recipe.pop("method", None) != method:
             recipe.pop("loss", None)  # which is of the recipe's method
         shared = merged({"size": size, **recipe}, getattr(self, section))
@@ -273,6 +314,7 @@ class Plan(Settings):
         return shared
 
 
+SECTIONS = ("pretrain", "finetune")
 _ELSEWHERE = {
     "method": "the methods are those of pretraining and finetuning",
     "seed": "give the plan's own seed",
@@ -344,7 +386,7 @@ def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
     if not isinstance(content, dict):
         raise PosconError(f"plan {plan}: expected settings, key: value")
     try:
-        read = validate(Plan, override(content, overrides))
+        read = validate(Plan, override(content, overrides)).complete()
         for start, entry in read.combinations:
             read.pretrain_settings(start, "auto")
             read.finetune_settings(entry, start, 0, "auto")

@@ -15,6 +15,7 @@ from poscon.comparison.plan import Plan
 from poscon.comparison.work import RESULTS, Workplace
 from poscon.engine.diagnostics import numbers
 from poscon.engine.training import MetricsFile
+from poscon.errors import PosconError
 from poscon.statistics import Difference, Interval, differences, mean_interval
 
 METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
@@ -65,8 +66,9 @@ class Cell:
         row: ``START | FINE-TUNING``.
         labelled: number of labelled subjects.
         runs, wanted: how many are done, of how many.
-        measures: by metric; empty until all runs are done.
+        measures: by metric; empty until all runs are done, and if no subject could be measured.
         against: by metric, the difference to the baseline; None of the baseline itself.
+        baseline: whether it is the baseline.
         flattered: see there; None if the plan does not ask.
     """
 
@@ -76,17 +78,26 @@ class Cell:
     wanted: int
     measures: Mapping[str, Measure]
     against: Mapping[str, Difference | None]
+    baseline: bool = False
     flattered: Flattered | None = None
 
     @property
     def complete(self) -> bool:
-        return self.runs == self.wanted
+        """Whether there is something to tell."""
+        return bool(self.measures)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file of results."""
+    """The rows of a file of results.
+
+    Raises:
+        PosconError: it is damaged.
+    """
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if not rows or not {"subject", "case", "class", "dice"} <= rows[0].keys():
+        raise PosconError(f"{path}: damaged; remove it, and run poscon compare again")
+    return rows
 
 
 def collect(program: Program, place: Workplace) -> dict[str, list[Row]]:
@@ -101,8 +112,8 @@ def collect(program: Program, place: Workplace) -> dict[str, list[Row]]:
                 "fold": str(job.fold),
                 "draw": str(job.draw),
             }
-            path = place.run(job.name) / RESULTS
-            found[job.name] = [{**about, **row, "run": job.name} for row in read_rows(path)]
+            own = read_rows(place.run(job.name) / RESULTS)
+            found[job.name] = [{**about, **row, "run": job.name} for row in own]
     return found
 
 
@@ -127,9 +138,10 @@ def summarise(
     for job in program.finetunings:
         jobs[int(job.labelled or 0), job.row].append(job)
     done = {
-        key: measures_of(plan, [row for job in of_cell for row in rows[job.name]])
+        key: measures
         for key, of_cell in jobs.items()
         if all(job.name in rows for job in of_cell)
+        and (measures := measures_of(plan, [row for job in of_cell for row in rows[job.name]]))
     }
     against = {
         (labelled, metric): _against(plan, done, labelled, metric)
@@ -149,6 +161,7 @@ def summarise(
                     len(of_cell),
                     measures,
                     {m: against[labelled, m].get(row) for m in plan.metrics},
+                    row == plan.baseline_row,
                     _flattered(plan, of_cell, place, rows) if measures else None,
                 )
             )
@@ -159,22 +172,22 @@ def _against(
     plan: Plan, done: Mapping[tuple[int, str], Mapping[str, Measure]], labelled: int, metric: str
 ) -> dict[str, Difference]:
     """The differences of all complete rows to the baseline, adjusted over the rows."""
-    base = done.get((labelled, plan.baseline_row))
-    if base is None:
+    values = {row: found[metric].subjects for (m, row), found in done.items() if m == labelled}
+    if plan.baseline_row not in values:
         return {}
-    others = {
-        row: measures[metric].subjects
-        for (m, row), measures in done.items()
-        if m == labelled and row != plan.baseline_row
-    }
-    return differences(base[metric].subjects, others)
+    # of a subject that has none of the classes, only some methods may have a figure
+    common = set.intersection(*(set(subjects) for subjects in values.values()))
+    paired = {row: {s: v for s, v in of.items() if s in common} for row, of in values.items()}
+    return differences(paired.pop(plan.baseline_row), paired)
 
 
 def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
-    """The metrics of a cell from the rows of all its runs."""
+    """The metrics of a cell from the rows of all its runs; none if no subject is measured."""
     found: dict[str, Measure] = {}
     for metric in plan.metrics:
         subjects = by_subject(rows, metric)
+        if not subjects:
+            return {}
         values = np.array(list(subjects.values()))
         draws = sorted({row["draw"] for row in rows}, key=int)
         found[metric] = Measure(
@@ -253,14 +266,23 @@ def verdict(cell: Cell, metric: str) -> str:
     """A difference in words, for a table."""
     found = cell.against[metric]
     if found is None:
-        return "baseline" if cell.complete else ""
+        return "baseline" if cell.baseline else "the baseline is not finished"
     text = f"{difference(found, metric)}, p = {found.p:.2g}"
     return text if found.distinguishable else f"{text}: not distinguishable"
 
 
+def won_lost(found: Difference, metric: str) -> str:
+    """Subjects on which a row is better and worse than the baseline."""
+    better, worse = found.wins, found.losses
+    if metric != "dice":  # distances: the less the better
+        better, worse = worse, better
+    return f"{better}, {worse} of {found.subjects}"
+
+
 def mean_and_std(measure: Measure, metric: str) -> str:
-    """``0.812 ± 0.041``."""
-    return f"{measure.mean:.{DIGITS[metric]}f} ± {measure.std:.{DIGITS[metric]}f}"
+    """``0.812 ± 0.041``; of one subject, the mean."""
+    mean = f"{measure.mean:.{DIGITS[metric]}f}"
+    return mean if math.isnan(measure.std) else f"{mean} ± {measure.std:.{DIGITS[metric]}f}"
 
 
 def spread(measure: Measure, metric: str) -> str:
@@ -279,7 +301,8 @@ HOW_TO_READ = (
     "A subject's value is its mean over classes, frames and draws; given are mean ± standard "
     "deviation over subjects, all folds pooled, and the 95 % bootstrap interval of the mean. "
     "Differences are paired, subject by subject; p is of Wilcoxon's signed-rank test, adjusted by "
-    "Holm over the rows of a number of labelled subjects. A difference is called not "
+    "Holm over the rows of a number of labelled subjects (those that are finished, so that p may "
+    "still rise). A difference is called not "
     "distinguishable where p is 0.05 or more or its interval holds 0. Both are over subjects: they "
     "do not tell how much another draw of labelled subjects, or another seed, would change; the "
     "range of the draws does."
@@ -306,7 +329,7 @@ def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) 
             found = cell.against[first]
             shown = [spread(cell.measures[m], m) for m in plan.metrics]
             shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
-            shown += ["" if found is None else f"{found.wins}, {found.losses} of {found.subjects}"]
+            shown += ["" if found is None else won_lost(found, first)]
         else:
             shown = [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(heads) + 2)]
         lines.append(f"| {cell.labelled} | {start} | {finetuning} | {' | '.join(shown)} |")
@@ -356,9 +379,32 @@ def protocol_lines(plan: Plan, program: Program) -> list[str]:
         f"{len(program.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
         f"on, each once a draw; labelled subjects are {drawn}, the fewer among the more, the same "
         "for all methods.",
-        f"Seed {plan.seed}. Every method has the same budget; the model is the last state of its "
-        "training; nothing is chosen by what is tested on.",
+        f"Seed {plan.seed}. {_budgets(program)} The model is the last state of its training; "
+        "nothing is chosen by what is tested on.",
     ]
+
+
+def _budgets(program: Program) -> str:
+    """Whether all pre-trainings, and all fine-tunings, have the same budget."""
+    of = {
+        command: {budget(job) for job in program.jobs if job.command == command}
+        for command in ("pretrain", "finetune")
+    }
+    if all(len(budgets) <= 1 for budgets in of.values()):
+        return "Every method has the same budget."
+    told = [f"{command}: {'; '.join(sorted(b))}" for command, b in of.items() if len(b) > 1]
+    return f"Budgets DIFFER ({'. '.join(told)})."
+
+
+def budget(job: Job) -> str:
+    """How long a training is, of what, in words."""
+    told = job.settings
+    pretraining = job.command == "pretrain"
+    length = f"{told['epochs']} epochs" if pretraining else f"{told['iterations']} iterations"
+    return (
+        f"{length}, batches of {told['batch']}, {told['size']} pixels, "
+        f"width {told['network']['width']}"
+    )
 
 
 def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:

@@ -2,14 +2,14 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import resource
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import MODEL, finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
-from poscon.comparison.jobs import Job, as_record
+from poscon.comparison.jobs import Job
 from poscon.comparison.plan import DataSettings
+from poscon.engine.run import RunFolder
 from poscon.errors import PosconError
-from poscon.store.store import write_json
+from poscon.files import read_json
+from poscon.leakage import describe, read_seen
+from poscon.store.store import Store, write_json
 
 RUNS = "runs"
 LOGS = "logs"
@@ -43,6 +46,7 @@ class Workplace:
         source: of a transfer, the data to pre-train on, prepared.
         folder: scans to predict, with the references.
         data: how ``folder`` is to be read.
+        transductive: whether pre-training may have seen what is tested on.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -51,6 +55,7 @@ class Workplace:
     source: Path | None
     folder: Path
     data: DataSettings
+    transductive: bool = False
     device: str | None = None
 
     def run(self, name: str) -> Path:
@@ -75,19 +80,20 @@ def do(job: Job, place: Workplace) -> None:
     with _alone(place, job), _logged(place.out / LOGS / f"{job.name}.log"):
         if place.is_done(job):
             return
-        if folder.is_dir() and not (folder / "config.yaml").is_file():
-            shutil.rmtree(folder)  # killed before its first moment
+        run = RunFolder(folder)
+        if folder.is_dir() and run.checkpoint is None:
+            shutil.rmtree(folder)  # killed before there was anything to go on with
         costs = _Costs(folder, place.device)
-        resume = (folder / "config.yaml").is_file()
+        resume = run.checkpoint is not None
         if job.command == "pretrain":
             with costs("train"):
                 _pretrain(job, place, folder, resume)
-            write_json(folder / JOB, as_record(job))
+            write_json(folder / JOB, asdict(job))
             return
         if not (folder / MODEL).is_file():
             with costs("train"):
                 _finetune(job, place, folder, resume)
-        write_json(folder / JOB, as_record(job))
+        write_json(folder / JOB, asdict(job))
         with costs("predict and evaluate"):
             _measure(job, place, folder)
 
@@ -126,23 +132,30 @@ def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
 
 def _measure(job: Job, place: Workplace, folder: Path) -> None:
     """Segment the test cases, compare with the references; the file of results comes last."""
+    # as the store has it: a folder of scans and label maps could be read in more than one way
+    layout = Store(place.store).manifest.layout
     with _lists(place, job) as lists:
         predict(
             folder,
             place.folder,
             folder / PREDICTIONS,
-            layout=place.data.layout,
+            layout=layout,
             channel=place.data.channel,
             cases=lists["test"],
             device=place.device,
             resume=True,
         )
+    allowed = {"validation", *(["pretrain"] if place.transductive else [])}
+    seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
+    if seen:  # which the guard would have found, had the scans not changed since
+        raise PosconError(f"{place.folder}: {describe(seen)}, but is to be tested on")
     spacing = place.data.prepare.get("source_spacing")  # the model knows it, the references do not
     evaluate(
         folder / PREDICTIONS,
         place.folder,
         folder / RESULTS,
-        layout=place.data.layout,
+        layout=layout,
+        channel=place.data.channel,
         labels=place.data.labels,
         spacing=None if spacing is None else tuple(spacing),
     )
@@ -204,7 +217,7 @@ class _Costs:
         }
         if self.gpu:
             found["gpu_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
-        known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        known = read_json(self.path) if self.path.is_file() else {}
         write_json(self.path, {**known, stage: found})
 
 
@@ -228,7 +241,7 @@ def seconds_of(folder: Path) -> float | None:
     path = folder / COST
     if not path.is_file():
         return None
-    return float(sum(stage["seconds"] for stage in json.loads(path.read_text()).values()))
+    return float(sum(stage["seconds"] for stage in read_json(path).values()))
 
 
 def guarded(job: Job, place: Workplace) -> str | None:
@@ -239,6 +252,11 @@ def guarded(job: Job, place: Workplace) -> str | None:
         return str(error)
     except OSError as error:
         return f"{error.filename or place.out}: cannot be used ({error.strerror})"
+    except Exception as error:  # a defect, or no GPU memory: the other runs need not end for it
+        log = place.out / LOGS / f"{job.name}.log"
+        with contextlib.suppress(OSError), log.open("a") as file:
+            traceback.print_exc(file=file)
+        return f"{type(error).__name__}: {' '.join(str(error).split())} (see {log})"
     return None
 
 

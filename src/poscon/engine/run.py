@@ -103,6 +103,20 @@ class RunFolder:
                 f"{self.path}: exists already; choose another folder, or continue it with --resume"
             )
 
+    def read_config(self) -> dict[str, Any]:
+        """The run's ``config.yaml``.
+
+        Raises:
+            PosconError: it is damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config_path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
+        if not isinstance(config, dict) or not {"command", "settings", "store"} <= config.keys():
+            raise PosconError(f"{self.config_path}: damaged; start the run anew")
+        return config
+
     def resume(self, command: str) -> dict[str, Any]:
         """The configuration of the run to be continued.
 
@@ -111,12 +125,7 @@ class RunFolder:
         """
         if not self.config_path.is_file():
             raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
-        try:
-            config = yaml.safe_load(self.config_path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            config = None
-        if not isinstance(config, dict) or "settings" not in config:
-            raise PosconError(f"{self.config_path}: damaged; start the run anew")
+        config = self.read_config()
         if config["command"] != command:
             raise PosconError(f"{self.path}: a run of poscon {config['command']}, not {command}")
         return config

@@ -1,6 +1,5 @@
 """The report of a comparison: leakage first, then protocol, results, pictures, cost."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from poscon.commands.compare import Comparison
-from poscon.comparison.jobs import Job
 from poscon.comparison.summary import (
     HOW_TO_READ,
     METRIC_NAMES,
     Cell,
     Row,
+    budget,
     collect,
     draw_range,
     flattered_table,
@@ -22,10 +21,12 @@ from poscon.comparison.summary import (
     spread,
     summarise,
     verdict,
+    won_lost,
 )
 from poscon.comparison.work import COST, PREDICTIONS
 from poscon.engine.diagnostics import numbers
 from poscon.engine.training import MetricsFile
+from poscon.files import read_json
 from poscon.report import figures
 from poscon.report.page import Picture, Section, Table, render, style, svg
 from poscon.report.parts import diagnostics, embedding_section, volume
@@ -78,7 +79,7 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     for what, path, data in stores:
         store = Store(path)
         subjects = len({case.subject for case in store.cases})
-        name = "built-in phantoms" if data.phantom is not None else Path(str(data.folder)).name
+        name = "built-in phantoms" if data.folder is None else Path(str(data.folder)).name
         facts.append(
             (
                 what,
@@ -90,24 +91,13 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
         ("subjects a fold", ", ".join(f"{len(f.train)} + {len(f.test)}" for f in program.folds)),
         ("labelled subjects", ", ".join(map(str, plan.labelled))),
     ]
-    trainings: dict[str, Job] = {}
+    trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in program.jobs:
-        trainings.setdefault(f"{job.command} {job.finetuning or job.pretraining}", job)
-    facts += [(name, _budget(job)) for name, job in trainings.items()]
+        optimiser = job.settings["optimiser"]
+        told = f"{budget(job)}, {optimiser['name']} at {optimiser['lr']:g}"
+        trainings[f"{job.command} {job.finetuning or job.pretraining}"][told] = None
+    facts += [(name, "; ".join(texts)) for name, texts in trainings.items()]
     return Section("What was done", text, tables=[Table(("", ""), facts)])
-
-
-def _budget(job: Job) -> str:
-    told = job.settings
-    length = (
-        f"{told['epochs']} epochs"
-        if job.command == "pretrain"
-        else f"{told['iterations']} iterations"
-    )
-    return (
-        f"{length}, batches of {told['batch']}, {told['size']} pixels, width "
-        f"{told['network']['width']}, {told['optimiser']['name']} at {told['optimiser']['lr']:g}"
-    )
 
 
 def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
@@ -124,17 +114,18 @@ def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
         found = cell.against[first]
         shown += [spread(cell.measures[m], m) for m in plan.metrics]
         shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
-        lines.append([*shown, "" if found is None else f"{found.wins}, {found.losses}"])
+        lines.append([*shown, "" if found is None else won_lost(found, first)])
     return Section("Results", tables=[Table(head, lines, HOW_TO_READ)])
 
 
 def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     pictures = []
+    starts = [entry.name for entry in comparison.plan.pretraining]
     for metric in comparison.plan.metrics:
         for entry in comparison.plan.finetuning:
             chosen = [cell for cell in cells if cell.row.endswith(f" | {entry.name}")]
             if any(cell.complete for cell in chosen):
-                figure = figures.against_labelled(chosen, metric, entry.name)
+                figure = figures.against_labelled(chosen, metric, entry.name, starts)
                 says = f"{METRIC_NAMES[metric]} against labelled subjects, {entry.name}"
                 pictures.append(Picture(svg(figure, f"labelled-{metric}-{entry.name}"), says))
     return Section("More labels", ["Bars are 95 % intervals over subjects."], pictures)
@@ -309,7 +300,7 @@ def _costs(comparison: Comparison) -> Section:
     for job in comparison.program.jobs:
         path = place.run(job.name) / COST
         if path.is_file():
-            for stage, cost in json.loads(path.read_text()).items():
+            for stage, cost in read_json(path).items():
                 training = f"{job.command} {job.finetuning or job.pretraining}"
                 costs[training if stage == "train" else stage].append(cost)
     lines = []

@@ -31,12 +31,14 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
-        "linestyle": LINES[i % len(LINES)],
+        "linestyle": LINES[(i + i // len(COLOURS)) % len(LINES)],
     }
 
 
-def against_labelled(cells: Sequence[Cell], metric: str, title: str) -> Figure:
-    """A metric against the number of labelled subjects: a line a row, its 95 % intervals."""
+def against_labelled(
+    cells: Sequence[Cell], metric: str, title: str, starts: Sequence[str]
+) -> Figure:
+    """A metric against the number of labelled subjects: a line a start, its 95 % intervals."""
     figure, axes = _axes(SIZE)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     numbers = sorted({cell.labelled for cell in cells})
@@ -52,7 +54,14 @@ def against_labelled(cells: Sequence[Cell], metric: str, title: str) -> Figure:
         high = np.array([m.interval.high for m in measures]) - y
         label = row.split(" | ")[0]
         axes.errorbar(
-            x, y, yerr=np.abs([low, high]), label=label, ms=5, lw=1.4, capsize=3, **look(rows, row)
+            x,
+            y,
+            yerr=np.abs([low, high]),
+            label=label,
+            ms=5,
+            lw=1.4,
+            capsize=3,
+            **look(starts, label),
         )
     axes.set_xticks(range(len(numbers)), [str(n) for n in numbers])
     axes.set_xlim(-0.5, len(numbers) - 0.5)

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from poscon.commands.finetune import MODEL
 from poscon.commands.pretrain import part_file
 from poscon.comparison.work import PREDICTIONS
@@ -25,7 +23,7 @@ LISTED = 6
 def run_page(folder: Path) -> str:
     """The page of a pre-training or a fine-tuning."""
     run = RunFolder(folder)
-    config = yaml.safe_load(run.config_path.read_text())
+    config = run.read_config()
     command, settings = config["command"], config["settings"]
     rows = numbers(MetricsFile(run.metrics_path).rows())
     name = folder.resolve().name
