@@ -36,7 +36,8 @@ class Engine(Protocol):
 class LocalEngine:
     """Processes of this machine: a run a GPU where there are any, else a run a core.
 
-    Several runs of one thread each get more done than one run of several threads.
+    Several runs of one thread each get more done than one run of several threads. The cores are
+    shared out among them, unless ``OMP_NUM_THREADS`` says how many threads a run has.
 
     Args:
         place: what the runs need to know.
@@ -70,7 +71,8 @@ class LocalEngine:
 def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:
     """Set a process up: its end, its threads, its GPU, which is then the only one it sees."""
     stay_with_parent(parent)
-    torch.set_num_threads(threads)
+    if "OMP_NUM_THREADS" not in os.environ:  # which is the user's word
+        torch.set_num_threads(threads)
     if gpus:
         with turns.get_lock():
             number, turns.value = turns.value % gpus, turns.value + 1
