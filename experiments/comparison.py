@@ -32,7 +32,8 @@ of labelled subjects. All trainings are in bfloat16 mixed precision.
 The table of budgets is along one training: fine-tuning is at a constant rate, so that its state
 after n steps is what a training of n steps would give, but for the length of the warm-up. There the
 figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and classes,
-on the store's grid, of everything that is predicted.
+on the store's grid, of everything that is predicted. A second table tells how much would be gained
+by choosing the best checkpoint of each curve, which is of the very cases that are reported.
 """
 
 import argparse
@@ -424,6 +425,21 @@ def budget_table(ledger: Ledger, runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def selection_table(ledger: Ledger, runs: Sequence[Run]) -> str:
+    """Markdown: what choosing the checkpoint by the test cases would gain."""
+    lines = ["| labelled | start | last | best | gained | best at |", "|---|---|---|---|---|---|"]
+    gained = []
+    for m, (_, means) in budget_curves(ledger, runs).items():
+        for start, by_budget in means.items():
+            best, last = max(by_budget, key=by_budget.__getitem__), max(by_budget)
+            gained.append(by_budget[best] - by_budget[last])
+            lines.append(
+                f"| {m} | {start} | {by_budget[last]:.3f} | {by_budget[best]:.3f} | "
+                f"{gained[-1]:+.3f} | {best} |"
+            )
+    return "\n".join([*lines, f"\nmean gain {np.mean(gained):+.4f}, most {max(gained):+.4f}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -463,6 +479,8 @@ def main() -> None:
                 ledger.add(experiment.along(run) if along else experiment.finetune(run))
     if along:
         print(budget_table(ledger, runs))
+        print("\nIf the checkpoint were chosen by the test cases:\n")
+        print(selection_table(ledger, runs))
         budget_figure(ledger, runs, arguments.dataset, arguments.out / "budget.png")
     else:
         print(table_of_methods(ledger, runs))
