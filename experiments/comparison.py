@@ -1,7 +1,7 @@
 """Every method of the comparison under one budget: Dice and HD95 of a few labelled subjects.
 
     python experiments/comparison.py DATASET SOURCE OUT --table TABLE [--results FILE]
-        [--part I/N] [--starts NAME,...] [--iterations N]
+        [--part I/N] [--starts NAME,...] [--methods NAME,...] [--iterations N]
 
 DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus), ``acdc`` (with its split.json beside
 ``training/``) or ``acdc-full`` (the same at 256 x 256, for a GPU), SOURCE its folder. TABLE is one
@@ -451,6 +451,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--starts", help="only these, separated by commas")
+    parser.add_argument("--methods", help="only these fine-tunings, likewise")
     parser.add_argument("--iterations", type=int, help="of fine-tuning, instead of the plan's")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--show", action="store_true")
@@ -468,7 +469,12 @@ def main() -> None:
     plan = PLANS[arguments.dataset]
     if arguments.iterations is not None:
         plan = replace(plan, **{"budget" if along else "iterations": arguments.iterations})
-    runs = [run for run in runs_of(arguments.table, plan) if run.start in starts]
+    methods = arguments.methods.split(",") if arguments.methods else FINETUNINGS
+    runs = [
+        run
+        for run in runs_of(arguments.table, plan)
+        if run.start in starts and run.method in methods
+    ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.show:
         experiment = Experiment(arguments.dataset, arguments.source, arguments.out)
