@@ -44,7 +44,11 @@ def comparison_page(comparison: Comparison) -> str:
             _leakage(comparison),
             _protocol(comparison, cells),
             _results(comparison, cells),
-            *([_against_labelled(comparison, cells)] if complete else []),
+            *(
+                [_against_labelled(comparison, cells)]
+                if len(plan.labelled) > 1 and complete
+                else []
+            ),
             *([_differences(comparison, cells)] if any(_compared(c) for c in cells) else []),
             *([_distributions(comparison, cells, rows)] if complete else []),
             *_flaws(cells),
