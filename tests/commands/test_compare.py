@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from poscon.commands.compare import compare, comparison_tables, open_comparison
@@ -55,7 +56,9 @@ def touched(out: Path) -> dict[str, int]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison; tests that change it work on a copy."""
     folder = tmp_path_factory.mktemp("compare")
-    compare(plan_file(folder), folder / "out", processes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # as in `cli`: the number of threads rounds otherwise
+        compare(plan_file(folder), folder / "out", processes=2)
     return folder / "out"
 
 
@@ -308,7 +311,12 @@ def test_killed_before_the_first_checkpoint_it_begins_anew(done: Path, tmp_path:
         shutil.rmtree(run / part)
     for part in ("model.safetensors", "results.csv", "metrics.csv"):
         (run / part).unlink()
-    assert work.guarded(job, comparison.place) is None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the comparison's processes
+    try:
+        assert work.guarded(job, comparison.place) is None
+    finally:
+        torch.set_num_threads(threads)
     assert comparison.place.is_done(job)
     theirs = (done / "runs" / job.name / "results.csv").read_text()
     assert (run / "results.csv").read_text() == theirs
