@@ -326,7 +326,8 @@ class Board:
             self.seconds[_kind(job)].append(seconds)
         if job.command == "finetune":
             rows = [{**r, "run": job.name} for r in read_rows(place.run(job.name) / RESULTS)]
-            self.dice[job.name] = float(np.mean(list(by_subject(rows, "dice").values())))
+            if subjects := by_subject(rows, "dice"):
+                self.dice[job.name] = float(np.mean(list(subjects.values())))
 
     def left(self) -> str:
         """How long the rest will take, by what runs of the same kind took."""
@@ -394,7 +395,7 @@ def _write(comparison: Comparison) -> None:
 
 def comparison_tables(comparison: Comparison) -> list[object]:
     """What a comparison shows in a terminal at its end."""
-    plan, first = comparison.plan, comparison.plan.metrics[0]
+    plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
     shown: list[object] = [comparison.program.protocol]
     for labelled in plan.labelled:
         table = Table(title=f"{labelled} labelled subjects", title_justify="left")
@@ -404,7 +405,7 @@ def comparison_tables(comparison: Comparison) -> list[object]:
             table.add_column(METRIC_NAMES[metric], justify="right")
         table.add_column(f"against {plan.baseline_row} [95 %]")
         table.add_column("p", justify="right")
-        for cell in comparison.cells():
+        for cell in cells:
             if cell.labelled == labelled and cell.complete:
                 found = cell.against[first]
                 table.add_row(

@@ -302,45 +302,51 @@ HOW_TO_READ = (
     "deviation over subjects, all folds pooled, and the 95 % bootstrap interval of the mean. "
     "Differences are paired, subject by subject; p is of Wilcoxon's signed-rank test, adjusted by "
     "Holm over the rows of a number of labelled subjects (those that are finished, so that p may "
-    "still rise). A difference is called not "
-    "distinguishable where p is 0.05 or more or its interval holds 0. Both are over subjects: they "
-    "do not tell how much another draw of labelled subjects, or another seed, would change; the "
-    "range of the draws does."
+    "still rise). A difference is called not distinguishable where p is 0.05 or more or its "
+    "interval holds 0. Both are over subjects: they do not tell how much another draw of labelled "
+    "subjects, or another seed, would change; the range of the draws does."
 )
 
 
 def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) -> str:
     """The tables in Markdown."""
-    first = plan.metrics[0]
     lines = [f"# {title}", ""]
     if plan.description:
         lines += [" ".join(plan.description.split()), ""]
     lines += [f"- {sentence}" for sentence in protocol_lines(plan, program)]
-    heads = [METRIC_NAMES[m] for m in plan.metrics]
-    lines += [
-        "",
-        f"| labelled | start | fine-tuning | {' | '.join(heads)} | draws ({heads[0]}) "
-        f"| {heads[0]} against {plan.baseline_row.replace(' | ', ', ')} | won, lost |",
-        "|---|---|---|" + "---|" * (len(heads) + 3),
-    ]
-    for cell in cells:
-        start, finetuning = cell.row.split(" | ")
-        if cell.complete:
-            found = cell.against[first]
-            shown = [spread(cell.measures[m], m) for m in plan.metrics]
-            shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
-            shown += ["" if found is None else won_lost(found, first)]
-        else:
-            shown = [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(heads) + 2)]
-        lines.append(f"| {cell.labelled} | {start} | {finetuning} | {' | '.join(shown)} |")
+    lines += ["", *_markdown(*results_table(plan, cells))]
     lines += ["", HOW_TO_READ, ""]
     flattered = [cell for cell in cells if cell.flattered is not None]
     if flattered:
         text, head, rows = flattered_table(flattered)
         lines += ["## What flawed reporting would have said", "", text, ""]
-        lines += [f"| {' | '.join(head)} |", "|---|" + "---|" * (len(head) - 1)]
-        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+        lines += [*_markdown(head, rows), ""]
     return "\n".join(lines)
+
+
+def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row a cell: its metrics, and the first of them against the baseline."""
+    first = plan.metrics[0]
+    head = ["labelled", "start", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
+    head += [f"draws ({METRIC_NAMES[first]})"]
+    head += [f"{METRIC_NAMES[first]} against {plan.baseline_row.replace(' | ', ', ')}", "won, lost"]
+    rows = []
+    for cell in cells:
+        shown = [str(cell.labelled), *cell.row.split(" | ")]
+        if cell.complete:
+            found = cell.against[first]
+            shown += [spread(cell.measures[m], m) for m in plan.metrics]
+            shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
+            shown += ["" if found is None else won_lost(found, first)]
+        else:
+            shown += [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(plan.metrics) + 2)]
+        rows.append(shown)
+    return head, rows
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def flattered_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:

@@ -15,13 +15,10 @@ from poscon.comparison.summary import (
     Row,
     budget,
     collect,
-    draw_range,
     flattered_table,
     protocol_lines,
-    spread,
+    results_table,
     summarise,
-    verdict,
-    won_lost,
 )
 from poscon.comparison.work import COST, PREDICTIONS
 from poscon.engine.diagnostics import numbers
@@ -105,21 +102,7 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
 
 
 def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
-    plan = comparison.plan
-    first = plan.metrics[0]
-    head = ["labelled", "start", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
-    head += ["draws", f"{METRIC_NAMES[first]} against {plan.baseline_row}", "won, lost"]
-    lines = []
-    for cell in cells:
-        shown = [str(cell.labelled), *cell.row.split(" | ")]
-        if not cell.complete:
-            lines.append([*shown, f"{cell.runs} of {cell.wanted} runs"])
-            continue
-        found = cell.against[first]
-        shown += [spread(cell.measures[m], m) for m in plan.metrics]
-        shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
-        lines.append([*shown, "" if found is None else won_lost(found, first)])
-    return Section("Results", tables=[Table(head, lines, HOW_TO_READ)])
+    return Section("Results", tables=[Table(*results_table(comparison.plan, cells), HOW_TO_READ)])
 
 
 def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:

@@ -17,7 +17,8 @@ from poscon.report.page import Picture, Section, Slices, Table, render, style, s
 from poscon.report.parts import diagnostics, embedding_section, volume
 from poscon.store.store import Store
 
-LISTED = 6
+SHOWN_IDS = 6
+SHOWN_VOLUMES = 3
 
 
 def run_page(folder: Path) -> str:
@@ -31,10 +32,10 @@ def run_page(folder: Path) -> str:
     by_role: dict[str, set[str]] = defaultdict(set)
     for entry in read_entries(folder):
         by_role[entry["role"]].add(entry["id"])
-    facts = [
-        (role, f"{len(ids)} cases: {', '.join(sorted(ids)[:6])}{', ...' if len(ids) > 6 else ''}")
-        for role, ids in by_role.items()
-    ]
+    facts = []
+    for role, ids in by_role.items():
+        more = ", ..." if len(ids) > SHOWN_IDS else ""
+        facts.append((role, f"{len(ids)} cases: {', '.join(sorted(ids)[:SHOWN_IDS])}{more}"))
     with style():
         sections = [
             Section(
@@ -73,7 +74,7 @@ def _predictions(store: Store, folder: Path) -> list[Section]:
     """The first few of a run's predictions beside their references."""
     volumes: list[Slices] = []
     for case in (c for c in store.cases if c.labelled):
-        if len(volumes) == 3:
+        if len(volumes) == SHOWN_VOLUMES:
             break
         if any(folder.glob(f"{case.id}.*")):
             volumes.append(volume(store, case, folder, case.id))
