@@ -206,6 +206,17 @@ def test_scans_that_changed_are_found_before_any_work(done: Path, tmp_path: Path
         compare(plan_file(tmp_path), out)
 
 
+def test_scans_of_another_content_and_the_same_size_are_found(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    path = out / "store-scans" / "imagesTr" / "phantom_002.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PosconError, match=r"1 scans: imagesTr/phantom_002\.nii\.gz"):
+        compare(plan_file(tmp_path), out)
+
+
 def test_moved_it_goes_on(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(done, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
