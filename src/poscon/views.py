@@ -181,15 +181,20 @@ def _grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
 
 
 def _float_grid(view: View, size: int, canvas: int, device: torch.device) -> Tensor:
-    matrix = view.matrix.to(device)
-    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3)
-    grid = (points @ matrix.transpose(1, 2)).reshape(len(matrix), size, size, 2)
+    # Along one axis a grid is a sum of few functions: 1, the coordinate and, if it is elastic,
+    # those of the spline. So all of it is one product of small matrices, written once.
+    axis = (torch.arange(size) * 2 + 1) / size - 1
+    along = torch.stack([torch.ones(size), axis], dim=1)
     if view.displacement is not None:
-        along = _spline(view.displacement.shape[-1], size).to(device)
-        grid += (along @ view.displacement.to(device) @ along.T).movedim(1, -1)
-    return grid * (size / canvas)
+        along = torch.cat([along, _spline(view.displacement.shape[-1], size)], dim=1)
+    n, n_functions = len(view.matrix), along.shape[1]
+    weight = torch.zeros(n, n_functions, n_functions, 2)  # along y, along x, of (x, y)
+    weight[:, 0, 0], weight[:, 0, 1], weight[:, 1, 0] = view.matrix[..., [2, 0, 1]].unbind(-1)
+    if view.displacement is not None:
+        weight[:, 2:, 2:] = view.displacement.movedim(1, -1)
+    along, weight = along.to(device), weight.to(device)
+    rows = torch.einsum("xq,npqd->npxd", along, weight).reshape(n, n_functions, 2 * size)
+    return (along * (size / canvas) @ rows).reshape(n, size, size, 2)
 
 
 @lru_cache
@@ -210,18 +215,21 @@ def _intensity(images: Tensor, view: View) -> Tensor:
     def per_view(values: Tensor) -> Tensor:
         return values.to(images)[:, None, None, None]
 
-    if bool((view.exponent != 1).any()):
+    # asked of the parameters, which are on the CPU: a GPU is not waited for
+    curved = bool((view.exponent != 1).any())
+    scaled = bool((view.gain != 1).any() or (view.offset != 0).any())
+    gain, offset = per_view(view.gain), per_view(view.offset)
+    if curved:
         low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
         span = (high - low).clamp(min=1e-6)
-        images = ((images - low) / span).pow(per_view(view.exponent)) * span + low
-    if bool((view.gain != 1).any()):
-        images = images * per_view(view.gain)
-    if bool((view.offset != 0).any()):
-        images = images + per_view(view.offset)
+        images = (images - low).div_(span).pow_(per_view(view.exponent))
+        gain, offset = span * gain, low * gain + offset
+    if curved or scaled:
+        images = torch.addcmul(offset, images, gain)
     if bool((view.noise != 0).any()):
         generator = torch.Generator(images.device).manual_seed(view.noise_seed)
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        images = images + noise.to(images) * per_view(view.noise)
+        images = torch.addcmul(images, noise.to(images), per_view(view.noise))
     with torch.autocast(images.device.type, enabled=False):  # else products of bfloat16
         if bool((view.blur > 0).any()):
             along = _blurring(view.blur.to(images), images.shape[-1])

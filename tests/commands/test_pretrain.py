@@ -313,3 +313,43 @@ def test_every_step_is_trained_on_once(
     pretrain(store, tmp_path / "run", epochs=3, settings=TINY)
     assert len(losses(tmp_path / "run")) == 3
     assert seen == list(range(int(losses(tmp_path / "run")[-1][0])))
+
+
+@pytest.mark.parametrize("sampler", ["stratified", "balanced"])
+def test_the_sampler_chooses_the_slices(store: Path, tmp_path: Path, sampler: str) -> None:
+    for name in ("uniform", sampler):
+        pretrain(store, tmp_path / name, epochs=1, settings=[*TINY, f"sampler={name}"])
+    config = yaml.safe_load((tmp_path / sampler / "config.yaml").read_text())
+    assert config["settings"]["sampler"] == sampler
+    steps, found = zip(*losses(tmp_path / sampler), strict=True)
+    expected_steps, expected = zip(*losses(tmp_path / "uniform"), strict=True)
+    assert steps == expected_steps
+    assert found != expected
+
+
+def test_a_sampler_that_is_not_known(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=r"sampler.*uniform.*stratified.*balanced"):
+        pretrain(store, tmp_path / "run", settings=[*TINY, "sampler=even"])
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(store: Path, tmp_path: Path) -> None:
+    for compiled in ("true", "false"):
+        settings = [*TINY, "network.levels=1", f"compile={compiled}"]
+        pretrain(store, tmp_path / compiled, epochs=1, settings=settings)
+    compiled_weights, eager = (weights(tmp_path / name) for name in ("true", "false"))
+    assert compiled_weights.keys() == eager.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled_weights[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_where_torch_cannot_compile(store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "poscon", "pretrain", store, tmp_path / "run"]
+    for setting in [*TINY, "compile=true"]:
+        command += ["-s", setting]
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "setting compile: torch cannot compile here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

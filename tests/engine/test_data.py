@@ -1,5 +1,6 @@
 """Batches read from a store whose every pixel says where it comes from."""
 
+import threading
 from itertools import pairwise
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from poscon.engine.data import Batches, LabelledBatches, SliceReader, UnlabelledBatches
+from poscon.errors import PosconError
 from poscon.seeds import mix_seed
 from poscon.store.prepare import prepare
 from poscon.store.store import Store
@@ -241,13 +243,13 @@ class _Seen(SliceReader):
 def test_every_slice_once_an_epoch(store, batch_size):
     read = _Seen(store, store.cases, 8)
     batches = UnlabelledBatches(read, batch_size, 3, 5, chunk_steps=100)
-    assert batches.epoch_steps == 13 // min(batch_size, 13)
-    assert batches.total_steps == 3 * batches.epoch_steps
+    assert batches.sampler.epoch_steps == 13 // min(batch_size, 13)
+    assert batches.total_steps == 3 * batches.sampler.epoch_steps
     orders = []
     for epoch in range(3):
         read.asked = []
-        for number in range(batches.epoch_steps):
-            assert len(batches.batch(epoch * batches.epoch_steps + number).images) == min(
+        for number in range(batches.sampler.epoch_steps):
+            assert len(batches.batch(epoch * batches.sampler.epoch_steps + number).images) == min(
                 batch_size, 13
             )
         assert len(set(read.asked)) == len(read.asked)
@@ -357,3 +359,49 @@ def test_as_many_unlabelled_slices_go_along_from_their_own_cases(store):
         assert torch.equal(batch.unlabelled.images, expected.images)
         seen |= set(batch.unlabelled.slices.tolist())
     assert seen == set(range(len(rest)))
+
+
+# Reading ahead, and holding all slices
+
+
+def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
+    batches = unlabelled(store, chunk_steps=3)
+    read = batches.batch
+
+    def damaged(step: int):
+        if step == 1:
+            raise PosconError("case x: damaged")
+        return read(step)
+
+    batches.batch = damaged
+    seen = []
+    with pytest.raises(PosconError, match="case x: damaged"):
+        for batch in batches:
+            seen.append(batch)
+    assert len(seen) == 1
+
+
+def test_nothing_is_read_ahead_of_the_chunk(store):
+    batches = unlabelled(store, chunk_steps=2)
+    read, asked = batches.batch, []
+    batches.batch = lambda step: (asked.append(step), read(step))[1]
+    list(batches)
+    assert asked == [0, 1]
+
+
+def test_who_stops_early_waits_for_no_more_than_is_being_read(store):
+    batches = unlabelled(store, chunk_steps=3)
+    threads = threading.active_count()
+    iterator = iter(batches)
+    next(iterator)
+    iterator.close()
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("canvas", [4, 16])
+def test_held_slices_are_the_slices(store, canvas):
+    read, held = reader(store, canvas), reader(store, canvas)
+    held.hold("cpu")
+    indices = np.array([12, 0, 6, 0, 7])
+    assert same(held.centred(indices), read.centred(indices))
+    assert held._held.nbytes == read.held_bytes

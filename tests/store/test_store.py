@@ -53,8 +53,8 @@ def test_a_store_is_read(made):
     assert [case.id for case in store.cases] == ["a", "b", "c"]
     case = store.cases[0]
     image, label = store.image(case), store.label(case)
-    assert isinstance(image, np.memmap)
-    assert isinstance(label, np.memmap)
+    assert isinstance(image.base, np.memmap)
+    assert isinstance(label.base, np.memmap)
     assert not image.flags.writeable
     assert (image.dtype, label.dtype) == (np.float16, np.uint8)
     assert slices_sha256(image, label) == case.stored_sha256

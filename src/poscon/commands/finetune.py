@@ -246,6 +246,7 @@ def finetune(
         run=folder,
         device=hardware,
         precision=chosen.precision,
+        compiled=chosen.compile,
         title=f"fine-tuning ({chosen.method})",
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,

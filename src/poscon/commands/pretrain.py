@@ -14,6 +14,7 @@ from poscon.engine.data import SliceReader, UnlabelledBatches
 from poscon.engine.diagnostics import Diagnostics, numbers
 from poscon.engine.inference import choose_device
 from poscon.engine.run import RunFolder, refuse_with_resume
+from poscon.engine.samplers import SamplerName
 from poscon.engine.training import MetricsFile, train
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
@@ -46,6 +47,7 @@ class PretrainSettings(TrainingSettings):
         head: the projection head.
         epochs: how often every slice is seen.
         batch: slices a step; each gives two views.
+        sampler: which slices a batch is made of, see :mod:`poscon.engine.samplers`.
     """
 
     method: str = "pcl"
@@ -53,6 +55,7 @@ class PretrainSettings(TrainingSettings):
     head: HeadSettings = HeadSettings()
     epochs: PositiveInt = 10
     batch: int = Field(64, ge=2)
+    sampler: SamplerName = "uniform"
 
     @classmethod
     def method_class(cls, name: str) -> type[PretextMethod]:
@@ -75,7 +78,11 @@ def without_effect(method: str) -> list[str]:
     """The settings that a pre-training method makes nothing of."""
     found = find_method(method)
     unused = [] if found.has_head else ["head"]
-    return unused if found.trains else [*unused, "epochs", "batch", "optimiser", "precision"]
+    return (
+        unused
+        if found.trains
+        else [*unused, "epochs", "batch", "sampler", "optimiser", "precision", "compile"]
+    )
 
 
 def pretrain(
@@ -156,9 +163,13 @@ def pretrain(
     if len(reader) < 2:
         raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
     learner = _learner(chosen, len(reader)).to(hardware)
-    batches = UnlabelledBatches(reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS)
+    batches = UnlabelledBatches(
+        reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
+    )
     learner.check(batches.total_steps)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
+    if learner.trains:
+        reader.hold_if_it_fits(hardware)
     metrics = MetricsFile(folder.metrics_path)
     # before there is a folder, which a damaged store would leave behind
     before = None if metrics.rows() else {"step": 0, **diagnostics()}
@@ -176,6 +187,7 @@ def pretrain(
             run=folder,
             device=hardware,
             precision=chosen.precision,
+            compiled=chosen.compile,
             title=title,
             after_chunk=CollapseWatch(diagnostics),
         )

@@ -23,6 +23,8 @@ class TrainingSettings(Settings):
         seed: of every random choice, the draw of labelled subjects too.
         device: where to train.
         precision: ``auto``: bfloat16 where there is a GPU, else 32.
+        compile: let torch compile the networks; takes a minute or two at the start. Faster on a
+            GPU only: see docs/results.
     """
 
     method: str
@@ -33,6 +35,7 @@ class TrainingSettings(Settings):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    compile: bool = False
 
     @classmethod
     def method_class(cls, name: str) -> Any:

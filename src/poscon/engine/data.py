@@ -1,14 +1,24 @@
 """Batches of slices out of a store, each a function of the run's seed and the step's number."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from poscon.engine.samplers import SAMPLERS, SamplerName
 from poscon.seeds import mix_seed
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
+
+AHEAD = 2
+"""Batches that are read while one is trained on."""
+HELD_SHARE = 0.5
+"""Of the free memory of a GPU: what all slices may take of it."""
+HELD = 256
+"""Slices that are read at once when all are read."""
 
 
 class SliceReader:
@@ -28,18 +38,44 @@ class SliceReader:
         self.case_of = np.repeat(np.arange(len(counts)), counts)
         self.slice_of = np.concatenate([np.arange(n) for n in counts])
         self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
+        names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
+        self.subjects = [str(name) for name in names]
+        self.subject_of = subjects[self.case_of]
+        self._held: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.case_of)
 
+    @property
+    def held_bytes(self) -> int:
+        """What :meth:`hold` takes."""
+        return len(self) * self.canvas**2 * np.dtype(np.float16).itemsize
+
+    def hold(self, device: str) -> None:
+        """Read all slices now and keep them on a device; ``centred`` then finds them there."""
+        held = torch.empty(
+            len(self), 1, self.canvas, self.canvas, dtype=torch.float16, device=device
+        )
+        for first in range(0, len(self), HELD):
+            part = np.arange(first, min(first + HELD, len(self)))
+            held[first : first + HELD] = self.centred(part).images
+        self._held = held
+
+    def hold_if_it_fits(self, device: str) -> None:
+        """Hold all slices on a GPU with room for them; a CPU has them in its page cache anyway."""
+        if device == "cuda" and self.held_bytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
+            self.hold(device)
+
     def centred(self, indices: np.ndarray) -> SliceBatch:
         """Slices with the canvas on the middle of each."""
+        if self._held is not None:
+            return self._batch(indices, self._held[torch.from_numpy(indices)])
         images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
         for row, index in enumerate(indices):
             image = self.store.image(self.cases[self.case_of[index]])[self.slice_of[index]]
             centre = (image.shape[0] // 2, image.shape[1] // 2)
             _paste(image, images[row, 0], centre)
-        return self._batch(indices, images)
+        return self._batch(indices, torch.from_numpy(images))
 
     def labelled(
         self, indices: np.ndarray, generator: np.random.Generator, extent: int, foreground: float
@@ -72,13 +108,13 @@ class SliceReader:
             )
             _paste(image, images[row, 0], (rows, columns))
             _paste(label, labels[row], (rows, columns))
-        return self._batch(indices, images, torch.from_numpy(labels))
+        return self._batch(indices, torch.from_numpy(images), torch.from_numpy(labels))
 
     def _batch(
-        self, indices: np.ndarray, images: np.ndarray, labels: torch.Tensor | None = None
+        self, indices: np.ndarray, images: torch.Tensor, labels: torch.Tensor | None = None
     ) -> SliceBatch:
         return SliceBatch(
-            torch.from_numpy(images),
+            images,
             torch.from_numpy(self.positions[indices]),
             labels,
             slices=torch.from_numpy(indices.astype(np.int64)),
@@ -114,6 +150,7 @@ class Batches(IterableDataset):
     Attributes:
         steps_done: asked how many steps of the run are done whenever iteration starts. Asking
             beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
+        pinned: whether images are read into memory from which a GPU copies by itself.
     """
 
     def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
@@ -121,45 +158,70 @@ class Batches(IterableDataset):
         self.total_steps = total_steps
         self.chunk_steps = chunk_steps
         self.steps_done: Callable[[], int] = lambda: 0
+        self.pinned = False
 
     @property
     def chunks(self) -> int:
         return -(-self.total_steps // self.chunk_steps)
 
     def __iter__(self) -> Iterator[tuple[SliceBatch, int, float]]:
-        """The batch of each step, the step's seed, and the share of all steps before it."""
+        """The batch of each step, the step's seed, and the share of all steps before it.
+
+        A thread reads the next batches while one is trained on.
+        """
         first = self.steps_done()
-        for step in range(first, min(first + self.chunk_steps, self.total_steps)):
-            yield self.batch(step), mix_seed(self.seed, step), step / self.total_steps
+        steps = range(first, min(first + self.chunk_steps, self.total_steps))
+        reader = ThreadPoolExecutor(1)
+        try:
+            ahead = deque(reader.submit(self._read, step) for step in steps[:AHEAD])
+            for step in steps:
+                batch = ahead.popleft().result()
+                if step + AHEAD in steps:
+                    ahead.append(reader.submit(self._read, step + AHEAD))
+                yield batch, mix_seed(self.seed, step), step / self.total_steps
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> SliceBatch:
+        batch = self.batch(step)
+        for part in (batch, batch.unlabelled):
+            if self.pinned and part is not None and part.images.device.type == "cpu":
+                part.images = part.images.pin_memory()
+        return batch
 
     def batch(self, step: int) -> SliceBatch:
         raise NotImplementedError
 
 
 class UnlabelledBatches(Batches):
-    """Every slice once an epoch, in an order drawn for that epoch; an incomplete batch is left out.
+    """The middle of slices that a sampler chooses; an epoch has as many as there are.
 
     Args:
         reader: the slices.
         batch_size: slices a step; all there are if there are fewer.
-        epochs: how often every slice is seen.
-        seed: of the order.
+        epochs: how long.
+        seed: of the sampler.
         chunk_steps: most steps between two checkpoints.
+        sampler: see :mod:`poscon.engine.samplers`.
     """
 
     def __init__(
-        self, reader: SliceReader, batch_size: int, epochs: int, seed: int, chunk_steps: int
+        self,
+        reader: SliceReader,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        chunk_steps: int,
+        sampler: SamplerName = "uniform",
     ) -> None:
         self.reader = reader
-        self.batch_size = min(batch_size, len(reader))
-        self.epoch_steps = len(reader) // self.batch_size
-        super().__init__(seed, epochs * self.epoch_steps, min(chunk_steps, self.epoch_steps))
+        batch_size = min(batch_size, len(reader))
+        self.sampler = SAMPLERS[sampler](reader.positions, reader.subject_of, batch_size, seed)
+        steps = self.sampler.epoch_steps
+        super().__init__(seed, epochs * steps, min(chunk_steps, steps))
 
     def batch(self, step: int) -> SliceBatch:
-        epoch, number = divmod(step, self.epoch_steps)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.reader))
-        first = number * self.batch_size
-        return self.reader.centred(order[first : first + self.batch_size])
+        return self.reader.centred(self.sampler(step))
 
 
 class LabelledBatches(Batches):

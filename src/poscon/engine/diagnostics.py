@@ -67,12 +67,11 @@ def sample_slices(reader: SliceReader, seed: int) -> np.ndarray:
         Indices of up to `SLICES` slices, subject after subject.
     """
     generator = np.random.default_rng(seed)
-    subject_of = np.array([case.subject for case in reader.cases])[reader.case_of]
-    subjects = generator.permutation(np.unique(subject_of))[:SUBJECTS]
+    subjects = generator.permutation(len(reader.subjects))[:SUBJECTS]
     n_slices = min(SLICES, max(AT_LEAST, len(reader) // SHARE))
     each = max(1, n_slices // len(subjects))
     return np.concatenate(
-        [generator.permutation(np.flatnonzero(subject_of == name))[:each] for name in subjects]
+        [generator.permutation(np.flatnonzero(reader.subject_of == s))[:each] for s in subjects]
     )
 
 

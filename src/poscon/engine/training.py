@@ -56,6 +56,7 @@ def train(
     run: RunFolder,
     device: str,
     precision: str,
+    compiled: bool = False,
     title: str,
     encoder: nn.Module | None = None,
     encoder_rate: EncoderRate | None = None,
@@ -71,6 +72,7 @@ def train(
         run: where checkpoints and metrics go.
         device: ``cpu`` or ``cuda``.
         precision: ``auto`` (bfloat16 autocast on a GPU), ``32`` or ``bf16``.
+        compiled: whether torch compiles the networks first.
         title: shown in the progress display.
         encoder: the part of ``method`` that ``encoder_rate`` is for.
         encoder_rate: how fast it learns; None: as fast as all.
@@ -102,7 +104,11 @@ def train(
         use_distributed_sampler=False,
     )
     batches.steps_done = lambda: trainer.global_step
+    batches.pinned = device == "cuda"
     channels_last(method)
+    if compiled:
+        for part in method.children():
+            part.compile()  # in place: names of weights stay as they are
     held_back = [] if encoder is None else list(encoder.parameters())
     module = _Module(
         method,
@@ -126,6 +132,12 @@ def train(
     except PosconError:
         run.discard_if_nothing_done()
         raise
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        run.discard_if_nothing_done()
+        reason = str(error).strip().splitlines()[0]
+        raise PosconError(
+            f"setting compile: torch cannot compile here ({reason}); leave it out"
+        ) from error
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
 
