@@ -279,6 +279,14 @@ class ViewMaker:
         """The parameters of ``n`` views for one training step."""
         return draw_view(n, self.settings, mix_seed(seed, view))
 
+    def apply(self, images: Tensor, view: View) -> Tensor:
+        """:func:`apply_view` at this size."""
+        return apply_view(images, view, self.size)
+
+    def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
+        """:func:`apply_view_to_labels` at this size."""
+        return apply_view_to_labels(labels, view, self.size)
+
     def __call__(self, images: Tensor, seed: int, *, view: int = 0) -> Tensor:
         """Views (B, 1, size, size) of slices (B, 1, canvas, canvas); ``view`` numbers them."""
-        return apply_view(images, self.draw(len(images), seed, view=view), self.size)
+        return self.apply(images, self.draw(len(images), seed, view=view))

@@ -21,7 +21,7 @@ from poscon.pretext.contrast import (
     unit,
 )
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, with_intensity
+from poscon.views import ViewMaker, with_intensity
 
 GlobalVariant = Literal["GR", "GD-", "GD"]
 LocalVariant = Literal["LR", "LD"]
@@ -336,7 +336,7 @@ class GlobalLocalContrast(PretextMethod):
                 displacement=None if field is None else field[:1].expand_as(field),
             )
         pair = (one, with_intensity(one, other))
-        return torch.cat([apply_view(batch.images, view, views.size) for view in pair])
+        return torch.cat([views.apply(batch.images, view) for view in pair])
 
     @torch.no_grad()
     def _frozen_features(self, images: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from poscon.seeds import mix_seed
 from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.teacher import Teacher
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, apply_view_to_labels
+from poscon.views import ViewMaker
 
 Pair = tuple[Tensor, Tensor]
 
@@ -183,8 +183,8 @@ class BidirectionalCopyPaste(FinetuneMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
-        images = halves(apply_view(batch.images, view, views.size))
-        labels = halves(apply_view_to_labels(batch.labels, view, views.size))
+        images = halves(views.apply(batch.images, view))
+        labels = halves(views.apply_to_labels(batch.labels, view))
         n = len(images[0])
         mask = draw_masks(n, views.size, self.loss.crop, mix_seed(seed, 10))
         mask = mask.to(batch.images.device)

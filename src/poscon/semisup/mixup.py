@@ -11,7 +11,7 @@ from poscon.networks.unet import UNet
 from poscon.seeds import mix_seed
 from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, apply_view_to_labels
+from poscon.views import ViewMaker
 
 
 def draw_pairs(n: int, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -85,8 +85,8 @@ class Mixup(FinetuneMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
-        images = apply_view(batch.images, view, views.size)
-        labels = apply_view_to_labels(batch.labels, view, views.size)
+        images = views.apply(batch.images, view)
+        labels = views.apply_to_labels(batch.labels, view)
         one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
         pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
         partners, shares = (drawn.to(images.device) for drawn in pairs)

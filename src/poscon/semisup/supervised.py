@@ -9,7 +9,7 @@ from poscon import settings
 from poscon.networks.unet import UNet
 from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, apply_view_to_labels
+from poscon.views import ViewMaker
 
 
 def supervised_loss(
@@ -56,8 +56,8 @@ class Supervised(FinetuneMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
-        images = apply_view(batch.images, view, views.size)
-        labels = apply_view_to_labels(batch.labels, view, views.size)
+        images = views.apply(batch.images, view)
+        labels = views.apply_to_labels(batch.labels, view)
         loss = over_resolutions(
             lambda scores, s: supervised_loss(scores, labels[:, ::s, ::s], self.loss.terms),
             self.scores(images),

@@ -18,7 +18,7 @@ from poscon.seeds import mix_seed
 from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.supervised import supervised_loss
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, apply_view_to_labels
+from poscon.views import ViewMaker
 
 
 class SupervisedWithContrast(FinetuneMethod):
@@ -56,8 +56,8 @@ class SupervisedWithContrast(FinetuneMethod):
         assert batch.labels is not None
         assert batch.unlabelled is not None
         view, n = views.draw(len(batch.images), seed), len(batch.images)
-        labels = apply_view_to_labels(batch.labels, view, views.size)
-        images = apply_view(batch.images, view, views.size)
+        labels = views.apply_to_labels(batch.labels, view)
+        images = views.apply(batch.images, view)
         without = two_views(batch.unlabelled, views, mix_seed(seed, 10))
         features = self.network.encoder(torch.cat([images, without]))
         supervised = over_resolutions(

@@ -17,7 +17,7 @@ from poscon.semisup.base import FinetuneMethod, over_resolutions
 from poscon.semisup.supervised import supervised_loss
 from poscon.semisup.teacher import Teacher
 from poscon.step import SliceBatch, Step
-from poscon.views import ViewMaker, apply_view, apply_view_to_labels, with_intensity
+from poscon.views import ViewMaker, with_intensity
 
 
 def ramp_up(progress: float, share: float) -> float:
@@ -69,10 +69,10 @@ def student_and_teacher_views(
     for slices, own_seed in ((batch, seed), (batch.unlabelled, mix_seed(seed, 10))):
         view, other = (views.draw(len(slices.images), own_seed, view=number) for number in (0, 1))
         same_place = with_intensity(view, other)
-        pairs.append([apply_view(slices.images, v, views.size) for v in (view, same_place)])
+        pairs.append([views.apply(slices.images, v) for v in (view, same_place)])
     student, teacher = (torch.cat(images) for images in zip(*pairs, strict=True))
     view = views.draw(len(batch.images), seed)
-    return student, teacher, apply_view_to_labels(batch.labels, view, views.size)
+    return student, teacher, views.apply_to_labels(batch.labels, view)
 
 
 class TaughtSettings(settings.Settings):
