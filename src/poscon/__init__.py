@@ -16,6 +16,7 @@ _HOME = {
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
+    "bench": "poscon.commands.bench",
     "compare": "poscon.commands.compare",
     "demo": "poscon.commands.demo",
     "report": "poscon.commands.report",
@@ -25,6 +26,7 @@ _HOME = {
 __all__ = [
     "PosconError",
     "__version__",
+    "bench",
     "compare",
     "demo",
     "evaluate",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from poscon.commands.bench import bench
     from poscon.commands.compare import compare
     from poscon.commands.demo import demo
     from poscon.commands.evaluate import evaluate

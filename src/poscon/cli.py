@@ -347,6 +347,33 @@ def report(
     _say(f"report: {module.report(folder, out)}")
 
 
+@app.command(epilog="Example: poscon bench hippocampus.store")
+def bench(
+    store: Annotated[
+        Path | None, typer.Argument(help="Prepared store; built-in synthetic scans if not given.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Pre-training method, see poscon methods.")
+    ] = None,
+    recipe: Recipe = None,
+    settings: Set = None,
+    device: Device = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.")] = 90,
+) -> None:
+    """How fast this machine pre-trains, where the time goes, and what would help."""
+    from poscon.commands import bench as module
+
+    result = module.bench(
+        store,
+        method=method,
+        recipe=recipe,
+        settings=settings or (),
+        device=device,
+        seconds=seconds,
+    )
+    _show(*module.bench_tables(result))
+
+
 @app.command(epilog="Example: poscon demo --seed 1")
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("demo"),

@@ -30,3 +30,13 @@ def progress_bar() -> Iterator[Progress]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield progress
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show nothing of a job that is part of another."""
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False

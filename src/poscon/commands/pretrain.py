@@ -1,8 +1,8 @@
 """``poscon pretrain``: unlabelled slices in, an encoder out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -26,7 +26,7 @@ from poscon.report.diagnostics import draw_diagnostics
 from poscon.seeds import mix_seed
 from poscon.settings import Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
-from poscon.store.store import Store
+from poscon.store.store import CaseRecord, Store
 from poscon.views import ViewMaker, canvas_size
 
 CHUNK_STEPS = 500
@@ -158,14 +158,8 @@ def pretrain(
         chosen = chosen.model_copy(update={"size": size})
     size = slice_size(used, chosen.size, chosen.network.stride)
     hardware = choose_device(chosen.device)
-    views = ViewMaker(chosen.views, size)
-    reader = SliceReader(opened, used, canvas_size(size, chosen.views))
-    if len(reader) < 2:
-        raise PosconError(f"{store}: one slice alone has nothing to be contrasted with")
-    learner = _learner(chosen, len(reader)).to(hardware)
-    batches = UnlabelledBatches(
-        reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
-    )
+    learner, reader, views, batches = assemble(chosen, opened, used, size)
+    learner.to(hardware)
     learner.check(batches.total_steps)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
     if learner.trains:
@@ -198,12 +192,41 @@ def pretrain(
     return part_file(folder.path, "encoder")
 
 
-def _learner(chosen: PretrainSettings, n_slices: int) -> PretextMethod:
-    """The method around a fresh encoder."""
+class Assembly(NamedTuple):
+    """What is trained, and on what."""
+
+    learner: PretextMethod
+    reader: SliceReader
+    views: ViewMaker
+    batches: UnlabelledBatches
+
+
+def assemble(
+    chosen: PretrainSettings, store: Store, cases: Sequence[CaseRecord], size: int
+) -> Assembly:
+    """Put a pre-training together; the method is around a fresh encoder.
+
+    Args:
+        chosen: the settings.
+        store: has the cases.
+        cases: to train on.
+        size: extent of the views in pixels.
+
+    Raises:
+        PosconError: there is but one slice.
+    """
+    views = ViewMaker(chosen.views, size)
+    reader = SliceReader(store, cases, canvas_size(size, chosen.views))
+    if len(reader) < 2:
+        raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
     torch.manual_seed(mix_seed(chosen.seed, -1))
-    encoder = Encoder(chosen.network)
     method = find_method(chosen.method)
-    return method(encoder, chosen.head, method.Settings(**chosen.loss), n_slices)
+    settings = method.Settings(**chosen.loss)
+    learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
+    batches = UnlabelledBatches(
+        reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
+    )
+    return Assembly(learner, reader, views, batches)
 
 
 def _save(learner: PretextMethod, chosen: PretrainSettings, store: Store, run: RunFolder) -> None:

@@ -1,0 +1,88 @@
+"""What the training loop costs over the bare arithmetic of its steps.
+
+    python benchmarks/overhead.py STORE [--size 48 96] [--seconds 60] [--precision 32]
+
+The store must be labelled. In turn, three times each: the training loop as the commands run it
+(slices from the store, views, loss, optimiser, logging; all but its start and its checkpoints), and
+the same steps on one resident batch of random pictures. Pre-training by PCL, and fine-tuning of a
+random start, with the default settings.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from poscon import semisup
+from poscon.commands.finetune import FinetuneSettings
+from poscon.commands.pretrain import PretrainSettings, assemble
+from poscon.engine.data import LabelledBatches, SliceReader
+from poscon.engine.inference import choose_device
+from poscon.engine.timing import Training, measure_overhead
+from poscon.networks.unet import NetworkSettings, UNet
+from poscon.store.store import Store
+from poscon.views import ViewMaker, canvas_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--size", type=int, nargs="+", default=[48, 96])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    arguments = parser.parse_args()
+    store, device = Store(arguments.store), choose_device(arguments.device)
+    print(f"{device}, precision {arguments.precision}, {torch.get_num_threads()} thread(s)\n")
+    print("| training | pixels | slices a second | bare arithmetic | the three turns |")
+    print("|---|---|---|---|---|")
+    for size in arguments.size:
+        builders: dict[str, Callable[[], Training]] = {
+            "pre-training, pcl": partial(pretraining, store, size, device, arguments.precision),
+            "fine-tuning, supervised": partial(
+                finetuning, store, size, device, arguments.precision
+            ),
+        }
+        for name, build in builders.items():
+            result = measure_overhead(build, arguments.seconds)
+            turns = [bare / full for bare, full in zip(result.bare, result.full, strict=True)]
+            print(
+                f"| {name} | {size} x {size} | {result.slices_per_second:.0f} "
+                f"| {result.share:.1%} | {', '.join(f'{turn:.1%}' for turn in turns)} |",
+                flush=True,
+            )
+
+
+def pretraining(store: Store, size: int, device: str, precision: str) -> Training:
+    chosen = PretrainSettings(precision=precision)
+    learner, reader, views, batches = assemble(chosen, store, store.cases, size)
+    reader.hold_if_it_fits(device)
+    return Training(learner, views, batches, chosen.optimiser, device, precision)
+
+
+def finetuning(store: Store, size: int, device: str, precision: str) -> Training:
+    chosen = FinetuneSettings(precision=precision)
+    method = semisup.find_method(chosen.method)
+    network = UNet(NetworkSettings(), len(store.class_names) + 1)
+    learner = method(
+        network, method.Settings(**chosen.loss), chosen.deep_supervision, chosen.average
+    )
+    batches = LabelledBatches(
+        SliceReader(store, [c for c in store.cases if c.labelled], canvas_size(size, chosen.views)),
+        chosen.batch,
+        size,
+        chosen.iterations,
+        chosen.foreground,
+        chosen.seed,
+        chosen.checkpoint_every,
+    )
+    views = ViewMaker(chosen.views, size)
+    return Training(learner, views, batches, chosen.optimiser, device, precision)
+
+
+if __name__ == "__main__":
+    main()
