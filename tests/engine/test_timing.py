@@ -84,7 +84,7 @@ def test_the_loop_and_the_bare_step_take_turns(store: Path) -> None:
     result = measure_overhead(build, seconds=0.5)
     assert result.slices == 8
     assert len(result.full) == len(result.bare) == len(built) - 1 == 3
-    assert 0 < result.share
+    assert result.share > 0
     assert result.slices_per_second > 0
 
 
