@@ -1,16 +1,15 @@
 """SimCLR: contrast every slice with every other one (Chen et al., ICML 2020, arXiv 2002.05709)."""
 
-import math
-
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from poscon import settings
+from poscon.distributed import rank
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import contrastive_loss, mean_similarity, two_views
+from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -26,12 +25,23 @@ def nt_xent_loss(embeddings: Tensor, *, temperature: float) -> Tensor:
     and the loss is the mean of l(i, j) over both orders of all pairs.
 
     Args:
-        embeddings: (2N, D), of any length other than zero.
+        embeddings: (2N, D), of any length other than zero. In a distributed training those of
+            this process; the loss is that of all processes.
         temperature: greater than zero.
     """
+    return slice_contrast(embeddings, temperature=temperature).loss
+
+
+def slice_contrast(embeddings: Tensor, *, temperature: float) -> Step:
+    """:func:`nt_xent_loss` and what is said of it; arguments likewise."""
     n = len(embeddings) // 2
-    own = torch.arange(n, device=embeddings.device).repeat(2)
-    return contrastive_loss(embeddings, own[:, None] == own, temperature=temperature)
+    slices = torch.arange(n, device=embeddings.device) + n * rank()  # none has two numbers
+    return contrast(embeddings, slices.repeat(2), same, temperature=temperature)
+
+
+def same(anchors: Tensor, slices: Tensor) -> Tensor:
+    """Which views are of the slice of which anchor, (A,) and (B,) -> (A, B) bool."""
+    return anchors[:, None] == slices
 
 
 class SimCLR(PretextMethod):
@@ -57,9 +67,4 @@ class SimCLR(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
-        return Step(
-            nt_xent_loss(embeddings, temperature=self.loss.temperature),
-            chance=math.log(len(embeddings) - 1),
-            floor=0.0,
-            logs={"similarity": mean_similarity(embeddings)},
-        )
+        return slice_contrast(embeddings, temperature=self.loss.temperature)
