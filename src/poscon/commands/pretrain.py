@@ -46,6 +46,8 @@ class PretrainSettings(TrainingSettings):
         head: the projection head.
         epochs: how often every slice is seen.
         batch: slices a step; each gives two views.
+        micro_batch: most views that go through the network at once; None: all. The loss is over
+            the whole batch all the same, see docs/explanation/loss-at-scale.md.
     """
 
     method: str = "pcl"
@@ -53,6 +55,7 @@ class PretrainSettings(TrainingSettings):
     head: HeadSettings = HeadSettings()
     epochs: PositiveInt = 10
     batch: int = Field(64, ge=2)
+    micro_batch: int | None = Field(None, ge=2)
 
     @classmethod
     def method_class(cls, name: str) -> type[PretextMethod]:
@@ -64,10 +67,16 @@ class PretrainSettings(TrainingSettings):
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:
                 nothing = "{}" if isinstance(default, Settings) else default
+                nothing = "null" if nothing is None else nothing
                 raise ValueError(
                     f"{name} has no effect with method {self.method}; leave it out (what a recipe "
                     f"says of it goes with --set {name}={nothing})"
                 )
+        if self.micro_batch is not None and self.micro_batch >= 2 * self.batch:
+            raise ValueError(
+                f"micro_batch = {self.micro_batch} has no effect with batch = {self.batch}, which "
+                f"gives {2 * self.batch} views; set fewer, or leave it out"
+            )
         return self
 
 
@@ -75,6 +84,7 @@ def without_effect(method: str) -> list[str]:
     """The settings that a pre-training method makes nothing of."""
     found = find_method(method)
     unused = [] if found.has_head else ["head"]
+    unused += [] if found.in_micro_batches else ["micro_batch"]
     return unused if found.trains else [*unused, "epochs", "batch", "optimiser", "precision"]
 
 
@@ -191,7 +201,9 @@ def _learner(chosen: PretrainSettings, n_slices: int) -> PretextMethod:
     torch.manual_seed(mix_seed(chosen.seed, -1))
     encoder = Encoder(chosen.network)
     method = find_method(chosen.method)
-    return method(encoder, chosen.head, method.Settings(**chosen.loss), n_slices)
+    learner = method(encoder, chosen.head, method.Settings(**chosen.loss), n_slices)
+    learner.micro_batch = chosen.micro_batch
+    return learner
 
 
 def _save(learner: PretextMethod, chosen: PretrainSettings, store: Store, run: RunFolder) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from poscon import settings
+from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
@@ -76,6 +77,7 @@ class PositionalContrast(PretextMethod):
     summary = "contrast slices by position: near in any two patients = positive"
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
+    in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -83,7 +85,8 @@ class PositionalContrast(PretextMethod):
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
+        images = two_views(batch, views, seed)
+        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
         rule = partial(near, threshold=self.loss.threshold)
         return contrast(
             embeddings, batch.positions.repeat(2), rule, temperature=self.loss.temperature

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from poscon import settings
 from poscon.distributed import rank
+from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
@@ -59,6 +60,7 @@ class SimCLR(PretextMethod):
     summary = "contrast slices: only another view of the same slice = positive"
     citation = "Chen et al., ICML 2020, arXiv 2002.05709"
     needs = "slices"
+    in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -66,5 +68,6 @@ class SimCLR(PretextMethod):
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
+        images = two_views(batch, views, seed)
+        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
         return slice_contrast(embeddings, temperature=self.loss.temperature)
