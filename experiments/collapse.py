@@ -73,10 +73,10 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     step.loss.backward()
     squares = [p.grad.square().sum() for p in method.encoder.parameters() if p.grad is not None]
     threshold = chosen.loss["threshold"]
-    floors = [
-        floor_level(near(batches.batch(number).positions.repeat(2), threshold))
-        for number in range(batches.total_steps)
-    ]
+    floors = []
+    for number in range(batches.total_steps):
+        positions = batches.batch(number).positions.repeat(2)
+        floors.append(floor_level(near(positions, positions, threshold)))
     assert step.chance is not None
     return {
         "similarity": float(step.logs["similarity"]),

@@ -282,6 +282,10 @@ def test_excluded_subjects_leave_the_unlabelled_too(
         ({"method": "none", "epochs": 3}, "epochs has no effect with method none"),
         ({"method": "none", "settings": ["batch=3"]}, "batch has no effect with method none"),
         ({"method": "mae", "settings": ["head.dimension=3"]}, "head has no effect with method mae"),
+        (
+            {"method": "gcl", "settings": ["micro_batch=8"]},
+            "micro_batch has no effect with method gcl; .* --set micro_batch=null",
+        ),
     ],
 )
 def test_settings_without_an_effect(

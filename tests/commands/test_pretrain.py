@@ -18,6 +18,7 @@ from poscon.engine.data import UnlabelledBatches
 from poscon.engine.diagnostics import Diagnostics
 from poscon.engine.training import MetricsFile
 from poscon.errors import PosconError
+from poscon.networks.unet import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
 
@@ -90,6 +91,28 @@ def test_same_seed_same_weights_other_seed_others(
     pretrain(store, tmp_path / "other", epochs=2, seed=1, settings=TINY)
     name = next(iter(weights(pretrained)))
     assert not torch.equal(weights(pretrained)[name], weights(tmp_path / "other")[name])
+
+
+@pytest.mark.parametrize("method", ["pcl", "simclr"])
+def test_micro_batches_go_through_the_network_one_after_the_other(
+    method: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps of 32 views; diagnostics, which look at the encoder too, are not in training."""
+    forward, sizes = Encoder.forward, set()
+
+    def watched(encoder: Encoder, images: torch.Tensor) -> list[torch.Tensor]:
+        if encoder.training:
+            sizes.add(len(images))
+        return forward(encoder, images)
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    run = tmp_path / "run"
+    pretrain(store, run, method=method, epochs=1, settings=[*TINY, "micro_batch=12"])
+    assert sizes == {10, 11}
+    trained = weights(run)
+    assert all(value.isfinite().all() for value in trained.values())
+    counts = {int(value) for name, value in trained.items() if "num_batches" in name}
+    assert counts == {3 * int(metrics(run)[-1]["step"])}
 
 
 def test_cases_and_exclude_choose_what_is_seen(store: Path, tmp_path: Path) -> None:
@@ -245,6 +268,8 @@ def test_stuck_at_chance_is_said(
         ({"settings": ["loss.treshold=1"]}, r"'loss.treshold' \(did you mean 'threshold'\?\)"),
         ({"settings": ["loss.threshold=0"]}, "loss.threshold = 0"),
         ({"settings": ["size=50"]}, "multiple of 16"),
+        ({"settings": ["micro_batch=1"]}, "micro_batch = 1: Input should be greater"),
+        ({"settings": ["batch=8", "micro_batch=16"]}, "has no effect with batch = 8, .* 16 views"),
         ({"settings": ["optimiser.momentum=0.9"]}, "no effect on adamw"),
         ({"cases": "nowhere.txt"}, "nowhere.txt: cannot read"),
         ({"resume": True}, "no run to resume"),

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_iter
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.pretext import blockwise, contrast
 from poscon.pretext.pcl import PositionalContrast, near, positional_contrastive_loss
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -157,13 +159,14 @@ def test_near_is_decided_as_with_exact_fractions(n, m, threshold):
     limit = Fraction(str(threshold))
     expected = torch.tensor([[abs(p - q) < limit for q in exact] for p in exact])
     positions = torch.cat([torch.arange(1, k + 1).double().div(k).float() for k in (n, m)])
-    assert torch.equal(near(positions, threshold), expected)
+    assert torch.equal(near(positions, positions, threshold), expected)
 
 
 def test_the_tiniest_threshold_still_joins_equal_positions():
     positions = torch.tensor([0.3, 0.3, 0.30001])
-    assert near(positions, 1e-9).tolist() == [[True, True, False]] * 2 + [[False, False, True]]
-    assert not near(positions, 0.0).any()
+    pairs = near(positions, positions, 1e-9)
+    assert pairs.tolist() == [[True, True, False]] * 2 + [[False, False, True]]
+    assert not near(positions, positions, 0.0).any()
 
 
 def test_a_known_value():
@@ -331,6 +334,46 @@ def test_nothing_grows_faster_than_pairs():
             embeddings, torch.linspace(0, 1, n), threshold=0.1, temperature=0.1
         ).backward()
     assert n * dimension <= seen.largest <= n * n
+
+
+def test_of_many_views_there_are_never_all_pairs(monkeypatch):
+    n, dimension, block = 300, 4, 7
+    monkeypatch.setattr(contrast, "DENSE", n - 1)
+    monkeypatch.setattr(blockwise, "BLOCK_PAIRS", block * n + 5)
+    embeddings = random_embeddings(n, dimension, dtype=torch.float32).requires_grad_()
+    kept = []
+    with (
+        _LargestTensor() as forward,
+        torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x),
+    ):
+        step = contrast.contrast(
+            embeddings, torch.linspace(0, 1, n), partial(near, threshold=0.1), temperature=0.1
+        )
+    with _LargestTensor() as backward:
+        step.loss.backward()
+    assert forward.largest == backward.largest == block * n
+    assert max(tensor.numel() for tensor in kept) == n * dimension
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_many_views_have_the_loss_of_few(dtype, monkeypatch):
+    """Just above the limit and just below it all that is said of a batch is the same."""
+    n = 300
+    positions = (torch.arange(n) % 100 + 1) / 100
+    rule = partial(near, threshold=0.1)
+    results = []
+    for limit in (n, n - 1):
+        monkeypatch.setattr(contrast, "DENSE", limit)
+        embeddings = random_embeddings(n, 8, dtype=dtype).requires_grad_()
+        step = contrast.contrast(embeddings, positions, rule, temperature=0.1)
+        step.loss.backward()
+        results.append((step, embeddings.grad))
+    (few, of_few), (many, of_many) = results
+    torch.testing.assert_close(many.loss, few.loss)
+    torch.testing.assert_close(of_many, of_few)
+    assert many.chance == few.chance == math.log(n - 1)
+    assert many.floor == pytest.approx(few.floor)
+    assert torch.equal(many.logs["similarity"], few.logs["similarity"])
 
 
 # The method

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.pretext import blockwise, contrast
 from poscon.pretext.pcl import PositionalContrast
 from poscon.pretext.simclr import SimCLR, nt_xent_loss
 from poscon.settings import validate
@@ -47,6 +48,18 @@ def test_value_and_gradient_are_those_of_the_formula(n, dimension, seed, tempera
     loss.backward()
     expected.backward()
     torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-7, atol=1e-8)
+
+
+def test_many_views_have_the_loss_of_few(monkeypatch):
+    few, many = (random_embeddings(60, 5).requires_grad_() for _ in range(2))
+    expected = nt_xent_loss(few, temperature=0.1)
+    monkeypatch.setattr(contrast, "DENSE", 59)
+    monkeypatch.setattr(blockwise, "BLOCK_PAIRS", 7 * 60)
+    loss = nt_xent_loss(many, temperature=0.1)
+    torch.testing.assert_close(loss, expected)
+    expected.backward()
+    loss.backward()
+    torch.testing.assert_close(many.grad, few.grad)
 
 
 def test_a_known_value():

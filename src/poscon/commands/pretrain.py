@@ -48,6 +48,8 @@ class PretrainSettings(TrainingSettings):
         epochs: how often every slice is seen.
         batch: slices a step; each gives two views.
         sampler: which slices a batch is made of, see :mod:`poscon.engine.samplers`.
+        micro_batch: most views that go through the network at once; None: all. The loss is over
+            the whole batch all the same, see docs/explanation/loss-at-scale.md.
     """
 
     method: str = "pcl"
@@ -56,6 +58,7 @@ class PretrainSettings(TrainingSettings):
     epochs: PositiveInt = 10
     batch: int = Field(64, ge=2)
     sampler: SamplerName = "uniform"
+    micro_batch: int | None = Field(None, ge=2)
 
     @classmethod
     def method_class(cls, name: str) -> type[PretextMethod]:
@@ -67,10 +70,16 @@ class PretrainSettings(TrainingSettings):
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:
                 nothing = "{}" if isinstance(default, Settings) else default
+                nothing = "null" if nothing is None else nothing
                 raise ValueError(
                     f"{name} has no effect with method {self.method}; leave it out (what a recipe "
                     f"says of it goes with --set {name}={nothing})"
                 )
+        if self.micro_batch is not None and self.micro_batch >= 2 * self.batch:
+            raise ValueError(
+                f"micro_batch = {self.micro_batch} has no effect with batch = {self.batch}, which "
+                f"gives {2 * self.batch} views; set fewer, or leave it out"
+            )
         return self
 
 
@@ -78,11 +87,10 @@ def without_effect(method: str) -> list[str]:
     """The settings that a pre-training method makes nothing of."""
     found = find_method(method)
     unused = [] if found.has_head else ["head"]
-    return (
-        unused
-        if found.trains
-        else [*unused, "epochs", "batch", "sampler", "optimiser", "precision", "compile"]
-    )
+    unused += [] if found.in_micro_batches else ["micro_batch"]
+    if not found.trains:
+        unused += ["epochs", "batch", "sampler", "optimiser", "precision", "compile"]
+    return unused
 
 
 def pretrain(
@@ -223,6 +231,7 @@ def assemble(
     method = find_method(chosen.method)
     settings = method.Settings(**chosen.loss)
     learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
+    learner.micro_batch = chosen.micro_batch
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
     )

@@ -16,6 +16,11 @@ class PretextMethod(Method):
     trains: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     """Whether it has a projection head; if not, the head's settings have no effect."""
+    in_micro_batches: ClassVar[bool] = False
+    """Whether it honours ``micro_batch``."""
+    micro_batch: int | None = None
+    """Most views that go through the network at once (:func:`poscon.networks.embedding.embed`);
+    None: all."""
 
     def __init__(
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int

@@ -3,11 +3,18 @@
 The methods differ in their positives (and GCL in its negatives), and in nothing else.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from poscon.step import SliceBatch
+from poscon.distributed import gather, n_processes, rank, total
+from poscon.pretext.blockwise import Related, anchor_losses
+from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
+
+DENSE = 1024
+"""Up to so many views all pairs are made at once: blocks would save nothing that matters there."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -59,6 +66,49 @@ def contrastive_loss(
     return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
 
 
+def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature: float) -> Step:
+    """Contrast the views of all processes, whose positives a rule tells.
+
+    The loss is that of :func:`contrastive_loss` without ``negatives``, in memory that grows with
+    the number of views and not of pairs: see docs/explanation/loss-at-scale.md. In a distributed
+    training it is the loss of all processes' views, the same in each; a process takes its own
+    views as anchors. Every process must have the same number of views.
+
+    Args:
+        embeddings: (B, D), of any length other than zero.
+        keys: (B,), what the rule judges by; alike in meaning in all processes.
+        related: keys of A anchors and of B views -> (A, B) bool, which are positives of which. A
+            view is never its own.
+        temperature: greater than zero.
+
+    Returns:
+        The step; it logs the mean similarity of the embeddings.
+    """
+    z = gather(unit(embeddings))
+    if n_processes() == 1 and len(z) <= DENSE:
+        positives = related(keys, keys)
+        loss = contrastive_loss(embeddings, positives, temperature=temperature)
+        floor = floor_level(positives)
+    else:
+        first = rank() * len(embeddings)
+        losses, n_positives = anchor_losses(
+            z,
+            gather(keys),
+            related,
+            temperature=temperature,
+            anchors=range(first, first + len(embeddings)),
+        )
+        n_anchors = total((n_positives > 0).sum()).clamp(min=1)
+        loss = total(losses.sum()) / n_anchors
+        floor = float(total(_logarithms(n_positives).sum()) / n_anchors)
+    return Step(
+        loss,
+        chance=math.log(max(1, len(z) - 1)),
+        floor=floor,
+        logs={"similarity": mean_similarity(z)},
+    )
+
+
 def chance_level(positives: Tensor, negatives: Tensor | None = None) -> float:
     """What :func:`contrastive_loss` comes to when all embeddings are alike; same masks."""
     itself = _diagonal(positives)
@@ -79,8 +129,12 @@ def floor_level(positives: Tensor, negatives: Tensor | None = None) -> float:
     if negatives is not None:
         return 0.0
     n_positives = (positives & ~_diagonal(positives)).sum(dim=1)
-    per_anchor = n_positives.clamp(min=1).double().log()
-    return float(per_anchor.sum() / (n_positives > 0).sum().clamp(min=1))
+    return float(_logarithms(n_positives).sum() / (n_positives > 0).sum().clamp(min=1))
+
+
+def _logarithms(n_positives: Tensor) -> Tensor:
+    """Of numbers of positives, 0 where there is none."""
+    return n_positives.clamp(min=1).double().log()
 
 
 def _diagonal(mask: Tensor) -> Tensor:

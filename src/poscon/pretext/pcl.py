@@ -1,15 +1,16 @@
 """PCL: positional contrastive learning (Zeng et al., MICCAI 2021, arXiv 2106.09157)."""
 
-import math
+from functools import partial
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from poscon import settings
+from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import contrastive_loss, floor_level, mean_similarity, two_views
+from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -17,14 +18,16 @@ ROUNDING = 1e-5
 """Share of a threshold by which a distance must be below it: more than positions are rounded by."""
 
 
-def near(positions: Tensor, threshold: float) -> Tensor:
-    """Which pairs are closer than the threshold, (B, B) bool; a pair exactly at it is not.
+def near(anchors: Tensor, positions: Tensor, threshold: float) -> Tensor:
+    """Which positions are closer to which anchor than the threshold; exactly at it is not.
+
+    (A,) and (B,) -> (A, B) bool.
 
     Positions are fractions such as 3/10 and 4/10, whose difference comes out a little above or
     below 1/10. Compared as they come, one and the same distance would be positive here and not
     there; so what is equal but for rounding counts as equal.
     """
-    return (positions[:, None] - positions[None, :]).abs() < threshold * (1 - ROUNDING)
+    return (anchors[:, None] - positions).abs() < threshold * (1 - ROUNDING)
 
 
 def positional_contrastive_loss(
@@ -44,6 +47,7 @@ def positional_contrastive_loss(
 
     Args:
         embeddings: (B, D), of any length other than zero; views of one slice are rows of their own.
+            In a distributed training those of this process; the loss is that of all processes.
         positions: (B,).
         threshold: in units of the positions.
         temperature: greater than zero.
@@ -51,8 +55,8 @@ def positional_contrastive_loss(
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
-    positives = near(positions, threshold)
-    return contrastive_loss(embeddings, positives, temperature=temperature)
+    rule = partial(near, threshold=threshold)
+    return contrast(embeddings, positions, rule, temperature=temperature).loss
 
 
 class PositionalContrast(PretextMethod):
@@ -73,6 +77,7 @@ class PositionalContrast(PretextMethod):
     summary = "contrast slices by position: near in any two patients = positive"
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
+    in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -80,17 +85,9 @@ class PositionalContrast(PretextMethod):
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
-        positions = batch.positions.repeat(2)
-        loss = positional_contrastive_loss(
-            embeddings,
-            positions,
-            threshold=self.loss.threshold,
-            temperature=self.loss.temperature,
-        )
-        return Step(
-            loss,
-            chance=math.log(len(embeddings) - 1),
-            floor=floor_level(near(positions, self.loss.threshold)),
-            logs={"similarity": mean_similarity(embeddings)},
+        images = two_views(batch, views, seed)
+        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
+        rule = partial(near, threshold=self.loss.threshold)
+        return contrast(
+            embeddings, batch.positions.repeat(2), rule, temperature=self.loss.temperature
         )

@@ -5,7 +5,7 @@ A combination of this project's own, from Zeng et al. (MICCAI 2021, arXiv 2106.0
 says nothing of which slices of two patients belong together.
 """
 
-import math
+from functools import partial
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -15,9 +15,9 @@ from poscon import settings
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Decoder, Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import floor_level, mean_similarity
+from poscon.pretext.contrast import contrast
 from poscon.pretext.mae import masked_error, masked_views, spread, to_pixels
-from poscon.pretext.pcl import near, positional_contrastive_loss
+from poscon.pretext.pcl import near
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -63,24 +63,24 @@ class ContrastAndRestore(PretextMethod):
         )
         whole = views(batch.images, seed, view=1)
         features = self.encoder(torch.cat([visible, whole]))
-        embeddings, positions = self.head(features[-1]), batch.positions.repeat(2)
-        contrast = positional_contrastive_loss(
-            embeddings,
-            positions,
-            threshold=self.loss.threshold,
+        rule = partial(near, threshold=self.loss.threshold)
+        by_position = contrast(
+            self.head(features[-1]),
+            batch.positions.repeat(2),
+            rule,
             temperature=self.loss.temperature,
         )
         of_visible = [level[: len(visible)] for level in features]
         restored = self.to_pixels(self.decoder(of_visible)[-1])
         error = masked_error(restored, target, hidden)
-        positives = near(positions, self.loss.threshold)
+        assert by_position.chance is not None
         return Step(
-            contrast + self.loss.weight * error,
-            chance=math.log(len(embeddings) - 1) + self.loss.weight * spread(target, hidden),
-            floor=floor_level(positives),
+            by_position.loss + self.loss.weight * error,
+            chance=by_position.chance + self.loss.weight * spread(target, hidden),
+            floor=by_position.floor,
             logs={
-                "similarity": mean_similarity(embeddings),
-                "contrast": contrast.detach(),
+                **by_position.logs,
+                "contrast": by_position.loss.detach(),
                 "reconstruction": error.detach(),
             },
         )

@@ -1,16 +1,16 @@
 """SimCLR: contrast every slice with every other one (Chen et al., ICML 2020, arXiv 2002.05709)."""
 
-import math
-
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from poscon import settings
+from poscon.distributed import rank
+from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import contrastive_loss, mean_similarity, two_views
+from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -26,12 +26,23 @@ def nt_xent_loss(embeddings: Tensor, *, temperature: float) -> Tensor:
     and the loss is the mean of l(i, j) over both orders of all pairs.
 
     Args:
-        embeddings: (2N, D), of any length other than zero.
+        embeddings: (2N, D), of any length other than zero. In a distributed training those of
+            this process; the loss is that of all processes.
         temperature: greater than zero.
     """
+    return slice_contrast(embeddings, temperature=temperature).loss
+
+
+def slice_contrast(embeddings: Tensor, *, temperature: float) -> Step:
+    """:func:`nt_xent_loss` and what is said of it; arguments likewise."""
     n = len(embeddings) // 2
-    own = torch.arange(n, device=embeddings.device).repeat(2)
-    return contrastive_loss(embeddings, own[:, None] == own, temperature=temperature)
+    slices = torch.arange(n, device=embeddings.device) + n * rank()  # none has two numbers
+    return contrast(embeddings, slices.repeat(2), same, temperature=temperature)
+
+
+def same(anchors: Tensor, slices: Tensor) -> Tensor:
+    """Which views are of the slice of which anchor, (A,) and (B,) -> (A, B) bool."""
+    return anchors[:, None] == slices
 
 
 class SimCLR(PretextMethod):
@@ -49,6 +60,7 @@ class SimCLR(PretextMethod):
     summary = "contrast slices: only another view of the same slice = positive"
     citation = "Chen et al., ICML 2020, arXiv 2002.05709"
     needs = "slices"
+    in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -56,10 +68,6 @@ class SimCLR(PretextMethod):
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
-        return Step(
-            nt_xent_loss(embeddings, temperature=self.loss.temperature),
-            chance=math.log(len(embeddings) - 1),
-            floor=0.0,
-            logs={"similarity": mean_similarity(embeddings)},
-        )
+        images = two_views(batch, views, seed)
+        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
+        return slice_contrast(embeddings, temperature=self.loss.temperature)
