@@ -36,7 +36,8 @@ def positives_elsewhere(reader: SliceReader, name: SamplerName, batch: int) -> l
     for step in range(EPOCHS_COUNTED * sampler.epoch_steps):
         indices = sampler(step)
         subjects = torch.from_numpy(reader.subject_of[indices])
-        positive = near(torch.from_numpy(reader.positions[indices]), threshold)
+        positions = torch.from_numpy(reader.positions[indices])
+        positive = near(positions, positions, threshold)
         counts.append((positive & (subjects[:, None] != subjects)).sum(dim=1).numpy())
     found = np.array(counts)
     return [float(found.mean()), float(found.min(axis=1).mean()), float((found == 0).mean())]
