@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Related = Callable[[Tensor, Tensor], Tensor]
-"""The rule that says which rows are positives: keys of A anchors and of B rows -> (A, B) bool."""
+"""The rule of which rows are positives: keys of A anchors and of B rows -> a new (A, B) bool."""
 
 BLOCK_PAIRS = 2**22
 """Pairs of a block; in single precision 16 MiB a matrix, of which a handful exists at a time."""
