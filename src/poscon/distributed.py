@@ -8,11 +8,44 @@ the gradient of that loss, as if one process had the whole batch; but for BatchN
 normalises by the views of its own process, unless it is torch's SyncBatchNorm, which needs GPUs.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from poscon.progress import silent
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Within it, this process is one of those that ``torchrun`` started, if it did.
+
+    Each has a GPU of its own, or on the CPU its share of the cores.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        with silent() if rank() else nullcontext():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Until every process is here."""
+    if n_processes() > 1:
+        dist.barrier()
 
 
 def n_processes() -> int:

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from poscon.cli import app
-from poscon.commands.bench import Bench, advice, bench, limit
+from poscon.commands.bench import Bench, advice, bench, bench_tables, limit
 from poscon.commands.pretrain import PretrainSettings
 from poscon.engine.timing import PARTS, Overhead
 from poscon.errors import PosconError
@@ -18,7 +18,7 @@ def measured(bare: float, changes: dict[str, float] | None = None, **parts: floa
     times = dict.fromkeys(PARTS, 0.0) | parts
     times["backward"] += 1 - sum(times.values())
     overhead = Overhead(slices=64, full=[1.0] * 3, bare=[bare] * 3)
-    return Bench("machine", PretrainSettings(), 64, times, overhead, 1e9, 2e9, changes or {})
+    return Bench("machine", PretrainSettings(), 64, 300, times, overhead, 1e9, 2e9, changes or {})
 
 
 def test_a_step_at_the_speed_of_its_convolutions() -> None:
@@ -66,6 +66,11 @@ def test_the_command_says_where_the_time_goes(store: Path) -> None:
     assert "simclr, 8 slices of 32 x 32 pixels" in done.output
     for part in (*PARTS, "slices a second", "GFLOP/s", "what limits it"):
         assert part in done.output
+
+
+def test_how_long_the_whole_training_takes() -> None:
+    text = "\n".join(str(part) for part in bench_tables(measured(0.9)))
+    assert "300 steps, 10 epochs of this store, would take 5 min" in text
 
 
 def test_nothing_to_measure(store: Path) -> None:

@@ -378,3 +378,57 @@ def test_where_torch_cannot_compile(store: Path, tmp_path: Path) -> None:
     assert "setting compile: torch cannot compile here" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def in_two_processes(store: Path, run: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", "-m", "poscon", "pretrain", str(store), str(run), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_train_one_encoder(store: Path, tmp_path: Path) -> None:
+    settings = [option for setting in TINY for option in ("-s", setting)]
+    done = in_two_processes(store, tmp_path / "two", "--epochs", "3", *settings)
+    assert done.returncode == 0, done.stderr
+    pretrain(store, tmp_path / "one", epochs=3, settings=TINY)
+    two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for row, expected in zip(two, one, strict=True):
+        assert row["lr"] == expected["lr"]
+        if row["loss"]:  # of the slices of both processes: one process of half would have less
+            assert float(row["chance"]) == pytest.approx(float(expected["chance"]), rel=1e-6)
+            assert float(row["floor"]) == pytest.approx(float(expected["floor"]), rel=1e-6)
+            assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=0.1)
+    assert two[0]["uniformity"] == one[0]["uniformity"]  # one and the same start
+    assert weights(tmp_path / "two").keys() == weights(tmp_path / "one").keys()
+
+
+@pytest.mark.slow
+def test_two_processes_repeat_themselves_and_resume(store: Path, tmp_path: Path) -> None:
+    settings = [option for setting in TINY for option in ("-s", setting)]
+    for name in ("whole", "again"):
+        done = in_two_processes(store, tmp_path / name, "--epochs", "3", *settings)
+        assert done.returncode == 0, done.stderr
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
+    (tmp_path / "again" / "encoder.safetensors").unlink()
+    done = in_two_processes(store, tmp_path / "again", "--resume")  # from its last checkpoint
+    assert done.returncode == 0, done.stderr
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-s", "batch=15"], "setting batch = 15: cannot be shared evenly by 2 processes"),
+        (["--method", "gcl"], "--method gcl: trains in one process only"),
+    ],
+)
+@pytest.mark.slow
+def test_what_two_processes_cannot_do(
+    store: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = in_two_processes(store, tmp_path / "run", *options)
+    assert done.returncode != 0
+    assert f"error: {message}" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -43,6 +43,7 @@ class Bench:
         machine: the processor or GPU, and how much of it was used.
         settings: those that the speed depends on.
         size: extent of the views in pixels.
+        steps: of the whole training.
         parts: seconds a step of each part, on its own.
         overhead: the training loop beside its bare arithmetic.
         operations: a second, of the bare arithmetic.
@@ -53,6 +54,7 @@ class Bench:
     machine: str
     settings: PretrainSettings
     size: int
+    steps: int
     parts: dict[str, float]
     overhead: Overhead
     operations: float
@@ -112,6 +114,7 @@ def _measure(chosen: PretrainSettings, store: Store, seconds: float) -> Bench:
         machine=_machine(device),
         settings=chosen,
         size=size,
+        steps=training.batches.total_steps,
         parts=time_parts(training, seconds / 4),
         overhead=measure_overhead(build, seconds / 2),
         operations=rate,
@@ -159,12 +162,18 @@ def bench_tables(result: Bench) -> list[Table | str]:
     lines = [
         f"{overhead.slices_per_second:.0f} slices a second in the training loop, "
         f"{overhead.share:.0%} of its time the bare arithmetic of the step",
+        f"{result.steps} steps, {result.settings.epochs} epochs of this store, would take "
+        f"{_duration(result.steps * batch / overhead.slices_per_second)}",
         f"{result.operations / 1e9:.0f} GFLOP/s, "
         f"{result.operations / result.matrix_rate:.0%} of what a large matrix product does here",
         f"what limits it: {limit(result)}",
         *(f"what would help: {line}" for line in advice(result)),
     ]
     return [title, table, *lines]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 100 else f"{seconds:.0f} s"
 
 
 def limit(result: Bench) -> str:

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 
 from poscon import __version__
+from poscon.distributed import joined, n_processes, rank, wait_for_all
 from poscon.engine.collapse import CollapseWatch, conclude
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import SliceReader, UnlabelledBatches
@@ -166,19 +167,38 @@ def pretrain(
         chosen = chosen.model_copy(update={"size": size})
     size = slice_size(used, chosen.size, chosen.network.stride)
     hardware = choose_device(chosen.device)
-    learner, reader, views, batches = assemble(chosen, opened, used, size)
-    learner.to(hardware)
+    with joined(hardware):
+        _pretrain(chosen, opened, used, size, folder, hardware, resume=resume)
+    return part_file(folder.path, "encoder")
+
+
+def _pretrain(
+    chosen: PretrainSettings,
+    store: Store,
+    cases: list[CaseRecord],
+    size: int,
+    run: RunFolder,
+    device: str,
+    *,
+    resume: bool,
+) -> None:
+    """In each of the processes that there are; the first one writes."""
+    learner, reader, views, batches = assemble(chosen, store, cases, size)
+    learner.to(device)
     learner.check(batches.total_steps)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
     if learner.trains:
-        reader.hold_if_it_fits(hardware)
-    metrics = MetricsFile(folder.metrics_path)
+        reader.hold_if_it_fits(device)
+    metrics = MetricsFile(run.metrics_path)
     # before there is a folder, which a damaged store would leave behind
     before = None if metrics.rows() else {"step": 0, **diagnostics()}
-    if not resume:
-        folder.begin("pretrain", opened, chosen.model_dump(mode="json"), {"pretrain": used})
-    if before is not None:
-        metrics.append(before)
+    wait_for_all()
+    if rank() == 0:
+        if not resume:
+            run.begin("pretrain", store, chosen.model_dump(mode="json"), {"pretrain": cases})
+        if before is not None:
+            metrics.append(before)
+    wait_for_all()
     title = f"pre-training ({chosen.method})"
     if learner.trains:
         train(
@@ -186,18 +206,18 @@ def pretrain(
             views,
             batches,
             optimiser=chosen.optimiser,
-            run=folder,
-            device=hardware,
+            run=run,
+            device=device,
             precision=chosen.precision,
             compiled=chosen.compile,
             title=title,
             after_chunk=CollapseWatch(diagnostics),
         )
-    _save(learner, chosen, opened, folder)
-    rows = numbers(metrics.rows())
-    draw_diagnostics(folder.path / DIAGNOSTICS, rows, title=title)
-    conclude(title, rows)
-    return part_file(folder.path, "encoder")
+    if rank() == 0:
+        _save(learner, chosen, store, run)
+        rows = numbers(metrics.rows())
+        draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title)
+        conclude(title, rows)
 
 
 class Assembly(NamedTuple):
@@ -221,14 +241,16 @@ def assemble(
         size: extent of the views in pixels.
 
     Raises:
-        PosconError: there is but one slice.
+        PosconError: there is but one slice, or the method does not work in several processes.
     """
     views = ViewMaker(chosen.views, size)
     reader = SliceReader(store, cases, canvas_size(size, chosen.views))
     if len(reader) < 2:
         raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
-    torch.manual_seed(mix_seed(chosen.seed, -1))
     method = find_method(chosen.method)
+    if n_processes() > 1 and not method.in_processes:
+        raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
+    torch.manual_seed(mix_seed(chosen.seed, -1))
     settings = method.Settings(**chosen.loss)
     learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
     learner.micro_batch = chosen.micro_batch

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from poscon.distributed import n_processes, rank
 from poscon.engine.samplers import SAMPLERS, SamplerName
+from poscon.errors import PosconError
 from poscon.seeds import mix_seed
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
@@ -142,6 +144,12 @@ def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> N
     target[tuple(there)] = source[tuple(here)]
 
 
+def step_seed(seed: int, step: int) -> int:
+    """Of every random choice of a step; another in every process."""
+    of_step = mix_seed(seed, step)
+    return mix_seed(of_step, rank()) if n_processes() > 1 else of_step
+
+
 class Batches(IterableDataset):
     """The batches of all steps of a run; iterating gives those of the next chunk.
 
@@ -178,7 +186,7 @@ class Batches(IterableDataset):
                 batch = ahead.popleft().result()
                 if step + AHEAD in steps:
                     ahead.append(reader.submit(self._read, step + AHEAD))
-                yield batch, mix_seed(self.seed, step), step / self.total_steps
+                yield batch, step_seed(self.seed, step), step / self.total_steps
         finally:
             reader.shutdown(cancel_futures=True)
 
@@ -196,6 +204,8 @@ class Batches(IterableDataset):
 class UnlabelledBatches(Batches):
     """The middle of slices that a sampler chooses; an epoch has as many as there are.
 
+    Each of several processes has its share of every batch.
+
     Args:
         reader: the slices.
         batch_size: slices a step; all there are if there are fewer.
@@ -203,6 +213,9 @@ class UnlabelledBatches(Batches):
         seed: of the sampler.
         chunk_steps: most steps between two checkpoints.
         sampler: see :mod:`poscon.engine.samplers`.
+
+    Raises:
+        PosconError: a batch cannot be shared evenly.
     """
 
     def __init__(
@@ -216,12 +229,17 @@ class UnlabelledBatches(Batches):
     ) -> None:
         self.reader = reader
         batch_size = min(batch_size, len(reader))
+        if batch_size % n_processes():
+            raise PosconError(
+                f"setting batch = {batch_size}: cannot be shared evenly by {n_processes()} "
+                "processes; set a multiple"
+            )
         self.sampler = SAMPLERS[sampler](reader.positions, reader.subject_of, batch_size, seed)
         steps = self.sampler.epoch_steps
         super().__init__(seed, epochs * steps, min(chunk_steps, steps))
 
     def batch(self, step: int) -> SliceBatch:
-        return self.reader.centred(self.sampler(step))
+        return self.reader.centred(self.sampler(step)[rank() :: n_processes()])
 
 
 class LabelledBatches(Batches):

@@ -9,6 +9,7 @@ import csv
 import io
 import logging
 import math
+import os
 import pickle
 import time
 import warnings
@@ -24,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from poscon.distributed import n_processes, rank, total
 from poscon.engine.data import Batches
 from poscon.engine.inference import channels_last, choose_precision
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings, build_optimiser
@@ -44,6 +46,7 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ".*torch.distributed.* is deprecated.*",
 )
 
 
@@ -84,7 +87,7 @@ def train(
     chunks = _Chunks(run, batches, title, after_chunk)
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
+        **_placement(device),
         precision="bf16-mixed" if choose_precision(precision, device) == "bf16" else "32-true",
         max_epochs=batches.chunks,
         gradient_clip_val=optimiser.clip,
@@ -130,7 +133,8 @@ def train(
             weights_only=True if checkpoint else None,
         )
     except PosconError:
-        run.discard_if_nothing_done()
+        if rank() == 0:
+            run.discard_if_nothing_done()
         raise
     except torch._dynamo.exc.BackendCompilerFailed as error:
         run.discard_if_nothing_done()
@@ -140,6 +144,19 @@ def train(
         ) from error
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
+
+
+def _placement(device: str) -> dict[str, Any]:
+    """Where Lightning runs: here, or in the processes that there are."""
+    if n_processes() == 1:
+        return {"devices": 1}
+    on_each = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": on_each,
+        "num_nodes": n_processes() // on_each,
+        "strategy": "ddp",
+        "sync_batchnorm": device == "cuda",  # torch has it for GPUs only
+    }
 
 
 def _readable_checkpoint(run: RunFolder) -> Path | None:
@@ -203,7 +220,8 @@ class _Chunks(Callback):
         self.metrics = MetricsFile(run.metrics_path)
 
     def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        self.metrics.forget_after(trainer.global_step)
+        if rank() == 0:
+            self.metrics.forget_after(trainer.global_step)
         self.bar = progress_bar()
         self.progress = self.bar.__enter__()
         self.task = self.progress.add_task(
@@ -221,7 +239,7 @@ class _Chunks(Callback):
         for name, value in {"loss": outputs["loss"], **outputs["logs"]}.items():
             self.sums[name] += value.detach() if isinstance(value, Tensor) else value
             self.counts[name] += 1
-        self.slices = len(batch[0].images)
+        self.slices = len(batch[0].images) * n_processes()
         if not self.progress.disable and self.counts["loss"] % 10 == 1:
             status = f"loss {self._mean('loss'):.3f}"
             if "chance" in outputs["logs"]:
@@ -232,10 +250,14 @@ class _Chunks(Callback):
     def _mean(self, name: str) -> float:
         return float(self.sums[name]) / self.counts[name]
 
-    def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+    def _means(self, device: torch.device) -> dict[str, float]:
+        """Of this chunk, over all processes."""
+        means = torch.tensor([self._mean(name) for name in self.sums], device=device)
+        return dict(zip(self.sums, (total(means) / n_processes()).tolist(), strict=True))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         seconds = time.perf_counter() - self.started
-        row: dict[str, float] = {"step": trainer.global_step}
-        row |= {name: self._mean(name) for name in self.sums}
+        row: dict[str, float] = {"step": trainer.global_step, **self._means(module.device)}
         if self.counts["chance"] < self.counts["loss"]:  # two stages: the loss is of both
             row = {name: value for name, value in row.items() if name not in ("chance", "floor")}
         if not math.isfinite(row["loss"]):  # before the checkpoint of this chunk is written
@@ -245,6 +267,8 @@ class _Chunks(Callback):
             )
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["slices_per_second"] = self.counts["loss"] * self.slices / seconds
+        if rank() > 0:
+            return
         if self.after_chunk is not None:
             row |= self.after_chunk(row)
         self.metrics.append(row)

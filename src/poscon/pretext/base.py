@@ -16,6 +16,8 @@ class PretextMethod(Method):
     trains: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     """Whether it has a projection head; if not, the head's settings have no effect."""
+    in_processes: ClassVar[bool] = False
+    """Whether several processes, with a share of the batch each, train as one would."""
     in_micro_batches: ClassVar[bool] = False
     """Whether it honours ``micro_batch``."""
     micro_batch: int | None = None

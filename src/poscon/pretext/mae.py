@@ -128,6 +128,7 @@ class MaskedAutoencoder(PretextMethod):
     summary = "hide patches of a slice and restore them; trains the decoder too"
     citation = "He et al., CVPR 2022, arXiv 2111.06377; Wald et al., CVPR 2025, arXiv 2410.23132"
     needs = "slices"
+    in_processes = True
     parts = ("encoder", "decoder")
     has_head = False
 

@@ -77,6 +77,7 @@ class PositionalContrast(PretextMethod):
     summary = "contrast slices by position: near in any two patients = positive"
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
+    in_processes = True
     in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:

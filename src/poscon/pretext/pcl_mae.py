@@ -48,6 +48,7 @@ class ContrastAndRestore(PretextMethod):
     summary = "contrast slices by position and restore hidden patches; trains the decoder too"
     citation = "poscon's own, of Zeng et al. (arXiv 2106.09157) and He et al. (arXiv 2111.06377)"
     needs = "slices and their positions"
+    in_processes = True
     parts = ("encoder", "decoder")
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:

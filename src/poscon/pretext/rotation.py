@@ -78,6 +78,7 @@ class Rotation(PretextMethod):
     summary = "tell by how many quarter turns a slice was turned"
     citation = "Gidaris et al., ICLR 2018, arXiv 1803.07728"
     needs = "slices, all in one orientation"
+    in_processes = True
 
     def __init__(
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int

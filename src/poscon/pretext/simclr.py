@@ -60,6 +60,7 @@ class SimCLR(PretextMethod):
     summary = "contrast slices: only another view of the same slice = positive"
     citation = "Chen et al., ICML 2020, arXiv 2002.05709"
     needs = "slices"
+    in_processes = True
     in_micro_batches = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
