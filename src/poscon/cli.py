@@ -23,7 +23,9 @@ app = typer.Typer(
     "contrasting slices by their position, fine-tune with a few labelled patients.",
 )
 
-Store = Annotated[Path, typer.Argument(help="Prepared store, from poscon prepare.")]
+Store = Annotated[
+    str, typer.Argument(help="Prepared store, from poscon prepare: a folder, or its URL.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder of the run, written anew.")]
 Recipe = Annotated[
     str | None, typer.Option(help="Recipe to follow: a name (poscon recipes) or a YAML file.")
@@ -57,7 +59,7 @@ SourceSpacing = Annotated[
 @app.command(epilog="Example: poscon prepare Task04_Hippocampus hippocampus.store --plane coronal")
 def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
-    store: Annotated[Path, typer.Argument(help="Folder to write.")],
+    store: Annotated[str, typer.Argument(help="Folder to write.")],
     layout: Layout = None,
     plane: Annotated[
         str | None,

@@ -78,16 +78,38 @@ def test_an_unfinished_store(copy):
     assert refusal(Store, copy).startswith(f"{copy}: an unfinished store")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", None])
+def test_a_store_of_version_1_is_read(made, copy):
+    """It had a list of positions, which follow from the number of slices."""
+
+    def as_version_1(content):
+        content["schema_version"] = 1
+        for case in content["cases"]:
+            n = case["shape"][0]
+            case["positions"] = [(i + 1) / n for i in range(n)]
+
+    rewrite(copy, as_version_1)
+    assert Store(copy).manifest == Store(made).manifest
+
+
+def test_positions_are_relative(made):
+    for case in Store(made).cases:
+        assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
+
+
+@pytest.mark.parametrize("version", [0, 3, 99, "1", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
-    assert f"schema version {version}, this poscon reads 1" in message
+    assert f"schema version {version}, this poscon reads 1 and 2" in message
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '"store"', '{"schema_version": 1}', "\x00"]
+    "text",
+    [
+        *("", "{", "[]", "null", "{}", '"store"', "\x00", '{"schema_version": 2}'),
+        *(f'{{"schema_version": 1{more}}}' for more in ("", ', "cases": 1', ', "cases": [1]')),
+    ],
 )
 def test_a_damaged_manifest(copy, text):
     (copy / "manifest.json").write_text(text)
@@ -106,7 +128,9 @@ def test_a_manifest_that_is_no_text(copy):
         lambda content: content.update(colour="red"),
         lambda content: content.pop("classes"),
         lambda content: content["cases"][1].update(shape=[1, 2]),
-        lambda content: content["cases"][1].pop("positions"),
+        lambda content: content["cases"][1].pop("intensity"),
+        lambda content: content["cases"][1].update(positions=[0.5, 1.0]),
+        lambda content: content["cases"][1]["geometry"].update(colour="red"),
         lambda content: content["preparation"].update(plane="oblique"),
     ],
 )

@@ -19,12 +19,13 @@ from pydantic import field_validator
 from poscon import __version__
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.positions import relative_positions
 from poscon.progress import progress_bar
 from poscon.settings import Recipe, Settings, resolve
 from poscon.store.intensity import check_voxels, guess_modality, normalise
+from poscon.store.remote import is_url
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
+    CASE_FILE,
     MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
@@ -115,6 +116,10 @@ def prepare(
     Raises:
         PosconError: nothing found, a file that cannot be used, or an existing target.
     """
+    if is_url(store):
+        raise PosconError(
+            f"{store}: a store is prepared in a folder of this machine; copy it there afterwards"
+        )
     source, store = Path(source), Path(store)
     if processes is not None and processes < 1:
         raise PosconError(f"--processes {processes}: must be at least 1")
@@ -267,7 +272,6 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
             in_plane_mm[1] * geometry.stack_shape[2] / columns,
         ),
         intensity=intensity,
-        positions=tuple(relative_positions(slices).tolist()),
         class_voxels=class_voxels,
         pixels_sha256=pixels_sha256(volume, header.affine),
         stored_sha256=slices_sha256(image, label),
@@ -277,7 +281,7 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
         np.save(part / "image.npy", image)
         if label is not None:
             np.save(part / "label.npy", label)
-        write_json(part / "case.json", record.model_dump(mode="json"))
+        write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
 
 
 def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
@@ -332,7 +336,7 @@ def _prepare_cases(
 
 def _finished(store: Path, case: Case) -> CaseRecord | None:
     path = store / "cases" / case.id / "case.json"
-    return CaseRecord.model_validate_json(path.read_text()) if path.is_file() else None
+    return CASE_FILE.validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _open_target(job: _Job, dataset: Dataset, reversed_ids: set[str]) -> None:
