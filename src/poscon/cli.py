@@ -50,6 +50,8 @@ Channel = Annotated[
 Labels = Annotated[
     str | None, typer.Option(help="What label values mean: 1=RV,2=MYO,3=LV; overrides the layout.")
 ]
+Engine = Annotated[str, typer.Option(help="local, or ray: on many machines.")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster.")]
 SourceSpacing = Annotated[
     str | None,
     typer.Option(metavar="X,Y,Z", help="Voxel size in mm along the files' axes, if headers lie."),
@@ -79,6 +81,8 @@ def prepare(
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many to use; all cores, or one for a small set.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
     recipe: Recipe = None,
     settings: Set = None,
 ) -> None:
@@ -100,6 +104,8 @@ def prepare(
         channel=channel,
         reverse=reverse,
         processes=processes,
+        engine=engine,
+        address=address,
         recipe=recipe,
         settings=settings or (),
     )
@@ -309,8 +315,8 @@ def compare(
         int | None, typer.Option(min=1, help="Runs at a time; one a GPU, else one a core.")
     ] = None,
     device: Device = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: on many machines.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """Compare methods by the few-label protocol: folds, draws, statistics, no leakage.
 

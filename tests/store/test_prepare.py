@@ -127,6 +127,32 @@ def test_processes_do_not_change_the_result(source, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+@pytest.mark.slow
+def test_nor_does_ray(source, tmp_path, monkeypatch):
+    """Relative paths, a bad file, and what is not finished done by another run."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (poscon[cluster])")
+    prepare(source, tmp_path / "one", processes=1)
+    put(source / "b.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    monkeypatch.chdir(tmp_path)
+    message = refusal("scans", "two", engine="ray")
+    assert message.startswith(f"{source / 'b.nii.gz'}: ")
+    assert {path.name for path in Path("two/cases").iterdir()} == {"a", "c"}
+    assert not ray.is_initialized()
+    put(source / "b.nii.gz", scan(1))
+    before = Path("two/cases/a/image.npy").stat()
+    prepare("scans", "two", engine="ray")
+    assert Path("two/cases/a/image.npy").stat() == before
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_no_cluster_leaves_nothing(source, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed (poscon[cluster])")
+    told = {"engine": "ray", "address": "127.0.0.1:1"}
+    message = refusal(source, tmp_path / "store", **told)
+    assert message.startswith("--address 127.0.0.1:1: no Ray cluster there")
+    assert not (tmp_path / "store").exists()
+
+
 def test_the_axis_order_of_the_file_does_not_matter(tmp_path):
     """One volume in all 48 orders: the same stored bytes, the same hash, the same record."""
     for code in CODES:
