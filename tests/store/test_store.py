@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from poscon.errors import PosconError
+from poscon.store.local import LocalFolder
 from poscon.store.prepare import prepare
 from poscon.store.store import Store, read_names, slices_sha256, write_json
 
@@ -60,6 +61,40 @@ def test_a_store_is_read(made):
     assert slices_sha256(image, label) == case.stored_sha256
     assert slices_sha256(store.image(store.cases[2]), None) == store.cases[2].stored_sha256
     assert store.image(case) is image  # mapped once
+
+
+@pytest.mark.parametrize("memory", [10**12, 0])
+def test_a_store_that_is_larger_than_memory_asks_for_a_slice_first(made, monkeypatch, memory):
+    asked = []
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr(
+        "poscon.store.local.will_need", lambda _, begin, end: asked.append((begin, end))
+    )
+    store, case = Store(made), Store(made).cases[0]
+    image = store.image(case)
+    assert isinstance(image, np.memmap)
+    plain = np.load(made / "cases/a/image.npy")
+    for key in (0, 2, -1, np.int64(1), slice(1, 3), [0, 2], (1, 2), plain > 0, ...):
+        np.testing.assert_array_equal(image[key], plain[key])
+    np.testing.assert_array_equal(image[1:][1], plain[2])
+    np.testing.assert_array_equal(image[0][1], plain[0, 1])
+    with pytest.raises(IndexError):
+        image[3]
+    size = plain[0].nbytes
+    slices = [(128 + n * size, 128 + (n + 1) * size) for n in (0, 2, 2, 1, 0)]
+    assert asked == (slices if memory == 0 else [])
+
+
+@pytest.mark.parametrize("slices", [3, 400])
+def test_any_slice_can_be_asked_for(tmp_path, slices):
+    array = np.arange(slices * 700, dtype=np.float32).reshape(slices, 70, 10)
+    np.save(tmp_path / "x.npy", array)
+    folder = LocalFolder(tmp_path)
+    folder.in_memory = False
+    asking = folder.array("x.npy", "")
+    for number in range(slices):
+        np.testing.assert_array_equal(asking[number], array[number])
 
 
 def test_the_case_files_repeat_the_manifest(made):

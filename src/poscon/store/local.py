@@ -1,6 +1,9 @@
 """A store's folder on this machine."""
 
+import mmap
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +15,15 @@ class LocalFolder:
 
     Args:
         path: the store's folder.
+
+    Attributes:
+        in_memory: whether the system can keep the arrays in memory; if not, most slices come from
+            the disk, and are asked for accordingly.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.in_memory = True
 
     @property
     def name(self) -> str:
@@ -48,8 +56,45 @@ class LocalFolder:
         """
         path = self.path / name
         try:
-            return np.load(path, mmap_mode="r")
+            array = np.load(path, mmap_mode="r")
         except (EOFError, OSError, ValueError) as error:
             raise PosconError(
                 f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
             ) from error
+        if self.in_memory:
+            return array
+        asking = array.view(AskingArray)
+        asking.whole = True
+        return asking
+
+
+class AskingArray(np.memmap):
+    """A memory-mapped array, (slices, rows, columns), that asks for a slice before it is read.
+
+    Left to itself the kernel reads a slice piece by piece, each with as much of what follows as it
+    thinks fit, which a random order has no use for. Asking costs a little where the slice is in
+    memory.
+
+    Attributes:
+        whole: whether this is all of the file's array, not a part of it.
+    """
+
+    whole = False
+
+    def __getitem__(self, key: Any) -> Any:
+        if self.whole and isinstance(key, int | np.integer):
+            number, step = range(len(self))[key], self.strides[0]
+            begin = self.offset % mmap.ALLOCATIONGRANULARITY + number * step
+            will_need(self._mmap, begin, begin + step)  # type: ignore[attr-defined]
+        return super().__getitem__(key)
+
+
+def will_need(mapped: mmap.mmap, begin: int, end: int) -> None:
+    """Let the kernel fetch bytes of a mapped file at once, if they are not in memory."""
+    first = begin - begin % mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_WILLNEED, first, end - first)
+
+
+def fits_in_memory(n_bytes: int) -> bool:
+    """Whether files of so many bytes can stay in memory: in half of it, as there are others."""
+    return n_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2

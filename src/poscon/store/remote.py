@@ -20,6 +20,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.progress import console
+from poscon.store.local import will_need
 
 CACHE_VARIABLE = "POSCON_CACHE"
 LEAST_FREE = 0.05  # of the disk of the cache: what is read when there is less is not kept
@@ -162,7 +163,8 @@ class RemoteArray(NDArrayOperatorsMixin):
         self.folder, self.name, self.kept = folder, name, kept
         if not kept.is_file():
             self._begin()
-        content = np.asarray(np.memmap(kept, np.uint8, "r"))
+        mapped = np.memmap(kept, np.uint8, "r")
+        self.mapped, content = mapped._mmap, np.asarray(mapped)  # type: ignore[attr-defined]
         self.shape, self.dtype, self.begin = self._read_header(content[:_HEADER].tobytes())
         self.step = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self.end = self.begin + self.shape[0] * self.step
@@ -176,6 +178,7 @@ class RemoteArray(NDArrayOperatorsMixin):
         if isinstance(key, int | np.integer):
             number = range(len(self))[key]
             if self.present[number]:
+                will_need(self.mapped, self._offset(number), self._offset(number + 1))
                 return self.local[number]
             return self._fetch([(number, number + 1)])[0][0]
         return np.asarray(self)[key]

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from poscon.errors import PosconError
 from poscon.files import write_text
 from poscon.positions import relative_positions
-from poscon.store.local import LocalFolder
+from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 
 SCHEMA_VERSION: Final = 2
@@ -176,6 +176,9 @@ class Store:
         self._folder = RemoteFolder(str(path)) if is_url(path) else LocalFolder(Path(path))
         content = self._folder.manifest(MANIFEST)
         self.manifest = _parse_manifest(content, f"{self.path}/{MANIFEST}")
+        if isinstance(self._folder, LocalFolder):
+            stored = sum(case.stored_bytes for case in self.cases)
+            self._folder.in_memory = fits_in_memory(stored)
         # Bounded: every memory map holds a file open, and a process may open about a thousand.
         self._open = lru_cache(OPEN_ARRAYS)(self._folder.array)
 
