@@ -23,7 +23,9 @@ app = typer.Typer(
     "contrasting slices by their position, fine-tune with a few labelled patients.",
 )
 
-Store = Annotated[Path, typer.Argument(help="Prepared store, from poscon prepare.")]
+Store = Annotated[
+    str, typer.Argument(help="Prepared store, from poscon prepare: a folder, or its URL.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder of the run, written anew.")]
 Recipe = Annotated[
     str | None, typer.Option(help="Recipe to follow: a name (poscon recipes) or a YAML file.")
@@ -48,6 +50,8 @@ Channel = Annotated[
 Labels = Annotated[
     str | None, typer.Option(help="What label values mean: 1=RV,2=MYO,3=LV; overrides the layout.")
 ]
+Engine = Annotated[str, typer.Option(help="local, or ray: on many machines.")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster.")]
 SourceSpacing = Annotated[
     str | None,
     typer.Option(metavar="X,Y,Z", help="Voxel size in mm along the files' axes, if headers lie."),
@@ -57,7 +61,7 @@ SourceSpacing = Annotated[
 @app.command(epilog="Example: poscon prepare Task04_Hippocampus hippocampus.store --plane coronal")
 def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
-    store: Annotated[Path, typer.Argument(help="Folder to write.")],
+    store: Annotated[str, typer.Argument(help="Folder to write.")],
     layout: Layout = None,
     plane: Annotated[
         str | None,
@@ -77,6 +81,8 @@ def prepare(
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many to use; all cores, or one for a small set.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
     recipe: Recipe = None,
     settings: Set = None,
 ) -> None:
@@ -98,6 +104,8 @@ def prepare(
         channel=channel,
         reverse=reverse,
         processes=processes,
+        engine=engine,
+        address=address,
         recipe=recipe,
         settings=settings or (),
     )
@@ -307,8 +315,8 @@ def compare(
         int | None, typer.Option(min=1, help="Runs at a time; one a GPU, else one a core.")
     ] = None,
     device: Device = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: on many machines.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """Compare methods by the few-label protocol: folds, draws, statistics, no leakage.
 

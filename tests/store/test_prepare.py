@@ -99,7 +99,7 @@ def test_what_is_stored_is_the_normalised_stack(source, tmp_path):
     assert [c.values for c in store.manifest.classes] == [(1,), (3,)]
     assert case.shape == image.shape == (5, 8, 9)
     assert case.spacing == pytest.approx((6.0, 1.25, 1.5))
-    assert case.positions == tuple(relative_positions(5))
+    np.testing.assert_array_equal(case.positions, relative_positions(5))
     assert case.class_voxels == tuple(np.bincount(label.ravel(), minlength=3)[1:])
     assert (case.source, case.source_label) == ("b.nii.gz", "b_seg.nii.gz")
     assert case.intensity.mean == pytest.approx(volume.mean())
@@ -125,6 +125,32 @@ def test_processes_do_not_change_the_result(source, tmp_path):
     prepare(source, tmp_path / "one", processes=1)
     prepare(source, tmp_path / "two", processes=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_nor_does_ray(source, tmp_path, monkeypatch):
+    """Relative paths, a bad file, and what is not finished done by another run."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (poscon[cluster])")
+    prepare(source, tmp_path / "one", processes=1)
+    put(source / "b.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    monkeypatch.chdir(tmp_path)
+    message = refusal("scans", "two", engine="ray")
+    assert message.startswith(f"{source / 'b.nii.gz'}: ")
+    assert {path.name for path in Path("two/cases").iterdir()} == {"a", "c"}
+    assert not ray.is_initialized()
+    put(source / "b.nii.gz", scan(1))
+    before = Path("two/cases/a/image.npy").stat()
+    prepare("scans", "two", engine="ray")
+    assert Path("two/cases/a/image.npy").stat() == before
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_no_cluster_leaves_nothing(source, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed (poscon[cluster])")
+    told = {"engine": "ray", "address": "127.0.0.1:1"}
+    message = refusal(source, tmp_path / "store", **told)
+    assert message.startswith("--address 127.0.0.1:1: no Ray cluster there")
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_axis_order_of_the_file_does_not_matter(tmp_path):
@@ -290,7 +316,7 @@ def test_reversed_cases(source, tmp_path):
         step = -1 if here.id == "b" else 1
         np.testing.assert_array_equal(turned.image(there), straight.image(here)[::step])
         np.testing.assert_array_equal(turned.label(there), straight.label(here)[::step])
-        assert there.positions == here.positions
+        np.testing.assert_array_equal(there.positions, here.positions)
         assert there.pixels_sha256 == here.pixels_sha256
     names.write_text("b\nd\n")
     message = refusal(source, tmp_path / "other", reverse=names)

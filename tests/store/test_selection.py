@@ -37,7 +37,6 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
         shape=shape,
         spacing=(1, 1, 1),
         intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1),
-        positions=(1 / 3, 2 / 3, 1),
         class_voxels=(1,) if labelled else None,
         pixels_sha256="",
         stored_sha256="",

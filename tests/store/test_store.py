@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from poscon.errors import PosconError
+from poscon.store.local import LocalFolder
 from poscon.store.prepare import prepare
 from poscon.store.store import Store, read_names, slices_sha256, write_json
 
@@ -62,6 +63,40 @@ def test_a_store_is_read(made):
     assert store.image(case) is image  # mapped once
 
 
+@pytest.mark.parametrize("memory", [10**12, 0])
+def test_a_store_that_is_larger_than_memory_asks_for_a_slice_first(made, monkeypatch, memory):
+    asked = []
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr(
+        "poscon.store.local.will_need", lambda _, begin, end: asked.append((begin, end))
+    )
+    store, case = Store(made), Store(made).cases[0]
+    image = store.image(case)
+    assert isinstance(image, np.memmap)
+    plain = np.load(made / "cases/a/image.npy")
+    for key in (0, 2, -1, np.int64(1), slice(1, 3), [0, 2], (1, 2), plain > 0, ...):
+        np.testing.assert_array_equal(image[key], plain[key])
+    np.testing.assert_array_equal(image[1:][1], plain[2])
+    np.testing.assert_array_equal(image[0][1], plain[0, 1])
+    with pytest.raises(IndexError):
+        image[3]
+    size = plain[0].nbytes
+    slices = [(128 + n * size, 128 + (n + 1) * size) for n in (0, 2, 2, 1, 0)]
+    assert asked == (slices if memory == 0 else [])
+
+
+@pytest.mark.parametrize("slices", [3, 400])
+def test_any_slice_can_be_asked_for(tmp_path, slices):
+    array = np.arange(slices * 700, dtype=np.float32).reshape(slices, 70, 10)
+    np.save(tmp_path / "x.npy", array)
+    folder = LocalFolder(tmp_path)
+    folder.in_memory = False
+    asking = folder.array("x.npy", "")
+    for number in range(slices):
+        np.testing.assert_array_equal(asking[number], array[number])
+
+
 def test_the_case_files_repeat_the_manifest(made):
     content = json.loads((made / "manifest.json").read_text())
     for case in content["cases"]:
@@ -78,16 +113,38 @@ def test_an_unfinished_store(copy):
     assert refusal(Store, copy).startswith(f"{copy}: an unfinished store")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", None])
+def test_a_store_of_version_1_is_read(made, copy):
+    """It had a list of positions, which follow from the number of slices."""
+
+    def as_version_1(content):
+        content["schema_version"] = 1
+        for case in content["cases"]:
+            n = case["shape"][0]
+            case["positions"] = [(i + 1) / n for i in range(n)]
+
+    rewrite(copy, as_version_1)
+    assert Store(copy).manifest == Store(made).manifest
+
+
+def test_positions_are_relative(made):
+    for case in Store(made).cases:
+        assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
+
+
+@pytest.mark.parametrize("version", [0, 3, 99, "1", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
-    assert f"schema version {version}, this poscon reads 1" in message
+    assert f"schema version {version}, this poscon reads 1 and 2" in message
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '"store"', '{"schema_version": 1}', "\x00"]
+    "text",
+    [
+        *("", "{", "[]", "null", "{}", '"store"', "\x00", '{"schema_version": 2}'),
+        *(f'{{"schema_version": 1{more}}}' for more in ("", ', "cases": 1', ', "cases": [1]')),
+    ],
 )
 def test_a_damaged_manifest(copy, text):
     (copy / "manifest.json").write_text(text)
@@ -106,7 +163,9 @@ def test_a_manifest_that_is_no_text(copy):
         lambda content: content.update(colour="red"),
         lambda content: content.pop("classes"),
         lambda content: content["cases"][1].update(shape=[1, 2]),
-        lambda content: content["cases"][1].pop("positions"),
+        lambda content: content["cases"][1].pop("intensity"),
+        lambda content: content["cases"][1].update(positions=[0.5, 1.0]),
+        lambda content: content["cases"][1]["geometry"].update(colour="red"),
         lambda content: content["preparation"].update(plane="oblique"),
     ],
 )

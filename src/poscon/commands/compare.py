@@ -18,7 +18,6 @@ from rich.live import Live
 from rich.table import Table
 
 from poscon.comparison.data import DATA, located, prepare_once, scans_of
-from poscon.comparison.engines import ENGINES, Engine, LocalEngine, RayEngine
 from poscon.comparison.jobs import Job, Program, make_program
 from poscon.comparison.plan import Plan, read_plan
 from poscon.comparison.summary import (
@@ -34,7 +33,8 @@ from poscon.comparison.summary import (
     summary_md,
     summary_tex,
 )
-from poscon.comparison.work import RESULTS, WORK, Workplace, seconds_of
+from poscon.comparison.work import RESULTS, WORK, Workplace, guarded, seconds_of
+from poscon.engines import Engine, check_engine, open_engine
 from poscon.errors import PosconError
 from poscon.files import read_json, write_text
 from poscon.progress import console
@@ -107,7 +107,7 @@ def compare(
             run; or a run failed, in which case the others are done and kept.
     """
     read, out = read_plan(str(plan), settings), Path(out).resolve()
-    _check_engine(engine, address, processes)
+    check_engine(engine, address, processes)
     if pretrain_data is not None and read.pretrain_data is None:
         raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
     _check_folder(out)
@@ -171,17 +171,6 @@ def _workplace(out: Path, plan: Plan, device: str | None) -> Workplace:
     return Workplace(out, store, source, folder, plan.data, plan.transductive, device)
 
 
-def _check_engine(engine: str, address: str | None, processes: int | None) -> None:
-    if engine not in ENGINES:
-        raise PosconError(f"--engine {engine}: must be {' or '.join(ENGINES)}")
-    if engine != "ray" and address is not None:
-        raise PosconError("--address: no effect without --engine ray")
-    if engine == "ray" and processes is not None:
-        raise PosconError("--processes: no effect with --engine ray, which knows its cluster")
-    if processes is not None and processes < 1:
-        raise PosconError(f"--processes {processes}: must be at least 1")
-
-
 def _check_folder(out: Path) -> None:
     if not out.exists():
         return
@@ -220,15 +209,13 @@ def _do_all(
     console.print(f"{len(jobs)} runs, {len(jobs) - len(missing)} done already", soft_wrap=True)
     if not missing:
         return
-    workers: Engine = (
-        RayEngine(place, address) if engine == "ray" else LocalEngine(place, processes)
-    )
+    workers = open_engine(engine, address, processes, gpus=place.device != "cpu")
     board = Board(comparison, workers.capacity)
     running: dict[Future[str | None], Job] = {}
     try:
         with board.live():
             while missing or running:
-                _submit(missing, running, workers, failed, board)
+                _submit(missing, running, workers, place, failed, board)
                 if not running:
                     continue
                 finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
@@ -247,6 +234,7 @@ def _submit(
     missing: list[Job],
     running: dict[Future[str | None], Job],
     workers: Engine,
+    place: Workplace,
     failed: dict[str, str],
     board: "Board",
 ) -> None:
@@ -259,7 +247,7 @@ def _submit(
             board.finished(job, failed[job.name])
         elif len(running) < workers.capacity and job.start not in waiting:
             missing.remove(job)
-            running[workers.submit(job)] = job
+            running[workers.submit(guarded, job, place)] = job
 
 
 def _outcome(future: "Future[str | None]", job: Job) -> str | None:

@@ -16,7 +16,8 @@ from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.report.contact_sheet import check_target, draw_contact_sheet
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities, labelled_voxels
-from poscon.store.store import MANIFEST, Manifest, Store
+from poscon.store.remote import is_url
+from poscon.store.store import Manifest, Store
 
 CONTACT_SHEET = "contact_sheet.png"
 TABLE_SUFFIX = "_cases.csv"
@@ -54,7 +55,7 @@ class Inspection:
     """What `inspect` found.
 
     Attributes:
-        store: its folder.
+        store: its folder, or URL.
         manifest: everything the store knows of its cases.
         subjects, labelled_subjects, labelled_cases: how many.
         modalities, planes: cases of each.
@@ -63,13 +64,13 @@ class Inspection:
         row_range, column_range: smallest and largest slice, in pixels.
         in_plane_mm, slice_mm: smallest and largest spacing in plane and between slices.
         classes: each foreground class.
-        bytes_on_disk: of the cases and the manifest.
+        stored_bytes: of the arrays.
         findings: what is odd, most serious kind first.
         contact_sheet: the picture.
         case_table: CSV file with a line for each case.
     """
 
-    store: Path
+    store: Path | str
     manifest: Manifest
     subjects: int
     labelled_subjects: int
@@ -83,7 +84,7 @@ class Inspection:
     in_plane_mm: tuple[float, float]
     slice_mm: tuple[float, float]
     classes: tuple[ClassSummary, ...]
-    bytes_on_disk: int
+    stored_bytes: int
     findings: tuple[Oddity, ...]
     contact_sheet: Path
     case_table: Path
@@ -107,16 +108,18 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     """Look a store over: read every array, find what is odd, draw a contact sheet.
 
     Args:
-        store: the folder that ``poscon prepare`` wrote.
+        store: the folder that ``poscon prepare`` wrote, or the URL of a copy.
         out: the contact sheet, a .png; None: ``contact_sheet.png`` in the store. A table of all
             cases is written beside it, ``<name>_cases.csv``. Earlier ones of poscon are replaced.
 
     Raises:
-        PosconError: no store there, none of its cases can be read, or ``out`` is no .png or
-            another's file.
+        PosconError: no store there, none of its cases can be read, ``out`` is no .png or
+            another's file, or it is not given for a URL.
     """
+    if out is None and is_url(store):
+        raise PosconError(f"{store}: is only read; say with --out where the contact sheet goes")
     opened = Store(store)
-    sheet = opened.path / CONTACT_SHEET if out is None else Path(out)
+    sheet = Path(store) / CONTACT_SHEET if out is None else Path(out)
     table = sheet.with_name(sheet.stem + TABLE_SUFFIX)
     check_target(sheet)
     _check_table_target(table)
@@ -148,7 +151,7 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
             )
             for i, name in enumerate(opened.class_names)
         ),
-        bytes_on_disk=_bytes_on_disk(opened.path),
+        stored_bytes=sum(case.stored_bytes for case in cases),
         findings=findings,
         contact_sheet=sheet,
         case_table=table,
@@ -173,11 +176,6 @@ def _range(values: Iterable[Number]) -> tuple[Number, Number]:
     return min(found), max(found)
 
 
-def _bytes_on_disk(store: Path) -> int:
-    files = (store / MANIFEST, *(store / "cases").glob("*/*"))
-    return sum(file.stat().st_size for file in files)
-
-
 def _summary_table(inspection: Inspection) -> RenderableType:
     manifest, names = inspection.manifest, [c.name for c in inspection.manifest.classes]
     table = Table(show_header=False, box=None, title=escape(str(inspection.store)))
@@ -194,7 +192,7 @@ def _summary_table(inspection: Inspection) -> RenderableType:
         "spacing": f"{_span(inspection.in_plane_mm)} mm in plane, "
         f"{_span(inspection.slice_mm)} mm between slices",
         "classes": ", ".join(names) or "none",
-        "on disk": f"{inspection.bytes_on_disk / 1e6:.1f} MB",
+        "arrays": f"{inspection.stored_bytes / 1e6:.1f} MB",
     }
     for heading, value in rows.items():
         table.add_row(heading, escape(value))

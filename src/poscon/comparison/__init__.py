@@ -1,1 +1,1 @@
-"""The few-label protocol behind ``poscon compare``: plan, folds, runs, engines, statistics."""
+"""The few-label protocol behind ``poscon compare``: plan, folds, runs, statistics."""

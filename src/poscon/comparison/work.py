@@ -2,10 +2,8 @@
 
 import contextlib
 import fcntl
-import os
 import resource
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -258,14 +256,3 @@ def guarded(job: Job, place: Workplace) -> str | None:
             traceback.print_exc(file=file)
         return f"{type(error).__name__}: {' '.join(str(error).split())} (see {log})"
     return None
-
-
-def stay_with_parent(parent: int) -> None:
-    """End this process when the one that began it is gone, however that ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

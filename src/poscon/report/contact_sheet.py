@@ -121,7 +121,7 @@ def _row(case: CaseRecord) -> _Row:
 def _figure(store: Store, rows: list[_Row]) -> Figure:
     """Lay the sheet out from the top: heading, columns' positions, cases, legend."""
     planes = sorted({row.case.geometry.plane for row in rows})
-    heading = [f"{store.path.resolve().name}: {len(rows)} of {len(store.cases)} cases"]
+    heading = [f"{store.name}: {len(rows)} of {len(store.cases)} cases"]
     heading += [f"By the headers, {DIRECTIONS[plane]}" for plane in planes]
     width = 2 * _MARGIN + len(POSITIONS) * _TILE + (len(POSITIONS) - 1) * _GAP
     legend_columns = len(POSITIONS)

@@ -1,6 +1,7 @@
 """A picture of predictions beside their references."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def read_prediction(store: Store, case: CaseRecord, folder: Path) -> np.ndarray:
         data = data[..., case.frame_index]
     scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in store.manifest.classes))
     classes = scheme.to_classes(data, where=str(files[0]))
-    return SliceGeometry(**case.geometry.model_dump()).to_stack(classes)
+    return SliceGeometry(**asdict(case.geometry)).to_stack(classes)
 
 
 def _colours(classes: np.ndarray) -> np.ndarray:

@@ -59,8 +59,8 @@ def find_oddities(store: Store) -> tuple[Oddity, ...]:
         task = progress.add_task("reading", total=len(store.cases), status="")
         for case in store.cases:
             try:
-                image = store.image(case)
-                label = store.label(case) if case.labelled else None
+                image = np.asarray(store.image(case))
+                label = np.asarray(store.label(case)) if case.labelled else None
                 if slices_sha256(image, label) != case.stored_sha256:
                     raise PosconError(
                         "its arrays are not those that were prepared (the hash differs); "

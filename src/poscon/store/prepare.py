@@ -2,29 +2,27 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import field_validator
 
 from poscon import __version__
+from poscon.engines import Engine, check_engine, open_engine, outcomes
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.positions import relative_positions
 from poscon.progress import progress_bar
 from poscon.settings import Recipe, Settings, resolve
 from poscon.store.intensity import check_voxels, guess_modality, normalise
+from poscon.store.remote import is_url
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
+    CASE_FILE,
     MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
@@ -44,6 +42,7 @@ from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header, read_scan
 
 _STATE = "preparing.json"
+_WORTH_PROCESSES = 32  # cases: for fewer, starting processes takes longer than it saves
 _MOST_CLASSES = 255  # a class index is stored in a byte
 _SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
@@ -86,6 +85,8 @@ def prepare(
     channel: int | None = None,
     reverse: Path | str | None = None,
     processes: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     recipe: Recipe | None = None,
     settings: Iterable[str] = (),
 ) -> Store:
@@ -106,6 +107,9 @@ def prepare(
         channel: which channel of a multi-channel data set.
         reverse: file with the cases whose slices run the other way (see :func:`read_names`).
         processes: how many to use; None: as many as there are cores, one for a small set.
+        engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
+            same place.
+        address: of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
         settings: further ``key=value`` settings.
 
@@ -115,9 +119,14 @@ def prepare(
     Raises:
         PosconError: nothing found, a file that cannot be used, or an existing target.
     """
+    if is_url(store):
+        raise PosconError(
+            f"{store}: a store is prepared in a folder of this machine; copy it there afterwards"
+        )
+    check_engine(engine, address, processes)
     source, store = Path(source), Path(store)
-    if processes is not None and processes < 1:
-        raise PosconError(f"--processes {processes}: must be at least 1")
+    if engine == "ray":  # whose processes are elsewhere
+        source, store = source.absolute(), store.absolute()
     if (store / MANIFEST).exists():
         raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
     dataset = read_dataset(source, layout, channel=channel)
@@ -151,8 +160,16 @@ def prepare(
             f"{source}: {len(job.scheme.classes)} label values, a store holds {_MOST_CLASSES} "
             "classes; is an image named like a label map?"
         )
-    _open_target(job, dataset, reversed_ids)
-    errors = _prepare_cases(job, dataset.cases, reversed_ids, processes)
+    workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
+    try:
+        _open_target(job, dataset, reversed_ids)
+        todo = [case for case in dataset.cases if _finished(store, case) is None]
+        few = processes is None and len(todo) < _WORTH_PROCESSES
+        alone = engine == "local" and (processes == 1 or few)
+        done = len(dataset.cases) - len(todo)
+        errors = _prepare_cases(job, todo, done, reversed_ids, None if alone else workers)
+    finally:
+        workers.close()
     records = {r.id: r for case in dataset.cases if (r := _finished(store, case)) is not None}
     if errors:
         if not records:
@@ -267,7 +284,6 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
             in_plane_mm[1] * geometry.stack_shape[2] / columns,
         ),
         intensity=intensity,
-        positions=tuple(relative_positions(slices).tolist()),
         class_voxels=class_voxels,
         pixels_sha256=pixels_sha256(volume, header.affine),
         stored_sha256=slices_sha256(image, label),
@@ -277,7 +293,7 @@ def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
         np.save(part / "image.npy", image)
         if label is not None:
             np.save(part / "label.npy", label)
-        write_json(part / "case.json", record.model_dump(mode="json"))
+        write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
 
 
 def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
@@ -294,45 +310,36 @@ def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
 
 
 def _prepare_cases(
-    job: _Job, cases: tuple[Case, ...], reversed_ids: set[str], processes: int | None
+    job: _Job, todo: list[Case], done: int, reversed_ids: set[str], workers: Engine | None
 ) -> list[str]:
-    """Prepare what is not there yet; returns what could not be, one line each."""
-    todo = [case for case in cases if _finished(job.store, case) is None]
-    if processes is None:
-        processes = (os.cpu_count() or 1) if len(todo) >= 32 else 1
+    """Prepare cases, in this process or by workers; returns what could not be, one line each."""
     errors = []
+    told = [(str(case.image), (job, case, case.id in reversed_ids)) for case in todo]
     with progress_bar() as progress:
-        task = progress.add_task("preparing", total=len(cases), status="")
-        progress.advance(task, len(cases) - len(todo))
-        if processes == 1:
-            for case in todo:
-                try:
-                    _prepare_case(job, case, case.id in reversed_ids)
-                except PosconError as error:
-                    errors.append(str(error))
-                progress.advance(task)
-        else:
-            with ProcessPoolExecutor(
-                processes,
-                mp_context=get_context("spawn"),
-                initializer=torch.set_num_threads,
-                initargs=(1,),
-            ) as pool:
-                futures = [
-                    pool.submit(_prepare_case, job, case, case.id in reversed_ids) for case in todo
-                ]
-                for future in as_completed(futures):
-                    try:
-                        future.result()
-                    except PosconError as error:
-                        errors.append(str(error))
-                    progress.advance(task)
+        task = progress.add_task("preparing", total=done + len(todo), completed=done, status="")
+        for message in (
+            (_try_case(*arguments) for _, arguments in told)
+            if workers is None
+            else outcomes(workers, _try_case, told)
+        ):
+            if message is not None:
+                errors.append(message)
+            progress.advance(task)
     return sorted(errors)
+
+
+def _try_case(job: _Job, case: Case, reverse: bool) -> str | None:
+    """:func:`_prepare_case`, with what the user can mend returned: it crosses any border."""
+    try:
+        _prepare_case(job, case, reverse)
+    except PosconError as error:
+        return str(error)
+    return None
 
 
 def _finished(store: Path, case: Case) -> CaseRecord | None:
     path = store / "cases" / case.id / "case.json"
-    return CaseRecord.model_validate_json(path.read_text()) if path.is_file() else None
+    return CASE_FILE.validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _open_target(job: _Job, dataset: Dataset, reversed_ids: set[str]) -> None:

@@ -9,8 +9,8 @@
             label.npy            (slices, rows, columns) uint8 class indices; only if labelled
             case.json            this case's entry of the manifest
 
-Why memory-mapped npy: docs/decisions/0001-store-format.md. This module needs NumPy only; training
-reads through it and through nothing else.
+Why memory-mapped npy: docs/decisions/0001-store-format.md. Training reads through this module and
+through nothing else.
 """
 
 import hashlib
@@ -19,17 +19,24 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from poscon.errors import PosconError
 from poscon.files import write_text
+from poscon.positions import relative_positions
+from poscon.store.local import LocalFolder, fits_in_memory
+from poscon.store.remote import RemoteFolder, is_url
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
+
+
+_STRICT = ConfigDict(extra="forbid")
 
 
 class _Record(BaseModel):
@@ -59,7 +66,8 @@ class Preparation(_Record):
     modality: Literal["CT", "MR"] | None
 
 
-class IntensityRecord(_Record):
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class IntensityRecord:
     """See :class:`poscon.store.intensity.Intensity`."""
 
     modality: str
@@ -69,7 +77,8 @@ class IntensityRecord(_Record):
     std: float
 
 
-class GeometryRecord(_Record):
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class GeometryRecord:
     """See :class:`poscon.volumes.geometry.SliceGeometry`."""
 
     shape: tuple[int, int, int]
@@ -79,8 +88,9 @@ class GeometryRecord(_Record):
     plane: str
 
 
-class CaseRecord(_Record):
-    """One prepared case.
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class CaseRecord:
+    """One prepared case; a dataclass, as a store of 100,000 opens faster than with models.
 
     Attributes:
         id, subject, frame: see :class:`poscon.volumes.case.Case`.
@@ -92,7 +102,6 @@ class CaseRecord(_Record):
         shape: (slices, rows, columns) as stored.
         spacing: mm along them.
         intensity: how the voxels were normalised.
-        positions: one per slice, in (0, 1].
         class_voxels: voxels of each foreground class as stored; None if not labelled.
         pixels_sha256: of the source's voxels, in canonical orientation: the same scan under
             another name or in another axis order has the same hash.
@@ -110,16 +119,14 @@ class CaseRecord(_Record):
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     intensity: IntensityRecord
-    positions: tuple[float, ...]
     class_voxels: tuple[int, ...] | None
     pixels_sha256: str
     stored_sha256: str
 
-    @model_validator(mode="after")
-    def _one_position_a_slice(self) -> Self:
-        if len(self.positions) != self.shape[0]:
-            raise ValueError(f"{len(self.positions)} positions for {self.shape[0]} slices")
-        return self
+    @property
+    def positions(self) -> np.ndarray:
+        """One per slice, in (0, 1]: see :func:`poscon.positions.relative_positions`."""
+        return relative_positions(self.shape[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -131,11 +138,21 @@ class CaseRecord(_Record):
     def labelled(self) -> bool:
         return self.source_label is not None
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of the stored arrays."""
+        slices, rows, columns = self.shape
+        return slices * rows * columns * (3 if self.labelled else 2)
+
+
+CASE_FILE = TypeAdapter(CaseRecord)
+"""Reads and writes a case's ``case.json``."""
+
 
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 
-    schema_version: int
+    schema_version: Literal[2]
     poscon_version: str
     layout: str
     preparation: Preparation
@@ -148,17 +165,32 @@ class Store:
     """A prepared data set, opened for reading.
 
     Args:
-        path: the folder that ``poscon prepare`` wrote.
+        path: the folder that ``poscon prepare`` wrote, or the URL of a copy of it that fsspec
+            reads, such as ``s3://bucket/store`` (see :mod:`poscon.store.remote`).
 
     Raises:
-        PosconError: no store there, unfinished, damaged, or of a newer poscon.
+        PosconError: no store there, unfinished, damaged, of a newer poscon, or out of reach.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
+        self._folder = RemoteFolder(str(path)) if is_url(path) else LocalFolder(Path(path))
+        content = self._folder.manifest(MANIFEST)
+        self.manifest = _parse_manifest(content, f"{self.path}/{MANIFEST}")
+        if isinstance(self._folder, LocalFolder):
+            stored = sum(case.stored_bytes for case in self.cases)
+            self._folder.in_memory = fits_in_memory(stored)
         # Bounded: every memory map holds a file open, and a process may open about a thousand.
-        self._open = lru_cache(OPEN_ARRAYS)(self._map)
+        self._open = lru_cache(OPEN_ARRAYS)(self._folder.array)
+
+    @property
+    def path(self) -> Path | str:
+        """The folder, or its URL."""
+        return self._folder.path
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self._folder.name
 
     @property
     def cases(self) -> tuple[CaseRecord, ...]:
@@ -170,15 +202,15 @@ class Store:
         return tuple(c.name for c in self.manifest.classes)
 
     def image(self, case: CaseRecord) -> np.ndarray:
-        """(slices, rows, columns) float16, memory-mapped."""
+        """(slices, rows, columns) float16, memory-mapped; of a URL, fetched as it is read."""
         return self._array(case, "image", np.float16)
 
     def label(self, case: CaseRecord) -> np.ndarray:
-        """(slices, rows, columns) uint8, memory-mapped."""
+        """(slices, rows, columns) uint8, likewise."""
         return self._array(case, "label", np.uint8)
 
     def _array(self, case: CaseRecord, kind: str, dtype: type[np.generic]) -> np.ndarray:
-        array = self._open(case.id, kind)
+        array = self._open(f"cases/{case.id}/{kind}.npy", case.stored_sha256)
         if array.shape != case.shape or array.dtype != dtype:
             raise PosconError(
                 f"{self.path}: case {case.id}: {kind} is {array.dtype} of shape {array.shape}, "
@@ -186,16 +218,6 @@ class Store:
                 "prepare it again"
             )
         return array
-
-    def _map(self, case_id: str, kind: str) -> np.ndarray:
-        path = self.path / "cases" / case_id / f"{kind}.npy"
-        try:
-            # a plain array over the map: slicing a numpy.memmap takes twice as long
-            return np.asarray(np.load(path, mmap_mode="r"))
-        except (EOFError, OSError, ValueError) as error:
-            raise PosconError(
-                f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
-            ) from error
 
     def select(self, names: Sequence[str], *, where: str) -> list[CaseRecord]:
         """Cases by subject or case id.
@@ -262,29 +284,33 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _read_manifest(store: Path) -> Manifest:
-    path = store / MANIFEST
-    if not path.is_file():
-        if (store / "cases").is_dir():
+class _Version(BaseModel):
+    """The one field of a manifest of any version."""
+
+    schema_version: Any
+
+
+def _parse_manifest(content: bytes, where: str) -> Manifest:
+    try:
+        version = _Version.model_validate_json(content).schema_version
+        if version == 1:
+            return Manifest.model_validate(_without_positions(json.loads(content)))
+        if version != SCHEMA_VERSION:
             raise PosconError(
-                f"{store}: an unfinished store; run the same poscon prepare again to complete it"
+                f"{where}: schema version {version}, this poscon reads 1 and {SCHEMA_VERSION}; "
+                "update poscon, or prepare the store again"
             )
-        raise PosconError(f"{store}: not a store (no {MANIFEST}); make one with poscon prepare")
-    try:
-        content = json.loads(path.read_text())
-        version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PosconError(f"{path}: damaged ({error}); prepare the store again") from error
-    if version != SCHEMA_VERSION:
-        raise PosconError(
-            f"{path}: schema version {version}, this poscon reads {SCHEMA_VERSION}; "
-            "update poscon, or prepare the store again"
-        )
-    try:
-        return Manifest.model_validate(content)
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PosconError(
-            f"{path}: damaged ({where}: {first['msg']}); prepare the store again"
-        ) from error
+        what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        raise PosconError(f"{where}: damaged ({what}); prepare the store again") from error
+
+
+def _without_positions(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of version 1 as one of version 2: positions follow from the number of slices."""
+    cases = content.get("cases")
+    for case in cases if isinstance(cases, list) else []:
+        if isinstance(case, dict):
+            case.pop("positions", None)
+    return {**content, "schema_version": SCHEMA_VERSION}

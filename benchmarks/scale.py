@@ -1,0 +1,297 @@
+"""What a store costs as it grows: to open, to read slices of, to draw batches from; to prepare.
+
+    python benchmarks/scale.py --opening
+    python benchmarks/scale.py --reading [--megabytes 2000]
+    python benchmarks/scale.py --batches
+    python benchmarks/scale.py --prepare SOURCE
+
+Each prints a table; several may be asked for at once. Stores are synthetic, in a temporary folder
+within ``--folder``, which says whose disk is measured; SOURCE is a folder of scans that
+``poscon prepare`` reads. One thread. Medians over ``--rounds``.
+
+``--opening``: manifests of cases of 300 slices, without arrays, each opened in a process of its
+own. ``--reading``: 64 random slices of 512 x 512 a round, arrays newly opened, as local files and
+through a file:// URL (which costs what an object store costs, less the network). "Not in memory":
+the files' pages were dropped before (posix_fadvise), so that each slice comes from the disk, as
+most do when a store is much larger than memory. No limit is set on memory; what came from the disk
+is the kernel's own count for this process. ``--batches``: a large store is a small one whose cases
+are listed many times. ``--prepare``: up to all cores; with the start of the processes.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.store.local import LocalFolder
+from poscon.store.prepare import prepare
+from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
+from poscon.store.store import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    CaseRecord,
+    GeometryRecord,
+    IntensityRecord,
+    Manifest,
+    Preparation,
+    Store,
+    write_json,
+)
+
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--opening", action="store_true")
+    parser.add_argument("--reading", action="store_true")
+    parser.add_argument("--batches", action="store_true")
+    parser.add_argument("--prepare", type=Path, metavar="SOURCE")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=2000, help="of the store for --reading")
+    arguments = parser.parse_args()
+    if not (arguments.opening or arguments.reading or arguments.batches or arguments.prepare):
+        parser.error("say what to measure")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        if arguments.opening:
+            opening(folder, arguments.rounds)
+        if arguments.reading:
+            reading(folder, arguments.rounds, arguments.megabytes)
+        if arguments.batches:
+            batches(folder, arguments.rounds)
+        if arguments.prepare:
+            preparing(folder, arguments.rounds, arguments.prepare)
+
+
+def opening(folder: Path, rounds: int) -> None:
+    """Opening a store, and listing its slices for training, against the number of cases."""
+    print("| cases | slices | manifest, MB | Store, s | memory, MB | SliceReader, s | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for n in (1_000, 10_000, 100_000):
+        store = folder / f"cases-{n}"
+        write_store(store, n, (300, 512, 512), arrays=False)
+        found = []
+        for _ in range(rounds):
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                found.append(pool.submit(open_once, store).result())
+        seconds, store_mb, listing, reader_mb = (
+            statistics.median(column) for column in zip(*found, strict=True)
+        )
+        size = (store / MANIFEST).stat().st_size / 1e6
+        print(
+            f"| {n} | {300 * n} | {size:.1f} | {seconds:.2f} | {store_mb:.0f} "
+            f"| {listing:.2f} | {reader_mb:.0f} |"
+        )
+
+
+def open_once(path: Path) -> tuple[float, float, float, float]:
+    """Seconds and MB of opening a store, and of listing its slices."""
+    before = memory_mb()
+    seconds, store = timed(lambda: Store(path))
+    opened = memory_mb()
+    listing, _reader = timed(lambda: SliceReader(store, store.cases, 64))
+    return seconds, opened - before, listing, memory_mb() - opened
+
+
+def reading(folder: Path, rounds: int, megabytes: int) -> None:
+    """Random slices a second, from memory and from the disk, as files and through a URL."""
+    shape = (100, 512, 512)
+    cases = max(2, round(megabytes * 1e6 / (2 * math.prod(shape))))
+    path, kept = folder / "reading", folder / "kept"
+    write_store(path, cases, shape, arrays=True)
+    os.environ[CACHE_VARIABLE] = str(kept)
+    asking, left, remote = LocalFolder(path), LocalFolder(path), RemoteFolder(f"file://{path}")
+    asking.in_memory = False
+    generator = np.random.default_rng(0)
+    spent: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        wanted = generator.integers(shape[0] * cases, size=BATCH).tolist()
+        for row, place, drop in (
+            ("files, not in memory, read ahead by the system", left, path),
+            ("files, not in memory, asked for by slice", asking, path),
+            ("files, in memory, read ahead by the system", left, None),
+            ("files, in memory, asked for by slice", asking, None),
+            ("URL, the first time", remote, None),
+            ("URL, kept, not in memory", remote, kept),
+            ("URL, kept, in memory", remote, None),
+        ):
+            if drop is not None:
+                drop_pages(drop)
+            spent.setdefault(row, []).append(read_slices(place, wanted, shape[0]))
+    slice_mb = 2 * shape[1] * shape[2] / 1e6
+    print(
+        f"{cases} volumes of {shape[0]} slices, {cases * shape[0] * slice_mb:.0f} MB; a slice: "
+        f"{slice_mb:.2f} MB; read-ahead of the disk: {read_ahead_kb(folder)} kB"
+    )
+    print("| slices of | slices a second | MB a second | MB from the disk, a slice |")
+    print("|---|---|---|---|")
+    for row, found in spent.items():
+        seconds, disk = (statistics.median(column) for column in zip(*found, strict=True))
+        rate = BATCH / seconds
+        print(f"| {row} | {rate:.0f} | {rate * slice_mb:.0f} | {disk / BATCH:.2f} |")
+
+
+def read_slices(
+    place: LocalFolder | RemoteFolder, wanted: list[int], per_case: int
+) -> tuple[float, float]:
+    """Seconds, and MB from the disk."""
+    arrays: dict[int, np.ndarray] = {}
+    before, started = read_from_disk_mb(), time.perf_counter()
+    for number in wanted:
+        case, number_there = divmod(number, per_case)
+        if case not in arrays:
+            name = case_name(case)
+            arrays[case] = place.array(f"cases/{name}/image.npy", name)
+        np.array(arrays[case][number_there])
+    return time.perf_counter() - started, read_from_disk_mb() - before
+
+
+def batches(folder: Path, rounds: int) -> None:
+    """What a batch of a training costs against the number of slices."""
+    path = folder / "batches"
+    write_store(path, 10, (100, 128, 128), arrays=True)
+    store = Store(path)
+    print("| slices | ms a batch of 64 | us a slice |")
+    print("|---|---|---|")
+    for repeats in (1, 10, 100, 1000):
+        reader = SliceReader(store, store.cases * repeats, 96)
+        found = batch_milliseconds(reader, rounds)
+        print(f"| {len(reader)} | {found:.2f} | {found / BATCH * 1e3:.1f} |")
+
+
+def batch_milliseconds(reader: SliceReader, rounds: int) -> float:
+    """Of one batch at a random step of a training, as the training asks for it."""
+    made = UnlabelledBatches(reader, BATCH, 10, 0, 500)
+    steps = np.random.default_rng(0).integers(made.total_steps, size=10 * rounds)
+    made.batch(0)  # maps the arrays
+    return 1e3 * statistics.median(timed(partial(made.batch, step))[0] for step in steps)
+
+
+def preparing(folder: Path, rounds: int, source: Path) -> None:
+    """Volumes a second by the number of processes, in turn."""
+    cores = os.cpu_count() or 1
+    counts = [2**i for i in range(cores.bit_length()) if 2**i <= cores]
+    spent: dict[int, list[float]] = {count: [] for count in counts}
+    volumes = 0
+    for turn in range(rounds):
+        for count in counts:
+            target = folder / f"prepared-{turn}-{count}"
+            seconds, store = timed(partial(prepare, source, target, processes=count))
+            volumes = len(store.cases)
+            spent[count].append(volumes / seconds)
+    print(f"{volumes} volumes of {source.name}, {cores} cores")
+    print("| processes | volumes a second | relative |")
+    print("|---|---|---|")
+    alone = statistics.median(spent[1])
+    for count, rates in spent.items():
+        rate = statistics.median(rates)
+        print(f"| {count} | {rate:.2f} | {rate / alone:.2f} |")
+
+
+def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: bool) -> None:
+    """A store of noise, its files on the disk; without arrays it can only be opened."""
+    path.mkdir()
+    records = []
+    for number in range(cases):
+        name = case_name(number)
+        if arrays:
+            image = np.random.default_rng(number).integers(0, 15360, shape, np.uint16)
+            image = image.view(np.float16)  # positive, below 1
+            (path / "cases" / name).mkdir(parents=True)
+            with (path / "cases" / name / "image.npy").open("wb") as file:
+                np.save(file, image)
+                file.flush()
+                os.fsync(file.fileno())  # pages that are not on the disk cannot be dropped
+        records.append(
+            CaseRecord(
+                id=name,
+                subject=name,
+                frame=None,
+                source=f"images/{name}.nii.gz",
+                source_label=None,
+                frame_index=None,
+                geometry=GeometryRecord(
+                    shape=(shape[2], shape[1], shape[0]),
+                    permutation=(2, 1, 0),
+                    flips=(False, False, False),
+                    spacing=(1.0, 0.7421875, 0.7421875),
+                    plane="axial",
+                ),
+                spacing_from="header",
+                shape=shape,
+                spacing=(1.0, 0.7421875, 0.7421875),
+                intensity=IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125),
+                class_voxels=None,
+                pixels_sha256="0" * 64,
+                stored_sha256="0" * 64,
+            )
+        )
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        poscon_version="0",
+        layout="plain",
+        preparation=Preparation(plane="axial", spacing=None, source_spacing=None, modality=None),
+        classes=(),
+        notes=(),
+        cases=tuple(records),
+    )
+    write_json(path / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def case_name(number: int) -> str:
+    return f"case_{number:06d}"
+
+
+def drop_pages(folder: Path) -> None:
+    """Let the system forget the content of a folder's files, which nobody may have mapped."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def read_from_disk_mb() -> float:
+    """What the kernel has read from a disk for this process so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"]) / 1e6
+
+
+def read_ahead_kb(folder: Path) -> str:
+    """How much the system reads ahead on the disk of a folder."""
+    device = folder.stat().st_dev
+    place = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    return place.read_text().strip() if place.is_file() else "unknown"
+
+
+def memory_mb() -> float:
+    """Of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A store's folder on this machine."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poscon.errors import PosconError
+
+
+class LocalFolder:
+    """What is read of a store on a file system.
+
+    Args:
+        path: the store's folder.
+
+    Attributes:
+        in_memory: whether the system can keep the arrays in memory; if not, most slices come from
+            the disk, and are asked for accordingly.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.in_memory = True
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def manifest(self, name: str) -> bytes:
+        """The manifest's file.
+
+        Raises:
+            PosconError: there is none, or it cannot be read.
+        """
+        path = self.path / name
+        if not path.is_file():
+            if (self.path / "cases").is_dir():
+                raise PosconError(
+                    f"{self.path}: an unfinished store; run the same poscon prepare again to "
+                    "complete it"
+                )
+            raise PosconError(f"{self.path}: not a store (no {name}); make one with poscon prepare")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def array(self, name: str, _content: str) -> np.ndarray:
+        """An array's file, memory-mapped.
+
+        Raises:
+            PosconError: it is absent or damaged.
+        """
+        path = self.path / name
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (EOFError, OSError, ValueError) as error:
+            raise PosconError(
+                f"{path}: cannot be read ({error}); the store is damaged, prepare it again"
+            ) from error
+        if self.in_memory:
+            return np.asarray(array)  # a slice of a numpy.memmap takes twice as long to make
+        asking = array.view(AskingArray)
+        asking.whole = True
+        return asking
+
+
+class AskingArray(np.memmap):
+    """A memory-mapped array, (slices, rows, columns), that asks for a slice before it is read.
+
+    Left to itself the kernel reads a slice piece by piece, each with as much of what follows as it
+    thinks fit, which a random order has no use for. Asking costs a little where the slice is in
+    memory.
+
+    Attributes:
+        whole: whether this is all of the file's array, not a part of it.
+    """
+
+    whole = False
+
+    def __getitem__(self, key: Any) -> Any:
+        if self.whole and isinstance(key, int | np.integer):
+            number, step = range(len(self))[key], self.strides[0]
+            begin = self.offset % mmap.ALLOCATIONGRANULARITY + number * step
+            will_need(self._mmap, begin, begin + step)  # type: ignore[attr-defined]
+        return super().__getitem__(key)
+
+
+def will_need(mapped: mmap.mmap, begin: int, end: int) -> None:
+    """Let the kernel fetch bytes of a mapped file at once, if they are not in memory."""
+    first = begin - begin % mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_WILLNEED, first, end - first)
+
+
+def fits_in_memory(n_bytes: int) -> bool:
+    """Whether files of so many bytes can stay in memory: in half of it, as there are others."""
+    return n_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
