@@ -73,7 +73,7 @@ def test_a_store_that_is_larger_than_memory_asks_for_a_slice_first(made, monkeyp
     )
     store, case = Store(made), Store(made).cases[0]
     image = store.image(case)
-    assert isinstance(image, np.memmap)
+    assert isinstance(image if memory == 0 else image.base, np.memmap)
     plain = np.load(made / "cases/a/image.npy")
     for key in (0, 2, -1, np.int64(1), slice(1, 3), [0, 2], (1, 2), plain > 0, ...):
         np.testing.assert_array_equal(image[key], plain[key])
