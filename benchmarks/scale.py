@@ -168,20 +168,30 @@ def batches(folder: Path, rounds: int) -> None:
     path = folder / "batches"
     write_store(path, 10, (100, 128, 128), arrays=True)
     store = Store(path)
-    print("| slices | ms a batch of 64 | us a slice |")
-    print("|---|---|---|")
+    print(
+        "| slices | ms to draw an epoch's order | ms a batch of 64 | us a slice, with its share |"
+    )
+    print("|---|---|---|---|")
     for repeats in (1, 10, 100, 1000):
         reader = SliceReader(store, store.cases * repeats, 96)
-        found = batch_milliseconds(reader, rounds)
-        print(f"| {len(reader)} | {found:.2f} | {found / BATCH * 1e3:.1f} |")
+        order, batch = epoch_seconds(reader, rounds)
+        steps = len(reader) // BATCH
+        each = (order / steps + batch) / BATCH
+        print(f"| {len(reader)} | {order * 1e3:.2f} | {batch * 1e3:.2f} | {each * 1e6:.1f} |")
 
 
-def batch_milliseconds(reader: SliceReader, rounds: int) -> float:
-    """Of one batch at a random step of a training, as the training asks for it."""
-    made = UnlabelledBatches(reader, BATCH, 10, 0, 500)
-    steps = np.random.default_rng(0).integers(made.total_steps, size=10 * rounds)
+def epoch_seconds(reader: SliceReader, rounds: int) -> tuple[float, float]:
+    """What an epoch's first batch takes more than the others, and one of the others."""
+    made = UnlabelledBatches(reader, BATCH, rounds + 1, 0, 500)
     made.batch(0)  # maps the arrays
-    return 1e3 * statistics.median(timed(partial(made.batch, step))[0] for step in steps)
+    steps = made.sampler.epoch_steps
+    first, others = [], []
+    for epoch in range(1, rounds + 1):
+        first.append(timed(partial(made.batch, epoch * steps))[0])
+        following = range(epoch * steps + 1, epoch * steps + min(steps, 11))
+        others += [timed(partial(made.batch, step))[0] for step in following]
+    batch = statistics.median(others)
+    return max(0.0, statistics.median(first) - batch), batch
 
 
 def preparing(folder: Path, rounds: int, source: Path) -> None:

@@ -37,12 +37,16 @@ class SliceReader:
         self.cases = list(cases)
         self.canvas = canvas
         counts = [case.shape[0] for case in self.cases]
-        self.case_of = np.repeat(np.arange(len(counts)), counts)
-        self.slice_of = np.concatenate([np.arange(n) for n in counts])
+        # 32 bits, as there may be millions of slices
+        self.case_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        first = np.cumsum([0, *counts[:-1]])
+        self.slice_of = np.arange(sum(counts), dtype=np.int32) - np.repeat(
+            first.astype(np.int32), counts
+        )
         self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
         names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
         self.subjects = [str(name) for name in names]
-        self.subject_of = subjects[self.case_of]
+        self.subject_of = subjects.astype(np.int32)[self.case_of]
         self._held: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -120,7 +124,7 @@ class SliceReader:
             torch.from_numpy(self.positions[indices]),
             labels,
             slices=torch.from_numpy(indices.astype(np.int64)),
-            volumes=torch.from_numpy(self.case_of[indices]),
+            volumes=torch.from_numpy(self.case_of[indices].astype(np.int64)),
         )
 
 
