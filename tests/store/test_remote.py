@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,25 @@ def test_the_store_may_be_out_of_reach_once_it_was_read(made, url, monkeypatch):
         for number in range(SLICES):
             expected = Store(made).image(case)[number]
             np.testing.assert_array_equal(store.image(case)[number], expected)
+
+
+def test_the_slices_of_a_batch_are_asked_for_side_by_side(made, place, monkeypatch):
+    store, here = Store(upload(made, place)), Store(made)
+    wanted = [(case, number) for case in store.cases for number in (4, 0, 2, 2)]
+    for case in store.cases:
+        store.image(case)
+    together = threading.Barrier(6, timeout=60)  # of the slices; one of each case is repeated
+    original, begun = RemoteFolder.ranges, set()
+
+    def ranges(folder: RemoteFolder, name: str, parts: list[tuple[int, int]]) -> list[bytes]:
+        if (name, *parts) not in begun:
+            begun.add((name, *parts))
+            together.wait()
+        return original(folder, name, parts)
+
+    monkeypatch.setattr(RemoteFolder, "ranges", ranges)
+    for found, (case, number) in zip(store.images(wanted), wanted, strict=True):
+        np.testing.assert_array_equal(found, here.image(case)[number])
 
 
 # What is kept

@@ -77,8 +77,8 @@ class SliceReader:
         if self._held is not None:
             return self._batch(indices, self._held[torch.from_numpy(indices)])
         images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
-        for row, index in enumerate(indices):
-            image = self.store.image(self.cases[self.case_of[index]])[self.slice_of[index]]
+        wanted = [(self.cases[self.case_of[i]], int(self.slice_of[i])) for i in indices]
+        for row, image in enumerate(self.store.images(wanted)):
             centre = (image.shape[0] // 2, image.shape[1] // 2)
             _paste(image, images[row, 0], centre)
         return self._batch(indices, torch.from_numpy(images))

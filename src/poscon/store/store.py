@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,6 +35,7 @@ from poscon.store.remote import RemoteFolder, is_url
 SCHEMA_VERSION: Final = 2
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
+REQUESTS = 32  # to a URL at a time
 
 
 _STRICT = ConfigDict(extra="forbid")
@@ -204,6 +206,19 @@ class Store:
     def image(self, case: CaseRecord) -> np.ndarray:
         """(slices, rows, columns) float16, memory-mapped; of a URL, fetched as it is read."""
         return self._array(case, "image", np.float16)
+
+    def images(self, wanted: Sequence[tuple[CaseRecord, int]]) -> list[np.ndarray]:
+        """Slices of images, each (rows, columns) float16; of a URL, asked for side by side.
+
+        Args:
+            wanted: case and number of each slice.
+        """
+        if isinstance(self._folder, LocalFolder):
+            return [self.image(case)[number] for case, number in wanted]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            # each array is opened once, and then there for all
+            list(pool.map(self.image, {case.id: case for case, _ in wanted}.values()))
+            return list(pool.map(lambda one: self.image(one[0])[one[1]], wanted))
 
     def label(self, case: CaseRecord) -> np.ndarray:
         """(slices, rows, columns) uint8, likewise."""
