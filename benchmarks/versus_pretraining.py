@@ -231,8 +231,8 @@ def vary(reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace) -
     batches = our_batches(reader, arguments)(0)
     for name, training in variants(views, arguments).items():
         try:
-            training.step(batches)
-        except RuntimeError as error:  # no compiler, or a kernel that there is not
+            training.per_second(training.step, batches, 0)  # warms up
+        except RuntimeError as error:  # no compiler, or no such kernel
             failed[name] = str(error).strip().splitlines()[0]
             continue
         measures[name] = partial(training.per_second, training.step, batches, arguments.seconds)
@@ -266,8 +266,10 @@ def variants(views: ViewMaker, arguments: argparse.Namespace) -> dict[str, Train
         ),
         "torch.compile": compiled,
     }
-    if arguments.device == "cpu" and arguments.threads > 1:
-        found["one thread"] = our_training(views, arguments, threads=1)
+    if arguments.device == "cpu":
+        found["freed memory kept"] = our_training(views, arguments, keep_memory=True)
+        if arguments.threads > 1:
+            found["one thread"] = our_training(views, arguments, threads=1)
     return found
 
 

@@ -57,7 +57,14 @@ def test_every_pipeline_is_in_the_tables(capsys: pytest.CaptureFixture[str]) -> 
 def test_variants_of_the_step_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     versus_pretraining.main(["--sizes", "32", "--variants", *TINY])
     printed = capsys.readouterr().out
-    for variant in ("as it is", "channels first", "two passes", "bfloat16", "torch.compile"):
+    for variant in (
+        "as it is",
+        "channels first",
+        "two passes",
+        "bfloat16",
+        "torch.compile",
+        "kept",
+    ):
         assert variant in printed
 
 
