@@ -1,0 +1,241 @@
+"""``poscon predict`` against the bare network, and against MONAI and TorchIO.
+
+    pip install -e '.[benchmarks]'
+    python benchmarks/versus_predict.py [FOLDER] [--run RUN] [--threads 2] [--device cpu]
+
+FOLDER holds 3-D NIfTI scans in a layout that poscon knows; without one, phantoms are drawn. RUN is
+a fine-tuning run on axial slices of one spacing; without one, the network has random weights, which
+takes as long. Same files, weights and threads for all, from the scan's file to the label map's; in
+turn, medians over the rounds, from a warm page cache. The bare network runs over the very batches
+that poscon gives it, held in memory. Then where poscon's time goes. docs/explanation/speed.md says
+what each does.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from versus import with_monai, with_torchio
+from versus.measuring import (
+    cores,
+    interleaved,
+    positive,
+    print_table,
+    rate,
+    ratio,
+    run,
+    usable_cores,
+    versions,
+)
+
+from poscon.commands.finetune import MODEL
+from poscon.commands.predict import Model, predict
+from poscon.engine.inference import choose_device
+from poscon.errors import PosconError
+from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.weights import save_weights
+from poscon.store.prepare import case_geometry
+from poscon.volumes.case import Case
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.phantom import write_phantom
+from poscon.volumes.scan import NIFTI, read_header, read_scan, scan_suffix
+
+OURS, BARE = "poscon", "bare network"
+_PREDICT, _PREPARE = "poscon.commands.predict", "poscon.store.prepare"
+PARTS = {
+    "loading the model": [(_PREDICT, "read_weights")],
+    "reading headers and scans": [(_PREDICT, "read_header"), (_PREDICT, "read_scan")],
+    "checking voxels": [(_PREDICT, "check_voxels")],
+    "hashing voxels": [(_PREDICT, "pixels_sha256")],
+    "normalising": [(_PREPARE, "normalise")],
+    "resampling": [(_PREPARE, "resample_images")],
+    "network": [(_PREDICT, "class_scores")],
+    "resampling back": [(_PREDICT, "resample_probabilities")],
+    "largest structure": [(_PREDICT, "largest_structure")],
+    "writing": [(_PREDICT, "write_labels")],
+}
+"""Functions that ``predict`` calls, none of them within another: module and name."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--volumes", type=positive, default=20, help="the first so many of FOLDER")
+    parser.add_argument("--threads", type=positive, default=usable_cores())
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--rounds", type=positive, default=3)
+    arguments = parser.parse_args(argv)
+    device = choose_device(arguments.device)
+    with cores(arguments.threads), tempfile.TemporaryDirectory() as folder:
+        scratch, source = Path(folder), arguments.folder
+        if source is None:
+            source = scratch / "phantoms"
+            write_phantom(source, subjects=arguments.volumes)
+        cases = read_dataset(source).cases[: arguments.volumes]
+        run = arguments.run or random_run(scratch / "run", cases)
+        model = Model(run, device)
+        check(cases, model)
+        print(f"{versions('torch', 'monai', 'torchio')}; {device}, {arguments.threads} thread(s)")
+        print(f"{len(cases)} volumes, {arguments.run or 'random weights'}\n")
+        ours = Predict(run, source, scratch / OURS, cases, device)
+        ways: dict[str, Callable[[], object]] = {
+            OURS: ours,
+            BARE: partial(run_network, model.network, resident_batches(model, cases)),
+        }
+        for name, library in (("MONAI", with_monai), ("TorchIO", with_torchio)):
+            (scratch / name).mkdir()
+            segment = library.Segment(model, scratch / name)
+            ways[name] = partial(segment_all, segment, cases)
+        rates = interleaved(
+            {name: partial(rate, way, 0) for name, way in ways.items()}, arguments.rounds
+        )
+        rows = [
+            [
+                name,
+                f"{len(cases) * statistics.median(values):.2f}",
+                f"{ratio(rates[OURS], values):.3f}",
+                "" if name == BARE else f"{agreement(ours.target, scratch / name, cases):.4f}",
+            ]
+            for name, values in rates.items()
+        ]
+    print_table(["by", "volumes/s", "poscon / it", "voxels labelled as by poscon"], rows)
+    print_table(["part of poscon's time", "share"], ours.shares())
+
+
+def random_run(run: Path, cases: Sequence[Case]) -> Path:
+    """A fine-tuning run's model with random weights, for the cases' median spacing in plane."""
+    in_plane = [mm for case in cases for mm in sorted(read_header(case.image).spacing)[:2]]
+    settings = NetworkSettings()
+    classes = [{"name": f"class {value}", "values": [value]} for value in (1, 2, 3)]
+    about = {
+        "network": settings.model_dump(),
+        "size": 128,
+        "classes": classes,
+        "preparation": {
+            "plane": "axial",
+            "spacing": round(float(np.median(in_plane)), 4),
+            "source_spacing": None,
+            "modality": "MR",
+        },
+        "modalities": ["MR"],
+    }
+    torch.manual_seed(0)
+    save_weights(run / MODEL, UNet(settings, len(classes) + 1), about)
+    return run
+
+
+def check(cases: Sequence[Case], model: Model) -> None:
+    """Refuse what only poscon handles here.
+
+    Raises:
+        PosconError: another format, a 4-D file, another plane, no common spacing.
+    """
+    preparation = model.preparation
+    if preparation.spacing is None or preparation.source_spacing is not None:
+        raise PosconError("--run: a model of one spacing, taken from the headers, is needed")
+    for case in cases:
+        plane = case_geometry(case, read_header(case.image), preparation).plane
+        nifti = scan_suffix(case.image) in NIFTI
+        if not nifti or case.frame_index is not None or plane != "axial":
+            raise PosconError(f"{case.image}: 3-D NIfTI files sliced axially are needed")
+
+
+class Predict:
+    """``poscon predict`` on some cases of a folder; keeps how long its parts took."""
+
+    def __init__(
+        self, run: Path, source: Path, target: Path, cases: Sequence[Case], device: str
+    ) -> None:
+        self.run = run
+        self.source = source
+        self.target = target
+        self.device = device
+        self.names = target.with_suffix(".txt")
+        self.names.write_text("".join(f"{case.id}\n" for case in cases))
+        self.rounds: list[dict[str, float]] = []
+
+    def __call__(self) -> None:
+        shutil.rmtree(self.target, ignore_errors=True)
+        spent: dict[str, float] = defaultdict(float)
+        with ExitStack() as stack:
+            for part, functions in PARTS.items():
+                for module, name in functions:
+                    timed = self._timed(getattr(import_module(module), name), spent, part)
+                    stack.enter_context(patch(f"{module}.{name}", timed))
+            started = time.perf_counter()
+            predict(self.run, self.source, self.target, cases=self.names, device=self.device)
+            whole = time.perf_counter() - started
+        rest = whole - sum(spent.values())
+        self.rounds.append({**spent, "softmax, argmax and the rest": rest, "whole": whole})
+
+    @staticmethod
+    def _timed(function: Callable, spent: dict[str, float], part: str) -> Callable:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[part] += time.perf_counter() - started
+
+        return timed
+
+    def shares(self) -> list[list[str]]:
+        """Each part that took time, and its share of the whole, the median over the rounds."""
+        return [
+            [part, f"{statistics.median(r[part] / r['whole'] for r in self.rounds):.1%}"]
+            for part in self.rounds[0]
+        ]
+
+
+@torch.no_grad()
+def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
+    """What poscon gives the network for the cases, batch by batch."""
+    batches: list[Tensor] = []
+    handle = model.network.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
+    for case in cases:
+        model.segment(read_scan(case.image), read_header(case.image), case)
+    handle.remove()
+    return batches
+
+
+@torch.no_grad()
+def run_network(network: UNet, batches: Sequence[Tensor]) -> None:
+    for batch in batches:
+        network(batch)
+    if batches[0].is_cuda:
+        torch.cuda.synchronize()
+
+
+def segment_all(segment: Callable[[Path], None], cases: Sequence[Case]) -> None:
+    for case in cases:
+        segment(case.image)
+
+
+def agreement(ours: Path, theirs: Path, cases: Sequence[Case]) -> float:
+    """Share of voxels with the same label, mean over the cases."""
+    shares = []
+    for case in cases:
+        files = ours / f"{case.id}{scan_suffix(case.image)}", theirs / case.image.name
+        first, second = (read_scan(file).data for file in files)
+        shares.append((first == second).mean())
+    return float(np.mean(shares))
+
+
+if __name__ == "__main__":
+    run(main)
