@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def test_a_library_prepares_the_same(
 def test_two_modalities_are_refused(one_scan: Path, tmp_path: Path) -> None:
     store = prepare(one_scan, tmp_path / "store", plane="axial")
     (case,) = store.cases
-    intensity = case.intensity.model_copy(update={"modality": "CT"})
-    other = case.model_copy(update={"intensity": intensity})
+    intensity = replace(case.intensity, modality="CT")
+    other = replace(case, intensity=intensity)
     store.manifest = store.manifest.model_copy(update={"cases": (case, other)})
     with pytest.raises(PosconError, match="two modalities"):
         versus_prepare.ways(one_scan, store)
