@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py STORE [--size 48 96] [--seconds 60] [--precision 32]
 
-The store must be labelled. In turn, three times each: the training loop as the commands run it
+The store must be labelled. In turn, seven times each: the training loop as the commands run it
 (slices from the store, views, loss, optimiser, logging; all but its start and its checkpoints), and
 the same steps on one resident batch of random pictures. Pre-training by PCL, and fine-tuning of a
 random start, with the default settings.
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     store, device = Store(arguments.store), choose_device(arguments.device)
     print(f"{device}, precision {arguments.precision}, {torch.get_num_threads()} thread(s)\n")
-    print("| training | pixels | slices a second | bare arithmetic | the three turns |")
+    print("| training | pixels | slices a second | bare arithmetic | the turns |")
     print("|---|---|---|---|---|")
     for size in arguments.size:
         builders: dict[str, Callable[[], Training]] = {

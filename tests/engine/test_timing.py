@@ -8,6 +8,7 @@ import torch
 from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.engine.timing import (
     PARTS,
+    TURNS,
     Bare,
     Clock,
     Training,
@@ -83,7 +84,7 @@ def test_the_loop_and_the_bare_step_take_turns(store: Path) -> None:
 
     result = measure_overhead(build, seconds=0.5)
     assert result.slices == 8
-    assert len(result.full) == len(result.bare) == len(built) - 1 == 3
+    assert len(result.full) == len(result.bare) == len(built) - 1 == TURNS
     assert result.share > 0
     assert result.slices_per_second > 0
 

@@ -27,7 +27,7 @@ PARTS = ("read", "views", "forward", "loss", "backward", "optimiser")
 """What a step consists of; ``loss`` is what of the method's step is neither of the two before."""
 WARM_UP = 2
 """Steps before any that is timed."""
-TURNS = 3
+TURNS = 7
 """How often the training loop and its bare arithmetic are timed, in turn."""
 
 
