@@ -144,11 +144,13 @@ def check(cases: Sequence[Case], model: Model) -> None:
     """Refuse what only poscon handles here.
 
     Raises:
-        PosconError: another format, a 4-D file, another plane, no common spacing.
+        PosconError: another format, a 4-D file, another plane, no common spacing or modality.
     """
     preparation = model.preparation
-    if preparation.spacing is None or preparation.source_spacing is not None:
-        raise PosconError("--run: a model of one spacing, taken from the headers, is needed")
+    if None in (preparation.spacing, model.modality) or preparation.source_spacing is not None:
+        raise PosconError(
+            "--run: a model of one modality and one spacing, from the headers, is needed"
+        )
     for case in cases:
         plane = case_geometry(case, read_header(case.image), preparation).plane
         nifti = scan_suffix(case.image) in NIFTI

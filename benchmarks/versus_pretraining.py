@@ -12,10 +12,12 @@ training), and slices a second end to end. All pipelines in turn, medians over t
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from versus.loading import ENDLESS, Batches, LoadedBatches, ReadyViews, StoreBat
 from versus.measuring import (
     cores,
     interleaved,
+    keep_freed_memory,
     positive,
     print_table,
     ratio,
@@ -40,6 +43,7 @@ from poscon.engine.inference import channels_last, choose_device, choose_precisi
 from poscon.engine.optimisation import OptimiserSettings
 from poscon.networks.unet import NetworkSettings
 from poscon.pretext.pcl import PositionalContrast
+from poscon.store.store import Store
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 OURS = "poscon"
@@ -227,29 +231,28 @@ def measure_slices(
 
 def vary(reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace) -> None:
     """Print what poscon's own step gains or loses by one change."""
-    measures, failed = {}, {}
+    measures: dict[str, Callable[[], float]] = {}
+    failed: dict[str, str] = {}
     batches = our_batches(reader, arguments)(0)
     for name, training in variants(views, arguments).items():
         try:
-            training.per_second(training.step, batches, 0)  # warms up
+            training.step(batches)  # warms up
         except RuntimeError as error:  # no compiler, or no such kernel
             failed[name] = str(error).strip().splitlines()[0]
-            continue
-        measures[name] = partial(training.per_second, training.step, batches, arguments.seconds)
-    rates = interleaved(measures, arguments.rounds)
+        else:
+            measures[name] = partial(training.per_second, training.step, batches, arguments.seconds)
+    with ExitStack() as stack:
+        if arguments.device == "cpu":
+            apart = stack.enter_context(step_apart(reader, views, arguments))
+            measures["freed memory kept"] = apart
+        rates = interleaved(measures, arguments.rounds)
     usual = next(iter(rates.values()))
-    print_table(
-        ["poscon's step", "slices/s", "/ as it is"],
-        [
-            [
-                name,
-                f"{arguments.batch * statistics.median(values):.2f}",
-                f"{ratio(values, usual):.2f}",
-            ]
-            for name, values in rates.items()
-        ]
-        + [[name, f"not possible here: {reason}", ""] for name, reason in failed.items()],
-    )
+    rows = [
+        [name, f"{arguments.batch * statistics.median(values):.2f}", f"{ratio(values, usual):.2f}"]
+        for name, values in rates.items()
+    ]
+    rows += [[name, f"not possible here: {reason}", ""] for name, reason in failed.items()]
+    print_table(["poscon's step", "slices/s", "/ as it is"], rows)
 
 
 def variants(views: ViewMaker, arguments: argparse.Namespace) -> dict[str, Training]:
@@ -266,11 +269,42 @@ def variants(views: ViewMaker, arguments: argparse.Namespace) -> dict[str, Train
         ),
         "torch.compile": compiled,
     }
-    if arguments.device == "cpu":
-        found["freed memory kept"] = our_training(views, arguments, keep_memory=True)
-        if arguments.threads > 1:
-            found["one thread"] = our_training(views, arguments, threads=1)
+    if arguments.device == "cpu" and arguments.threads > 1:
+        found["one thread"] = our_training(views, arguments, threads=1)
     return found
+
+
+@contextmanager
+def step_apart(
+    reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
+) -> Iterator[Callable[[], float]]:
+    """The step as it is in a process of its own, whose allocator keeps what is freed."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    inputs = reader.store.path, reader.canvas, views.size, arguments
+    process = context.Process(target=_measure_when_asked, args=(theirs, *inputs))
+    process.start()
+    theirs.close()
+
+    def measure() -> float:
+        ours.send(True)
+        return ours.recv()
+
+    yield measure
+    ours.send(False)
+    process.join()
+
+
+def _measure_when_asked(
+    asked: Connection, store: Path, canvas: int, size: int, arguments: argparse.Namespace
+) -> None:
+    keep_freed_memory()
+    opened, views = Store(store), ViewMaker(ViewSettings(), size)
+    batches = our_batches(SliceReader(opened, opened.cases, canvas), arguments)(0)
+    training = our_training(views, arguments, threads=arguments.threads)
+    training.step(batches)
+    while asked.recv():
+        asked.send(training.per_second(training.step, batches, arguments.seconds))
 
 
 if __name__ == "__main__":

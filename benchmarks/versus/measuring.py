@@ -61,29 +61,15 @@ def cores(n: int) -> Iterator[None]:
         Threads.SetGlobalDefaultNumberOfThreads(itk_threads)
 
 
-@contextmanager
-def memory_kept() -> Iterator[None]:
-    """Let glibc's allocator keep what is freed, and map no block of its own for large arrays.
+def keep_freed_memory() -> None:
+    """Let this process's allocator, glibc's, keep what is freed, for good.
 
-    Otherwise a block above 32 MiB is mapped anew each time, and the kernel clears it page by page.
-    Afterwards the limits are those that glibc comes to by itself.
-
-    Raises:
-        RuntimeError: another C library.
+    Otherwise it maps every block above 32 MiB anew, and the kernel clears it page by page.
     """
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        raise RuntimeError("the C library has no mallopt")
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # numbers of the options in malloc.h
+    trim_threshold, mmap_max = -1, -4  # numbers of the options in malloc.h
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(mmap_max, 2**16)
-        libc.mallopt(mmap_threshold, 2**25)
-        libc.mallopt(trim_threshold, 2**26)
-        libc.malloc_trim(0)
 
 
 def rate(

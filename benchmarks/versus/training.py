@@ -1,7 +1,7 @@
 """Training steps of positional contrast, by poscon and by its variants, to be measured."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 
@@ -15,7 +15,7 @@ from poscon.pretext.pcl import PositionalContrast, positional_contrastive_loss
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 from versus.loading import ENDLESS, Batches
-from versus.measuring import cores, memory_kept, rate
+from versus.measuring import cores, rate
 
 
 class Training:
@@ -28,7 +28,6 @@ class Training:
         bf16: bfloat16 autocast.
         optimiser: its kind and settings.
         threads: of torch, if other than what is set.
-        keep_memory: let the allocator keep what is freed.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Training:
         bf16: bool,
         optimiser: OptimiserSettings | None = None,
         threads: int | None = None,
-        keep_memory: bool = False,
     ) -> None:
         self.method = method.to(device)
         self.views = views
@@ -50,7 +48,6 @@ class Training:
             method.parameters(), optimiser or OptimiserSettings(), ENDLESS
         )["optimizer"]
         self.threads = threads
-        self.keep_memory = keep_memory
         self.seeds = count()
 
     def step(self, batches: Batches) -> None:
@@ -69,13 +66,7 @@ class Training:
         self, work: Callable[[Batches], None], batches: Batches, seconds: float
     ) -> float:
         """How often a second ``work``, a step or the making of views, is done."""
-        with ExitStack() as stack:
-            stack.enter_context(batches.running())
-            if self.threads:
-                stack.enter_context(cores(self.threads))
-            if self.keep_memory:
-                stack.enter_context(memory_kept())
-                work(batches)  # takes what is kept from then on
+        with batches.running(), cores(self.threads) if self.threads else nullcontext():
             return rate(partial(work, batches), seconds, self._finish)
 
     def _moved(self, batch: SliceBatch) -> SliceBatch:

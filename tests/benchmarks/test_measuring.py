@@ -1,10 +1,8 @@
-import ctypes
 import os
-import resource
 
 import pytest
 import torch
-from versus.measuring import cores, interleaved, memory_kept, rate, ratio, run
+from versus.measuring import cores, interleaved, rate, ratio, run
 
 from poscon.errors import PosconError
 
@@ -51,16 +49,3 @@ def test_rate_counts_what_was_finished() -> None:
     done: list[str] = []
     assert rate(lambda: done.append("work"), 0, lambda: done.append("finish")) > 0
     assert done == ["work", "finish"]
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
-def test_kept_memory_is_not_mapped_anew() -> None:
-    def pages_mapped() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**24)  # 64 MiB, gone at once
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    with memory_kept():
-        pages_mapped()
-        assert pages_mapped() < 100
-    assert pages_mapped() > 100
