@@ -29,7 +29,7 @@ def joined(device: str) -> Iterator[None]:
     Args:
         device: ``cpu`` or ``cuda``.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
     if device == "cuda":
