@@ -73,6 +73,11 @@ def test_how_long_the_whole_training_takes() -> None:
     assert "300 steps, 10 epochs of this store, would take 5 min" in text
 
 
+def test_compile_is_tried_and_not_told(store: Path) -> None:
+    with pytest.raises(PosconError, match="setting compile: no effect on bench"):
+        bench(store, settings=["compile=true"], seconds=1)
+
+
 def test_nothing_to_measure(store: Path) -> None:
     with pytest.raises(PosconError, match="none: does not train"):
         bench(store, method="none", seconds=1)

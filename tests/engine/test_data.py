@@ -404,3 +404,49 @@ def test_held_slices_are_the_slices(store, canvas):
     indices = np.array([12, 0, 6, 0, 7])
     assert same(held.centred(indices), read.centred(indices))
     assert held._held.nbytes == read.held_bytes
+
+
+def test_a_gpu_holds_what_fits_in_half_of_it(store, monkeypatch):
+    read, held = reader(store, 16), []
+    monkeypatch.setattr(read, "hold", held.append)
+    for free, fits in ((2 * read.held_bytes + 2, True), (2 * read.held_bytes, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda free=free: (free, 10**12))
+        held.clear()
+        read.hold_if_it_fits("cuda")
+        assert held == (["cuda"] if fits else [])
+    held.clear()
+    read.hold_if_it_fits("cpu")
+    assert held == []
+
+
+# Several processes
+
+
+def as_process(monkeypatch, number: int, of: int) -> None:
+    monkeypatch.setattr("poscon.engine.data.rank", lambda: number)
+    monkeypatch.setattr("poscon.engine.data.n_processes", lambda: of)
+
+
+def test_processes_share_a_batch(store, monkeypatch):
+    whole = unlabelled(store).batch(1)
+    shares = []
+    for number in range(2):
+        as_process(monkeypatch, number, of=2)
+        shares.append(unlabelled(store).batch(1))
+    assert [len(share.images) for share in shares] == [2, 2]
+    slices = torch.cat([share.slices for share in shares])
+    assert sorted(slices.tolist()) == sorted(whole.slices.tolist())
+
+
+def test_processes_draw_other_views(store, monkeypatch):
+    seeds = []
+    for number in range(3):
+        as_process(monkeypatch, number, of=3)
+        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3)])
+    assert len({seed for of_process in seeds for seed in of_process}) == sum(map(len, seeds))
+
+
+def test_a_batch_that_cannot_be_shared(store, monkeypatch):
+    as_process(monkeypatch, 0, of=3)
+    with pytest.raises(PosconError, match="batch = 4: cannot be shared evenly by 3 processes"):
+        unlabelled(store)

@@ -89,6 +89,15 @@ def test_the_loop_and_the_bare_step_take_turns(store: Path) -> None:
     assert result.slices_per_second > 0
 
 
+@pytest.mark.slow
+def test_the_bare_step_can_be_compiled(store: Path) -> None:
+    bare = Bare(training(store, "rotation"))
+    bare.compile()
+    assert bare.seconds(1) > 0
+    parts = bare.stepper.training.method.children()
+    assert all(part._compiled_call_impl is not None for part in parts)
+
+
 def test_a_clock_knows_what_runs() -> None:
     clock = Clock("cpu")
     with clock.measure("outer"):

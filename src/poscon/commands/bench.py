@@ -85,6 +85,8 @@ def bench(
         PosconError: an unusable store or setting, or a method that does not train.
     """
     chosen = resolve(PretrainSettings, "pretrain", recipe, settings, method=method, device=device)
+    if chosen.compile:
+        raise PosconError("setting compile: no effect on bench, which tries it out on a GPU")
     with tempfile.TemporaryDirectory() as folder:
         if store is None:
             store = Path(folder) / "store"
@@ -136,6 +138,10 @@ def _changes(bare: Bare, steps: int, device: str, bfloat16: bool) -> dict[str, f
         torch.set_num_threads(1)
         alternatives["OMP_NUM_THREADS=1"] = now / bare.seconds(steps)
         torch.set_num_threads(threads)
+    if device == "cuda":  # last, as it cannot be undone; on a CPU it takes a minute, for nothing
+        now = bare.seconds(steps)
+        bare.compile()
+        alternatives["--set compile=true"] = now / bare.seconds(steps)
     return alternatives
 
 

@@ -17,7 +17,7 @@ from poscon.engine.data import Batches
 from poscon.engine.inference import channels_last, choose_precision
 from poscon.engine.optimisation import OptimiserSettings, build_optimiser
 from poscon.engine.run import RunFolder
-from poscon.engine.training import MetricsFile, train
+from poscon.engine.training import MetricsFile, compile_networks, train
 from poscon.methods import Method
 from poscon.progress import silent
 from poscon.step import SliceBatch
@@ -256,6 +256,11 @@ class Bare:
         for _ in range(steps):
             self.stepper.step(self.batch, self.views, Clock("cpu"), bfloat16=bfloat16)
         return clock.now() - started
+
+    def compile(self) -> None:
+        """Let torch compile the networks, as the training loop does, and warm up."""
+        compile_networks(self.stepper.training.method)
+        self.seconds(WARM_UP)
 
     def operations(self) -> int:
         """Floating-point operations of a step, a multiply-add counted as two."""

@@ -110,8 +110,7 @@ def train(
     batches.pinned = device == "cuda"
     channels_last(method)
     if compiled:
-        for part in method.children():
-            part.compile()  # in place: names of weights stay as they are
+        compile_networks(method)
     held_back = [] if encoder is None else list(encoder.parameters())
     module = _Module(
         method,
@@ -144,6 +143,12 @@ def train(
         ) from error
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
+
+
+def compile_networks(method: Method) -> None:
+    """Let torch compile what a method trains, in place: names of weights stay as they are."""
+    for part in method.children():
+        part.compile()
 
 
 def _placement(device: str) -> dict[str, Any]:
