@@ -72,6 +72,7 @@ def test_processes_do_tasks_and_their_end_is_one_line(tmp_path: Path) -> None:
             list(outcomes(engine, end, [("scan", (tmp_path,))]))
     finally:
         engine.close()
+    other.join(1)  # a second in which it could end
     assert other.is_alive()  # which was not the engine's
     other.kill()
 

@@ -380,6 +380,13 @@ def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
         next(iterator)
 
 
+def test_batches_read_ahead_come_in_their_turn(store):
+    batches = drawn_labelled(store, chunk_steps=7)
+    read = list(batches)
+    assert len(read) == 7
+    assert all(same(batch, batches.batch(step)) for step, (batch, _, _) in enumerate(read))
+
+
 def test_nothing_is_read_ahead_of_the_chunk(store):
     batches = unlabelled(store, chunk_steps=2)
     read, asked = batches.batch, []

@@ -98,6 +98,13 @@ def test_balanced_turns_are_even(counts, batch_size, seed):
             assert len(of_slices) == counts[subject]
 
 
+def test_balanced_takes_turns_in_another_order_every_round():
+    positions, subjects = volumes([6] * 10)
+    drawn = Balanced(positions, subjects, 10, 0)  # a round a step
+    orders = {tuple(subjects[drawn(step)]) for step in range(drawn.epoch_steps)}
+    assert len(orders) == drawn.epoch_steps == 6
+
+
 def test_balanced_counts_subjects_not_volumes():
     """Two frames of one patient are one subject, wherever they stand."""
     data = volumes([4, 6, 8], subjects=[1, 0, 1])

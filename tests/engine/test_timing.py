@@ -11,12 +11,14 @@ from poscon.engine.timing import (
     TURNS,
     Bare,
     Clock,
+    ForwardTimer,
     Training,
     matrix_rate,
     measure_overhead,
     time_parts,
     to_device,
 )
+from poscon.methods import Method
 from poscon.step import SliceBatch
 from poscon.store.store import Store
 
@@ -96,6 +98,54 @@ def test_the_bare_step_can_be_compiled(store: Path) -> None:
     assert bare.seconds(1) > 0
     parts = bare.stepper.training.method.children()
     assert all(part._compiled_call_impl is not None for part in parts)
+
+
+def test_rates_are_of_a_step(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bare, "seconds", lambda _, steps: 3.0 * steps)
+    monkeypatch.setattr("poscon.engine.timing._loop", lambda _, steps: 4.0)
+    result = measure_overhead(lambda: training(store), seconds=100)
+    assert result.share == 0.75
+    assert result.slices_per_second == 8 / 4
+
+
+class _Slow(torch.nn.Module):
+    """Takes time before and after what is in it."""
+
+    def __init__(self, clock: "_Told", inner: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.clock, self.inner = clock, inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clock.time += 1
+        x = x if self.inner is None else self.inner(x)
+        self.clock.time += 1
+        return x
+
+
+class _Told(Clock):
+    """Knows the time because it is told."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+def test_forward_is_the_whole_of_the_outermost_pass() -> None:
+    clock = _Told("cpu")
+    method = Method()
+    method.network = _Slow(clock, _Slow(clock, _Slow(clock)))
+    timer = ForwardTimer(method, clock)
+    with clock.measure("step"):
+        method.network(torch.ones(1))
+        method.network.inner(torch.ones(1))
+    with clock.measure("backward"):
+        method.network(torch.ones(1))  # gradient caching
+    assert clock.spent["forward"] == [6.0, 4.0]
+    timer.remove()
+    with clock.measure("step"):
+        method.network(torch.ones(1))
+    assert len(clock.spent["forward"]) == 2
 
 
 def test_a_clock_knows_what_runs() -> None:

@@ -173,7 +173,7 @@ def time_parts(training: Training, seconds: float) -> dict[str, float]:
     stepper, clock = Stepper(training), Clock(training.device)
     views = _TimedViews(training.views, clock)
     rounds: dict[str, list[float]] = {part: [] for part in PARTS}
-    forward = _ForwardTimer(training.method, clock)
+    forward = ForwardTimer(training.method, clock)
     started, number = time.perf_counter(), 0
     while number <= WARM_UP or time.perf_counter() - started < seconds:
         clock.spent.clear()
@@ -192,7 +192,7 @@ def time_parts(training: Training, seconds: float) -> dict[str, float]:
     return {part: statistics.median(values) for part, values in rounds.items()}
 
 
-class _ForwardTimer:
+class ForwardTimer:
     """Measures the outermost forward passes of a method's networks, as ``forward``.
 
     Those that are done again in the backward pass (gradient caching) are part of that.
