@@ -1,7 +1,6 @@
 """Measuring side by side: in turn, on the same cores, medians over the rounds."""
 
 import argparse
-import ctypes
 import os
 import statistics
 import sys
@@ -59,17 +58,6 @@ def cores(n: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
         torch.set_num_threads(torch_threads)
         Threads.SetGlobalDefaultNumberOfThreads(itk_threads)
-
-
-def keep_freed_memory() -> None:
-    """Let this process's allocator, glibc's, keep what is freed, for good.
-
-    Otherwise it maps every block above 32 MiB anew, and the kernel clears it page by page.
-    """
-    libc = ctypes.CDLL(None)
-    trim_threshold, mmap_max = -1, -4  # numbers of the options in malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def rate(

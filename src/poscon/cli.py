@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from poscon.errors import PosconError
+from poscon.memory import keep_freed_memory
 
 app = typer.Typer(
     name="poscon",
@@ -458,6 +459,7 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         app(standalone_mode=True)
     except PosconError as error:

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cache
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
 from poscon.errors import PosconError
+from poscon.memory import keep_freed_memory
 
 ENGINES = ("local", "ray")
 
@@ -129,8 +129,9 @@ class LocalEngine:
 
 
 def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:
-    """Set a process up: its end, its threads, its GPU, which is then the only one it sees."""
+    """Set a process up: its end, memory, threads, and GPU, which is then the only one it sees."""
     stay_with_parent(parent)
+    keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:  # which is the user's word
         torch.set_num_threads(threads)
     if gpus:
@@ -167,14 +168,20 @@ class RayEngine:
         there = ray.cluster_resources()
         n_gpus = int(there.get("GPU", 0)) if gpus else 0
         self.capacity = n_gpus or max(1, int(there.get("CPU", 1)))
-        self.remote = cache(ray.remote(num_cpus=1, num_gpus=1 if n_gpus else 0, max_retries=3))
+        described = ray.remote(num_cpus=1, num_gpus=1 if n_gpus else 0, max_retries=3)
+        self.remote = described(_do_for_ray)
 
     def submit(self, task: Task, *arguments: Any) -> "Future[str | None]":
-        future: Future[str | None] = self.remote(task).remote(*arguments).future()
+        future: Future[str | None] = self.remote.remote(task, *arguments).future()
         return future
 
     def close(self) -> None:
         self.ray.shutdown()
+
+
+def _do_for_ray(task: Task, *arguments: Any) -> str | None:
+    keep_freed_memory()
+    return task(*arguments)
 
 
 def stay_with_parent(parent: int) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -216,13 +217,13 @@ def test_a_model_of_one_structure_keeps_the_largest(
 ) -> None:
     """A network that sees two of them in every slice, and a model that is told or not."""
 
-    def two(network: Any, stack: torch.Tensor, size: int) -> torch.Tensor:
+    def two(network: Any, stack: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
         scores = torch.zeros(len(stack), network.n_classes, *stack.shape[1:])
         scores[:, 1, 1:3, 1:3] = 9
         scores[:, 2, 6:12, 6:12] = scores[:, 3, 12:14, 6:12] = 9
-        return scores
+        yield scores
 
-    monkeypatch.setattr("poscon.commands.predict.class_scores", two)
+    monkeypatch.setattr("poscon.engine.inference.class_scores", two)
     tensors, about = read_weights(finetuned / "model.safetensors")
     found = {}
     for told in (False, True):

@@ -13,15 +13,21 @@ from poscon.engine.inference import (
     choose_precision,
     class_scores,
     largest_structure,
+    predicted_classes,
 )
 from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
+from poscon.store.resample import resample_probabilities
 
 
 @pytest.fixture(scope="module")
 def network() -> UNet:
     torch.manual_seed(0)
     return UNet(NetworkSettings(width=2, levels=2), 3).eval()
+
+
+def scores_of(network: UNet, stack: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.cat(list(class_scores(network, stack, size)))
 
 
 @settings(deadline=None, max_examples=25)
@@ -35,7 +41,7 @@ def test_any_slice_gets_scores_for_each_pixel(
     network: UNet, slices: int, rows: int, columns: int, size: int
 ) -> None:
     stack = torch.randn(slices, rows, columns)
-    scores = class_scores(network, stack, size)
+    scores = scores_of(network, stack, size)
     assert scores.shape == (slices, 3, rows, columns)
     assert torch.isfinite(scores).all()
 
@@ -43,7 +49,7 @@ def test_any_slice_gets_scores_for_each_pixel(
 def test_a_slice_that_fits_is_not_padded(network: UNet) -> None:
     stack = torch.randn(2, 16, 24)
     with torch.no_grad():
-        torch.testing.assert_close(class_scores(network, stack, 8), network(stack[:, None]))
+        torch.testing.assert_close(scores_of(network, stack, 8), network(stack[:, None]))
 
 
 def test_padding_is_zero_and_even(network: UNet) -> None:
@@ -51,15 +57,29 @@ def test_padding_is_zero_and_even(network: UNet) -> None:
     padded = torch.zeros(1, 16, 16)
     padded[:, 1:14] = stack
     torch.testing.assert_close(
-        class_scores(network, stack, 8), class_scores(network, padded, 8)[..., 1:14, :]
+        scores_of(network, stack, 8), scores_of(network, padded, 8)[..., 1:14, :]
     )
 
 
 def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = torch.randn(7, 12, 12)
-    together = class_scores(network, stack, 12)
+    together = scores_of(network, stack, 12)
     monkeypatch.setattr(inference, "BATCH_PIXELS", 1)
-    torch.testing.assert_close(class_scores(network, stack, 12), together)
+    assert [len(part) for part in class_scores(network, stack, 12)] == [1] * 7
+    torch.testing.assert_close(scores_of(network, stack, 12), together)
+
+
+@pytest.mark.parametrize("grid", [None, (12, 10), (25, 17), (7, 30)])
+def test_the_class_of_the_highest_probability_is_predicted(
+    network: UNet, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "BATCH_PIXELS", 2 * 12 * 12)  # of five slices two at a time
+    stack = torch.randn(5, 12, 10, generator=torch.Generator().manual_seed(1))
+    classes = predicted_classes(network, stack, 12, grid)
+    probabilities = scores_of(network, stack, 12).softmax(1)
+    expected = probabilities if grid is None else resample_probabilities(probabilities, grid)
+    assert classes.dtype == np.uint8
+    np.testing.assert_array_equal(classes, expected.numpy().argmax(1))
 
 
 def test_memory_layout_does_not_change_the_result(network: UNet) -> None:

@@ -12,7 +12,7 @@ from poscon import __version__
 from poscon.commands.pretrain import part_file
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import choose_device, choose_precision, class_scores, largest_structure
+from poscon.engine.inference import choose_device, choose_precision, largest_structure, predicted_classes
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train
@@ -414,7 +414,7 @@ def mean_dice(
     for case in cases:
         stack = torch.from_numpy(store.image(case).astype(np.float32))
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            predicted = class_scores(network, stack, size).argmax(1).numpy()
+            predicted = predicted_classes(network, stack, size)
         if chosen.one_structure:
             predicted = largest_structure(predicted)
         reference = store.label(case)

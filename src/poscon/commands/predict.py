@@ -10,7 +10,12 @@ from pydantic import ValidationError
 
 from poscon.commands.evaluate import LABELS_FILE
 from poscon.commands.finetune import MODEL
-from poscon.engine.inference import channels_last, choose_device, class_scores, largest_structure
+from poscon.engine.inference import (
+    channels_last,
+    choose_device,
+    largest_structure,
+    predicted_classes,
+)
 from poscon.errors import PosconError
 from poscon.leakage import add_seen, describe, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
@@ -18,7 +23,6 @@ from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console, progress_bar
 from poscon.store.intensity import check_voxels, guess_modality
 from poscon.store.prepare import case_geometry, pixels_sha256, prepare_stack
-from poscon.store.resample import resample_probabilities
 from poscon.store.store import ClassRecord, Preparation, read_names, write_json
 from poscon.volumes.case import Case, LabelClass, LabelScheme
 from poscon.volumes.layouts import read_dataset
@@ -163,10 +167,10 @@ class Model:
         geometry = case_geometry(case, header, self.preparation)
         modality = self.modality or case.modality or guess_modality(volume)
         stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
-        scores = class_scores(self.network, torch.from_numpy(stack), self.size)
         _, rows, columns = geometry.stack_shape
-        probabilities = resample_probabilities(scores.softmax(1), (rows, columns))
-        classes = probabilities.argmax(1).numpy().astype(np.uint8)
+        classes = predicted_classes(
+            self.network, torch.from_numpy(stack), self.size, (rows, columns)
+        )
         if self.one_structure:
             classes = largest_structure(classes)
         return self.scheme.to_values(geometry.to_volume(classes))

@@ -1,5 +1,7 @@
 """Where a network runs, and running it over the slices of a volume."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -8,8 +10,9 @@ from torch.nn.functional import pad
 
 from poscon.errors import PosconError
 from poscon.networks.unet import UNet
+from poscon.store.resample import resample_probabilities
 
-BATCH_PIXELS = 2**20
+BATCH_PIXELS = 2**19
 """Pixels a batch: bounds the memory, whatever the size of the slices."""
 
 
@@ -42,8 +45,8 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def class_scores(network: UNet, stack: Tensor, size: int) -> Tensor:
-    """Class scores of every slice, whole slices at a time.
+def class_scores(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
+    """Class scores of every slice, some whole slices at a time.
 
     A slice is padded with zeros, as in training, to a multiple of the network's stride and at
     least to the extent it was trained at.
@@ -53,8 +56,8 @@ def class_scores(network: UNet, stack: Tensor, size: int) -> Tensor:
         stack: (S, H, W) float32, prepared like the training data.
         size: extent of the training crops.
 
-    Returns:
-        (S, classes, H, W) float32 on the CPU.
+    Yields:
+        (slices, classes, H, W) float32 where the network is, in the order of the stack.
     """
     device = next(network.parameters()).device
     _, rows, columns = stack.shape
@@ -66,11 +69,32 @@ def class_scores(network: UNet, stack: Tensor, size: int) -> Tensor:
     padded = pad(stack[:, None], margins)
     left, top = margins[0], margins[2]
     batch = max(1, BATCH_PIXELS // padded[0].numel())
-    scores = [
-        network(part.to(device))[..., top : top + rows, left : left + columns].float().cpu()
-        for part in padded.split(batch)
-    ]
-    return torch.cat(scores)
+    for part in padded.split(batch):
+        scores: Tensor = network(part.to(device))
+        yield scores[..., top : top + rows, left : left + columns].float()
+
+
+def predicted_classes(
+    network: UNet, stack: Tensor, size: int, grid: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The class with the highest score, of every pixel; memory is bounded but for the result.
+
+    Args:
+        network: see :func:`class_scores`.
+        stack: likewise.
+        size: likewise.
+        grid: rows and columns that the probabilities are resampled to first; None: the stack's.
+
+    Returns:
+        (S, rows, columns) uint8.
+    """
+    classes = []
+    for scores in class_scores(network, stack, size):
+        if grid is not None and grid != tuple(stack.shape[1:]):
+            scores = resample_probabilities(scores.softmax(1), grid)
+        best = scores.max(1).indices  # as argmax, which takes ten times as long on a CPU
+        classes.append(best.to("cpu", torch.uint8))
+    return torch.cat(classes).numpy()
 
 
 def largest_structure(classes: np.ndarray) -> np.ndarray:
