@@ -21,6 +21,7 @@ from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.engine.data import LabelledBatches, SliceReader
 from poscon.engine.inference import choose_device
 from poscon.engine.timing import Training, measure_overhead
+from poscon.memory import keep_freed_memory
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.store.store import Store
 from poscon.views import ViewMaker, canvas_size
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     store, device = Store(arguments.store), choose_device(arguments.device)
     print(f"{device}, precision {arguments.precision}, {torch.get_num_threads()} thread(s)\n")
     print("| training | pixels | slices a second | bare arithmetic | the turns |")

@@ -27,7 +27,6 @@ from versus.loading import ENDLESS, Batches, LoadedBatches, ReadyViews, StoreBat
 from versus.measuring import (
     cores,
     interleaved,
-    keep_freed_memory,
     positive,
     print_table,
     ratio,
@@ -58,11 +57,13 @@ class Pipeline:
         training: what is done with a batch.
         batches: makes an endless source of them, given a number of worker processes.
         workers: the numbers to try.
+        keeps_memory: whether its process keeps the memory that it frees, as poscon's does.
     """
 
     training: Training
     batches: Callable[[int], Batches]
     workers: Sequence[int] = (0,)
+    keeps_memory: bool = True
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             views = ViewMaker(ViewSettings(), size)
             reader = SliceReader(store, store.cases, canvas_size(size, views.settings))
             print(f"## {size} x {size}\n")
-            found = compare(pipelines(reader, views, arguments), arguments)
+            found = compare(reader, views, arguments)
             for name, (of_views, of_slices) in found.items():
                 ratios.setdefault(name, []).append(f"{of_views:.1f}, {of_slices:.2f}")
             if arguments.variants:
@@ -116,7 +117,7 @@ def pipelines(
     device, threads = arguments.device, arguments.threads
     workers = sorted({0, (threads + 1) // 2, threads})
 
-    def theirs(training: Training, library: Any) -> Pipeline:
+    def theirs(training: Training, library: Any, *, keeps_memory: bool = True) -> Pipeline:
         dataset = library.SliceViews(reader, views.size, views.settings)
         return Pipeline(
             training,
@@ -124,6 +125,7 @@ def pipelines(
                 dataset, arguments.batch, n, init_worker=library.init_worker, pin=device == "cuda"
             ),
             workers,
+            keeps_memory,
         )
 
     ready = ReadyViews(views.size)
@@ -136,7 +138,7 @@ def pipelines(
     )
     return {
         OURS: Pipeline(our_training(views, arguments), our_batches(reader, arguments)),
-        "published": theirs(as_published, published),
+        "published": theirs(as_published, published, keeps_memory=False),
         "MONAI": theirs(our_training(ready, arguments), with_monai),
         "TorchIO": theirs(our_training(ready, arguments), with_torchio),
     }
@@ -161,10 +163,12 @@ def our_batches(reader: SliceReader, arguments: argparse.Namespace) -> Callable[
 
 
 def compare(
-    found: Mapping[str, Pipeline], arguments: argparse.Namespace
+    reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
 ) -> dict[str, tuple[float, float]]:
     """Print the table of one size; returns poscon / each other, of views and of slices."""
-    views, slices = measure_views(found, arguments), measure_slices(found, arguments)
+    found = pipelines(reader, views, arguments)
+    of_views = measure_views(found, arguments)
+    slices = measure_slices(found, reader, views, arguments)
     best = {
         name: max(pipeline.workers, key=lambda n: statistics.median(slices[name, n]))
         for name, pipeline in found.items()
@@ -175,7 +179,7 @@ def compare(
             [
                 name,
                 f"{workers} (best)" if workers == best[name] else f"{workers}",
-                f"{statistics.median(views[name]):.1f}",
+                f"{statistics.median(of_views[name]):.1f}",
                 f"{statistics.median(rates):.2f}",
                 f"{ratio(slices[OURS, 0], rates):.2f}",
             ]
@@ -184,7 +188,7 @@ def compare(
     )
     return {
         name: (
-            ratio(views[OURS], views[name]),
+            ratio(of_views[OURS], of_views[name]),
             ratio(slices[OURS, 0], slices[name, best[name]]),
         )
         for name in found
@@ -210,23 +214,75 @@ def measure_views(
 
 
 def measure_slices(
-    found: Mapping[str, Pipeline], arguments: argparse.Namespace
+    found: Mapping[str, Pipeline],
+    reader: SliceReader,
+    views: ViewMaker,
+    arguments: argparse.Namespace,
 ) -> dict[tuple[str, int], list[float]]:
     """Slices a second end to end of each, with each number of workers."""
-    measures = {}
+    measures: dict[tuple[str, int], Callable[[], float]] = {}
     with ExitStack() as stack:
         for name, pipeline in found.items():
-            training = pipeline.training
             for workers in pipeline.workers:
-                batches = stack.enter_context(closing(pipeline.batches(workers)))
-                with batches.running():
-                    for _ in range(2 * workers + 1):  # until as much is made ahead as is used up
-                        training.step(batches)
-                measures[name, workers] = partial(
-                    training.per_second, training.step, batches, arguments.seconds
+                measures[name, workers] = stack.enter_context(
+                    steps(pipeline, workers, arguments.seconds)
+                    if pipeline.keeps_memory
+                    else steps_apart(name, workers, reader, views, arguments)
                 )
         rates = interleaved(measures, arguments.rounds)
     return {name: [arguments.batch * r for r in values] for name, values in rates.items()}
+
+
+@contextmanager
+def steps(pipeline: Pipeline, workers: int, seconds: float) -> Iterator[Callable[[], float]]:
+    """Measures steps a second, warmed up."""
+    training = pipeline.training
+    with closing(pipeline.batches(workers)) as batches:
+        with batches.running():
+            for _ in range(2 * workers + 1):  # until as much is made ahead as is used up
+                training.step(batches)
+        yield partial(training.per_second, training.step, batches, seconds)
+
+
+@contextmanager
+def steps_apart(
+    name: str, workers: int, reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
+) -> Iterator[Callable[[], float]]:
+    """:func:`steps` of a pipeline in a process of its own, whose allocator is as it comes."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    inputs = reader.store.path, reader.canvas, views.size, arguments
+    process = context.Process(target=_measure_when_asked, args=(theirs, name, workers, *inputs))
+    process.start()
+    theirs.close()
+    ours.recv()  # when it has warmed up
+
+    def measure() -> float:
+        ours.send(True)
+        return ours.recv()
+
+    yield measure
+    ours.send(False)
+    process.join()
+
+
+def _measure_when_asked(
+    asked: Connection,
+    name: str,
+    workers: int,
+    store: Path,
+    canvas: int,
+    size: int,
+    arguments: argparse.Namespace,
+) -> None:
+    opened, views = Store(store), ViewMaker(ViewSettings(), size)
+    reader = SliceReader(opened, opened.cases, canvas)
+    with cores(arguments.threads):
+        pipeline = pipelines(reader, views, arguments)[name]
+        with steps(pipeline, workers, arguments.seconds) as measure:
+            asked.send(True)
+            while asked.recv():
+                asked.send(measure())
 
 
 def vary(reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace) -> None:
@@ -243,8 +299,9 @@ def vary(reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace) -
             measures[name] = partial(training.per_second, training.step, batches, arguments.seconds)
     with ExitStack() as stack:
         if arguments.device == "cpu":
-            apart = stack.enter_context(step_apart(reader, views, arguments))
-            measures["freed memory kept"] = apart
+            measures["freed memory given back"] = stack.enter_context(
+                steps_apart(OURS, 0, reader, views, arguments)
+            )
         rates = interleaved(measures, arguments.rounds)
     usual = next(iter(rates.values()))
     rows = [
@@ -272,39 +329,6 @@ def variants(views: ViewMaker, arguments: argparse.Namespace) -> dict[str, Train
     if arguments.device == "cpu" and arguments.threads > 1:
         found["one thread"] = our_training(views, arguments, threads=1)
     return found
-
-
-@contextmanager
-def step_apart(
-    reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
-) -> Iterator[Callable[[], float]]:
-    """The step as it is in a process of its own, whose allocator keeps what is freed."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    inputs = reader.store.path, reader.canvas, views.size, arguments
-    process = context.Process(target=_measure_when_asked, args=(theirs, *inputs))
-    process.start()
-    theirs.close()
-
-    def measure() -> float:
-        ours.send(True)
-        return ours.recv()
-
-    yield measure
-    ours.send(False)
-    process.join()
-
-
-def _measure_when_asked(
-    asked: Connection, store: Path, canvas: int, size: int, arguments: argparse.Namespace
-) -> None:
-    keep_freed_memory()
-    opened, views = Store(store), ViewMaker(ViewSettings(), size)
-    batches = our_batches(SliceReader(opened, opened.cases, canvas), arguments)(0)
-    training = our_training(views, arguments, threads=arguments.threads)
-    training.step(batches)
-    while asked.recv():
-        asked.send(training.per_second(training.step, batches, arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,15 @@ import SimpleITK
 import torch
 
 from poscon.errors import PosconError
+from poscon.memory import keep_freed_memory
 
 Key = TypeVar("Key", bound=Hashable)
 Threads = SimpleITK.ProcessObject
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script; what its user can mend is one line."""
+    """Run a script as the command line runs poscon; what its user can mend is one line."""
+    keep_freed_memory()
     try:
         main()
     except PosconError as error:

@@ -63,7 +63,7 @@ def test_variants_of_the_step_are_compared(capsys: pytest.CaptureFixture[str]) -
         "two passes",
         "bfloat16",
         "torch.compile",
-        "kept",
+        "given back",
     ):
         assert variant in printed
 

@@ -359,14 +359,14 @@ def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
     done: list[str] = []
     original = module._prepare_case
 
-    def prepare_case(job, case, reverse):
+    def prepare_case(job, case, header, reverse):
         done.append(case.id)
         if case.id == stop_at:
             part = job.store / "cases" / f".writing-{case.id}-1"
             part.mkdir(parents=True, exist_ok=True)
             (part / "image.npy").write_bytes(b"half")
             raise error
-        original(job, case, reverse)
+        original(job, case, header, reverse)
 
     monkeypatch.setattr(module, "_prepare_case", prepare_case)
     return done

@@ -123,6 +123,28 @@ def test_labels_take_no_value_that_was_not_there(size, target, n_classes, seed):
         assert set(np.unique(here)) <= set(np.unique(there))
 
 
+@settings(deadline=None)
+@given(SIZES, SIZES, st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
+def test_the_class_with_the_largest_soft_mask_wins(size, target, n_classes, filled, seed):
+    """Against every class's mask, the background's too, resampled whole."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, n_classes, (2, *size))
+    kept = (random.random((2, 1, 1)) < filled) & (np.arange(size[0])[:, None] < filled * size[0])
+    labels = np.where(kept, labels, 0).astype(np.uint8)  # of some slices and rows nothing is left
+    masks = np.stack([resample_images(labels == index, target) for index in range(n_classes)])
+    result = resample_classes(labels, target, n_classes)
+    of_result = np.take_along_axis(masks, result[None].astype(int), 0)[0]
+    np.testing.assert_allclose(of_result, masks.max(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 2), (2, 1)])
+def test_of_equal_classes_the_first_wins(pair):
+    """Two halves on three columns: the one in the middle is half of each."""
+    labels = np.repeat(pair, 2).astype(np.uint8) + np.zeros((1, 4, 4), np.uint8)
+    result = resample_classes(labels, (4, 3), 3)
+    assert (result == [pair[0], min(pair), pair[1]]).all()
+
+
 @pytest.mark.parametrize("size", [(10, 10), (45, 30)])
 def test_between_two_classes_no_third_arises(size):
     """1 borders on 3: averaging indices would put 2 between them."""

@@ -12,7 +12,12 @@ from poscon import __version__
 from poscon.commands.pretrain import part_file
 from poscon.engine.configuration import TrainingSettings
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import choose_device, choose_precision, largest_structure, predicted_classes
+from poscon.engine.inference import (
+    choose_device,
+    choose_precision,
+    largest_structure,
+    predicted_classes,
+)
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings
 from poscon.engine.run import RunFolder, refuse_with_resume
 from poscon.engine.training import train

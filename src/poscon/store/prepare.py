@@ -167,7 +167,11 @@ def prepare(
         few = processes is None and len(todo) < _WORTH_PROCESSES
         alone = engine == "local" and (processes == 1 or few)
         done = len(dataset.cases) - len(todo)
-        errors = _prepare_cases(job, todo, done, reversed_ids, None if alone else workers)
+        told = [
+            (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
+            for case in todo
+        ]
+        errors = _prepare_cases(told, done, None if alone else workers)
     finally:
         workers.close()
     records = {r.id: r for case in dataset.cases if (r := _finished(store, case)) is not None}
@@ -248,9 +252,8 @@ def read_case_volume(case: Case) -> np.ndarray:
     return data
 
 
-def _prepare_case(job: _Job, case: Case, reverse: bool) -> None:
+def _prepare_case(job: _Job, case: Case, header: ScanHeader, reverse: bool) -> None:
     """Write one case's folder; complete or absent."""
-    header = read_header(case.image)
     geometry = case_geometry(case, header, job.preparation, reverse=reverse)
     volume = read_case_volume(case)
     modality = job.preparation.modality or case.modality or guess_modality(volume)
@@ -310,13 +313,18 @@ def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
 
 
 def _prepare_cases(
-    job: _Job, todo: list[Case], done: int, reversed_ids: set[str], workers: Engine | None
+    told: list[tuple[str, tuple[Any, ...]]], done: int, workers: Engine | None
 ) -> list[str]:
-    """Prepare cases, in this process or by workers; returns what could not be, one line each."""
+    """Prepare cases, in this process or by workers; returns what could not be, one line each.
+
+    Args:
+        told: of each, its file and the arguments of :func:`_try_case`.
+        done: how many are finished already.
+        workers: None: this process.
+    """
     errors = []
-    told = [(str(case.image), (job, case, case.id in reversed_ids)) for case in todo]
     with progress_bar() as progress:
-        task = progress.add_task("preparing", total=done + len(todo), completed=done, status="")
+        task = progress.add_task("preparing", total=done + len(told), completed=done, status="")
         for message in (
             (_try_case(*arguments) for _, arguments in told)
             if workers is None
@@ -328,10 +336,10 @@ def _prepare_cases(
     return sorted(errors)
 
 
-def _try_case(job: _Job, case: Case, reverse: bool) -> str | None:
+def _try_case(job: _Job, case: Case, header: ScanHeader, reverse: bool) -> str | None:
     """:func:`_prepare_case`, with what the user can mend returned: it crosses any border."""
     try:
-        _prepare_case(job, case, reverse)
+        _prepare_case(job, case, header, reverse)
     except PosconError as error:
         return str(error)
     return None

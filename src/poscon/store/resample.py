@@ -5,9 +5,11 @@ are, so the size is rounded to whole pixels and the spacing follows from it. Goi
 same operation with the sizes exchanged.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate
 
 from poscon.errors import PosconError
 
@@ -15,6 +17,7 @@ LARGEST = 8192
 """Pixels: no slice of a scan is resampled to more."""
 SAME_SPACING = 0.01
 """Relative: spacings this close need no resampling to each other."""
+_ROUNDING = 1e-5  # soft masks this close are equal
 
 
 def resampled_size(
@@ -54,17 +57,47 @@ def resample_images(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -> np.ndarray:
     """Resample class indices (S, H, W) to (S, *size), uint8.
 
-    Each class is resampled as a soft mask and the largest wins: no value arises between classes.
+    Each class is resampled as a soft mask and the largest wins, of equals the first: no value
+    arises between classes. Only where there is foreground, which is little of most label maps.
     """
     if stack.shape[1:] == size:
         return np.ascontiguousarray(stack, dtype=np.uint8)
-    masks = one_hot(torch.from_numpy(np.ascontiguousarray(stack)).long(), n_classes)
-    return _interpolate(masks.movedim(-1, 1).float(), size).argmax(1).numpy().astype(np.uint8)
+    classes = torch.zeros(len(stack), *size, dtype=torch.uint8)
+    sources, targets, weights = [], [], []
+    for axis, length in zip((1, 2), size, strict=True):
+        source = _extent(np.any(stack, axis=(0, 3 - axis)))
+        matrix = _weights(stack.shape[axis], length)[:, source]
+        target = _extent(matrix.any(1).numpy())
+        sources.append(source)
+        targets.append(target)
+        weights.append(matrix[target])
+    down, across = weights
+    inside = torch.from_numpy(np.ascontiguousarray(stack[:, *sources]))
+    found = classes[:, *targets]
+    largest = 1 - down @ (inside > 0).float() @ across.T  # of the background
+    for index in range(1, n_classes):
+        mask = down @ (inside == index).float() @ across.T
+        larger = mask > largest + _ROUNDING
+        found[larger] = index
+        largest[larger] = mask[larger]
+    return classes.numpy()
 
 
 def resample_probabilities(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resample class scores (S, C, H, W) to (S, C, *size)."""
     return stack if tuple(stack.shape[2:]) == size else _interpolate(stack, size)
+
+
+def _extent(occupied: np.ndarray) -> slice:
+    """From the first True to the last of (N,); empty if there is none."""
+    where = np.flatnonzero(occupied)
+    return slice(where[0], where[-1] + 1) if len(where) else slice(0, 0)
+
+
+@lru_cache(maxsize=16)
+def _weights(length: int, target: int) -> torch.Tensor:
+    """The matrix (target, length) by which :func:`_interpolate` resamples an axis."""
+    return _interpolate(torch.eye(length)[None, None], (target, length))[0, 0]
 
 
 def _interpolate(slices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
