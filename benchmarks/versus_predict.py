@@ -5,7 +5,7 @@
 
 FOLDER holds 3-D NIfTI scans in a layout that poscon knows; without one, phantoms are drawn. RUN is
 a fine-tuning run on axial slices of one spacing; without one, the network has random weights, which
-takes as long. Same files, weights and threads for all, from the scan's file to the label map's; in
+takes as long; --width is its number of channels at full resolution. Same files, weights and threads for all, from the scan's file to the label map's; in
 turn, medians over the rounds, from a warm page cache. The bare network runs over the very batches
 that poscon gives it, held in memory. Then where poscon's time goes. docs/explanation/speed.md says
 what each does.
@@ -66,8 +66,9 @@ PARTS = {
     "largest structure": ["commands.predict.largest_structure"],
     "writing": ["commands.predict.write_labels"],
 }
-"""Functions that ``predict`` calls, none of them within another. A GPU does the work of the network
-while the rest waits for it."""
+"""Functions that ``predict`` calls, none of them within another. Reading and writing go on beside
+the network, so that they may take more than the whole together; a GPU's work counts where it is
+waited for."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,23 +77,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--width", type=positive, help="of the random network")
     parser.add_argument("--volumes", type=positive, default=20, help="the first so many of FOLDER")
     parser.add_argument("--threads", type=positive, default=usable_cores())
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--rounds", type=positive, default=3)
     arguments = parser.parse_args(argv)
     device = choose_device(arguments.device)
+    if arguments.run and arguments.width:
+        parser.error("--width: no effect with --run")
     with cores(arguments.threads), tempfile.TemporaryDirectory() as folder:
         scratch, source = Path(folder), arguments.folder
         if source is None:
             source = scratch / "phantoms"
             write_phantom(source, subjects=arguments.volumes)
         cases = read_dataset(source).cases[: arguments.volumes]
-        run = arguments.run or random_run(scratch / "run", cases)
+        run = arguments.run or random_run(
+            scratch / "run", cases, arguments.width or NetworkSettings().width
+        )
         model = Model(run, device)
         check(cases, model)
         print(f"{versions('torch', 'monai', 'torchio')}; {device}, {arguments.threads} thread(s)")
-        print(f"{len(cases)} volumes, {arguments.run or 'random weights'}\n")
+        print(f"{len(cases)} volumes, network of width {model.network.settings.width}\n")
         ours = Predict(run, source, scratch / OURS, cases, device)
         ways: dict[str, Callable[[], object]] = {
             OURS: ours,
@@ -118,10 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(["part of poscon's time", "share"], ours.shares())
 
 
-def random_run(run: Path, cases: Sequence[Case]) -> Path:
+def random_run(run: Path, cases: Sequence[Case], width: int) -> Path:
     """A fine-tuning run's model with random weights, for the cases' median spacing in plane."""
     in_plane = [mm for case in cases for mm in sorted(read_header(case.image).spacing)[:2]]
-    settings = NetworkSettings()
+    settings = NetworkSettings(width=width)
     classes = [{"name": f"class {value}", "values": [value]} for value in (1, 2, 3)]
     about = {
         "network": settings.model_dump(),
@@ -183,8 +189,7 @@ class Predict:
             started = time.perf_counter()
             predict(self.run, self.source, self.target, cases=self.names, device=self.device)
             whole = time.perf_counter() - started
-        rest = whole - sum(spent.values())
-        self.rounds.append({**spent, "softmax, the largest, and the rest": rest, "whole": whole})
+        self.rounds.append({part: seconds / whole for part, seconds in spent.items()})
 
     @staticmethod
     def _timed(function: Callable, spent: dict[str, float], part: str) -> Callable:
@@ -200,7 +205,7 @@ class Predict:
     def shares(self) -> list[list[str]]:
         """Each part that took time, and its share of the whole, the median over the rounds."""
         return [
-            [part, f"{statistics.median(r[part] / r['whole'] for r in self.rounds):.1%}"]
+            [part, f"{statistics.median(shares[part] for shares in self.rounds):.1%}"]
             for part in self.rounds[0]
         ]
 
@@ -211,7 +216,7 @@ def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
     batches: list[Tensor] = []
     handle = model.network.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     for case in cases:
-        model.segment(read_scan(case.image), read_header(case.image), case)
+        model.segment(model.read(case, read_header(case.image)))
     handle.remove()
     return batches
 

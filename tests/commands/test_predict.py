@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from poscon.commands import predict as module
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
@@ -166,6 +169,57 @@ def test_original_label_values_come_back(scans: Path, tmp_path: Path) -> None:
     found = set(np.unique(np.asanyarray(labels.dataobj)).tolist())
     assert 2 in found
     assert 1 not in found
+
+
+def test_what_was_segmented_before_an_error_is_kept(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    """Its header is fine, its voxels are not, and it is read ahead of its turn."""
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    for name, number in (("a", 0), ("b", 1), ("c", 2), ("d", 3)):
+        scan = phantom(scans, number)
+        voxels = np.full(scan.shape, np.nan) if name == "c" else scan.get_fdata()
+        save(folder / f"{name}.nii.gz", voxels.astype(np.float32), scan.affine)
+    with pytest.raises(PosconError, match=r"c\.nii\.gz: "):
+        predict(finetuned, folder, out)
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+    for number, name in enumerate("ab"):
+        alone = segment(finetuned, folder / f"{name}.nii.gz", tmp_path / f"{name}.nii.gz")
+        kept = np.asanyarray(nib.load(out / f"{name}.nii.gz").dataobj)
+        np.testing.assert_array_equal(kept, np.asanyarray(alone.dataobj))
+        assert kept.shape == phantom(scans, number).shape
+
+
+@settings(deadline=None)
+@given(st.integers(0, 8), st.integers(0, 9), st.integers(0, 9))
+def test_a_thread_does_the_next_in_order(n: int, bad_item: int, bad_work: int) -> None:
+    """What fails, fails in its turn: all before it is done, and nothing after the next."""
+    done: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(n):
+            if number == bad_item:
+                raise LookupError
+            yield number
+
+    def work(number: int) -> int:
+        if number == bad_work:
+            raise ArithmeticError
+        done.append(number)
+        return number
+
+    used: list[int] = []
+    try:
+        for result in module._in_thread(work, items()):
+            assert len(done) <= len(used) + 2
+            used.append(result)
+    except (LookupError, ArithmeticError):
+        assert min(bad_item, bad_work) < n
+    else:
+        assert used == list(range(n))
+    assert used == list(range(len(used)))
+    assert set(done) >= set(range(min(n, bad_item, bad_work)))
 
 
 @pytest.mark.parametrize("break_it", ["empty", "truncated", "nan", "constant", "text"])

@@ -1,8 +1,11 @@
 """``poscon predict``: scans in, label maps with the scans' own geometry out."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ from poscon.store.intensity import check_voxels, guess_modality
 from poscon.store.prepare import case_geometry, pixels_sha256, prepare_stack
 from poscon.store.store import ClassRecord, Preparation, read_names, write_json
 from poscon.volumes.case import Case, LabelClass, LabelScheme
+from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import (
     NIFTI,
@@ -36,6 +40,9 @@ from poscon.volumes.scan import (
     scan_suffix,
     write_labels,
 )
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def predict(
@@ -89,15 +96,25 @@ def predict(
     headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
     if output.is_dir() or source.is_dir():
         _write_labels_file(output, model)
+
+    def write(segmented: tuple[_Prepared, list[np.ndarray], Path]) -> None:
+        prepared, classes, target = segmented
+        if (roles := model.seen.get(prepared.case.id)) and output.is_dir():
+            # before the label map, which says that this scan is done
+            add_seen(output, {prepared.case.id: roles})
+        labels = model.label_map(prepared, classes)
+        like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
+        write_labels(target, labels, like)
+
+    # one scan is read and one is written while the network works on the one between
+    cases_with_headers = [(case, header) for (case, _), header in zip(todo, headers, strict=True)]
+    scans = _in_thread(lambda told: model.read(*told), cases_with_headers)
+    segmented = (
+        (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
+    )
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
-        for (case, target), header in zip(todo, headers, strict=True):
-            scan = read_scan(case.image)
-            labels = model.segment(scan, header, case)
-            if case.id in model.seen and output.is_dir():
-                # before the label map, which says that this scan is done
-                add_seen(output, {case.id: model.seen[case.id]})
-            write_labels(target, labels, scan if labels.ndim == scan.data.ndim else _frame(scan))
+        for _ in _in_thread(write, segmented):
             progress.advance(task)
     if model.seen:
         console.print(
@@ -149,31 +166,76 @@ class Model:
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
 
-    def segment(self, scan: Scan, header: ScanHeader, case: Case) -> np.ndarray:
-        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
-        if scan.data.ndim == 3:
-            return self._volume(scan.data, header, case)
-        if case.frame_index is not None:
-            return self._volume(scan.data[..., case.frame_index], header, case)
-        frames = [
-            self._volume(scan.data[..., frame], header, case) for frame in range(scan.data.shape[3])
-        ]
-        return np.stack(frames, axis=-1)
+    def read(self, case: Case, header: ScanHeader) -> "_Prepared":
+        """A scan, prepared for the network.
 
-    def _volume(self, volume: np.ndarray, header: ScanHeader, case: Case) -> np.ndarray:
-        check_voxels(volume, where=str(case.image))
-        if roles := self.known.get(pixels_sha256(volume, header.affine)):
-            self.seen[case.id] = tuple(sorted({*roles, *self.seen.get(case.id, ())}))
+        Raises:
+            PosconError: a scan that cannot be used.
+        """
+        scan = read_scan(case.image)
+        volumes = [scan.data]
+        if scan.data.ndim == 4:
+            frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
+            volumes = [scan.data[..., frame] for frame in frames]
         geometry = case_geometry(case, header, self.preparation)
-        modality = self.modality or case.modality or guess_modality(volume)
-        stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
-        _, rows, columns = geometry.stack_shape
-        classes = predicted_classes(
-            self.network, torch.from_numpy(stack), self.size, (rows, columns)
-        )
+        prepared = _Prepared(case, scan, geometry)
+        for volume in volumes:
+            check_voxels(volume, where=str(case.image))
+            prepared.roles |= set(self.known.get(pixels_sha256(volume, header.affine), ()))
+            modality = self.modality or case.modality or guess_modality(volume)
+            stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
+            prepared.stacks.append(torch.from_numpy(stack))
+        return prepared
+
+    def segment(self, prepared: "_Prepared") -> list[np.ndarray]:
+        """Classes of each of the scan's volumes, (slices, rows, columns) as scanned, uint8."""
+        if prepared.roles:
+            self.seen[prepared.case.id] = tuple(sorted(prepared.roles))
+        _, rows, columns = prepared.geometry.stack_shape
+        return [
+            predicted_classes(self.network, stack, self.size, (rows, columns))
+            for stack in prepared.stacks
+        ]
+
+    def label_map(self, prepared: "_Prepared", classes: Sequence[np.ndarray]) -> np.ndarray:
+        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
         if self.one_structure:
-            classes = largest_structure(classes)
-        return self.scheme.to_values(geometry.to_volume(classes))
+            classes = [largest_structure(volume) for volume in classes]
+        maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
+        several = prepared.scan.data.ndim == 4 and prepared.case.frame_index is None
+        return np.stack(maps, axis=-1) if several else maps[0]
+
+
+@dataclass
+class _Prepared:
+    """A scan as the network takes it.
+
+    Attributes:
+        case: which it is.
+        scan: as it was read.
+        geometry: how each of its volumes is sliced.
+        stacks: the slices of each, normalised, at the network's spacing.
+        roles: of its volumes in the model's training.
+    """
+
+    case: Case
+    scan: Scan
+    geometry: SliceGeometry
+    stacks: list[torch.Tensor] = field(default_factory=list)
+    roles: set[str] = field(default_factory=set)
+
+
+def _in_thread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``function`` of each item, in order; a thread does the next while one is being used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for item in items:
+            following = thread.submit(function, item)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
