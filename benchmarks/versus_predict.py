@@ -4,11 +4,11 @@
     python benchmarks/versus_predict.py [FOLDER] [--run RUN] [--threads 2] [--device cpu]
 
 FOLDER holds 3-D NIfTI scans in a layout that poscon knows; without one, phantoms are drawn. RUN is
-a fine-tuning run on axial slices of one spacing; without one, the network has random weights, which
-takes as long; --width is its number of channels at full resolution. Same files, weights and threads for all, from the scan's file to the label map's; in
-turn, medians over the rounds, from a warm page cache. The bare network runs over the very batches
-that poscon gives it, held in memory. Then where poscon's time goes. docs/explanation/speed.md says
-what each does.
+a fine-tuning run on axial slices of one spacing; without one, the network has random weights and
+--width channels at full resolution, and takes as long. Same files, weights and threads for all,
+from the scan's file to the label map's; in turn, medians over the rounds, from a warm page cache.
+The bare network runs over the very batches that poscon gives it, held in memory. Then where
+poscon's time goes. docs/explanation/speed.md says what each does.
 """
 
 import argparse
