@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
@@ -58,6 +58,17 @@ def test_images_do_not_ring(size, target):
     assert result.dtype == np.float32
     assert result.min() >= stack.min() - 1e-5
     assert result.max() <= stack.max() + 1e-5
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES)
+@example((2, 1), (3, 1))  # where torch's own repeats the first row
+@example((4, 5), (3, 1))
+@example((4, 5), (1, 1))
+def test_rows_and_columns_are_resampled_alike(size, target):
+    stack = noise(size)
+    turned = resample_images(stack.transpose(0, 2, 1), target[::-1]).transpose(0, 2, 1)
+    np.testing.assert_allclose(resample_images(stack, target), turned, atol=1e-5)
 
 
 @settings(deadline=None)
@@ -125,6 +136,7 @@ def test_labels_take_no_value_that_was_not_there(size, target, n_classes, seed):
 
 @settings(deadline=None)
 @given(SIZES, SIZES, st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
+@example((2, 1), (3, 1), 2, 1.0, 0)
 def test_the_class_with_the_largest_soft_mask_wins(size, target, n_classes, filled, seed):
     """Against every class's mask, the background's too, resampled whole."""
     random = np.random.default_rng(seed)

@@ -97,8 +97,14 @@ def _extent(occupied: np.ndarray) -> slice:
 @lru_cache(maxsize=16)
 def _weights(length: int, target: int) -> torch.Tensor:
     """The matrix (target, length) by which :func:`_interpolate` resamples an axis."""
-    return _interpolate(torch.eye(length)[None, None], (target, length))[0, 0]
+    twice = torch.eye(length).repeat(1, 2)[None, None]  # never a single column: see there
+    return _interpolate(twice, (target, 2 * length))[0, 0, :, :length]
 
 
 def _interpolate(slices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if size[1] == 1:  # torch's own (seen in 2.13) repeats the first row where one column results
+        down, across = (
+            _weights(old, new).to(slices) for old, new in zip(slices.shape[2:], size, strict=True)
+        )
+        return down @ slices @ across.T
     return interpolate(slices, size=size, mode="bilinear", antialias=True, align_corners=False)
