@@ -42,11 +42,15 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def check(self, total_steps: int) -> None:
-        """Refuse a training that is too short for every stage of the method.
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        """Refuse, before any work, a training that the method cannot do.
+
+        Args:
+            total_steps: of the training.
+            views: what the steps will be given.
 
         Raises:
-            PosconError: a stage would have no step.
+            PosconError: a stage would have no step, or the views are too small or otherwise unfit.
         """
 
     def after_step(self) -> None:

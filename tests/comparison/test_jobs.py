@@ -173,6 +173,31 @@ def test_a_size_that_the_network_cannot_have_is_found_before_any_run(store: Path
     assert {job.settings["size"] % 32 for job in deep.jobs} == {0}
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pretraining": ["none", "pcl", "pirl"], "network": {"width": 2, "levels": 5}},
+            r"pretrain, pirl: setting loss.grid = 3: .* set size to 96",
+        ),
+        ({"pretraining": ["gcl"], "pretrain": {"batch": 90, "epochs": 1}}, "pretrain, gcl: .*step"),
+        (
+            {"pretraining": ["pcl", "rotation"], "pretrain": {"views": {"mirror": True}}},
+            "pretrain, rotation: views.mirror=true",
+        ),
+        (
+            {"finetuning": ["supervised", "bcp"], "finetune": {"batch": 1}},
+            "finetune, bcp: setting batch = 1",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_is_found_before_any_run(
+    changes: dict[str, Any], message: str, store: Path
+) -> None:
+    with pytest.raises(PosconError, match=message):
+        make_program(plan(**changes), Store(store), store)
+
+
 def test_watching_is_transductive_only_where_a_scan_was_seen(store: Path) -> None:
     watched = {"flaws": {"select_on_test": True}}
     opened = Store(store)

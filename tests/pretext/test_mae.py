@@ -275,4 +275,4 @@ def test_settings_that_cannot_work(wrong):
 @pytest.mark.parametrize("wrong", [{"patch": 16}, {"patch": 8, "ratio": 0.1}])
 def test_a_patch_that_leaves_nothing_to_see_or_to_restore(wrong):
     with pytest.raises(PosconError, match="patch"):
-        method(**wrong).step(batch(), VIEWS, 0, 0.0)
+        method(**wrong).check(100, VIEWS)

@@ -17,6 +17,7 @@ from poscon.pretext.pirl import (
     NEGATIVES_STREAM,
     PIRL,
     JigsawHead,
+    check_patches,
     draw_negatives,
     draw_orders,
     jigsaw_patches,
@@ -279,8 +280,9 @@ def test_every_pixel_reaches_the_encoder():
 
 
 def test_patches_smaller_than_the_stride_are_refused():
-    with pytest.raises(PosconError, match=r"loss.grid=3.*needs 16.*size to 48"):
-        jigsaw_patches(torch.zeros(1, 1, 32, 32), 3, 16)
+    with pytest.raises(PosconError, match=r"loss.grid = 3.*needs 16.*size to 48"):
+        check_patches(47, 3, 16)
+    check_patches(48, 3, 16)
     assert jigsaw_patches(torch.zeros(1, 1, 48, 48), 3, 16).shape[-1] == 16
 
 
@@ -479,8 +481,8 @@ def test_under_autocast_the_bank_stays_exact():
 
 
 def test_a_view_too_small_for_the_jigsaw_is_refused():
-    with pytest.raises(PosconError, match=r"grid=5.*size"):
-        method(grid=5).step(batch(), VIEWS, 0, 0.0)
+    with pytest.raises(PosconError, match=r"grid = 5.*size"):
+        method(grid=5).check(100, VIEWS)
 
 
 def test_a_few_steps_tell_slices_apart():

@@ -218,7 +218,7 @@ def test_a_few_steps_tell_the_turns_apart():
 )
 def test_views_that_hide_the_turn_are_refused(views, message):
     with pytest.raises(PosconError, match=message):
-        method().step(batch(), ViewMaker(ViewSettings(**views), SIZE), 0, 0.0)
+        method().check(100, ViewMaker(ViewSettings(**views), SIZE))
 
 
 def test_there_is_nothing_to_set():

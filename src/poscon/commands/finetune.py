@@ -200,25 +200,9 @@ def finetune(
         _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
-    method_class = find_method(chosen.method)
-    learner = method_class(
-        network,
-        method_class.Settings(**chosen.loss),
-        chosen.deep_supervision,
-        chosen.average,
-    )
-    learner.check(chosen.iterations)
-    if chosen.batch < learner.smallest_batch:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
-            f"together; use {learner.smallest_batch} or more"
-        )
     size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
-    if chosen.batch * (size // network.settings.stride) ** 2 < 2:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: at size {size} the bottleneck has one value a "
-            "channel, too few to normalise; use a larger batch or size"
-        )
+    views = ViewMaker(chosen.views, size)
+    learner = make_learner(chosen, network, views)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
         folder.begin(
@@ -245,7 +229,7 @@ def finetune(
     watched = roles.get("validation")
     train(
         learner,
-        ViewMaker(chosen.views, size),
+        views,
         batches,
         optimiser=chosen.optimiser,
         run=folder,
@@ -276,6 +260,34 @@ def finetune(
         },
     )
     return path
+
+
+def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> FinetuneMethod:
+    """The method around the network that it trains.
+
+    Args:
+        chosen: the settings.
+        network: to train.
+        views: that the training will be given.
+
+    Raises:
+        PosconError: the method cannot train so.
+    """
+    method = find_method(chosen.method)
+    settings = method.Settings(**chosen.loss)
+    learner = method(network, settings, chosen.deep_supervision, chosen.average)
+    learner.check(chosen.iterations, views)
+    if chosen.batch < learner.smallest_batch:
+        raise PosconError(
+            f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
+            f"together; use {learner.smallest_batch} or more"
+        )
+    if chosen.batch * (views.size // network.settings.stride) ** 2 < 2:
+        raise PosconError(
+            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
+            "channel, too few to normalise; use a larger batch or size"
+        )
+    return learner
 
 
 def _choose_roles(

@@ -185,7 +185,7 @@ def _pretrain(
     """In each of the processes that there are; the first one writes."""
     learner, reader, views, batches = assemble(chosen, store, cases, size)
     learner.to(device)
-    learner.check(batches.total_steps)
+    learner.check(batches.total_steps, views)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
     if learner.trains:
         reader.hold_if_it_fits(device)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from poscon import __version__
+from poscon.commands.finetune import make_learner
+from poscon.commands.pretrain import assemble
 from poscon.comparison.folds import (
     Fold,
     check_leakage,
@@ -17,11 +19,13 @@ from poscon.comparison.folds import (
     make_folds,
     shared_scans,
 )
-from poscon.comparison.plan import NO_START, Entry, Plan, Size, row_name
+from poscon.comparison.plan import NO_START, Entry, Plan, Size, naming, row_name
 from poscon.errors import PosconError
+from poscon.networks.unet import UNet
 from poscon.semisup import find_method
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.views import ViewMaker
 
 Command = Literal["pretrain", "finetune"]
 
@@ -134,6 +138,7 @@ class _Builder:
     def __init__(self, plan: Plan, store: Store, source: Store | None) -> None:
         self.plan, self.store, self.source = plan, store, source
         self.pretrained = any(entry.method != NO_START for entry in plan.pretraining)
+        self._checked: set[tuple[str, str | int]] = set()
 
     def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
         """The runs of one draw of labelled subjects: every start, every fine-tuning."""
@@ -201,7 +206,12 @@ class _Builder:
         shared = self.source is not None or self.plan.transductive  # by all folds
         told = self.plan.pretrain_settings(entry, self._size(entry))
         cases = self._pretraining_cases(fold)
-        slice_size(cases, told.size, told.network.stride)  # refuses what the training would
+        size = slice_size(cases, told.size, told.network.stride)
+        if (entry.name, fold.number) not in self._checked:
+            with naming("pretrain", entry):
+                learner, _, views, batches = assemble(told, self.source or self.store, cases, size)
+                learner.check(batches.total_steps, views)
+            self._checked.add((entry.name, fold.number))
         return _job(
             "pretrain",
             "all" if shared else f"fold{fold.number}",
@@ -234,7 +244,12 @@ class _Builder:
             cases["validation"] = cases["test"]
         told = self.plan.finetune_settings(entry, start, draw, self._size(start))
         assert told.network is not None
-        slice_size(roles["labelled"], told.size, told.network.stride)
+        size = slice_size(roles["labelled"], told.size, told.network.stride)
+        if (start.name, entry.name) not in self._checked:
+            network = UNet(told.network, len(self.store.class_names) + 1)
+            with naming("finetune", entry):
+                make_learner(told, network, ViewMaker(told.views, size))
+            self._checked.add((start.name, entry.name))
         settings = told.model_dump(mode="json")
         if before is not None and "validation" in cases:
             seen = shared_scans(cases["test"], {"": self._pretraining_cases(fold)})

@@ -1,6 +1,7 @@
 """A plan: what is compared with what, on which data, by which protocol and budget."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -344,8 +345,15 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], seed: int) -> Any:
     told = merged(shared, entry.settings)
-    try:
+    with naming(section, entry):
         return resolve(model, section, {section: told}, method=entry.method, seed=seed)
+
+
+@contextmanager
+def naming(section: str, entry: Entry) -> Iterator[None]:
+    """Say of a refusal which training, and which of the plan's methods, it is of."""
+    try:
+        yield
     except PosconError as error:
         raise PosconError(f"{section}, {entry.name}: {error}") from error
 

@@ -251,8 +251,16 @@ class GlobalLocalContrast(PretextMethod):
             nn.Conv2d(channels, channels, 1),
         ).apply(initialise)
 
-    def check(self, total_steps: int) -> None:
-        if self.decoder is not None and (total_steps - 1) / total_steps < 1 - self.loss.local:
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        if self.decoder is None:
+            return
+        extent = views.size // self.stride
+        if extent < self.loss.region + 4:
+            raise PosconError(
+                f"setting loss.region = {self.loss.region}: the decoder's map has {extent} pixels, "
+                "too few to tell regions apart; set size or loss.decoder_blocks higher, or local 0"
+            )
+        if (total_steps - 1) / total_steps < 1 - self.loss.local:
             raise PosconError(
                 f"setting loss.local = {self.loss.local}: of {total_steps} step(s) none is left "
                 "for the decoder; train longer, raise it or set it to 0"
@@ -261,12 +269,6 @@ class GlobalLocalContrast(PretextMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         if self.decoder is None:
             return self._global_step(batch, views, seed)
-        extent = views.size // self.stride
-        if extent < self.loss.region + 4:  # said at the first step, not when the stage comes
-            raise PosconError(
-                f"setting loss.region = {self.loss.region}: the decoder's map has {extent} pixels, "
-                "too few to tell regions apart; set size or loss.decoder_blocks higher, or local 0"
-            )
         if progress < 1 - self.loss.local:
             return self._global_step(batch, views, seed)
         return self._local_step(self.decoder, batch, views, seed)

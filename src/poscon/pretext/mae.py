@@ -40,6 +40,20 @@ def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) ->
     Raises:
         PosconError: nothing or everything would be hidden.
     """
+    along, count = count_hidden(size, patch=patch, ratio=ratio)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(n, along**2, generator=generator).argsort(dim=1)
+    hidden = torch.zeros(n, along**2, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    hidden = hidden.reshape(n, 1, along, along)
+    return hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
+
+
+def count_hidden(size: int, *, patch: int, ratio: float) -> tuple[int, int]:
+    """Patches along an axis of a view, and how many in all are hidden; see :func:`hidden_patches`.
+
+    Raises:
+        PosconError: nothing or everything would be hidden.
+    """
     along = -(-size // patch)
     count = round(ratio * along**2)
     if not 0 < count < along**2:
@@ -47,11 +61,7 @@ def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) ->
             f"settings loss.patch = {patch}, loss.ratio = {ratio}: would hide {count} of the "
             f"{along**2} patches of a view of {size} pixels; some must be hidden and some not"
         )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(n, along**2, generator=generator).argsort(dim=1)
-    hidden = torch.zeros(n, along**2, dtype=torch.bool).scatter_(1, order[:, :count], True)
-    hidden = hidden.reshape(n, 1, along, along)
-    return hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
+    return along, count
 
 
 def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
@@ -137,6 +147,9 @@ class MaskedAutoencoder(PretextMethod):
         self.decoder = Decoder(encoder.settings)
         self.to_pixels = to_pixels(encoder.settings)
         self.loss = loss
+
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        count_hidden(views.size, patch=self.loss.patch, ratio=self.loss.ratio)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         visible, target, hidden = masked_views(

@@ -16,7 +16,7 @@ from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Decoder, Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast
-from poscon.pretext.mae import masked_error, masked_views, spread, to_pixels
+from poscon.pretext.mae import count_hidden, masked_error, masked_views, spread, to_pixels
 from poscon.pretext.pcl import near
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -57,6 +57,9 @@ class ContrastAndRestore(PretextMethod):
         self.decoder = Decoder(encoder.settings)
         self.to_pixels = to_pixels(encoder.settings)
         self.loss = loss
+
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        count_hidden(views.size, patch=self.loss.patch, ratio=self.loss.ratio)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         visible, target, hidden = masked_views(

@@ -112,23 +112,28 @@ def jigsaw_patches(images: Tensor, grid: int, stride: int) -> Tensor:
 
     Returns:
         (B, grid * grid, 1, extent, extent), row by row.
-
-    Raises:
-        PosconError: a patch's share is smaller than the stride.
     """
     size = images.shape[-1]
-    if size < grid * stride:
-        raise PosconError(
-            f"loss.grid={grid}: each of {grid} x {grid} patches has {size // grid} of the view's "
-            f"{size} pixels, and the encoder needs {stride}; set size to {grid * stride} or more, "
-            "or a smaller loss.grid or network.levels"
-        )
     extent = -(-size // (grid * stride)) * stride
     starts = [i * (size - extent) // (grid - 1) for i in range(grid)]
     patches = [
         images[:, :, top : top + extent, left : left + extent] for top in starts for left in starts
     ]
     return torch.stack(patches, dim=1)
+
+
+def check_patches(size: int, grid: int, stride: int) -> None:
+    """Refuse patches of which the encoder would see but a part.
+
+    Raises:
+        PosconError: a patch's share of the view is smaller than the stride.
+    """
+    if size < grid * stride:
+        raise PosconError(
+            f"setting loss.grid = {grid}: each of {grid} x {grid} patches has {size // grid} of "
+            f"the view's {size} pixels, and the encoder needs {stride}; set size to "
+            f"{grid * stride} or more, or a smaller loss.grid or network.levels"
+        )
 
 
 def draw_orders(n: int, patches: int, seed: int) -> Tensor:
@@ -194,6 +199,9 @@ class PIRL(PretextMethod):
         self.jigsaw_head = JigsawHead(channels, loss.grid**2, head)
         self.register_buffer("bank", unit(torch.randn(n_slices, head.dimension)))
         self.loss = loss
+
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        check_patches(views.size, self.loss.grid, self.encoder.settings.stride)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.slices is not None

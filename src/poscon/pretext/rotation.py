@@ -86,8 +86,10 @@ class Rotation(PretextMethod):
         super().__init__(encoder, head, loss, n_slices)
         self.classifier = nn.Linear(encoder.settings.feature_channels, TURNS)
 
-    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+    def check(self, total_steps: int, views: ViewMaker) -> None:
         refuse_hidden_turns(views.settings)
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         turned = all_rotations(views(batch.images, seed))
         scores = self.classifier(self.encoder(turned)[-1].flatten(2).mean(-1))
         right = scores.argmax(dim=1) == rotation_labels(len(batch.images), scores.device)

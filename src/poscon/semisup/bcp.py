@@ -173,7 +173,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         self.teacher = Teacher(network, loss.decay)
         self.register_buffer("self_training", torch.zeros((), dtype=torch.bool))
 
-    def check(self, total_steps: int) -> None:
+    def check(self, total_steps: int, views: ViewMaker) -> None:
         if (total_steps - 1) / total_steps < self.loss.pretraining:
             raise PosconError(
                 f"setting loss.pretraining = {self.loss.pretraining}: of {total_steps} step(s) "
