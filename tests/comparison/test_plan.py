@@ -20,7 +20,10 @@ def write(folder: Path, **changes: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", plan_names())
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*plan_names(), *map(str, EXPERIMENTS)])
 def test_every_plan_that_comes_along_is_valid_and_explained(name: str) -> None:
     plan = read_plan(name)
     assert len(plan.description) > 40
