@@ -1,15 +1,16 @@
 """Intervals cover what they claim, tests are those of the textbooks."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from poscon.errors import PosconError
-from poscon.statistics import Interval, differences, holm, mean_interval
+from poscon.statistics import Difference, Interval, differences, holm, mean_interval
 
 
 def test_an_interval_is_that_of_scipy():
@@ -134,6 +135,7 @@ def test_a_difference_is_that_of_the_subjects():
     p = [exact_wilcoxon(better - base), exact_wilcoxon(same - base)]
     assert [found["better"].p, found["same"].p] == pytest.approx(holm(p))
     assert found["better"].distinguishable
+    assert found["better"].of_trainings is None  # nobody told them apart
     assert not found["same"].distinguishable
 
 
@@ -168,3 +170,33 @@ def test_other_subjects_are_refused():
         differences(subjects([0.1, 0.2]), {"m": {"patient0": 0.1, "patient2": 0.2}})
     with pytest.raises(PosconError, match="not finite"):
         differences(subjects([0.1, 0.2]), {"m": subjects([0.1, float("nan")])})
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda v: np.ptp(v) > 1e-3))
+def test_the_interval_of_trainings_is_that_of_a_t_test(apart: list[float]) -> None:
+    found = difference(tuple(apart)).of_trainings
+    expected = stats.ttest_1samp(apart, 0).confidence_interval(0.95)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_trainings_that_differ_by_luck_are_told_apart_as_rarely_as_promised() -> None:
+    """None is better, but a training moves all of its subjects: by subjects alone, many are."""
+    rng = np.random.default_rng(0)
+    by_subjects = by_both = 0
+    for _ in range(200):
+        luck = rng.normal(0, 0.02, 6)
+        apart = luck[:, None] + rng.normal(0, 0.03, (6, 30))
+        baseline = {str(i): 0.0 for i in range(apart.size)}
+        values = dict(zip(baseline, apart.ravel().tolist(), strict=True))
+        found = differences(baseline, {"method": values})["method"]
+        by_subjects += found.distinguishable
+        told = replace(found, trainings=tuple(apart.mean(1).tolist()))
+        by_both += told.distinguishable
+    assert by_subjects > 60
+    assert by_both < 20
+
+
+def difference(trainings: tuple[float, ...]) -> Difference:
+    return Difference(0.1, Interval(0.05, 0.15), 0.001, 9, 1, 10, trainings)

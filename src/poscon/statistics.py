@@ -96,6 +96,8 @@ class Difference:
         p: two-sided Wilcoxon signed-rank p-value, Holm-adjusted over the methods compared.
         wins, losses: subjects on which the method is greater, or less.
         subjects: how many there are.
+        trainings: the mean difference in each pair of trainings (a fold and draw), where they are
+            told apart: interval and p are of other subjects, with these very trainings.
     """
 
     mean: float
@@ -104,11 +106,29 @@ class Difference:
     wins: int
     losses: int
     subjects: int
+    trainings: tuple[float, ...] | None = None
+
+    @property
+    def of_trainings(self) -> Interval | None:
+        """95 % interval of the mean over trainings, by Student's t; None for fewer than two."""
+        if self.trainings is None or len(self.trainings) < 2:
+            return None
+        values = np.array(self.trainings)
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        half = float(stats.t.ppf(0.975, len(values) - 1) * error)
+        return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
     @property
     def distinguishable(self) -> bool:
-        """Whether both the test (at 0.05) and the interval rule out that nothing differs."""
-        return self.p < 0.05 and 0 not in self.interval
+        """Whether it is ruled out that nothing differs.
+
+        By the test (at 0.05) and the interval over subjects; and, where trainings are told apart,
+        by their interval too, which one training alone does not have.
+        """
+        by_subjects = self.p < 0.05 and 0 not in self.interval
+        if self.trainings is None:
+            return by_subjects
+        return by_subjects and self.of_trainings is not None and 0 not in self.of_trainings
 
 
 def differences(

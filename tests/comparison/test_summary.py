@@ -17,6 +17,7 @@ from poscon.comparison.summary import (
     summarise,
     summary_md,
     summary_tex,
+    trainings_ahead,
     verdict,
     won_lost,
 )
@@ -35,9 +36,12 @@ PLAN: Any = SimpleNamespace(
 SUBJECTS = [f"s{i}" for i in range(12)]
 
 
-def row(run: str, draw: int, subject: str, case: str, name: str, dice: float | None) -> Any:
+def row(
+    run: str, fold: int, draw: int, subject: str, case: str, name: str, dice: float | None
+) -> Any:
     return {
         "run": run,
+        "fold": str(fold),
         "draw": str(draw),
         "subject": subject,
         "case": case,
@@ -67,6 +71,7 @@ def program_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]
         rows[job.name] = [
             row(
                 job.name,
+                fold,
                 draw,
                 subject,
                 f"{subject}_{frame}",
@@ -81,12 +86,12 @@ def program_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]
 
 def test_a_subject_is_the_mean_over_classes_then_over_frames_and_draws() -> None:
     rows = [
-        row("r0", 0, "s", "s_ED", "a", 0.2),
-        row("r0", 0, "s", "s_ED", "b", 0.4),
-        row("r0", 0, "s", "s_ES", "a", 0.9),
-        row("r0", 0, "s", "s_ES", "b", None),  # absent from both: not measured
-        row("r1", 1, "s", "s_ED", "a", 0.6),
-        row("r1", 1, "s", "s_ED", "b", 0.8),
+        row("r0", 0, 0, "s", "s_ED", "a", 0.2),
+        row("r0", 0, 0, "s", "s_ED", "b", 0.4),
+        row("r0", 0, 0, "s", "s_ES", "a", 0.9),
+        row("r0", 0, 0, "s", "s_ES", "b", None),  # absent from both: not measured
+        row("r1", 0, 1, "s", "s_ED", "a", 0.6),
+        row("r1", 0, 1, "s", "s_ED", "b", 0.8),
     ]
     assert by_subject(rows, "dice") == {"s": pytest.approx((0.3 + 0.9 + 0.7) / 3)}
 
@@ -131,6 +136,44 @@ def test_differences_are_paired_tested_and_adjusted() -> None:
     same = cells["mae | supervised"]
     assert "not distinguishable" in verdict(same, "dice")
     assert verdict(cells["none | supervised"], "dice") == "baseline"
+
+
+def test_what_is_ahead_by_the_luck_of_a_training_is_not_distinguishable() -> None:
+    """Every subject of one training gains 0.3, nobody else anything: the subjects agree on it."""
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    for name, by in (("mae-0-0", 0.3), ("mae-1-0", 0.3), ("mae-0-1", -0.1), ("mae-1-1", -0.1)):
+        for r in rows[name]:
+            r["dice"] = repr(float(r["dice"]) + by)
+            r["hd95_mm"] = repr(float(r["hd95_mm"]) - 10 * by)
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    for metric in ("dice", "hd95_mm"):
+        lucky = cells["mae | supervised"].against[metric]
+        assert lucky is not None
+        assert lucky.p < 0.05
+        assert 0 not in lucky.interval
+        assert not lucky.distinguishable
+        assert lucky.trainings is not None
+        apart = sorted(abs(x) for x in lucky.trainings)
+        unit = 1 if metric == "dice" else 10
+        assert apart == pytest.approx([unit * x for x in (0.1, 0.1, 0.3, 0.3)], abs=0.02 * unit)
+        assert trainings_ahead(lucky, metric).startswith("2 of 4 [-")
+        sure = cells["pcl | supervised"].against[metric]
+        assert sure is not None
+        assert sure.distinguishable
+        assert trainings_ahead(sure, metric).startswith("4 of 4 [")
+    assert verdict(cells["mae | supervised"], "dice").endswith(": not distinguishable")
+
+
+def test_one_training_alone_distinguishes_nothing() -> None:
+    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    program.finetunings = [j for j in program.finetunings if (j.fold, j.draw) == (0, 0)]
+    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    found = cells["pcl | supervised"].against["dice"]
+    assert found is not None
+    assert found.p < 0.1
+    assert found.of_trainings is None
+    assert not found.distinguishable
+    assert trainings_ahead(found, "dice") == "1 of 1"
 
 
 def test_an_unfinished_cell_has_no_figure_and_is_nobodys_baseline() -> None:
@@ -215,7 +258,7 @@ def test_pooled_dice_is_that_of_all_voxels_together() -> None:
         both, total = both + own_both, total + own_total
         spacing = rng.uniform(0.5, 3, 3).tolist()
         ml = math.prod(spacing) / 1000
-        own = row("r", 0, f"s{case}", f"s{case}", "a", 2 * own_both / own_total)
+        own = row("r", 0, 0, f"s{case}", f"s{case}", "a", 2 * own_both / own_total)
         own |= {
             "volume_ml": repr(int(a.sum()) * ml),
             "reference_volume_ml": repr(int(b.sum()) * ml),

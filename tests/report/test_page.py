@@ -67,6 +67,21 @@ def test_a_page_needs_nothing_from_anywhere_and_escapes_names() -> None:
         assert f'id="{anchor}"' in page
 
 
+def test_a_line_break_does_not_tear_an_interval_apart() -> None:
+    cell = "-0.01 [-0.02, +0.01], p = 2e-05: not distinguishable"
+    page = render("t", "s", [Section("A", tables=[Table(("a",), [(cell,)])])])
+    told = re.search(r"<td[^>]*>(.*?)</td>", page)
+    assert told is not None
+    assert re.split(r"[ -]", told[1]) == [
+        "",
+        "0.01",
+        "[\u20110.02,\u00a0+0.01],",
+        "p\u00a0=\u00a02e\u201105:",
+        "not",
+        "distinguishable",
+    ]
+
+
 def test_slices_are_reference_beside_prediction_the_right_way_up() -> None:
     image = np.zeros((3, 20, 10), np.float16)
     image[:, 2] = 1  # a line low in the scan, where rows rise

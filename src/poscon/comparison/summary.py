@@ -5,7 +5,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}
 Row = dict[str, str]
 """A class of a case of a run, as in results.csv."""
 
+Training = tuple[int, int]
+"""Fold and draw."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -32,15 +35,23 @@ class Measure:
     Attributes:
         mean, std: over subjects (n - 1) of each one's mean over classes, cases and draws.
         interval: 95 % bootstrap interval of the mean, over subjects.
-        draws: mean of each draw, all folds put together.
         subjects: each one's value.
+        trainings: by fold and draw, the value of each subject that was tested on in it.
     """
 
     mean: float
     std: float
     interval: Interval
-    draws: tuple[float, ...]
     subjects: Mapping[str, float]
+    trainings: Mapping[Training, Mapping[str, float]]
+
+    @property
+    def draws(self) -> tuple[float, ...]:
+        """Mean over subjects of each draw, all folds put together."""
+        of_draw: dict[int, list[float]] = defaultdict(list)
+        for (_, draw), subjects in self.trainings.items():
+            of_draw[draw] += subjects.values()
+        return tuple(float(np.mean(of_draw[draw])) for draw in sorted(of_draw) if of_draw[draw])
 
 
 @dataclass(frozen=True)
@@ -172,13 +183,33 @@ def _against(
     plan: Plan, done: Mapping[tuple[int, str], Mapping[str, Measure]], labelled: int, metric: str
 ) -> dict[str, Difference]:
     """The differences of all complete rows to the baseline, adjusted over the rows."""
-    values = {row: found[metric].subjects for (m, row), found in done.items() if m == labelled}
-    if plan.baseline_row not in values:
+    measures = {row: found[metric] for (m, row), found in done.items() if m == labelled}
+    if plan.baseline_row not in measures:
         return {}
     # of a subject that has none of the classes, only some methods may have a figure
-    common = set.intersection(*(set(subjects) for subjects in values.values()))
-    paired = {row: {s: v for s, v in of.items() if s in common} for row, of in values.items()}
-    return differences(paired.pop(plan.baseline_row), paired)
+    common = set.intersection(*(set(measure.subjects) for measure in measures.values()))
+    paired = {
+        row: {s: v for s, v in measure.subjects.items() if s in common}
+        for row, measure in measures.items()
+    }
+    baseline = measures[plan.baseline_row].trainings
+    found = differences(paired.pop(plan.baseline_row), paired)
+    return {
+        row: replace(apart, trainings=_by_training(baseline, measures[row].trainings))
+        for row, apart in found.items()
+    }
+
+
+def _by_training(
+    baseline: Mapping[Training, Mapping[str, float]], row: Mapping[Training, Mapping[str, float]]
+) -> tuple[float, ...]:
+    """The mean difference over the subjects that both have, of each fold and draw."""
+    apart = []
+    for training, subjects in baseline.items():
+        others = row.get(training, {})
+        if both := subjects.keys() & others.keys():
+            apart.append(float(np.mean([others[s] - subjects[s] for s in sorted(both)])))
+    return tuple(apart)
 
 
 def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
@@ -189,18 +220,15 @@ def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
         if not subjects:
             return {}
         values = np.array(list(subjects.values()))
-        draws = sorted({row["draw"] for row in rows}, key=int)
+        trainings: dict[Training, list[Row]] = defaultdict(list)
+        for row in rows:
+            trainings[int(row["fold"]), int(row["draw"])].append(row)
         found[metric] = Measure(
             mean=float(values.mean()),
             std=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
             interval=mean_interval(values),
-            draws=tuple(
-                float(
-                    np.mean(list(by_subject([r for r in rows if r["draw"] == d], metric).values()))
-                )
-                for d in draws
-            ),
             subjects=subjects,
+            trainings={key: by_subject(own, metric) for key, own in sorted(trainings.items())},
         )
     return found
 
@@ -279,6 +307,18 @@ def won_lost(found: Difference, metric: str) -> str:
     return f"{better}, {worse} of {found.subjects}"
 
 
+def trainings_ahead(found: Difference, metric: str) -> str:
+    """``4 of 6 [-0.016, +0.034]``: in how many trainings a row is better, and their interval."""
+    assert found.trainings is not None
+    sign = 1 if metric == "dice" else -1  # distances: the less the better
+    ahead = sum(sign * apart > 0 for apart in found.trainings)
+    text, interval = f"{ahead} of {len(found.trainings)}", found.of_trainings
+    if interval is None:
+        return text
+    d = DIGITS[metric]
+    return f"{text} [{interval.low:+.{d}f}, {interval.high:+.{d}f}]"
+
+
 def mean_and_std(measure: Measure, metric: str) -> str:
     """``0.812 ± 0.041``; of one subject, the mean."""
     mean = f"{measure.mean:.{DIGITS[metric]}f}"
@@ -302,9 +342,11 @@ HOW_TO_READ = (
     "deviation over subjects, all folds pooled, and the 95 % bootstrap interval of the mean. "
     "Differences are paired, subject by subject; p is of Wilcoxon's signed-rank test, adjusted by "
     "Holm over the rows of a number of labelled subjects (those that are finished, so that p may "
-    "still rise). A difference is called not distinguishable where p is 0.05 or more or its "
-    "interval holds 0. Both are over subjects: they do not tell how much another draw of labelled "
-    "subjects, or another seed, would change; the range of the draws does."
+    "still rise). Both are of other subjects, with these very trainings. What another training "
+    "would change is in the last column: in how many of them, each a fold and a draw, the row is "
+    "ahead of the baseline, and the 95 % interval of the mean over them (Student's t). A "
+    "difference is called not distinguishable where p is 0.05 or more, or either interval holds "
+    "0, or there is one training only."
 )
 
 
@@ -330,6 +372,7 @@ def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[li
     head = ["labelled", "start", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
     head += [f"draws ({METRIC_NAMES[first]})"]
     head += [f"{METRIC_NAMES[first]} against {plan.baseline_row.replace(' | ', ', ')}", "won, lost"]
+    head += ["trainings ahead"]
     rows = []
     for cell in cells:
         shown = [str(cell.labelled), *cell.row.split(" | ")]
@@ -337,9 +380,10 @@ def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[li
             found = cell.against[first]
             shown += [spread(cell.measures[m], m) for m in plan.metrics]
             shown += [draw_range(cell.measures[first], first), verdict(cell, first)]
-            shown += ["" if found is None else won_lost(found, first)]
+            told = (won_lost, trainings_ahead)
+            shown += ["" if found is None else tell(found, first) for tell in told]
         else:
-            shown += [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(plan.metrics) + 2)]
+            shown += [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(plan.metrics) + 3)]
         rows.append(shown)
     return head, rows
 

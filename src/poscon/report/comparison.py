@@ -132,7 +132,10 @@ def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
             figure = figures.paired_differences(chosen, metric, title, baseline)
             says = f"paired differences to {baseline}, {title}"
             pictures.append(Picture(svg(figure, f"difference-{labelled}"), says))
-    text = ["Paired, subject by subject, with 95 % intervals; a filled point is distinguishable."]
+    text = [
+        "Paired, subject by subject, with 95 % intervals over subjects; ticks are the means of the "
+        "single trainings (a fold and a draw). A filled point is distinguishable."
+    ]
     return Section("Differences", text, pictures)
 
 

@@ -71,12 +71,18 @@ def against_labelled(
 
 
 def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline: str) -> Figure:
-    """Differences to the baseline with their intervals; filled where distinguishable."""
+    """Differences to the baseline with their intervals; filled where distinguishable.
+
+    Ticks are the differences of the single trainings.
+    """
     shown = [cell for cell in cells if cell.complete and cell.against[metric] is not None]
     figure, axes = _axes((SIZE[0], 1.3 + 0.32 * len(shown)))
     for y, cell in enumerate(reversed(shown)):
         found = cell.against[metric]
         assert found is not None
+        assert found.trainings is not None
+        ys = [y] * len(found.trainings)
+        axes.plot(found.trainings, ys, "|", ms=13, mew=1.4, color="#767676")
         axes.plot([found.interval.low, found.interval.high], [y, y], color="#0072B2", lw=2)
         axes.plot(
             [found.mean],

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 INK = "#010203"
 """Drawn in this, text and axes take the colour that the page has for text."""
 GRID = "#8f8f8f"
+_NO_BREAK = str.maketrans({" ": "\u00a0", "-": "\u2011"})
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -118,10 +119,16 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
+def unbroken(cell: str) -> str:
+    """A table's cell, whose intervals and p-values no line break tears apart."""
+    return re.sub(r"\[[^\]]*\]|p = \S+", lambda m: m[0].translate(_NO_BREAK), cell)
+
+
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["raw"] = Markup
+    environment.filters["unbroken"] = unbroken
     template = environment.from_string(
         (files("poscon") / "report" / "page.html.j2").read_text(encoding="utf-8")
     )
