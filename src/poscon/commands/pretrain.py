@@ -185,7 +185,6 @@ def _pretrain(
     """In each of the processes that there are; the first one writes."""
     learner, reader, views, batches = assemble(chosen, store, cases, size)
     learner.to(device)
-    learner.check(batches.total_steps, views)
     diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
     if learner.trains:
         reader.hold_if_it_fits(device)
@@ -241,7 +240,7 @@ def assemble(
         size: extent of the views in pixels.
 
     Raises:
-        PosconError: there is but one slice, or the method does not work in several processes.
+        PosconError: there is but one slice, or the method cannot train so.
     """
     views = ViewMaker(chosen.views, size)
     reader = SliceReader(store, cases, canvas_size(size, chosen.views))
@@ -257,6 +256,7 @@ def assemble(
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
     )
+    learner.check(batches.total_steps, views)
     return Assembly(learner, reader, views, batches)
 
 
