@@ -78,6 +78,11 @@ def test_compile_is_tried_and_not_told(store: Path) -> None:
         bench(store, settings=["compile=true"], seconds=1)
 
 
+def test_what_the_method_cannot_do_is_one_line(store: Path) -> None:
+    with pytest.raises(PosconError, match=r"loss.grid = 9: .* set size to"):
+        bench(store, method="pirl", settings=["size=32", "loss.grid=9"], seconds=1)
+
+
 def test_nothing_to_measure(store: Path) -> None:
     with pytest.raises(PosconError, match="none: does not train"):
         bench(store, method="none", seconds=1)
