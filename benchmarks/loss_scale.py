@@ -1,6 +1,7 @@
 """What the positional loss costs with the number of embeddings: time and memory of three forms.
 
-    python benchmarks/loss_scale.py [--largest 65536] [--device cpu|cuda] [--limit 8] [--threads 1]
+    python benchmarks/loss_scale.py [--smallest 256] [--largest 65536] [--limit 8] [--threads 1]
+                                    [--device cpu|cuda]
 
 - broadcast: the cosine of (1, B, D) with (B, 1, D), the form of the published implementation, which
   makes B x B x D;
@@ -32,7 +33,7 @@ from poscon.pretext.blockwise import anchor_losses
 from poscon.pretext.contrast import contrastive_loss, unit
 from poscon.pretext.pcl import near
 
-SMALLEST = 256
+WARM_UP = 256
 DIMENSION = 128
 THRESHOLD = 0.1
 TEMPERATURE = 0.1
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--smallest", type=int, default=256)
     parser.add_argument("--largest", type=int, default=65536)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--limit", type=float, default=8, help="GiB")
@@ -55,7 +57,7 @@ def main() -> None:
     print(f"{where}, at most {arguments.limit:g} GiB, {arguments.rounds} round(s)\n")
     print("| B | " + " | ".join(f"{form}, s | {form}, MiB" for form in FORMS) + " |")
     print("|" + "---|" * (1 + 2 * len(FORMS)))
-    possible, n = set(FORMS), SMALLEST
+    possible, n = set(FORMS), arguments.smallest
     while n <= arguments.largest:
         cells = []
         for form in FORMS:
@@ -110,7 +112,7 @@ def random_batch(n: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def check_that_all_agree() -> None:
-    embeddings, positions = random_batch(SMALLEST, "cpu")
+    embeddings, positions = random_batch(WARM_UP, "cpu")
     losses = [form(embeddings, positions) for form in FORMS.values()]
     gradients = [torch.autograd.grad(loss, embeddings)[0] for loss in losses]
     for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
@@ -130,7 +132,7 @@ def measure(
         float(torch.autograd.grad(loss, embeddings)[0][0, 0])  # waits for a GPU
         return time.perf_counter() - started
 
-    seconds(*random_batch(SMALLEST, device))
+    seconds(*random_batch(WARM_UP, device))
     batch = random_batch(n, device)
     start = begin_at(limit, device)
     try:

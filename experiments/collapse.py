@@ -76,12 +76,12 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     floors = []
     for number in range(batches.total_steps):
         positions = batches.batch(number).positions.repeat(2)
-        floors.append(floor_level(near(positions, positions, threshold)))
+        floors.append(float(floor_level(near(positions, positions, threshold))))
     assert step.chance is not None
     return {
         "similarity": float(step.logs["similarity"]),
         "gradient": float(torch.stack(squares).sum().sqrt()),
-        "chance": step.chance,
+        "chance": float(step.chance),
         "floor": sum(floors) / len(floors),
     }
 

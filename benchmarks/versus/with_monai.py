@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from poscon.commands.predict import Model
 from poscon.engine.data import SliceReader
-from poscon.engine.inference import BATCH_PIXELS
+from poscon.engine.inference import batch_slices
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.views import ViewSettings
 from poscon.volumes.case import Case
@@ -157,7 +157,7 @@ class Segment:
         in_plane = image.shape[2:4]
         inferer = SliceInferer(
             roi_size=in_plane,
-            sw_batch_size=max(1, BATCH_PIXELS // in_plane.numel()),
+            sw_batch_size=batch_slices(in_plane.numel(), device),
             spatial_dim=2,
         )
         item["scores"] = inferer(image, self._network)[0].cpu()

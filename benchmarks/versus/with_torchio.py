@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from poscon.commands.predict import Model
 from poscon.engine.data import SliceReader
-from poscon.engine.inference import BATCH_PIXELS
+from poscon.engine.inference import batch_slices
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.views import ViewSettings
 from poscon.volumes.case import Case
@@ -122,7 +122,7 @@ class Segment:
         sampler = tio.GridSampler(subject, patch_size=(width, height, 1), patch_overlap=0)
         aggregator = tio.GridAggregator(sampler)
         device = next(network.parameters()).device
-        batch_size = max(1, BATCH_PIXELS // (width * height))
+        batch_size = batch_slices(width * height, device)
         for batch in tio.SubjectsLoader(sampler, batch_size=batch_size):
             # the network has learnt rows that run to the front; here they run to the right
             images = batch["image"][tio.DATA][..., 0].to(device).mT

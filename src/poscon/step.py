@@ -33,12 +33,13 @@ class Step:
 
     Attributes:
         loss: scalar to minimise.
-        chance: the loss of a network that knows nothing, or None where that is not defined.
+        chance: the loss of a network that knows nothing, or None where that is not defined. What
+            is computed of the batch is a tensor, because reading a number would wait for a GPU.
         floor: about the least that the loss can come to on this batch, or None likewise.
         logs: further scalars for metrics.csv.
     """
 
     loss: Tensor
-    chance: float | None = None
-    floor: float | None = None
+    chance: float | Tensor | None = None
+    floor: float | Tensor | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)

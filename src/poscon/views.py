@@ -192,7 +192,7 @@ def _float_grid(view: View, size: int, canvas: int, device: torch.device) -> Ten
     weight[:, 0, 0], weight[:, 0, 1], weight[:, 1, 0] = view.matrix[..., [2, 0, 1]].unbind(-1)
     if view.displacement is not None:
         weight[:, 2:, 2:] = view.displacement.movedim(1, -1)
-    along, weight = along.to(device), weight.to(device)
+    along, weight = (part.to(device, non_blocking=True) for part in (along, weight))
     rows = torch.einsum("xq,npqd->npxd", along, weight).reshape(n, n_functions, 2 * size)
     return (along * (size / canvas) @ rows).reshape(n, size, size, 2)
 
@@ -212,8 +212,11 @@ def _intensity(images: Tensor, view: View) -> Tensor:
     first and that contrast does not scale the noise.
     """
 
+    def there(values: Tensor) -> Tensor:
+        return values.to(images, non_blocking=True)
+
     def per_view(values: Tensor) -> Tensor:
-        return values.to(images)[:, None, None, None]
+        return there(values)[:, None, None, None]
 
     # asked of the parameters, which are on the CPU: a GPU is not waited for
     curved = bool((view.exponent != 1).any())
@@ -232,10 +235,10 @@ def _intensity(images: Tensor, view: View) -> Tensor:
         images = torch.addcmul(images, noise.to(images), per_view(view.noise))
     with torch.autocast(images.device.type, enabled=False):  # else products of bfloat16
         if bool((view.blur > 0).any()):
-            along = _blurring(view.blur.to(images), images.shape[-1])
+            along = _blurring(there(view.blur), images.shape[-1])
             images = along[:, None] @ images @ along[:, None].mT
         if bool((view.low_resolution > 1).any()):
-            along = _coarsening(view.low_resolution.to(images), images.shape[-1])
+            along = _coarsening(there(view.low_resolution), images.shape[-1])
             images = along[:, None] @ images @ along[:, None].mT
     return images
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from poscon.commands.pretrain import pretrain
+from poscon.engine import training
 from poscon.engine.data import UnlabelledBatches
 from poscon.engine.diagnostics import Diagnostics
 from poscon.engine.training import MetricsFile
@@ -366,6 +367,25 @@ def test_compiled_equals_eager(store: Path, tmp_path: Path) -> None:
     assert compiled_weights.keys() == eager.keys()
     for name, value in eager.items():
         torch.testing.assert_close(compiled_weights[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_gpu_still_works_on_counts(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The speed of a chunk is told once its last loss is known, not once it has been asked for."""
+    clock = [0.0]
+    read = training._Chunks._means
+
+    def waited_for(self: training._Chunks, device: torch.device) -> dict[str, float]:
+        clock[0] += 4.0
+        return read(self, device)
+
+    monkeypatch.setattr(training._Chunks, "_means", waited_for)
+    monkeypatch.setattr("poscon.engine.training.time.perf_counter", lambda: clock[0])
+    pretrain(store, tmp_path / "run", epochs=1, settings=TINY)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        row = list(csv.DictReader(file))[-1]
+    assert float(row["slices_per_second"]) == 16 * int(row["step"]) / 4
 
 
 def test_where_torch_cannot_compile(store: Path, tmp_path: Path) -> None:

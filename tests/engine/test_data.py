@@ -322,6 +322,15 @@ def test_a_chunk_is_at_most_an_epoch(store):
     assert drawn_labelled(store, chunk_steps=1000).chunk_steps == 7
 
 
+@pytest.mark.parametrize(("epochs", "chunk_epochs"), [(100, 1), (101, 2), (300, 3), (301, 4)])
+def test_a_long_training_has_chunks_of_several_epochs(store, epochs, chunk_epochs):
+    """So that looking at the encoder and writing checkpoints stay a small part of it."""
+    batches = unlabelled(store, epochs=epochs, chunk_steps=10**6)
+    assert batches.chunk_steps == 3 * chunk_epochs
+    assert batches.chunks <= 100
+    assert unlabelled(store, epochs=epochs, chunk_steps=2).chunk_steps == 2
+
+
 def test_labelled_batches_have_labels_of_their_slices(store):
     batch = drawn_labelled(store, batch_size=9).batch(0)
     assert batch.images.shape == (9, 1, 8, 8)

@@ -18,6 +18,7 @@ from poscon.engine.diagnostics import (
     sample_slices,
     uniformity,
 )
+from poscon.engine.inference import BATCH_PIXELS
 from poscon.engine.probes import position_retrieval
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.store.store import Store
@@ -198,7 +199,7 @@ def test_the_batch_does_not_matter(encoder, store, monkeypatch):
     look = diagnostics(encoder, store, views=ViewSettings(**still))
     values = look()
     assert values["alignment"] == pytest.approx(0, abs=1e-9)  # both views are the slice itself
-    monkeypatch.setattr("poscon.engine.diagnostics.BATCH_PIXELS", 5 * look.reader.canvas**2)
+    monkeypatch.setitem(BATCH_PIXELS, "cpu", 5 * look.reader.canvas**2)
     assert look() == pytest.approx(values, rel=1e-4, abs=1e-9)
 
 

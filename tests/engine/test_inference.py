@@ -64,7 +64,7 @@ def test_padding_is_zero_and_even(network: UNet) -> None:
 def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = torch.randn(7, 12, 12)
     together = scores_of(network, stack, 12)
-    monkeypatch.setattr(inference, "BATCH_PIXELS", 1)
+    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 1)
     assert [len(part) for part in class_scores(network, stack, 12)] == [1] * 7
     torch.testing.assert_close(scores_of(network, stack, 12), together)
 
@@ -73,7 +73,7 @@ def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -
 def test_the_class_of_the_highest_probability_is_predicted(
     network: UNet, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "BATCH_PIXELS", 2 * 12 * 12)  # of five slices two at a time
+    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 12 * 12)  # of five slices two at a time
     stack = torch.randn(5, 12, 10, generator=torch.Generator().manual_seed(1))
     classes = predicted_classes(network, stack, 12, grid)
     probabilities = scores_of(network, stack, 12).softmax(1)

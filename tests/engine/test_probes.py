@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, interpolate
 
 from poscon.commands.pretrain import pretrain
 from poscon.engine.data import SliceReader
+from poscon.engine.inference import BATCH_PIXELS
 from poscon.engine.probes import (
     LinearProbe,
     Retrieval,
@@ -200,7 +201,7 @@ def test_probe_changes_nothing_but_follows_its_seed(blocks, monkeypatch):
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert probe(encoder, blocks, seed=1) != scores
-    monkeypatch.setattr("poscon.engine.probes.BATCH_PIXELS", 1)  # slice by slice: all the same
+    monkeypatch.setitem(BATCH_PIXELS, "cpu", 1)  # slice by slice: all the same
     assert probe(encoder, blocks) == scores
 
 

@@ -46,6 +46,23 @@ def test_the_architecture_of_the_paper():
     assert all(m.bias is not None for m in bottleneck if isinstance(m, nn.Conv2d))
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_images_are_laid_out_as_the_convolutions_are(last):
+    """By strides alone, which say nothing where there is one channel; pixels are the same."""
+    encoder = Encoder(SMALL)
+    if last:
+        encoder.to(memory_format=torch.channels_last)
+    seen = []
+    first = encoder.blocks[0][0]
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(3, 1, 8, 4)
+    for given in (images, images.mT.contiguous().mT):
+        encoder(given)
+        assert torch.equal(seen[-1], given)
+        if last:
+            assert seen[-1].stride() == (32, 1, 4, 1)
+
+
 def test_the_bottleneck_is_normalised_when_asked():
     bottleneck = Encoder(SMALL).blocks[-1]
     assert [type(m) for m in bottleneck] == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU] * 2

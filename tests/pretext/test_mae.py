@@ -194,7 +194,9 @@ def test_a_step_is_the_error_where_a_view_was_hidden():
     assert not torch.allclose(target, view, atol=0.1)
     expected = slow_error(prediction, target, hidden)
     assert float(step.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert step.chance == pytest.approx(float(np.var(target[hidden].double().numpy())), rel=1e-5)
+    assert float(step.chance) == pytest.approx(
+        float(np.var(target[hidden].double().numpy())), rel=1e-5
+    )
     assert step.floor == 0
 
 
@@ -221,7 +223,7 @@ def test_a_fresh_network_is_at_chance(width):
     encoder = Encoder(NetworkSettings(width=width, levels=2))
     mae = MaskedAutoencoder(encoder, HeadSettings(), MaskedAutoencoder.Settings(patch=4), 8)
     step = mae.step(batch(16), VIEWS, 0, 0.0)
-    assert float(step.loss.detach()) == pytest.approx(step.chance, rel=0.1)
+    assert float(step.loss.detach()) == pytest.approx(float(step.chance), rel=0.1)
 
 
 def test_encoder_and_decoder_learn():
@@ -243,7 +245,7 @@ def test_under_autocast_the_loss_is_in_single_precision():
         step = mae.step(slices, VIEWS, 5, 0.0)
     assert step.loss.dtype == torch.float32
     assert float(step.loss.detach()) == pytest.approx(float(expected.loss.detach()), rel=0.05)
-    assert step.chance == pytest.approx(expected.chance)
+    assert float(step.chance) == pytest.approx(float(expected.chance))
 
 
 def test_a_few_steps_restore_what_is_hidden():

@@ -83,7 +83,7 @@ def test_a_step_is_both_losses_of_a_hidden_and_a_whole_view(weight):
     assert float(step.logs["reconstruction"]) == pytest.approx(error, rel=1e-4)
     assert float(step.loss.detach()) == pytest.approx(contrast + weight * error, rel=1e-4)
     variance = float(np.var(target[hidden].double().numpy()))
-    assert step.chance == pytest.approx(math.log(7) + weight * variance, rel=1e-5)
+    assert float(step.chance) == pytest.approx(math.log(7) + weight * variance, rel=1e-5)
     assert 0 < step.floor < math.log(7)
     assert not any(value.requires_grad for value in step.logs.values())
 

@@ -17,6 +17,8 @@ from poscon.store.store import CaseRecord, Store
 
 AHEAD = 2
 """Batches that are read while one is trained on."""
+CHUNKS = 100
+"""Of a pre-training; more only where an epoch has more steps than a chunk may have."""
 HELD_SHARE = 0.5
 """Of the free memory of a GPU: what all slices may take of it."""
 HELD = 256
@@ -75,7 +77,8 @@ class SliceReader:
     def centred(self, indices: np.ndarray) -> SliceBatch:
         """Slices with the canvas on the middle of each."""
         if self._held is not None:
-            return self._batch(indices, self._held[torch.from_numpy(indices)])
+            rows = torch.from_numpy(indices).to(self._held.device, non_blocking=True)
+            return self._batch(indices, self._held[rows])
         images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
         wanted = [(self.cases[self.case_of[i]], int(self.slice_of[i])) for i in indices]
         for row, image in enumerate(self.store.images(wanted)):
@@ -215,7 +218,8 @@ class UnlabelledBatches(Batches):
         batch_size: slices a step; all there are if there are fewer.
         epochs: how long.
         seed: of the sampler.
-        chunk_steps: most steps between two checkpoints.
+        chunk_steps: most steps between two checkpoints. Up to there a chunk is an epoch, or as many
+            epochs as it takes for no more than :data:`CHUNKS`.
         sampler: see :mod:`poscon.engine.samplers`.
 
     Raises:
@@ -240,7 +244,8 @@ class UnlabelledBatches(Batches):
             )
         self.sampler = SAMPLERS[sampler](reader.positions, reader.subject_of, batch_size, seed)
         steps = self.sampler.epoch_steps
-        super().__init__(seed, epochs * steps, min(chunk_steps, steps))
+        chunk_epochs = -(-epochs // CHUNKS)
+        super().__init__(seed, epochs * steps, min(chunk_steps, chunk_epochs * steps))
 
     def batch(self, step: int) -> SliceBatch:
         return self.reader.centred(self.sampler(step)[rank() :: n_processes()])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from poscon.engine.data import SliceReader
-from poscon.engine.inference import BATCH_PIXELS
+from poscon.engine.inference import batch_slices
 from poscon.engine.probes import frozen, pooled_features, position_retrieval
 from poscon.pretext.contrast import unit
 from poscon.seeds import mix_seed
@@ -118,9 +118,9 @@ class Diagnostics:
         """(N, C) each, in double precision: of the middle of each slice and of two views."""
         canvas, size = self.reader.canvas, self.views.size
         middle = slice((canvas - size) // 2, (canvas - size) // 2 + size)
-        n_batch = max(1, BATCH_PIXELS // canvas**2)
         found: tuple[list[Tensor], ...] = ([], [], [])
         with frozen(self.encoder) as device:
+            n_batch = batch_slices(canvas**2, device)
             for start in range(0, len(self.sample), n_batch):
                 batch = self.reader.centred(self.sample[start : start + n_batch])
                 images = batch.images.to(device).float()

@@ -12,8 +12,8 @@ from poscon.errors import PosconError
 from poscon.networks.unet import UNet
 from poscon.store.resample import resample_probabilities
 
-BATCH_PIXELS = 2**19
-"""Pixels a batch: bounds the memory, whatever the size of the slices."""
+BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
+"""Pixels a batch: bounds the memory, whatever the size of the slices. A GPU is busy with more."""
 
 
 def choose_device(device: str) -> str:
@@ -30,6 +30,11 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not available:
         raise PosconError("device cuda: no CUDA GPU that torch can use here; use cpu or auto")
     return device
+
+
+def batch_slices(pixels: int, device: torch.device) -> int:
+    """How many slices of so many pixels go through a network at once, without a gradient."""
+    return max(1, BATCH_PIXELS[device.type] // pixels)
 
 
 def choose_precision(precision: str, device: str) -> str:
@@ -68,8 +73,7 @@ def class_scores(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
         margins += [extra // 2, extra - extra // 2]
     padded = pad(stack[:, None], margins)
     left, top = margins[0], margins[2]
-    batch = max(1, BATCH_PIXELS // padded[0].numel())
-    for part in padded.split(batch):
+    for part in padded.split(batch_slices(padded[0].numel(), device)):
         scores: Tensor = network(part.to(device))
         yield scores[..., top : top + rows, left : left + columns].float()
 

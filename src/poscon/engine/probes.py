@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
 from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import BATCH_PIXELS
+from poscon.engine.inference import batch_slices
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 
@@ -173,7 +173,8 @@ def _dice(
 ) -> dict[str, float]:
     """Dice of each class over the middles of a case's slices."""
     reader = SliceReader(store, [case], size)
-    parts = np.array_split(np.arange(len(reader)), -(-len(reader) * size**2 // BATCH_PIXELS))
+    at_once = batch_slices(size**2, next(probe.parameters()).device)
+    parts = np.array_split(np.arange(len(reader)), -(-len(reader) // at_once))
     predicted = np.concatenate(
         [probe(look(reader.centred(part).images), size).argmax(1).cpu().numpy() for part in parts]
     )

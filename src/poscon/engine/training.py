@@ -261,8 +261,8 @@ class _Chunks(Callback):
         return dict(zip(self.sums, (total(means) / n_processes()).tolist(), strict=True))
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        seconds = time.perf_counter() - self.started
         row: dict[str, float] = {"step": trainer.global_step, **self._means(module.device)}
+        seconds = time.perf_counter() - self.started  # the means have waited for a GPU
         if self.counts["chance"] < self.counts["loss"]:  # two stages: the loss is of both
             row = {name: value for name, value in row.items() if name not in ("chance", "floor")}
         if not math.isfinite(row["loss"]):  # before the checkpoint of this chunk is written

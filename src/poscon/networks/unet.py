@@ -79,10 +79,26 @@ class Encoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = [self.blocks[0](images)]
+        features = [self.blocks[0](self._laid_out(images))]
         for block in self.blocks[1:]:
             features.append(block(self.pool(features[-1])))
         return features
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """The same memory, with strides that say channels last if the convolutions are.
+
+        With one channel both layouts are the same memory, and torch takes it for channels first:
+        in the backward pass of the first convolution it would then turn the largest gradient of
+        the network around, and cuDNN would turn it back.
+        """
+        weight = next(self.blocks[-1].parameters())
+        if images.ndim != 4 or not weight.is_contiguous(memory_format=torch.channels_last):
+            return images
+        _, channels, rows, columns = images.shape
+        strides = (channels * rows * columns, 1, columns * channels, channels)
+        return images.contiguous(memory_format=torch.channels_last).as_strided(
+            images.shape, strides
+        )
 
 
 class Decoder(nn.Module):

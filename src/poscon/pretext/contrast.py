@@ -100,7 +100,7 @@ def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature:
         )
         n_anchors = total((n_positives > 0).sum()).clamp(min=1)
         loss = total(losses.sum()) / n_anchors
-        floor = float(total(_logarithms(n_positives).sum()) / n_anchors)
+        floor = total(_logarithms(n_positives).sum()) / n_anchors
     return Step(
         loss,
         chance=math.log(max(1, len(z) - 1)),
@@ -109,7 +109,7 @@ def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature:
     )
 
 
-def chance_level(positives: Tensor, negatives: Tensor | None = None) -> float:
+def chance_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
     """What :func:`contrastive_loss` comes to when all embeddings are alike; same masks."""
     itself = _diagonal(positives)
     has = (positives & ~itself).any(dim=1)
@@ -117,19 +117,19 @@ def chance_level(positives: Tensor, negatives: Tensor | None = None) -> float:
         per_anchor = (~itself).sum(dim=1).clamp(min=1).double().log()
     else:
         per_anchor = (negatives & ~itself).sum(dim=1).double().log1p()
-    return float((per_anchor * has).sum() / has.sum().clamp(min=1))
+    return (per_anchor * has).sum() / has.sum().clamp(min=1)
 
 
-def floor_level(positives: Tensor, negatives: Tensor | None = None) -> float:
+def floor_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
     """About what it comes to when positives are alike and far from all others; same masks.
 
     Where the denominator has all views, the softmax is even over the positives and
     L_i = log |P(i)|; where it has negatives only, nothing competes with a positive.
     """
     if negatives is not None:
-        return 0.0
+        return torch.zeros((), dtype=torch.float64, device=positives.device)
     n_positives = (positives & ~_diagonal(positives)).sum(dim=1)
-    return float(_logarithms(n_positives).sum() / (n_positives > 0).sum().clamp(min=1))
+    return _logarithms(n_positives).sum() / (n_positives > 0).sum().clamp(min=1)
 
 
 def _logarithms(n_positives: Tensor) -> Tensor:

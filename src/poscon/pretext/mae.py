@@ -84,9 +84,10 @@ def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     return squared.masked_fill(~hidden, 0).sum() / hidden.sum()
 
 
-def spread(target: Tensor, hidden: Tensor) -> float:
+def spread(target: Tensor, hidden: Tensor) -> Tensor:
     """Variance of the hidden pixels: the loss of the best prediction that is one and the same."""
-    return float(target[hidden].float().var(correction=0))
+    mean = target.float().masked_fill(~hidden, 0).sum() / hidden.sum()
+    return masked_error(mean.expand_as(target), target, hidden)
 
 
 def masked_views(
@@ -109,7 +110,7 @@ def masked_views(
     target = ViewMaker(plain, views.size)(images, seed)
     masks = mix_seed(seed, _MASKS)
     hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
-    hidden = hidden.to(images.device)
+    hidden = hidden.to(images.device, non_blocking=True)
     return views(images, seed).masked_fill(hidden, 0), target, hidden  # 0: mean of z-scored images
 
 

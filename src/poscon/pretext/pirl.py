@@ -93,7 +93,8 @@ def draw_negatives(slices: Tensor, n_slices: int, n: int, seed: int) -> tuple[Te
         (M,) int64 drawn slices, and (B, M) bool, which are negatives of which slice.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(n_slices, generator=generator)[: n + 1].to(slices.device)
+    drawn = torch.randperm(n_slices, generator=generator)[: n + 1]
+    drawn = drawn.to(slices.device, non_blocking=True)
     negatives = drawn != slices[:, None]
     negatives[:, -1] &= ~negatives.all(dim=1)
     return drawn, negatives
@@ -211,7 +212,8 @@ class PIRL(PretextMethod):
         )
         orders = draw_orders(len(patches), patches.shape[1], mix_seed(seed, ORDER_STREAM))
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]
-        jigsaws = self.jigsaw_head(bottleneck, orders.to(bottleneck.device))
+        orders = orders.to(bottleneck.device, non_blocking=True)
+        jigsaws = self.jigsaw_head(bottleneck, orders)
         own = self.bank[batch.slices]
         drawn, negatives = draw_negatives(
             batch.slices, len(self.bank), self.loss.negatives, mix_seed(seed, NEGATIVES_STREAM)

@@ -9,7 +9,7 @@ import torch
 
 from poscon.commands.pretrain import part_file
 from poscon.engine.data import SliceReader
-from poscon.engine.inference import BATCH_PIXELS
+from poscon.engine.inference import batch_slices
 from poscon.engine.probes import frozen, pooled_features
 from poscon.networks.unet import Encoder
 from poscon.networks.weights import load_by_name, network_settings, read_weights
@@ -53,8 +53,8 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
     reader = SliceReader(store, chosen, size)
     order = np.argsort(reader.positions, kind="stable")
-    n_batch = max(1, BATCH_PIXELS // size**2)
-    with frozen(encoder):
+    with frozen(encoder) as device:
+        n_batch = batch_slices(size**2, device)
         features = torch.cat(
             [
                 pooled_features(encoder, reader.centred(order[i : i + n_batch]).images.float())

@@ -81,6 +81,5 @@ def over_resolutions(loss: Callable[[Tensor, int], Tensor], scores: Sequence[Ten
             taking every 2^k-th pixel.
         scores: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
     """
-    losses = torch.stack([loss(part, 2**k) for k, part in enumerate(scores)])
-    weights = losses.new_tensor([0.5**k for k in range(len(scores))])
-    return (losses * weights).sum() / weights.sum()
+    losses = torch.stack([loss(part, 2**k) * 0.5**k for k, part in enumerate(scores)])
+    return losses.sum() / sum(0.5**k for k in range(len(scores)))

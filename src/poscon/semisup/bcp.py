@@ -187,7 +187,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         labels = halves(views.apply_to_labels(batch.labels, view))
         n = len(images[0])
         mask = draw_masks(n, views.size, self.loss.crop, mix_seed(seed, 10))
-        mask = mask.to(batch.images.device)
+        mask = mask.to(batch.images.device, non_blocking=True)
         if progress < self.loss.pretraining:  # one half stands in for the unlabelled slices
             weight = 1.0
             (first, last), (of_first, of_last) = images, labels
@@ -210,7 +210,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         undecided = [torch.zeros_like(part) for part in scores]
         return Step(
             over_resolutions(loss, scores),
-            chance=float(over_resolutions(loss, undecided)),
+            chance=over_resolutions(loss, undecided),
             floor=0.0,
         )
 

@@ -89,7 +89,7 @@ class Mixup(FinetuneMethod):
         labels = views.apply_to_labels(batch.labels, view)
         one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
         pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
-        partners, shares = (drawn.to(images.device) for drawn in pairs)
+        partners, shares = (drawn.to(images.device, non_blocking=True) for drawn in pairs)
         targets = mix(one_hot, partners, shares)
         loss = over_resolutions(
             lambda scores, s: soft_supervised_loss(scores, targets[..., ::s, ::s]),

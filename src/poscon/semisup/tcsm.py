@@ -53,7 +53,7 @@ def apply_transform(maps: Tensor, transform: Transform) -> Tensor:
     """
 
     def per_map(condition: Tensor) -> Tensor:
-        return condition.to(maps.device)[:, None, None, None]
+        return condition.to(maps.device, non_blocking=True)[:, None, None, None]
 
     maps = torch.where(per_map(transform.mirrored), maps.flip(-1), maps)
     maps = torch.where(per_map(transform.turns % 2 == 1), maps.rot90(1, (-2, -1)), maps)
