@@ -10,15 +10,25 @@ from poscon.store.prepare import prepare
 from poscon.store.store import Store
 
 
-def noise_store(folder: Path, size: int, volumes: int, depth: int) -> Store:
-    """A store of volumes of ``depth`` slices of ``size`` x ``size`` pixels, all noise."""
+def noise_store(
+    folder: Path, size: int, volumes: int, depth: int, store: Path | None = None
+) -> Store:
+    """A store of volumes of ``depth`` slices of ``size`` x ``size`` pixels, all noise.
+
+    Args:
+        folder: for the scans, and for the store if it is to be nowhere else.
+        size: rows and columns.
+        volumes: how many.
+        depth: slices of each.
+        store: where to write it.
+    """
     scans = folder / f"scans-{size}"
     scans.mkdir()
     generator = np.random.default_rng(size)
     for number in range(volumes):
         voxels = generator.normal(100, 20, (size, size, depth)).astype(np.float32)
         nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1, 8, 1])), scans / f"{number:03d}.nii")
-    return prepare(scans, folder / f"store-{size}", spacing="native", processes=1)
+    return prepare(scans, store or folder / f"store-{size}", spacing="native", processes=1)
 
 
 def image_file(reader: SliceReader, index: int) -> Path:
