@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from versus import with_monai, with_torchio
 from versus.cases import prepare_all
 from versus.measuring import cores, interleaved, positive, print_table, ratio, run, versions
 
@@ -79,9 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def ways(source: Path, store: Store) -> dict[str, Way]:
     """poscon, MONAI and TorchIO on the same cases.
 
+    The libraries are imported here: poscon's processes begin with what this file imports.
+
     Raises:
         PosconError: frames of 4-D files, or CT and MR mixed, which only poscon handles here.
     """
+    from versus import with_monai, with_torchio
+
     cases = read_dataset(source).cases
     modalities = {case.intensity.modality for case in store.cases}
     if len(modalities) > 1 or any(case.frame_index is not None for case in cases):

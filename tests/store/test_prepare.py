@@ -127,6 +127,26 @@ def test_processes_do_not_change_the_result(source, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("processes", "voxels", "started"),
+    [(None, 10**9, False), (None, 1, True), (1, 1, False), (2, 10**9, True)],
+)
+def test_processes_are_started_where_there_is_work_for_them(
+    source, tmp_path, monkeypatch, processes, voxels, started
+):
+    seen = []
+    original = module._prepare_cases
+
+    def recording(told, done, workers):
+        seen.append(workers is not None)
+        return original(told, done, None)
+
+    monkeypatch.setattr(module, "_prepare_cases", recording)
+    monkeypatch.setattr(module, "_WORTH_PROCESSES", voxels)
+    prepare(source, tmp_path / "store", processes=processes)
+    assert seen == [started]
+
+
 @pytest.mark.slow
 def test_nor_does_ray(source, tmp_path, monkeypatch):
     """Relative paths, a bad file, and what is not finished done by another run."""

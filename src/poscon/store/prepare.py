@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -42,7 +43,7 @@ from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header, read_scan
 
 _STATE = "preparing.json"
-_WORTH_PROCESSES = 32  # cases: for fewer, starting processes takes longer than it saves
+_WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
 _MOST_CLASSES = 255  # a class index is stored in a byte
 _SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
@@ -164,7 +165,8 @@ def prepare(
     try:
         _open_target(job, dataset, reversed_ids)
         todo = [case for case in dataset.cases if _finished(store, case) is None]
-        few = processes is None and len(todo) < _WORTH_PROCESSES
+        voxels = sum(math.prod(headers[case.id].shape[:3]) for case in todo)
+        few = processes is None and voxels < _WORTH_PROCESSES
         alone = engine == "local" and (processes == 1 or few)
         done = len(dataset.cases) - len(todo)
         told = [
