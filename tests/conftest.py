@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ from hypothesis import settings
 
 from poscon.commands.finetune import finetune
 from poscon.commands.pretrain import pretrain
+from poscon.methods import Method
+from poscon.step import Step
 from poscon.store.prepare import prepare
 from poscon.volumes.phantom import write_phantom
 
@@ -109,6 +112,30 @@ def _look_at(page: Path, script: str, folder: Path, *, dark: bool = False) -> tu
     found = re.search(r'<pre id="found">(.*?)</pre>', result.stdout)
     assert found, result.stderr
     return json.loads(unquote(found[1])), re.findall(r".*CONSOLE.*", result.stderr)
+
+
+@contextmanager
+def _power_cut(method: type[Method], steps: int) -> Iterator[None]:
+    """A training that a power cut ends, after so many steps of its method."""
+    original, calls = method.step, 0
+
+    def failing(self: Method, *arguments: Any) -> Step:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise RuntimeError("power cut")
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "step", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            yield
+
+
+@pytest.fixture
+def power_cut() -> Callable[[type[Method], int], AbstractContextManager[None]]:
+    """A context in which a training does not come to its end."""
+    return _power_cut
 
 
 @pytest.fixture

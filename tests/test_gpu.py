@@ -5,7 +5,8 @@ rounding.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -212,30 +213,15 @@ def losses(run: Path) -> list[float]:
     return [float(row["loss"]) for row in rows(run)]
 
 
-def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
-    original, calls = method.step, 0
-
-    def failing(self: Method, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > steps:
-            raise RuntimeError("power cut")
-        return original(self, *arguments)
-
-    monkeypatch.setattr(method, "step", failing)
-
-
 def test_pretraining_resumed_goes_on_as_uninterrupted(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
     """To rounding: a GPU adds up in an order that may change."""
     how: dict[str, Any] = {"epochs": 3, "settings": [*TINY, "precision=32"], "device": GPU}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(store, whole, **how)
-    interrupt_after(17, monkeypatch, pretext.find_method("pcl"))
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(pretext.find_method("pcl"), 17):
         pretrain(store, broken, **how)
-    monkeypatch.undo()
     pretrain(store, broken, resume=True)
     assert losses(broken) == pytest.approx(losses(whole), rel=1e-3)
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ from poscon import pretext, semisup
 from poscon.commands.finetune import finetune
 from poscon.commands.pretrain import part_file, pretrain
 from poscon.errors import PosconError
-from poscon.methods import Method
 from poscon.networks.weights import read_weights
 from poscon.pretext.base import PretextMethod
 from poscon.semisup.base import FinetuneMethod
@@ -73,29 +74,14 @@ def test_a_chunk_of_two_stages_is_not_judged(store: Path, tmp_path: Path) -> Non
     assert not last["global_loss"]
 
 
-def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
-    original, calls = method.step, 0
-
-    def failing(self: Method, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > steps:
-            raise RuntimeError("power cut")
-        return original(self, *arguments)
-
-    monkeypatch.setattr(method, "step", failing)
-
-
 @pytest.mark.parametrize("name", TRAINED)
 def test_pretraining_resumed_equals_uninterrupted(
-    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(store, whole, method=name, epochs=3, settings=TINY)
-    interrupt_after(17, monkeypatch, pretext.find_method(name))
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(pretext.find_method(name), 17):
         pretrain(store, broken, method=name, epochs=3, settings=TINY)
-    monkeypatch.undo()
     pretrain(store, broken, resume=True)
     parts = read_weights(part_file(whole, "encoder"))[1]["parts"]
     for part in parts:
@@ -139,7 +125,7 @@ FINETUNE = ["size=32", "batch=8", "network.width=4", "network.levels=2"]
 
 @pytest.mark.parametrize("name", semisup.METHODS)
 def test_finetuning_learns_and_resumes(
-    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
     how: dict[str, Any] = {"method": name, "labelled": 2, "iterations": 30}
     how["settings"] = [*FINETUNE, "checkpoint_every=5"]
@@ -147,10 +133,8 @@ def test_finetuning_learns_and_resumes(
     finetune(store, whole, **how)
     losses = [float(row["loss"]) for row in rows(whole)]
     assert min(losses[-2:]) < 0.9 * losses[0]
-    with monkeypatch.context() as patched:
-        interrupt_after(13, patched, semisup.find_method(name))
-        with pytest.raises(RuntimeError, match="power cut"):
-            finetune(store, broken, **how)
+    with power_cut(semisup.find_method(name), 13):
+        finetune(store, broken, **how)
     finetune(store, broken, resume=True)
     assert same(whole / "model.safetensors", broken / "model.safetensors")
 

@@ -1,5 +1,7 @@
 import csv
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,11 @@ def test_the_model_is_the_last_state_whatever_validation_says(store: Path, tmp_p
 
 @pytest.mark.parametrize("steps", [3, 10, 27])
 def test_resumed_equals_uninterrupted(
-    steps: int, store: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    store: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    power_cut: Callable[..., AbstractContextManager[None]],
 ) -> None:
     common: dict[str, Any] = {
         "init": pretrained,
@@ -101,19 +107,8 @@ def test_resumed_equals_uninterrupted(
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finetune(store, whole, **common)
-    original, calls = Supervised.step, 0
-
-    def failing(self: Supervised, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > steps:
-            raise RuntimeError("power cut")
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Supervised, "step", failing)
-        with pytest.raises(RuntimeError, match="power cut"):
-            finetune(store, broken, **common)
+    with power_cut(Supervised, steps):
+        finetune(store, broken, **common)
     finetune(store, broken, resume=True)
     a, b = weights(whole), weights(broken)
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -133,23 +135,12 @@ def test_cases_and_exclude_choose_what_is_seen(store: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("steps", [1, 9, 17])
 def test_resumed_equals_uninterrupted(
-    steps: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(store, whole, epochs=3, settings=TINY)
-    original, calls = PositionalContrast.step, 0
-
-    def failing(self: PositionalContrast, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > steps:
-            raise RuntimeError("power cut")
-        return original(self, *arguments)
-
-    monkeypatch.setattr(PositionalContrast, "step", failing)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(PositionalContrast, steps):
         pretrain(store, broken, epochs=3, settings=TINY)
-    monkeypatch.undo()
     assert not (broken / "encoder.safetensors").exists()
     pretrain(store, broken, resume=True)
     assert_same(weights(whole), weights(broken))
