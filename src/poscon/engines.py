@@ -93,6 +93,13 @@ def outcomes(
                 ) from error
 
 
+def usable_cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class LocalEngine:
     """Processes of this machine: a task a GPU where there are any, else a task a core.
 
@@ -107,11 +114,11 @@ class LocalEngine:
     def __init__(self, processes: int | None, gpus: bool) -> None:
         self.others = set(multiprocessing.active_children())
         self.gpus = torch.cuda.device_count() if gpus else 0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.capacity = processes or self.gpus or cores or 1
+        cores = usable_cores()
+        self.capacity = processes or self.gpus or cores
         context = multiprocessing.get_context("spawn")
         turns = context.Value("i", 0)
-        threads = max(1, (cores or 1) // self.capacity)
+        threads = max(1, cores // self.capacity)
         self.pool = ProcessPoolExecutor(
             self.capacity,
             mp_context=context,

@@ -192,8 +192,8 @@ def test_what_was_segmented_before_an_error_is_kept(
 
 
 @settings(deadline=None)
-@given(st.integers(0, 8), st.integers(0, 9), st.integers(0, 9))
-def test_a_thread_does_the_next_in_order(n: int, bad_item: int, bad_work: int) -> None:
+@given(st.integers(0, 8), st.integers(0, 9), st.integers(0, 9), st.integers(1, 4))
+def test_threads_do_the_next_in_order(n: int, bad_item: int, bad_work: int, threads: int) -> None:
     """What fails, fails in its turn: all before it is done, and nothing after the next."""
     done: list[int] = []
 
@@ -211,8 +211,8 @@ def test_a_thread_does_the_next_in_order(n: int, bad_item: int, bad_work: int) -
 
     used: list[int] = []
     try:
-        for result in module._in_thread(work, items()):
-            assert len(done) <= len(used) + 2
+        for result in module._in_threads(work, items(), threads):
+            assert len(done) <= len(used) + threads + 1
             used.append(result)
     except (LookupError, ArithmeticError):
         assert min(bad_item, bad_work) < n
@@ -220,6 +220,18 @@ def test_a_thread_does_the_next_in_order(n: int, bad_item: int, bad_work: int) -
         assert used == list(range(n))
     assert used == list(range(len(used)))
     assert set(done) >= set(range(min(n, bad_item, bad_work)))
+
+
+def test_many_readers_predict_the_same(
+    finetuned: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cores in (1, 8):
+        monkeypatch.setattr(module, "usable_cores", lambda cores=cores: cores)
+        predict(finetuned, scans, tmp_path / str(cores))
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert len(files) > 5
+    for name in files:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 
 
 @pytest.mark.parametrize("break_it", ["empty", "truncated", "nan", "constant", "text"])

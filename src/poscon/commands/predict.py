@@ -1,8 +1,9 @@
 """``poscon predict``: scans in, label maps with the scans' own geometry out."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from poscon.engine.inference import (
     largest_structure,
     predicted_classes,
 )
+from poscon.engines import usable_cores
 from poscon.errors import PosconError
 from poscon.leakage import add_seen, describe, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
@@ -40,6 +42,9 @@ from poscon.volumes.scan import (
     scan_suffix,
     write_labels,
 )
+
+READERS = 4
+"""Most threads that read scans; one for every two cores."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -106,15 +111,16 @@ def predict(
         like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
         write_labels(target, labels, like)
 
-    # one scan is read and one is written while the network works on the one between
+    # some scans are read and one is written while the network works on the one between
     cases_with_headers = [(case, header) for (case, _), header in zip(todo, headers, strict=True)]
-    scans = _in_thread(lambda told: model.read(*told), cases_with_headers)
+    readers = max(1, min(READERS, usable_cores() // 2))
+    scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
     segmented = (
         (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
     )
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
-        for _ in _in_thread(write, segmented):
+        for _ in _in_threads(write, segmented, 1):
             progress.advance(task)
     if model.seen:
         console.print(
@@ -225,17 +231,18 @@ class _Prepared:
     roles: set[str] = field(default_factory=set)
 
 
-def _in_thread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``function`` of each item, in order; a thread does the next while one is being used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = None
+def _in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """``function`` of each item, in order; threads do the next ones while one is being used."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[Result]] = deque()
         for item in items:
-            following = thread.submit(function, item)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()
+            coming.append(pool.submit(function, item))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
