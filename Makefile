@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # it is a tenth of the CUDA build's size.
 TORCH := $(shell $(PYTHON) -c 'import re;print(re.search(r"^torch==\S+", open("constraints.txt").read(), re.M)[0])')
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow test-gpu check format clean
 
 setup: $(VENV)/.installed
 
@@ -25,11 +25,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/poscon demo
 
+# On a CPU everywhere: a GPU rounds otherwise, and in an order that changes.
 test: setup check
-	@$(BIN)/pytest
+	@CUDA_VISIBLE_DEVICES= $(BIN)/pytest
 
 test-slow: setup
-	@$(BIN)/pytest -m slow
+	@CUDA_VISIBLE_DEVICES= $(BIN)/pytest -m slow
+
+test-gpu: setup
+	@$(BIN)/pytest tests/test_gpu.py
 
 check: setup
 	@$(BIN)/ruff check .

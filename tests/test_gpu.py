@@ -1,4 +1,4 @@
-"""What a GPU must do as a CPU does; skipped where there is none.
+"""What a GPU must do as a CPU does; skipped where there is none. On one: make test-gpu.
 
 Single precision unless a test says otherwise, without TF32, so that tolerances are those of
 rounding.
@@ -45,7 +45,9 @@ from poscon.views import (
     draw_view,
 )
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA GPU; there: make test-gpu"
+)
 
 GPU = "cuda"
 TINY = ["network.width=8", "network.levels=2", "size=32", "batch=16"]

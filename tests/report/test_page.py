@@ -1,6 +1,9 @@
 import base64
 import io
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +115,16 @@ def test_what_fills_the_frame_has_no_outline_there() -> None:
 def test_long_volumes_are_thinned_evenly(n: int) -> None:
     empty = np.zeros((n, 4, 4), np.uint8)
     assert len(outlined_pngs(np.zeros((n, 4, 4)), empty, empty, (1.0, 1.0))) == min(n, MOST)
+
+
+def test_pictures_that_belong_together_stand_side_by_side(
+    look_at: Callable[..., Any], tmp_path: Path
+) -> None:
+    pictures = [Picture(svg(figure(), str(n)), str(n)) for n in range(4)]
+    page = tmp_path / "page.html"
+    page.write_text(render("t", "s", [Section("A", pictures=pictures, paired=True)]))
+    tops = (
+        "return [...document.querySelectorAll('figure')].map((f) => f.getBoundingClientRect().top)"
+    )
+    (first, second, third, fourth), _ = look_at(page, tops, tmp_path)
+    assert first == second < third == fourth

@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -78,14 +78,21 @@ class Slices:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: text, then pictures, then volumes, then tables; what there is of them."""
+    """A part of a page: text, then pictures, then volumes, then tables; what there is of them.
+
+    Attributes:
+        paired: whether two pictures after each other belong together, and stand side by side
+            where there is room.
+        alarm: whether it is to be seen before all else.
+    """
 
     title: str
     text: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     slices: Sequence[Slices] = ()
     tables: Sequence[Table] = ()
-    alarm: bool = field(default=False)
+    paired: bool = False
+    alarm: bool = False
 
     @property
     def anchor(self) -> str:

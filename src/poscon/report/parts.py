@@ -79,7 +79,7 @@ def embedding_section(
         "them. A bright band along the diagonal: slices are alike where they lie at the same "
         "level, as position-aware pre-training wants it. Bright spots: each is like itself only."
     ]
-    return Section("What the encoders see", text, pictures)
+    return Section("What the encoders see", text, pictures, paired=True)
 
 
 def volume(store: Store, case: CaseRecord, predictions: Path, title: str) -> Slices:
