@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from poscon.comparison.summary import (
+    Flattered,
     by_subject,
+    flattered_table,
     measures_of,
     pooled_dice,
     protocol_lines,
@@ -249,6 +251,29 @@ def test_tables_say_what_was_measured() -> None:
     assert latex.count(r"\\") == 2 + len(PLAN.rows)
     lines = results_csv(rows).splitlines()
     assert len(lines) == 1 + sum(map(len, rows.values()))
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bool) -> None:
+    found = Flattered(
+        last=0.5 if selected else None,
+        best=0.625 if selected else None,
+        pooled=0.75 if pooled else None,
+    )
+    cell: Any = SimpleNamespace(
+        labelled=2,
+        row="pcl | supervised",
+        measures={"dice": SimpleNamespace(mean=0.5)},
+        flattered=found,
+    )
+    text, head, rows = flattered_table([cell])
+    asked = ["0.500", "0.625", "+0.125"] if selected else []
+    asked += ["0.750", "+0.250"] if pooled else []
+    assert rows == [["2", "pcl", "supervised", "0.500", *asked]]
+    assert len(head) == len(rows[0])
+    assert ("best on the test subjects" in head) == ("watched" in text) == selected
+    assert ("pooled voxels" in head) == ("put together" in text) == pooled
 
 
 def test_pooled_dice_is_that_of_all_voxels_together() -> None:

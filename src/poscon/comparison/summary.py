@@ -395,27 +395,36 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def flattered_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
     """What flawed reporting would have said: an explanation, headings, and a row a cell."""
+    told = [(cell, cell.flattered) for cell in cells if cell.flattered is not None]
+    selected = any(found.best is not None for _, found in told)
+    pooled = any(found.pooled is not None for _, found in told)
     text = (
         "Dice of the same runs. The honest figure is the first: a mean over subjects, of the last "
-        "checkpoint. The next two are on the store's grid, where the curve of every training was "
-        "watched on the test subjects: at its end, and at the checkpoint that is best there. The "
-        "last is of all test subjects' voxels put together."
+        "checkpoint."
     )
-    head = ["labelled", "start", "fine-tuning", "honest", "last checkpoint"]
-    head += ["best on the test subjects", "gained", "pooled voxels", "gained"]
+    head = ["labelled", "start", "fine-tuning", "honest"]
+    if selected:
+        text += (
+            " The next two are on the store's grid, where the curve of every training was watched "
+            "on the test subjects: at its end, and at the checkpoint that is best there."
+        )
+        head += ["last checkpoint", "best on the test subjects", "gained"]
+    if pooled:
+        text += " The last is of all test subjects' voxels put together."
+        head += ["pooled voxels", "gained"]
     rows = []
-    for cell in cells:
-        found = cell.flattered
-        assert found is not None
+    for cell, found in told:
         honest = cell.measures["dice"].mean
         shown = [str(cell.labelled), *cell.row.split(" | "), f"{honest:.3f}"]
         if found.last is not None and found.best is not None:
             gained = found.best - found.last
             shown += [f"{found.last:.3f}", f"{found.best:.3f}", f"{gained:+.3f}"]
-        else:
+        elif selected:
             shown += ["", "", ""]
-        pooled = found.pooled
-        shown += ["", ""] if pooled is None else [f"{pooled:.3f}", f"{pooled - honest:+.3f}"]
+        if found.pooled is not None:
+            shown += [f"{found.pooled:.3f}", f"{found.pooled - honest:+.3f}"]
+        elif pooled:
+            shown += ["", ""]
         rows.append(shown)
     return text, head, rows
 

@@ -88,6 +88,7 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
                 f"layout {store.manifest.layout}, classes {', '.join(store.class_names)}",
             )
         )
+        facts += [("", note) for note in store.manifest.notes]
     facts += [
         ("subjects a fold", ", ".join(f"{len(f.train)} + {len(f.test)}" for f in program.folds)),
         ("labelled subjects", ", ".join(map(str, plan.labelled))),
