@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -91,6 +92,15 @@ def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
     assert text.count("similarity of slices by position") == 2  # pcl and simclr
     for row in ("none", "pcl", "simclr"):
         assert f"<td>{row}</td><td>supervised</td>" in text
+
+
+def test_what_is_odd_about_the_data_is_said(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    manifest = out / "store" / "manifest.json"
+    about = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**about, "notes": ["The slice order is <mixed>."]}))
+    assert "The slice order is &lt;mixed&gt;." in report(out).read_text()
 
 
 def test_in_a_browser(compared: Path, look_at: Callable[..., Any], tmp_path: Path) -> None:
