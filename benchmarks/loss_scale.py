@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    if arguments.smallest < 2:
+        parser.error("--smallest: must be at least 2")
     check_that_all_agree()
     where = f"{arguments.threads} thread(s)"
     if arguments.device == "cuda":
