@@ -90,6 +90,7 @@ def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
     assert "a &lt;test&gt;" in text
     assert "Inductive" in text
     assert text.count("similarity of slices by position") == 2  # pcl and simclr
+    assert 'class="grid pairs"' in text  # similarity and map of an encoder side by side
     for row in ("none", "pcl", "simclr"):
         assert f"<td>{row}</td><td>supervised</td>" in text
 
