@@ -1,8 +1,9 @@
-"""What a store costs as it grows: to open, to read slices of, to draw batches from; to prepare.
+"""What a store costs as it grows: to open, to read, to draw batches from, to train on; to prepare.
 
     python benchmarks/scale.py --opening
     python benchmarks/scale.py --reading [--megabytes 2000]
     python benchmarks/scale.py --batches
+    systemd-run --scope -p MemoryMax=2G python benchmarks/scale.py --streaming --megabytes 8000
     python benchmarks/scale.py --prepare SOURCE
 
 Each prints a table; several may be asked for at once. Stores are synthetic, in a temporary folder
@@ -13,9 +14,12 @@ within ``--folder``, which says whose disk is measured; SOURCE is a folder of sc
 own. ``--reading``: 64 random slices of 512 x 512 a round, arrays newly opened, as local files and
 through a file:// URL (which costs what an object store costs, less the network). "Not in memory":
 the files' pages were dropped before (posix_fadvise), so that each slice comes from the disk, as
-most do when a store is much larger than memory. No limit is set on memory; what came from the disk
-is the kernel's own count for this process. ``--batches``: a large store is a small one whose cases
-are listed many times. ``--prepare``: up to all cores; with the start of the processes.
+most do when a store is much larger than memory. What came from the disk is the kernel's own count
+for this process. ``--batches``: a large store is a small one whose cases are listed many times.
+``--streaming``: pre-training on a store that is larger than the memory that the process may use, in
+turn with one that fits; the limit is set from outside, on a control group, as a container or a
+scheduler does it. Slices of 256 x 256, PCL with the default settings. ``--prepare``: up to all
+cores; with the start of the processes.
 """
 
 import argparse
@@ -34,7 +38,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.engine.timing import Training, time_loop
+from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
 from poscon.store.prepare import prepare
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
@@ -51,6 +58,7 @@ from poscon.store.store import (
 )
 
 BATCH = 64
+STREAMED_STEPS = 20
 
 
 def main() -> None:
@@ -60,13 +68,21 @@ def main() -> None:
     parser.add_argument("--opening", action="store_true")
     parser.add_argument("--reading", action="store_true")
     parser.add_argument("--batches", action="store_true")
+    parser.add_argument("--streaming", action="store_true")
     parser.add_argument("--prepare", type=Path, metavar="SOURCE")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--megabytes", type=int, default=2000, help="of the store for --reading")
+    parser.add_argument("--megabytes", type=int, default=2000, help="of the largest store")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a view, for --streaming")
     arguments = parser.parse_args()
-    if not (arguments.opening or arguments.reading or arguments.batches or arguments.prepare):
+    wanted = (arguments.opening, arguments.reading, arguments.batches, arguments.streaming)
+    if not any(wanted) and arguments.prepare is None:
         parser.error("say what to measure")
+    if arguments.streaming and arguments.megabytes * 1e6 < 2 * usable_memory():
+        parser.error(
+            f"--streaming: {usable_memory() / 1e6:.0f} MB of memory may be used, less than twice "
+            "that is not streamed; set a limit (systemd-run, as above), or more --megabytes"
+        )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
@@ -76,6 +92,8 @@ def main() -> None:
             reading(folder, arguments.rounds, arguments.megabytes)
         if arguments.batches:
             batches(folder, arguments.rounds)
+        if arguments.streaming:
+            streaming(folder, arguments.rounds, arguments.megabytes, arguments.size)
         if arguments.prepare:
             preparing(folder, arguments.rounds, arguments.prepare)
 
@@ -192,6 +210,47 @@ def epoch_seconds(reader: SliceReader, rounds: int) -> tuple[float, float]:
         others += [timed(partial(made.batch, step))[0] for step in following]
     batch = statistics.median(others)
     return max(0.0, statistics.median(first) - batch), batch
+
+
+def streaming(folder: Path, rounds: int, megabytes: int, size: int) -> None:
+    """The training loop's slices a second, on a store in memory and on one from the disk."""
+    keep_freed_memory()  # as the command line does
+    shape = (100, 256, 256)
+    case_mb = 2 * math.prod(shape) / 1e6
+    stores = {
+        "in memory": (folder / "small", max(2, round(usable_memory() / 1e6 / 20 / case_mb))),
+        "larger than memory": (folder / "large", round(megabytes / case_mb)),
+    }
+    for path, cases in stores.values():
+        write_store(path, cases, shape, arrays=True)
+    spent: dict[str, list[tuple[float, float]]] = {row: [] for row in stores}
+    for _ in range(rounds):
+        for row, (path, _) in stores.items():
+            training = pretraining(Store(path), size)
+            before = read_from_disk_mb()
+            seconds = time_loop(training, STREAMED_STEPS)
+            read = read_from_disk_mb() - before  # of both chunks, the first of which is not timed
+            spent[row].append((BATCH / seconds, read / (2 * STREAMED_STEPS * BATCH)))
+    print(
+        f"at most {usable_memory() / 1e6:.0f} MB of memory; views of {size} x {size}, "
+        f"a slice: {case_mb / shape[0]:.2f} MB; {STREAMED_STEPS} steps of {BATCH} a round"
+    )
+    print("| store | MB | slices a second | relative | MB from the disk, a slice | the rounds |")
+    print("|---|---|---|---|---|---|")
+    for row, found in spent.items():
+        rates, disk = zip(*found, strict=True)
+        turns = [rate / fast for rate, (fast, _) in zip(rates, spent["in memory"], strict=True)]
+        print(
+            f"| {row} | {stores[row][1] * case_mb:.0f} | {statistics.median(rates):.0f} "
+            f"| {statistics.median(turns):.1%} | {statistics.median(disk):.3f} "
+            f"| {', '.join(f'{turn:.1%}' for turn in turns)} |"
+        )
+
+
+def pretraining(store: Store, size: int) -> Training:
+    chosen = PretrainSettings(batch=BATCH)
+    learner, _, views, batches = assemble(chosen, store, store.cases, size)
+    return Training(learner, views, batches, chosen.optimiser, "cpu", "32")
 
 
 def preparing(folder: Path, rounds: int, source: Path) -> None:

@@ -1,11 +1,14 @@
-"""The allocator is the process's, so every case has a process of its own."""
+"""The allocator is the process's, so every case of it has a process of its own."""
 
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from poscon import memory
 
 FAULTS = """
 import resource, sys, torch
@@ -49,3 +52,65 @@ def test_an_allocator_that_the_user_tunes_is_left_alone(tuned: dict[str, str]) -
     said, mib = freed_anew("keep", **tuned)
     assert said == "False"
     assert mib > 9 * 64 or platform.libc_ver()[0] != "glibc"
+
+
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def limited_to(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, membership: str, **limits: str
+) -> int:
+    """Usable memory of a process in these groups, whose files have these contents."""
+    (folder / "membership").write_text(membership)
+    for name, limit in limits.items():
+        file = folder / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(limit + "\n")
+    monkeypatch.setattr(memory, "GROUPS_OF_PROCESS", folder / "membership")
+    monkeypatch.setattr(memory, "GROUPS", folder / "groups")
+    return memory.usable_memory()
+
+
+@pytest.mark.parametrize(
+    ("membership", "limits", "usable"),
+    [
+        ("0::/job/step\n", {"job/step/memory.max": "max", "job/memory.max": "5000"}, 5000),
+        ("0::/job/step\n", {"job/step/memory.max": "4000", "job/memory.max": "5000"}, 4000),
+        ("0::/\n", {"memory.max": "3000"}, 3000),  # a container that sees its group as the root
+        ("0::/\n", {}, MACHINE),  # no limit
+        ("0::/job\n", {"job/memory.max": "max"}, MACHINE),
+        ("0::/\n", {"memory.max": str(10 * MACHINE)}, MACHINE),
+        ("0::/job\n", {"other/memory.max": "7"}, MACHINE),  # of another process
+        (
+            "9:cpu,cpuacct:/job\n4:memory:/job\n0::/\n",
+            {"memory/job/memory.limit_in_bytes": "2000", "cpu/job/memory.limit_in_bytes": "7"},
+            2000,
+        ),
+        (  # version 1 writes the largest number there is for none
+            "4:memory:/job\n",
+            {"memory/job/memory.limit_in_bytes": "9223372036854771712"},
+            MACHINE,
+        ),
+        ("4:memory:/docker/4a\n", {"memory/memory.limit_in_bytes": "6000"}, 6000),
+        (
+            "4:memory:/job\n0::/job\n",
+            {"memory/job/memory.limit_in_bytes": "2000", "unified/job/memory.max": "1000"},
+            1000,
+        ),
+    ],
+)
+def test_control_groups_limit_what_is_usable(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    membership: str,
+    limits: dict[str, str],
+    usable: int,
+) -> None:
+    assert limited_to(monkeypatch, tmp_path, membership, **limits) == usable
+
+
+def test_without_control_groups_all_memory_is_usable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "GROUPS_OF_PROCESS", tmp_path / "absent")
+    assert memory.usable_memory() == MACHINE

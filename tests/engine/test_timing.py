@@ -102,7 +102,7 @@ def test_the_bare_step_can_be_compiled(store: Path) -> None:
 
 def test_rates_are_of_a_step(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bare, "seconds", lambda _, steps: 3.0 * steps)
-    monkeypatch.setattr("poscon.engine.timing._loop", lambda _, steps: 4.0)
+    monkeypatch.setattr("poscon.engine.timing.time_loop", lambda _, steps: 4.0)
     result = measure_overhead(lambda: training(store), seconds=100)
     assert result.share == 0.75
     assert result.slices_per_second == 8 / 4

@@ -66,8 +66,7 @@ def test_a_store_is_read(made):
 @pytest.mark.parametrize("memory", [10**12, 0])
 def test_a_store_that_is_larger_than_memory_asks_for_a_slice_first(made, monkeypatch, memory):
     asked = []
-    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
-    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("poscon.store.local.usable_memory", lambda: memory)
     monkeypatch.setattr(
         "poscon.store.local.will_need", lambda _, begin, end: asked.append((begin, end))
     )

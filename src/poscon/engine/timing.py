@@ -311,12 +311,18 @@ def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
     result = Overhead(slices, [], [])
     for _ in range(TURNS):
         result.bare.append(bare.seconds(steps) / steps)
-        result.full.append(_loop(build(), steps))
+        result.full.append(time_loop(build(), steps))
     return result
 
 
-def _loop(training: Training, steps: int) -> float:
-    """Seconds a step of the training loop's second chunk, as its own metrics have it."""
+def time_loop(training: Training, steps: int) -> float:
+    """Seconds a step of the training loop, all of it but its start, as its own metrics have it.
+
+    Args:
+        training: run for twice as many steps as are timed; its batches must have chunks of any
+            length, which is set here.
+        steps: how many are timed.
+    """
     training.batches.total_steps, training.batches.chunk_steps = 2 * steps, steps
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")

@@ -1,13 +1,13 @@
 """A store's folder on this machine."""
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.memory import usable_memory
 
 
 class LocalFolder:
@@ -97,4 +97,4 @@ def will_need(mapped: mmap.mmap, begin: int, end: int) -> None:
 
 def fits_in_memory(n_bytes: int) -> bool:
     """Whether files of so many bytes can stay in memory: in half of it, as there are others."""
-    return n_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return n_bytes <= usable_memory() / 2
