@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from poscon.comparison.jobs import Job, Program, make_program
-from poscon.comparison.plan import Plan
+from poscon.comparison.plan import Plan, plan_names, read_plan
 from poscon.errors import PosconError
 from poscon.settings import validate
 from poscon.store.prepare import prepare
 from poscon.store.store import Store
 from poscon.volumes.phantom import write_phantom
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 
 
 def plan(**changes: Any) -> Plan:
@@ -48,6 +50,28 @@ def test_every_combination_once_and_a_pretraining_a_fold_before_what_starts_from
         assert (job.start is None) == (job.pretraining == "none")
         if job.start is not None:
             assert order.index(job.start) < order.index(job.name)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
+    """Enough subjects for any plan, with the split that one of them wants; others to start from."""
+    found = {}
+    for name, subjects, seed in (("data", 18, 1), ("pretrain_data", 3, 2)):
+        folder = tmp_path_factory.mktemp(name)
+        write_phantom(folder / "scans", subjects=subjects, seed=seed)
+        found[name] = prepare(folder / "scans", folder / "store", spacing=8.0, processes=1)
+    everyone = [case.subject for case in found["data"].cases]
+    split = {"train": everyone[:16], "validation": everyone[16:], "test": everyone[16:]}
+    (Path(found["data"].path) / "split.json").write_text(json.dumps(split))
+    return found
+
+
+@pytest.mark.parametrize("name", [*plan_names(), *map(str, EXPERIMENTS)])
+def test_every_plan_that_comes_along_can_be_begun(name: str, many: dict[str, Store]) -> None:
+    told = read_plan(name, ["network.width=4"])
+    source = many["pretrain_data"] if told.setting == "transfer" else None
+    program = make_program(told, many["data"], Path(many["data"].path), source)
+    assert {job.row for job in program.finetunings} == set(told.rows)
 
 
 def test_all_methods_have_the_same_subjects_and_none_is_tested_on(store: Path) -> None:
