@@ -1,4 +1,6 @@
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,17 @@ def test_a_place_inside_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PosconError, match="cannot be written"):
         write_text(tmp_path / "file" / "inner.txt", "y")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_several_may_write_the_same_file(tmp_path: Path) -> None:
+    target, everyone = tmp_path / "file.txt", threading.Barrier(8)
+
+    def work(number: int) -> None:
+        with complete(target) as part:
+            part.write_text(f"{number}")
+            everyone.wait(timeout=60)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert target.read_text() in [str(number) for number in range(8)]
+    assert list(tmp_path.iterdir()) == [target]

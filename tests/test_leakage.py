@@ -15,7 +15,7 @@ from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
-from poscon.leakage import add_seen, describe, read_entries, read_seen, roles_by_pixels
+from poscon.leakage import describe, note_seen, read_entries, read_seen, roles_by_pixels
 from poscon.progress import console
 
 
@@ -183,6 +183,10 @@ def test_a_damaged_list_of_cases_is_one_line(content: str, tmp_path: Path) -> No
 
 
 def test_notes_are_added_to(tmp_path: Path) -> None:
-    add_seen(tmp_path, {"a": ("labelled",)})
-    add_seen(tmp_path, {"b": ("pretrain",)})
+    note_seen(tmp_path, "a", ())
+    assert not list(tmp_path.iterdir())
+    note_seen(tmp_path, "a", ("labelled",))
+    note_seen(tmp_path, "b", ("pretrain",))
     assert read_seen(tmp_path) == {"a": ("labelled",), "b": ("pretrain",)}
+    note_seen(tmp_path, "a", ())  # made again, by a model that has not seen it
+    assert read_seen(tmp_path) == {"b": ("pretrain",)}

@@ -1,6 +1,6 @@
 """poscon: positional contrastive pre-training for segmentation with few labels.
 
-Every command of the command line is a function of the same name and with the same arguments.
+Every command that does work is a function of the same name and with the same arguments.
 They are imported on first use, so that ``import poscon`` and ``poscon --help`` stay instant.
 """
 

@@ -359,7 +359,7 @@ def report(
 @app.command(epilog="Example: poscon bench hippocampus.store")
 def bench(
     store: Annotated[
-        Path | None, typer.Argument(help="Prepared store; built-in synthetic scans if not given.")
+        str | None, typer.Argument(help="Prepared store; built-in synthetic scans if not given.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Pre-training method, see poscon methods.")

@@ -1,8 +1,8 @@
 """Writing so that a file or folder is complete or absent, and a full disk is one clear line."""
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +23,10 @@ def complete(path: Path) -> Iterator[Path]:
     Raises:
         PosconError: the disk is full, or the place cannot be written.
     """
-    scratch = path.parent / f".writing-{path.name}-{os.getpid()}"
+    scratch = None
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
         yield scratch / path.name
         # .mhd has its voxels in a file beside it: that first, the file that was asked for last
         for entry in sorted(scratch.iterdir(), key=lambda entry: entry.name == path.name):
@@ -37,7 +37,8 @@ def complete(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({reason}); is the disk full, or the place not writable?"
         ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -47,13 +47,22 @@ def roles_by_pixels(entries: Sequence[Mapping[str, Any]]) -> Seen:
     return {pixels: tuple(sorted(names)) for pixels, names in roles.items()}
 
 
-def add_seen(folder: Path, seen: Seen) -> None:
-    """Write, or add to, what is known of the scans of a folder of predictions."""
-    write_json(folder / SEEN_FILE, {"cases": {**read_seen(folder), **seen}})
+def note_seen(folder: Path, name: str, roles: tuple[str, ...]) -> None:
+    """Write what is known of a scan whose label map is about to be put into a folder.
+
+    Args:
+        folder: of predictions.
+        name: of the scan.
+        roles: that it had in the training of the model; none takes back what is said of it.
+    """
+    known = dict(read_seen(folder))
+    told = {**known, name: roles} if roles else {k: v for k, v in known.items() if k != name}
+    if told != known:
+        write_json(folder / SEEN_FILE, {"cases": told})
 
 
 def read_seen(folder: Path) -> Seen:
-    """What :func:`add_seen` wrote; nothing if there is no such file.
+    """What :func:`note_seen` wrote; nothing if there is no such file.
 
     Raises:
         PosconError: it is damaged.

@@ -52,9 +52,9 @@ def _group_limits() -> Iterator[int]:
     for line in GROUPS_OF_PROCESS.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            roots, name = (GROUPS, GROUPS / "unified"), "memory.max"
+            roots, name = [GROUPS, GROUPS / "unified"], "memory.max"
         elif "memory" in controllers.split(","):
-            roots, name = (GROUPS / "memory",), "memory.limit_in_bytes"
+            roots, name = [GROUPS / "memory"], "memory.limit_in_bytes"
         else:
             continue
         group = Path(path.lstrip("/"))

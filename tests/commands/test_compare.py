@@ -359,6 +359,23 @@ def test_other_data_need_another_folder(done: Path, scans: Path, tmp_path: Path)
         compare(plan_file(tmp_path), done, data=scans)
 
 
+def test_other_data_need_another_folder_also_if_the_first_start_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, told = tmp_path / "out", {"phantom": {"subjects": 4}, "prepare": {"spacing": 6.0}}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("poscon.comparison.data._stamp", killed)  # the store is prepared by then
+        with pytest.raises(KeyboardInterrupt):
+            compare(plan_file(tmp_path, data=told), out)
+    told["prepare"] = {"spacing": 8.0}
+    with pytest.raises(PosconError, match=r"was begun with other data \(prepare .*6.* then, .*8"):
+        compare(plan_file(tmp_path, data=told), out)
+
+
 def test_two_at_once_in_one_folder(done: Path, tmp_path: Path) -> None:
     with (done / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -145,12 +145,37 @@ def test_spacing_that_the_data_set_states_overrides_the_header(folders):
     assert stated.volume_ml == pytest.approx(4 * 5 / 1000)  # RV is 3 in M&Ms
 
 
-def test_prediction_without_reference(folders):
+def test_a_prediction_without_reference_is_reported(folders, tmp_path):
     predictions, references = folders
     save(predictions / "p1.nii.gz", heart())
-    save(predictions / "p2.nii.gz", heart())
     save(references / "p1.nii.gz", heart())
-    with pytest.raises(PosconError, match=r"p2\.nii\.gz: no reference named 'p2'"):
+    alone = evaluate(predictions, references)
+    save(predictions / "p2.nii.gz", heart())
+    evaluation = evaluate(predictions, references, tmp_path / "results.json")
+    assert evaluation.rows == alone.rows
+    assert evaluation.without_reference == ("p2",)
+    assert json.loads((tmp_path / "results.json").read_text())["without_reference"] == ["p2"]
+    assert "1 prediction(s) without a reference: p2" in printed(evaluation)
+
+
+def test_what_a_folder_of_scans_has_no_labels_of_is_no_hindrance(folders):
+    """ACDC's cine series, which ``predict`` segments too."""
+    predictions, references = folders
+    acdc(references, ["patient001"])
+    save(references / "patient001" / "patient001_4d.nii.gz", np.ones((8, 8, 4, 3)), dtype=np.int16)
+    save(predictions / "patient001_frame01.nii.gz", heart())
+    save(predictions / "patient001_4d.nii.gz", np.stack([heart()] * 3, -1))
+    evaluation = evaluate(predictions, references)
+    assert {row.case for row in evaluation.rows} == {"patient001_frame01"}
+    assert evaluation.without_reference == ("patient001_4d",)
+
+
+def test_no_prediction_has_a_reference(folders):
+    predictions, references = folders
+    save(predictions / "p2.nii.gz", heart())
+    save(predictions / "p3.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    with pytest.raises(PosconError, match=r"p2\.nii\.gz: no reference named 'p2' among the"):
         evaluate(predictions, references)
 
 
@@ -234,7 +259,14 @@ def test_json_and_csv(folders, tmp_path):
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["results.csv", "results.json"]
 
     content = json.loads((tmp_path / "new" / "results.json").read_text())
-    assert set(content) == {"summary", "cases", "unmatched", "not_annotated", "rules"}
+    assert set(content) == {
+        "summary",
+        "cases",
+        "unmatched",
+        "without_reference",
+        "not_annotated",
+        "rules",
+    }
     assert content["cases"][0] == {
         "case": "p1",
         "subject": "p1",

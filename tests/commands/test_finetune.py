@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -75,6 +76,39 @@ def test_draws_subjects_and_draws_are_nested(store: Path) -> None:
         assert [len(d) for d in drawn] == [1, 2, 3, 4, 5]
         assert all(small < large for small, large in pairwise(drawn))
     assert len({frozenset(c.subject for c in draw_subjects(cases, 2, s)) for s in range(20)}) > 3
+
+
+def test_excluded_cases_that_are_not_chosen_still_guard_the_pretraining(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "use.txt").write_text("phantom_000\nphantom_001\n")
+    (tmp_path / "test.txt").write_text("phantom_004\n")
+    apart = {"cases": tmp_path / "use.txt", "exclude": tmp_path / "test.txt"}
+    with pytest.raises(PosconError, match=r"--init .*phantom_004 \(pretrain\).* keeps apart"):
+        finetune(store, tmp_path / "run", init=pretrained, **apart)
+    with pytest.raises(PosconError, match=r"test\.txt: has no effect"):  # there is nothing to guard
+        finetune(store, tmp_path / "run", **apart)
+
+
+def test_of_a_subject_to_validate_on_only_what_is_labelled_is_meant(
+    store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["cases"][4] |= {"subject": "phantom_003", "source_label": None, "class_voxels": None}
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps(manifest))
+    watch = tmp_path / "watch.txt"
+    watch.write_text("phantom_004\n")
+    with pytest.raises(PosconError, match=r"watch\.txt: case phantom_004 has no label map"):
+        finetune(tmp_path / "store", tmp_path / "run", validation=watch)
+    watch.write_text("phantom_003\n")
+    finetune(tmp_path / "store", tmp_path / "run", validation=watch, iterations=1, settings=SMALL)
+    cases = json.loads((tmp_path / "run" / "cases.json").read_text())
+    found = {
+        role: [c["id"] for c in cases if c["role"] == role] for role in roles(tmp_path / "run")
+    }
+    assert found["validation"] == ["phantom_003"]
+    assert found["labelled"] == ["phantom_000", "phantom_001", "phantom_002"]
 
 
 def test_the_model_is_the_last_state_whatever_validation_says(store: Path, tmp_path: Path) -> None:

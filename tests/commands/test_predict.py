@@ -19,6 +19,7 @@ from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.errors import PosconError
+from poscon.leakage import read_seen
 from poscon.networks.weights import read_weights
 from poscon.store.prepare import prepare
 from poscon.volumes.scan import read_scan
@@ -134,6 +135,32 @@ def test_folder_in_folder_out_and_evaluated(finetuned: Path, scans: Path, tmp_pa
     evaluation = evaluate(tmp_path / "out", scans)
     assert list(evaluation.classes) == names
     assert {row.case for row in evaluation.rows} == {"phantom_003", "phantom_004"}
+
+
+def test_series_of_the_same_file_name_are_all_segmented(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    image = phantom(scans)
+    frame = np.asanyarray(image.dataobj)[..., :4]
+    for subject in ("p1", "p2"):
+        (tmp_path / "in" / subject).mkdir(parents=True)
+        save(tmp_path / "in" / subject / "cine.nii.gz", np.stack([frame] * 2, -1), image.affine)
+    written = predict(finetuned, tmp_path / "in", tmp_path / "out", layout="plain")
+    assert [path.name for path in written] == ["p1_cine.nii.gz", "p2_cine.nii.gz"]
+    assert all(nib.load(path).shape == (*frame.shape, 2) for path in written)
+
+
+def test_one_scan_into_a_new_folder_says_what_is_known(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    cases = json.loads((finetuned / "cases.json").read_text())
+    name = next(case["id"] for case in cases if case["role"] == "labelled")
+    out = tmp_path / "new"
+    (written,) = predict(finetuned, scans / "imagesTr" / f"{name}.nii.gz", out)
+    assert written == out / f"{name}.nii.gz"
+    assert "labelled" in read_seen(out)[name]
+    assert all(row.seen for row in evaluate(out, scans).rows)
+    assert (out / "labels.json").is_file()
 
 
 def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import shutil
@@ -142,11 +143,27 @@ def test_resumed_equals_uninterrupted(
     with power_cut(PositionalContrast, steps):
         pretrain(store, broken, epochs=3, settings=TINY)
     assert not (broken / "encoder.safetensors").exists()
+    (broken / "checkpoints" / ".writing-last.ckpt-x").mkdir()  # a process was killed then
     pretrain(store, broken, resume=True)
+    assert [path.name for path in (broken / "checkpoints").iterdir()] == ["last.ckpt"]
     assert_same(weights(whole), weights(broken))
     assert metrics(whole) == metrics(broken)
     picture = (whole / "diagnostics.png").read_bytes()
     assert (broken / "diagnostics.png").read_bytes() == picture
+
+
+def test_a_run_goes_on_where_there_is_no_gpu(
+    store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
+) -> None:
+    run = tmp_path / "run"
+    with power_cut(PositionalContrast, 9):
+        pretrain(store, run, epochs=2, settings=TINY, device="cpu")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("device: cpu", "device: cuda"))
+    with pytest.raises(PosconError, match="device cuda: no CUDA GPU"):
+        pretrain(store, run, resume=True)
+    pretrain(store, run, device="cpu", resume=True)
+    assert (run / "encoder.safetensors").is_file()
 
 
 def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
@@ -173,6 +190,40 @@ def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
     )
     assert_same(weights(whole), weights(killed))
     assert metrics(whole) == metrics(killed)
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pretrain(store, whole, epochs=3, settings=TINY)
+    write, written = Path.write_bytes, []
+
+    def fill_up(path: Path, content: bytes) -> int:
+        if path.name == "last.ckpt":
+            written.append(path)
+            if len(written) == 2:
+                write(path, bytes(content)[:1000])
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(PosconError, match=r"last\.ckpt: cannot be written \(No space left"):
+        pretrain(store, broken, epochs=3, settings=TINY)
+    (checkpoint,) = (broken / "checkpoints").iterdir()  # and nothing half-written
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 0
+    monkeypatch.setattr(Path, "write_bytes", write)
+    pretrain(store, broken, resume=True)
+    assert_same(weights(whole), weights(broken))
+
+
+def test_checkpoints_need_no_other_disk(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    run = tmp_path / "run"
+    pretrain(store, run, epochs=1, settings=TINY)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,31 @@ def test_sizes_are_of_the_whole_set_so_that_folds_agree(store: Path) -> None:
     sizes = {job.settings["size"] for job in program.jobs}
     assert len(sizes) == 1
     assert isinstance(sizes.pop(), int)
+
+
+def test_an_automatic_size_is_the_same_whether_it_is_said_or_not(store: Path) -> None:
+    said, unsaid = (plan(size=size) for size in ("auto", None))
+    programs = [make_program(told, Store(store), store) for told in (said, unsaid)]
+    assert names(programs[0]) == names(programs[1])
+    assert {type(job.settings["size"]) for job in programs[0].jobs} == {int}
+
+
+def test_identical_scans_are_counted_once_each(store: Path) -> None:
+    opened = Store(store)
+    manifest = opened.manifest
+    same = {"pixels_sha256": manifest.cases[0].pixels_sha256}
+    cases = tuple(replace(c, **same) for c in manifest.cases[:2]) + manifest.cases[2:]
+    opened.manifest = manifest.model_copy(update={"cases": cases})
+    names = [case.subject for case in cases]
+    folds = [{"train": names[2:], "test": names[:2]}]
+    for number, fold in enumerate(folds):
+        for part, subjects in fold.items():
+            (store / f"{part}{number}.txt").write_text("\n".join(subjects))
+    told = plan(
+        transductive=True, labelled=[1], folds=[{"train": "train0.txt", "test": "test0.txt"}]
+    )
+    protocol = make_program(told, opened, store).protocol
+    assert protocol.startswith("Transductive: pre-training saw 2 scans that are tested on")
 
 
 def test_names_are_fit_for_folders(store: Path) -> None:

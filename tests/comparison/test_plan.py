@@ -89,6 +89,29 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
     assert plan.finetune_settings(supervised, none, 0, "auto").start == "all"
 
 
+def test_a_start_that_there_is_not_has_no_settings(tmp_path: Path) -> None:
+    entry = {"name": "held", "method": "supervised", "settings": {"start": "encoder"}}
+    with pytest.raises(PosconError, match="finetuning held: start has no effect from the random"):
+        read_plan(write(tmp_path, finetuning=["supervised", entry]))
+    plan = read_plan(write(tmp_path, finetuning=["supervised", {**entry, "starts": ["pcl"]}]))
+    held, pcl = plan.finetuning[1], plan.pretraining[1]
+    assert plan.finetune_settings(held, pcl, 0, "auto").start == "encoder"
+
+
+def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -> None:
+    recipe = {"pretrain": {"network": {"width": 8}}, "finetune": {"network": {"width": 8}}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plan = read_plan(write(tmp_path, recipe=str(tmp_path / "recipe.yaml")))
+    told = plan.finetune_settings(plan.finetuning[0], plan.pretraining[0], 0, "auto")
+    assert told.network is not None
+    assert told.network.width == 8
+    recipe["finetune"]["network"]["width"] = 4
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(PosconError, match=r"finetune\.network of the recipe: has no effect"):
+        read_plan(write(tmp_path, recipe=str(tmp_path / "recipe.yaml")))
+    read_plan(write(tmp_path, recipe=str(tmp_path / "recipe.yaml"), network={"width": 5}))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

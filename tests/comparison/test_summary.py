@@ -239,6 +239,28 @@ def test_different_budgets_are_not_called_the_same() -> None:
     assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, program)[-1]
 
 
+@pytest.mark.parametrize(
+    ("fold", "draws", "words"),
+    [
+        (None, 2, "All folds and draws start from one pre-training of a method: no figure here"),
+        (0, 2, "The draws of a fold start from one pre-training of a method."),
+        (0, 1, None),
+    ],
+)
+def test_a_pretraining_that_trainings_share_is_told(
+    fold: int | None, draws: int, words: str | None
+) -> None:
+    program, _ = program_and_rows({"none": 0, "pcl": 0, "mae": 0})
+    told = {"epochs": 5, "batch": 4, "size": 32, "network": {"width": 2}}
+    program.jobs = [SimpleNamespace(command="pretrain", fold=fold, settings=told)]
+    plan = SimpleNamespace(**{**vars(PLAN), "draws": draws})
+    lines = protocol_lines(plan, program)  # type: ignore[arg-type]
+    assert [line for line in lines if "start from one" in line] == [
+        line for line in lines if words is not None and line.startswith(words)
+    ]
+    assert len(lines) == 3 + (words is not None)
+
+
 def test_tables_say_what_was_measured() -> None:
     program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
     cells = summarise(PLAN, program, Any, rows)  # type: ignore[arg-type]

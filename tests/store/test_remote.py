@@ -280,6 +280,18 @@ def test_the_same_case_at_two_places_is_kept_once(made, url, requests):
     assert requests == []
 
 
+def test_identical_cases_are_begun_at_once(made, url, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in range(12):
+        shutil.copy(made.parent / "scans" / "b.nii", scans / f"{number:02d}.nii")
+    upload(prepare(scans, tmp_path / "new").path, url)
+    store, here = Store(url), Store(tmp_path / "new")
+    wanted = [(case, 1) for case in store.cases]
+    for image in store.images(wanted):
+        np.testing.assert_array_equal(image, here.image(here.cases[0])[1])
+
+
 def test_a_full_disk_keeps_nothing_and_reads_all(made, url, requests, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 96, 4))
     store, case = Store(url), Store(made).cases[0]

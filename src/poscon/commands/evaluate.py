@@ -45,6 +45,8 @@ RULES = (
     "'seen' lists the roles that this very scan had in the training of the model; it is found by "
     "its pixels, and another scan of the same person is not.",
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
+    "Predictions without a reference are not in any mean; they are listed under "
+    "'without_reference'.",
 )
 
 
@@ -119,12 +121,14 @@ class Evaluation:
         rows: one for each case and class, cases in order of file name.
         classes: the foreground classes in the reference's order.
         unmatched: references that a folder of predictions has no prediction for.
+        without_reference: predictions of a folder that there is no reference for.
         not_annotated: frames left out because their 4-D reference labels nothing in them.
     """
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...]
     unmatched: tuple[str, ...] = ()
+    without_reference: tuple[str, ...] = ()
     not_annotated: tuple[str, ...] = ()
 
     def summary(self) -> list[Summary]:
@@ -171,8 +175,8 @@ def evaluate(
         spacing: voxel size in mm along the file's axes, where the headers are wrong.
 
     Raises:
-        PosconError: a prediction has no reference, or lies on another grid than its reference; the
-            class names differ; a file cannot be read; ``out`` exists.
+        PosconError: no prediction has a reference, or one lies on another grid than its reference;
+            the class names differ; a file cannot be read; ``out`` exists.
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
@@ -181,10 +185,7 @@ def evaluate(
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
     found, expected = _references(references, predicted, layout, channel)
-    pairs = [
-        _Pair(stem, path, _reference_of(stem, path, found, references))
-        for stem, path in predicted.items()
-    ]
+    pairs = _pairs(predicted, found, references)
 
     folder = predictions if predictions.is_dir() else predictions.parent
     own, seen = _labels_file(folder), read_seen(folder)
@@ -218,7 +219,8 @@ def evaluate(
     if not rows:
         raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
-    evaluation = Evaluation(tuple(rows), names, unmatched, tuple(not_annotated))
+    alone = tuple(sorted(set(predicted) - set(found)))
+    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated))
     for path in outputs:
         write_text(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
     return evaluation
@@ -230,6 +232,7 @@ def summary_table(evaluation: Evaluation) -> Table:
         f"{len(ids)} {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
         for ids, what in (
             (evaluation.unmatched, "reference(s) without a prediction"),
+            (evaluation.without_reference, "prediction(s) without a reference"),
             (evaluation.not_annotated, "frame(s) without annotation"),
         )
         if ids
@@ -335,17 +338,16 @@ def _references(
     return references, dataset.labels
 
 
-def _reference_of(
-    stem: str, prediction: Path, found: dict[str, _Reference], place: Path
-) -> _Reference:
-    if stem not in found:
-        raise PosconError(
-            f"{prediction}: no reference named {stem!r} among the {len(found)} in {place}"
-        )
-    reference = found[stem]
-    if prediction.resolve() == reference.path.resolve():
-        raise PosconError(f"{prediction}: prediction and reference are the same file")
-    return reference
+def _pairs(predicted: dict[str, Path], found: dict[str, _Reference], place: Path) -> list[_Pair]:
+    """The predictions that have a reference, with it."""
+    pairs = [_Pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
+    if not pairs:
+        stem, path = next(iter(predicted.items()))
+        raise PosconError(f"{path}: no reference named {stem!r} among the {len(found)} in {place}")
+    for pair in pairs:
+        if pair.path.resolve() == pair.reference.path.resolve():
+            raise PosconError(f"{pair.path}: prediction and reference are the same file")
+    return pairs
 
 
 def _labels_file(folder: Path) -> LabelScheme | None:
@@ -439,6 +441,7 @@ def _json(evaluation: Evaluation) -> str:
         "summary": {"classes": classes, "mean": mean},
         "cases": [_record(row) for row in evaluation.rows],
         "unmatched": evaluation.unmatched,
+        "without_reference": evaluation.without_reference,
         "not_annotated": evaluation.not_annotated,
         "rules": RULES,
     }

@@ -150,7 +150,8 @@ def finetune(
         device: likewise.
         recipe: name, file or content of a recipe with a ``finetune`` section.
         settings: further ``key=value`` settings.
-        resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
+        resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
+            given.
 
     Returns:
         The model's file, ``RUN/model.safetensors``.
@@ -174,11 +175,11 @@ def finetune(
                 ("--seed", seed),
                 ("--recipe", recipe),
                 ("--set", tuple(settings)),
-                ("--device", device),
             ]
         )
         config = folder.resume("finetune")
-        chosen = validate(FinetuneSettings, config["settings"])
+        elsewhere = {} if device is None else {"device": device}
+        chosen = validate(FinetuneSettings, {**config["settings"], **elsewhere})
         roles = folder.resume_cases("finetune", opened)
         # once there is a checkpoint, the encoder's file is not needed any more
         init = config["inputs"]["init"] if folder.checkpoint is None else None
@@ -196,7 +197,8 @@ def finetune(
         )
         if init is None and chosen.start != "all":
             raise PosconError("setting start: has no effect without --init")
-        roles = _choose_roles(opened, cases, exclude, unlabelled, validation, labelled, chosen)
+        files = (cases, exclude, unlabelled, validation)
+        roles = _choose_roles(opened, *files, labelled, chosen, pretrained=init is not None)
         _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
@@ -298,10 +300,13 @@ def _choose_roles(
     validation: Path | str | None,
     labelled: int | None,
     chosen: FinetuneSettings,
+    *,
+    pretrained: bool,
 ) -> dict[str, list[CaseRecord]]:
     """Which cases are trained on, with and without labels, and which are validated on.
 
-    Never is a subject that is validated on trained on too.
+    Never is a subject that is validated on trained on too. After a pre-training ``exclude`` also
+    says what that may not have seen, so that it need not name any case that could be chosen here.
     """
     if not any(c.labelled for c in store.cases):
         raise PosconError(
@@ -313,14 +318,16 @@ def _choose_roles(
     pool = choose_cases(store, cases, None)
     rest = pool if unlabelled is None else choose_cases(store, unlabelled, None)
     if exclude is not None:
-        pool, rest = leave_out(store, exclude, pool, rest)
+        pool, rest = leave_out(store, exclude, pool, rest, needed=not pretrained)
     roles = {}
     if validation is not None:
-        watched = store.select(read_names(validation), where=str(validation))
-        without = [c.id for c in watched if not c.labelled]
-        if without:
-            raise PosconError(f"{validation}: case {without[0]} has no label map to validate on")
-        roles["validation"] = watched
+        names = read_names(validation)
+        watched = store.select(names, where=str(validation))
+        with_labels = {c.subject for c in watched if c.labelled}
+        for case in watched:  # of a subject that is named, only what is labelled can be meant
+            if not case.labelled and (case.id in names or case.subject not in with_labels):
+                raise PosconError(f"{validation}: case {case.id} has no label map to validate on")
+        roles["validation"] = [c for c in watched if c.labelled]
         subjects = {c.subject for c in watched}
         pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
     pool = [c for c in pool if c.labelled]

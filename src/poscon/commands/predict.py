@@ -1,6 +1,7 @@
 """``poscon predict``: scans in, label maps with the scans' own geometry out."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from poscon.engine.inference import (
 )
 from poscon.engines import usable_cores
 from poscon.errors import PosconError
-from poscon.leakage import add_seen, describe, read_entries, roles_by_pixels
+from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console, progress_bar
@@ -99,14 +100,14 @@ def predict(
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
     headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
-    if output.is_dir() or source.is_dir():
-        _write_labels_file(output, model)
+    folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
+    if folder is not None:
+        _write_labels_file(folder, model)
 
     def write(segmented: tuple[_Prepared, list[np.ndarray], Path]) -> None:
         prepared, classes, target = segmented
-        if (roles := model.seen.get(prepared.case.id)) and output.is_dir():
-            # before the label map, which says that this scan is done
-            add_seen(output, {prepared.case.id: roles})
+        if folder is not None:  # before the label map, which says that this scan is done
+            note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
         labels = model.label_map(prepared, classes)
         like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
         write_labels(target, labels, like)
@@ -285,7 +286,8 @@ def _folder_jobs(
     jobs = {}
     for case in chosen:
         if case.frame_index is not None and case.frame is not None:  # a frame, not a channel
-            case = replace(case, id=scan_stem(case.image), frame=None, frame_index=None)
+            series = re.sub(r"_frame\d+$", "", case.id)
+            case = replace(case, id=series, frame=None, frame_index=None)
         jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
     return list(jobs.values())
 

@@ -122,7 +122,8 @@ def pretrain(
         device: likewise.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further ``key=value`` settings.
-        resume: continue an interrupted run; nothing but ``run`` and ``store`` may be given.
+        resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
+            given.
 
     Returns:
         The encoder's file, ``RUN/encoder.safetensors``. A method that pre-trains the decoder too
@@ -144,11 +145,11 @@ def pretrain(
                 ("--seed", seed),
                 ("--recipe", recipe),
                 ("--set", tuple(settings)),
-                ("--device", device),
             ]
         )
         config = folder.resume("pretrain")
-        chosen = validate(PretrainSettings, config["settings"])
+        elsewhere = {} if device is None else {"device": device}
+        chosen = validate(PretrainSettings, {**config["settings"], **elsewhere})
         used = folder.resume_cases("pretrain", opened)["pretrain"]
     else:
         folder.check_new()

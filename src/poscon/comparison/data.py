@@ -56,6 +56,7 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     about = data.model_dump(mode="json", exclude={"folder"})  # a folder may move
     began = known.get(name, {})
     if not (store / MANIFEST).is_file():
+        write_json(path, {**known, name: {"data": about}})  # what the store is of, if it ends here
         prepare(
             folder,
             store,

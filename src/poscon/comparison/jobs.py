@@ -165,10 +165,10 @@ class _Builder:
         """
         if not self.pretrained:
             return "Nothing was pre-trained.", False
-        n_seen = sum(
-            len(shared_scans(self._of(f.test, labelled=True), {"": self._pretraining_cases(f)}))
-            for f in folds
-        )
+        n_seen = 0
+        for fold in folds:
+            known = {case.pixels_sha256 for case in self._pretraining_cases(fold)}
+            n_seen += sum(c.pixels_sha256 in known for c in self._of(fold.test, labelled=True))
         if self.plan.transductive:
             if not n_seen:
                 raise PosconError(

@@ -263,7 +263,18 @@ class Plan(Settings):
         """The settings of a fine-tuning likewise, from a start."""
         shared = self._shared("finetune", entry.method, size)
         # the network is that of the start, random starts included
-        shared["network"] = self.pretrain_settings(start, size).network.model_dump()
+        network = self.pretrain_settings(start, size).network.model_dump()
+        if self.network is None and merged(network, shared.get("network") or {}) != network:
+            raise PosconError(
+                "finetune.network of the recipe: has no effect, the network is that of the start; "
+                "give the plan's own network, which both trainings have"
+            )
+        shared["network"] = network
+        if start.method == NO_START and "start" in entry.settings:
+            raise PosconError(
+                f"finetuning {entry.name}: start has no effect from the random start {start.name}; "
+                "say with starts which ones it is for"
+            )
         ineffective = finetune.without_effect(entry.method)
         ineffective += ["start"] if start.method == NO_START else []
         shared = {k: v for k, v in shared.items() if k not in ineffective}
@@ -312,6 +323,8 @@ class Plan(Settings):
         for key in ("size", "precision"):
             if getattr(self, key) is not None:
                 shared[key] = getattr(self, key)
+        if shared["size"] == "auto":  # of the whole set, and not of the cases of a run
+            shared["size"] = size
         return shared
 
 

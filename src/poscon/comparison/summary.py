@@ -435,12 +435,26 @@ def protocol_lines(plan: Plan, program: Program) -> list[str]:
     drawn = "drawn" if plan.order == "random" else "the first of the list"
     return [
         program.protocol,
+        *_shared_pretraining(plan, program),
         f"{len(program.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
         f"on, each once a draw; labelled subjects are {drawn}, the fewer among the more, the same "
         "for all methods.",
         f"Seed {plan.seed}. {_budgets(program)} The model is the last state of its training; "
         "nothing is chosen by what is tested on.",
     ]
+
+
+def _shared_pretraining(plan: Plan, program: Program) -> list[str]:
+    """What the trainings have in common, as a sentence if it is anything."""
+    pretrainings = [job for job in program.jobs if job.command == "pretrain"]
+    if any(job.fold is None for job in pretrainings) and len(program.folds) * plan.draws > 1:
+        return [
+            "All folds and draws start from one pre-training of a method: no figure here says what "
+            "another one would change."
+        ]
+    if pretrainings and plan.draws > 1:
+        return ["The draws of a fold start from one pre-training of a method."]
+    return []
 
 
 def _budgets(program: Program) -> str:

@@ -99,7 +99,7 @@ def do(job: Job, place: Workplace) -> None:
 def _pretrain(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
     store = place.source or place.store
     if resume:
-        pretrain(store, folder, resume=True)
+        pretrain(store, folder, device=place.device, resume=True)
         return
     with _lists(place, job) as lists:
         pretrain(
@@ -113,7 +113,7 @@ def _pretrain(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
 
 def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
     if resume:
-        finetune(place.store, folder, resume=True)
+        finetune(place.store, folder, device=place.device, resume=True)
         return
     with _lists(place, job) as lists:
         finetune(

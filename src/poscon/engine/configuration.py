@@ -23,8 +23,8 @@ class TrainingSettings(Settings):
         seed: of every random choice, the draw of labelled subjects too.
         device: where to train.
         precision: ``auto``: bfloat16 where there is a GPU, else 32.
-        compile: let torch compile the networks; takes a minute or two at the start. Faster on a
-            GPU only: see docs/results.
+        compile: let torch compile the networks: half a minute to two at the start; faster on a
+            GPU only, see docs/results.
     """
 
     method: str

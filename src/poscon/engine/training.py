@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import time
 import warnings
 from collections import defaultdict
@@ -22,6 +23,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,7 +33,7 @@ from poscon.engine.inference import channels_last, choose_precision
 from poscon.engine.optimisation import EncoderRate, OptimiserSettings, build_optimiser
 from poscon.engine.run import CHECKPOINT, RunFolder
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import complete, write_text
 from poscon.methods import Method
 from poscon.progress import console, progress_bar
 from poscon.step import SliceBatch
@@ -101,6 +103,7 @@ def train(
                 save_on_train_epoch_end=True,
             ),
         ],
+        plugins=[_CompleteCheckpoints()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -123,6 +126,9 @@ def train(
             encoder_rate=encoder_rate,
         ),
     )
+    if rank() == 0:
+        for leftover in run.checkpoint_folder.glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     checkpoint = _readable_checkpoint(run)
     try:
         trainer.fit(
@@ -176,6 +182,22 @@ def _readable_checkpoint(run: RunFolder) -> Path | None:
         except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise PosconError(f"{run.checkpoint}: damaged; start the run anew") from error
     return run.checkpoint
+
+
+class _CompleteCheckpoints(TorchCheckpointIO):
+    """Puts a checkpoint in place when it is complete, on whatever file system it lies.
+
+    Lightning's own moves it there from the folder for temporary files, which is no more than a copy
+    over the last one where that is on another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with complete(Path(path)) as part:
+            part.write_bytes(content.getbuffer())
 
 
 class _Module(L.LightningModule):

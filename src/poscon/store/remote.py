@@ -90,8 +90,9 @@ class RemoteFolder:
 
         Args:
             name: of the file in the store.
-            content: a hash of what it holds, by which it is kept: a store that changes, or one
-                that is at two places, is not mistaken.
+            content: a hash of what it should hold, by which it is kept: a store that is replaced by
+                another, or one that is at two places, is not mistaken. That it does hold that is
+                not looked at, so a store must not be read while it is copied there.
 
         Returns:
             A :class:`RemoteArray`, which can be used as NumPy's.

@@ -34,15 +34,21 @@ def choose_cases(
 
 
 def leave_out(
-    store: Store, exclude: Path | str, *pools: Sequence[CaseRecord]
+    store: Store, exclude: Path | str, *pools: Sequence[CaseRecord], needed: bool = True
 ) -> list[list[CaseRecord]]:
     """Pools of cases without those of the subjects that a file names.
 
+    Args:
+        store: whose cases they are.
+        exclude: the file.
+        pools: of cases.
+        needed: whether the file has no other effect.
+
     Raises:
-        PosconError: a name that does not occur, or no pool has any of the subjects.
+        PosconError: a name that does not occur; or it is needed, and no pool has the subjects.
     """
     left_out = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
-    if not left_out & {c.subject for pool in pools for c in pool}:
+    if needed and not left_out & {c.subject for pool in pools for c in pool}:
         raise PosconError(f"{exclude}: has no effect, none of its subjects was chosen")
     return [[c for c in pool if c.subject not in left_out] for pool in pools]
 
