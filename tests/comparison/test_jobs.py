@@ -251,21 +251,15 @@ def test_an_automatic_size_is_the_same_whether_it_is_said_or_not(store: Path) ->
     assert {type(job.settings["size"]) for job in programs[0].jobs} == {int}
 
 
-def test_identical_scans_are_counted_once_each(store: Path) -> None:
+def test_identical_scans_are_counted_once_each(store: Path, tmp_path: Path) -> None:
     opened = Store(store)
     manifest = opened.manifest
     same = {"pixels_sha256": manifest.cases[0].pixels_sha256}
     cases = tuple(replace(c, **same) for c in manifest.cases[:2]) + manifest.cases[2:]
     opened.manifest = manifest.model_copy(update={"cases": cases})
-    names = [case.subject for case in cases]
-    folds = [{"train": names[2:], "test": names[:2]}]
-    for number, fold in enumerate(folds):
-        for part, subjects in fold.items():
-            (store / f"{part}{number}.txt").write_text("\n".join(subjects))
-    told = plan(
-        transductive=True, labelled=[1], folds=[{"train": "train0.txt", "test": "test0.txt"}]
-    )
-    protocol = make_program(told, opened, store).protocol
+    (tmp_path / "test.txt").write_text("\n".join(case.subject for case in cases[:2]))
+    told = plan(transductive=True, labelled=[1], folds=[{"test": "test.txt"}])
+    protocol = make_program(told, opened, tmp_path).protocol
     assert protocol.startswith("Transductive: pre-training saw 2 scans that are tested on")
 
 
