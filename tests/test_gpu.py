@@ -95,6 +95,22 @@ def test_slices_that_are_held_are_those_that_are_read(store: Path) -> None:
     assert torch.equal(batch.images.cpu(), read.centred(indices).images)
 
 
+def test_what_is_read_a_gpu_copies_by_itself(store: Path) -> None:
+    opened = Store(store)
+    readers = (SliceReader(opened, opened.cases, 44) for _ in range(2))
+    batches = LabelledBatches(next(readers), 8, 32, 10, 0.5, 0, 10, unlabelled=next(readers))
+    batches.pinned = True
+    batch, _, _ = next(iter(batches))
+    assert batch.unlabelled is not None
+    expected = batches.batch(0)
+    for part, same in ((batch, expected), (batch.unlabelled, expected.unlabelled)):
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                assert value.is_pinned(), name
+                assert torch.equal(value, getattr(same, name)), name
+    assert batch.labels is not None
+
+
 class MadeOnCpu(ViewMaker):
     """The same views wherever a batch is."""
 
@@ -181,7 +197,7 @@ def test_a_step_of_finetuning_does_not_wait(name: str, store: Path) -> None:
     batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10)
     network = UNet(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
     found = semisup.find_method(name)
-    check_no_wait(found(network, found.Settings(), 0, 0.0), batches, views)
+    check_no_wait(found(network, found.Settings(), 1, 0.99), batches, views)
 
 
 def test_the_loss_in_blocks_is_that_of_all_pairs() -> None:

@@ -19,7 +19,9 @@ class Method(nn.Module):
     """A loss, and the modules that it trains.
 
     A method knows nothing of disks, devices or other methods. What it carries from step to step
-    (a memory bank, a teacher) is buffers, so that a checkpoint has it.
+    (a memory bank, a teacher) is buffers, so that a checkpoint has it; a number that decides what a
+    step does is extra state, because a buffer is on the GPU, and to read it waits for all work
+    there.
     """
 
     class Settings(settings.Settings):

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +110,7 @@ class SliceReader:
             image, label = self.store.image(case)[number], self.store.label(case)[number]
             target = None
             if generator.random() < foreground:
-                pixels = np.flatnonzero(label)
+                pixels = np.flatnonzero(label != 0)  # many times as fast as of whole numbers
                 if len(pixels):
                     target = divmod(int(generator.choice(pixels)), label.shape[1])
             rows, columns = (
@@ -157,6 +159,17 @@ def step_seed(seed: int, step: int) -> int:
     return mix_seed(of_step, rank()) if n_processes() > 1 else of_step
 
 
+def _pinned(batch: SliceBatch) -> SliceBatch:
+    parts: dict[str, Any] = {
+        name: value.pin_memory()
+        for name, value in vars(batch).items()
+        if isinstance(value, torch.Tensor) and value.device.type == "cpu"
+    }
+    if batch.unlabelled is not None:
+        parts["unlabelled"] = _pinned(batch.unlabelled)
+    return replace(batch, **parts)
+
+
 class Batches(IterableDataset):
     """The batches of all steps of a run; iterating gives those of the next chunk.
 
@@ -165,7 +178,8 @@ class Batches(IterableDataset):
     Attributes:
         steps_done: asked how many steps of the run are done whenever iteration starts. Asking
             beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
-        pinned: whether images are read into memory from which a GPU copies by itself.
+        pinned: whether batches are read into memory from which a GPU copies by itself. From other
+            memory it first ends what it is doing, and is then waited for.
     """
 
     def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
@@ -199,10 +213,7 @@ class Batches(IterableDataset):
 
     def _read(self, step: int) -> SliceBatch:
         batch = self.batch(step)
-        for part in (batch, batch.unlabelled):
-            if self.pinned and part is not None and part.images.device.type == "cpu":
-                part.images = part.images.pin_memory()
-        return batch
+        return _pinned(batch) if self.pinned else batch
 
     def batch(self, step: int) -> SliceBatch:
         raise NotImplementedError

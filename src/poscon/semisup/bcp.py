@@ -163,15 +163,13 @@ class BidirectionalCopyPaste(FinetuneMethod):
     uses_unlabelled = True
     smallest_batch = 2
 
-    self_training: Tensor
-
     def __init__(
         self, network: UNet, loss: Settings, deep_supervision: int = 0, average: float = 0.0
     ) -> None:
         super().__init__(network, loss, deep_supervision, average)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
-        self.register_buffer("self_training", torch.zeros((), dtype=torch.bool))
+        self.self_training = False
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if (total_steps - 1) / total_steps < self.loss.pretraining:
@@ -218,10 +216,16 @@ class BidirectionalCopyPaste(FinetuneMethod):
         """What the teacher sees in (B, 1, H, W) images: (B, H, W), by Eq. 3 of the paper."""
         if not self.self_training:
             self.teacher.network.load_state_dict(self.network.state_dict())
-            self.self_training.fill_(True)
+            self.self_training = True
         return largest_components(self.teacher(images).argmax(dim=1))
 
     def after_step(self) -> None:
         super().after_step()
         if self.self_training:
             self.teacher.update(self.network)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.self_training)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.self_training = bool(state)

@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from poscon.networks.unet import UNet
 
@@ -25,25 +26,32 @@ class Teacher(nn.Module):
         decay: of the average, a.
     """
 
-    step: Tensor
-
     def __init__(self, student: UNet, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.network = copy.deepcopy(student).requires_grad_(False)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.steps = 0  # a number and no buffer: to read one waits for a GPU
 
     @torch.no_grad()
     def update(self, student: UNet) -> None:
         """Take in the student's weights; call it after each step of the optimiser."""
-        a = min(self.decay, 1 - 1 / (int(self.step) + 1))
+        a = min(self.decay, 1 - 1 / (self.steps + 1))
         theirs = student.state_dict()
+        averaged, current = [], []
         for name, value in self.network.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(theirs[name], 1 - a)
+                averaged.append(value)
+                current.append(theirs[name])
             else:
                 value.copy_(theirs[name])
-        self.step += 1
+        get_ema_multi_avg_fn(a)(averaged, current, self.steps)
+        self.steps += 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
