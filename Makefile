@@ -25,12 +25,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/poscon demo
 
-# On a CPU everywhere: a GPU rounds otherwise, and in an order that changes.
+# On a CPU everywhere: a GPU rounds otherwise, and in an order that changes. A process a core, each
+# with one thread: threads that wait for each other would lose more than they gain.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto \
+	--maxprocesses 8 --dist loadfile
+
 test: setup check
-	@CUDA_VISIBLE_DEVICES= $(BIN)/pytest
+	@$(PYTEST)
 
 test-slow: setup
-	@CUDA_VISIBLE_DEVICES= $(BIN)/pytest -m slow
+	@$(PYTEST) -m slow
 
 test-gpu: setup
 	@$(BIN)/pytest tests/test_gpu.py

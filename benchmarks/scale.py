@@ -17,15 +17,17 @@ the files' pages were dropped before (posix_fadvise), so that each slice comes f
 most do when a store is much larger than memory. What came from the disk is the kernel's own count
 for this process. ``--batches``: a large store is a small one whose cases are listed many times.
 ``--streaming``: pre-training on a store that is larger than the memory that the process may use, in
-turn with one that fits; the limit is set from outside, on a control group, as a container or a
-scheduler does it. Slices of 256 x 256, PCL with the default settings. ``--prepare``: up to all
-cores; with the start of the processes.
+turn with one that fits (each turn is told at once, on standard error); the limit is set from
+outside, on a control group, as a container or a scheduler does it. Slices of 256 x 256, PCL with
+the default settings. On a GPU (``--device cuda``) also with all slices of the small one held there.
+``--prepare``: up to all cores; with the start of the processes.
 """
 
 import argparse
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,6 +42,7 @@ import torch
 
 from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.engine.data import SliceReader, UnlabelledBatches
+from poscon.engine.inference import choose_device
 from poscon.engine.timing import Training, time_loop
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
@@ -58,7 +61,7 @@ from poscon.store.store import (
 )
 
 BATCH = 64
-STREAMED_STEPS = 20
+HELD = "held on the GPU"
 
 
 def main() -> None:
@@ -74,6 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=2000, help="of the largest store")
     parser.add_argument("--size", type=int, default=64, help="pixels of a view, for --streaming")
+    parser.add_argument("--steps", type=int, default=20, help="of a round of --streaming")
+    parser.add_argument("--device", default="cpu", help="of --streaming: cpu, cuda or auto")
     arguments = parser.parse_args()
     wanted = (arguments.opening, arguments.reading, arguments.batches, arguments.streaming)
     if not any(wanted) and arguments.prepare is None:
@@ -93,7 +98,7 @@ def main() -> None:
         if arguments.batches:
             batches(folder, arguments.rounds)
         if arguments.streaming:
-            streaming(folder, arguments.rounds, arguments.megabytes, arguments.size)
+            streaming(folder, arguments)
         if arguments.prepare:
             preparing(folder, arguments.rounds, arguments.prepare)
 
@@ -212,28 +217,34 @@ def epoch_seconds(reader: SliceReader, rounds: int) -> tuple[float, float]:
     return max(0.0, statistics.median(first) - batch), batch
 
 
-def streaming(folder: Path, rounds: int, megabytes: int, size: int) -> None:
+def streaming(folder: Path, arguments: argparse.Namespace) -> None:
     """The training loop's slices a second, on a store in memory and on one from the disk."""
     keep_freed_memory()  # as the command line does
+    device, steps = choose_device(arguments.device), arguments.steps
     shape = (100, 256, 256)
     case_mb = 2 * math.prod(shape) / 1e6
+    small = folder / "small", max(2, round(usable_memory() / 1e6 / 20 / case_mb))
     stores = {
-        "in memory": (folder / "small", max(2, round(usable_memory() / 1e6 / 20 / case_mb))),
-        "larger than memory": (folder / "large", round(megabytes / case_mb)),
+        "in memory": small,
+        "larger than memory": (folder / "large", round(arguments.megabytes / case_mb)),
     }
     for path, cases in stores.values():
         write_store(path, cases, shape, arrays=True)
+    if device == "cuda":
+        stores[HELD] = small
     spent: dict[str, list[tuple[float, float]]] = {row: [] for row in stores}
-    for _ in range(rounds):
+    for _ in range(arguments.rounds):
         for row, (path, _) in stores.items():
-            training = pretraining(Store(path), size)
+            training = pretraining(Store(path), arguments.size, device, held=row == HELD)
             before = read_from_disk_mb()
-            seconds = time_loop(training, STREAMED_STEPS)
+            seconds = time_loop(training, steps)
             read = read_from_disk_mb() - before  # of both chunks, the first of which is not timed
-            spent[row].append((BATCH / seconds, read / (2 * STREAMED_STEPS * BATCH)))
+            spent[row].append((BATCH / seconds, read / (2 * steps * BATCH)))
+            print(f"{row}: {spent[row][-1][0]:.0f} slices a second", file=sys.stderr, flush=True)
     print(
-        f"at most {usable_memory() / 1e6:.0f} MB of memory; views of {size} x {size}, "
-        f"a slice: {case_mb / shape[0]:.2f} MB; {STREAMED_STEPS} steps of {BATCH} a round"
+        f"{device}; at most {usable_memory() / 1e6:.0f} MB of memory; views of "
+        f"{arguments.size} x {arguments.size}, a slice: {case_mb / shape[0]:.2f} MB; "
+        f"{steps} steps of {BATCH} a round"
     )
     print("| store | MB | slices a second | relative | MB from the disk, a slice | the rounds |")
     print("|---|---|---|---|---|---|")
@@ -247,10 +258,12 @@ def streaming(folder: Path, rounds: int, megabytes: int, size: int) -> None:
         )
 
 
-def pretraining(store: Store, size: int) -> Training:
+def pretraining(store: Store, size: int, device: str, *, held: bool) -> Training:
     chosen = PretrainSettings(batch=BATCH)
-    learner, _, views, batches = assemble(chosen, store, store.cases, size)
-    return Training(learner, views, batches, chosen.optimiser, "cpu", "32")
+    learner, reader, views, batches = assemble(chosen, store, store.cases, size)
+    if held:
+        reader.hold(device)
+    return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
 
 
 def preparing(folder: Path, rounds: int, source: Path) -> None:

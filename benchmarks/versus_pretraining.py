@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmarks]'
     python benchmarks/versus_pretraining.py [--sizes 128 256 352 512] [--threads 2] [--variants]
+                                            [--workers 8 16] [--device cuda] [--against published]
 
 The same network, slices, slices a step and cores; what else is the same, and what differs, is in
 docs/explanation/speed.md. For each size: views a second on one core (reading included, no
@@ -46,6 +47,7 @@ from poscon.store.store import Store
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 OURS = "poscon"
+OTHERS = ("published", "MONAI", "TorchIO")
 PUBLISHED_OPTIMISER = OptimiserSettings(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-5)
 
 
@@ -73,9 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=positive, nargs="+", default=[128, 256, 352, 512])
     parser.add_argument("--batch", type=positive, default=8, help="slices a step")
     parser.add_argument("--width", type=positive, default=16, help="of the network")
+    parser.add_argument("--against", nargs="+", default=OTHERS, choices=OTHERS)
     parser.add_argument("--volumes", type=positive, default=8)
     parser.add_argument("--depth", type=positive, default=16, help="slices a volume")
     parser.add_argument("--threads", type=positive, default=usable_cores())
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        nargs="+",
+        help="processes that make views for the others (default: 0, half the cores, all)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="a measurement, a step at least")
@@ -115,7 +124,7 @@ def pipelines(
 ) -> dict[str, Pipeline]:
     """The published one, and poscon's with views by itself, by MONAI and by TorchIO."""
     device, threads = arguments.device, arguments.threads
-    workers = sorted({0, (threads + 1) // 2, threads})
+    workers = sorted(set(arguments.workers or (0, (threads + 1) // 2, threads)))
 
     def theirs(training: Training, library: Any, *, keeps_memory: bool = True) -> Pipeline:
         dataset = library.SliceViews(reader, views.size, views.settings)
@@ -136,11 +145,14 @@ def pipelines(
         bf16=False,
         optimiser=PUBLISHED_OPTIMISER,
     )
+    others: dict[str, Callable[[], Pipeline]] = {
+        "published": lambda: theirs(as_published, published, keeps_memory=False),
+        "MONAI": lambda: theirs(our_training(ready, arguments), with_monai),
+        "TorchIO": lambda: theirs(our_training(ready, arguments), with_torchio),
+    }
     return {
         OURS: Pipeline(our_training(views, arguments), our_batches(reader, arguments)),
-        "published": theirs(as_published, published, keeps_memory=False),
-        "MONAI": theirs(our_training(ready, arguments), with_monai),
-        "TorchIO": theirs(our_training(ready, arguments), with_torchio),
+        **{name: others[name]() for name in arguments.against},
     }
 
 
@@ -158,6 +170,7 @@ def our_training(
 
 
 def our_batches(reader: SliceReader, arguments: argparse.Namespace) -> Callable[[int], Batches]:
+    reader.hold_if_it_fits(arguments.device)  # as `poscon pretrain` does
     batches = UnlabelledBatches(reader, arguments.batch, ENDLESS, 0, ENDLESS)
     return lambda workers: StoreBatches(batches)
 

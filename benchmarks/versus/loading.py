@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from poscon.engine.data import UnlabelledBatches
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings
+from versus.measuring import give_back_freed_memory
 
 ENDLESS = 10**6
 """Steps: more than are ever measured."""
@@ -32,6 +33,8 @@ class ReadyViews(ViewMaker):
 
 class StoreBatches:
     """poscon's batches, made when they are asked for."""
+
+    ahead = 0
 
     def __init__(self, batches: UnlabelledBatches) -> None:
         self.batches = (batches.batch(step) for step in count())
@@ -61,6 +64,9 @@ class LoadedBatches:
         workers: processes; 0: batches are made when they are asked for.
         init_worker: called in each worker at its start.
         pin: whether batches are for a GPU.
+
+    Attributes:
+        ahead: how many batches are made ahead.
     """
 
     def __init__(
@@ -81,7 +87,9 @@ class LoadedBatches:
             multiprocessing_context="fork" if workers else None,
             pin_memory=pin,
         )
+        self.ahead = workers * (loader.prefetch_factor or 0)
         others = active_children()
+        give_back_freed_memory()
         self.batches = iter(loader)
         self.workers = [process for process in active_children() if process not in others]
         self._signal(signal.SIGSTOP)

@@ -1,6 +1,7 @@
 """Measuring side by side: in turn, on the same cores, medians over the rounds."""
 
 import argparse
+import ctypes
 import os
 import statistics
 import sys
@@ -63,17 +64,21 @@ def cores(n: int) -> Iterator[None]:
 
 
 def rate(
-    work: Callable[[], object], seconds: float, finish: Callable[[], object] = lambda: None
+    work: Callable[[], object],
+    seconds: float,
+    finish: Callable[[], object] = lambda: None,
+    least: int = 1,
 ) -> float:
-    """How often a second ``work`` is done: once at least, else as often as begins in ``seconds``.
+    """How often a second ``work`` is done.
 
     Args:
         work: what is measured.
         seconds: about how long.
         finish: waits for what has been begun only; its time counts.
+        least: how often it is done at least, however long that takes.
     """
     times, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds or not times:
+    while time.perf_counter() - started < seconds or times < least:
         work()
         times += 1
     finish()
@@ -81,17 +86,32 @@ def rate(
 
 
 def interleaved(measures: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key, list[float]]:
-    """Take every measure once a round, in turn, so that a slow minute meets all of them."""
+    """Take every measure once a round, in turn, so that a slow minute meets all of them.
+
+    Each is told at once on standard error, as a run that is stopped prints no table.
+    """
     found: dict[Key, list[float]] = {name: [] for name in measures}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, measure in measures.items():
             found[name].append(measure())
+            print(
+                f"round {number} of {rounds}: {name}: {found[name][-1]:.4g} times a second",
+                file=sys.stderr,
+                flush=True,
+            )
     return found
 
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> float:
     """The median over the rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(rates, others, strict=True))
+
+
+def give_back_freed_memory() -> None:
+    """To the system, whatever is kept: a process that is forked now would hold on to a copy."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
 
 
 def versions(*packages: str) -> str:

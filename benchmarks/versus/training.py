@@ -65,9 +65,12 @@ class Training:
     def per_second(
         self, work: Callable[[Batches], None], batches: Batches, seconds: float
     ) -> float:
-        """How often a second ``work``, a step or the making of views, is done."""
+        """How often a second ``work``, a step or the making of views, is done.
+
+        As often at least as batches are made ahead, else it is they that are used up.
+        """
         with batches.running(), cores(self.threads) if self.threads else nullcontext():
-            return rate(partial(work, batches), seconds, self._finish)
+            return rate(partial(work, batches), seconds, self._finish, max(1, batches.ahead))
 
     def _moved(self, batch: SliceBatch) -> SliceBatch:
         """Images in single precision, and positions, where the network is."""
