@@ -4,11 +4,10 @@
     python benchmarks/scale.py --reading [--megabytes 2000]
     python benchmarks/scale.py --batches
     systemd-run --scope -p MemoryMax=2G python benchmarks/scale.py --streaming --megabytes 8000
-    python benchmarks/scale.py --prepare SOURCE
+    python benchmarks/scale.py --prepare [SOURCE] [--megabytes 600]
 
 Each prints a table; several may be asked for at once. Stores are synthetic, in a temporary folder
-within ``--folder``, which says whose disk is measured; SOURCE is a folder of scans that
-``poscon prepare`` reads. One thread. Medians over ``--rounds``.
+within ``--folder``, which says whose disk is measured. One thread. Medians over ``--rounds``.
 
 ``--opening``: manifests of cases of 300 slices, without arrays, each opened in a process of its
 own. ``--reading``: 64 random slices of 512 x 512 a round, arrays newly opened, as local files and
@@ -20,13 +19,16 @@ for this process. ``--batches``: a large store is a small one whose cases are li
 turn with one that fits (each turn is told at once, on standard error); the limit is set from
 outside, on a control group, as a container or a scheduler does it. Slices of 256 x 256, PCL with
 the default settings. On a GPU (``--device cuda``) also with all slices of the small one held there.
-``--prepare``: up to all cores; with the start of the processes.
+``--prepare``: the command, start and all, with 1, 2, 4, ... processes up to all cores, on a folder
+of scans, or on scans of 100 slices of 512 x 512 that are made; resampled to 1 mm.
 """
 
 import argparse
 import math
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +39,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -46,7 +49,6 @@ from poscon.engine.inference import choose_device
 from poscon.engine.timing import Training, time_loop
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
-from poscon.store.prepare import prepare
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
 from poscon.store.store import (
     MANIFEST,
@@ -62,6 +64,7 @@ from poscon.store.store import (
 
 BATCH = 64
 HELD = "held on the GPU"
+MADE = Path()  # no folder is given
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def main() -> None:
     parser.add_argument("--reading", action="store_true")
     parser.add_argument("--batches", action="store_true")
     parser.add_argument("--streaming", action="store_true")
-    parser.add_argument("--prepare", type=Path, metavar="SOURCE")
+    parser.add_argument("--prepare", nargs="?", const=MADE, type=Path, metavar="SOURCE")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=2000, help="of the largest store")
@@ -100,7 +103,10 @@ def main() -> None:
         if arguments.streaming:
             streaming(folder, arguments)
         if arguments.prepare:
-            preparing(folder, arguments.rounds, arguments.prepare)
+            source = arguments.prepare
+            if source == MADE:
+                source = write_scans(folder / "scans", arguments.megabytes)
+            preparing(folder, arguments.rounds, source)
 
 
 def opening(folder: Path, rounds: int) -> None:
@@ -270,21 +276,37 @@ def preparing(folder: Path, rounds: int, source: Path) -> None:
     """Volumes a second by the number of processes, in turn."""
     cores = os.cpu_count() or 1
     counts = [2**i for i in range(cores.bit_length()) if 2**i <= cores]
-    spent: dict[int, list[float]] = {count: [] for count in counts}
     volumes = 0
-    for turn in range(rounds):
+    spent: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
         for count in counts:
-            target = folder / f"prepared-{turn}-{count}"
-            seconds, store = timed(partial(prepare, source, target, processes=count))
-            volumes = len(store.cases)
+            store = folder / "prepared"
+            command = [sys.executable, "-m", "poscon", "prepare", str(source), str(store)]
+            command += ["--spacing", "1", "--processes", str(count)]
+            seconds, _ = timed(partial(subprocess.run, command, check=True, capture_output=True))
+            volumes = len(Store(store).cases)
             spent[count].append(volumes / seconds)
-    print(f"{volumes} volumes of {source.name}, {cores} cores")
-    print("| processes | volumes a second | relative |")
-    print("|---|---|---|")
-    alone = statistics.median(spent[1])
+            shutil.rmtree(store)
+    print(f"{volumes} volumes, {cores} cores")
+    print("| processes | volumes a second | relative | the rounds |")
+    print("|---|---|---|---|")
     for count, rates in spent.items():
-        rate = statistics.median(rates)
-        print(f"| {count} | {rate:.2f} | {rate / alone:.2f} |")
+        turns = [rate / alone for rate, alone in zip(rates, spent[1], strict=True)]
+        print(
+            f"| {count} | {statistics.median(rates):.2f} | {statistics.median(turns):.2f} "
+            f"| {', '.join(f'{turn:.2f}' for turn in turns)} |"
+        )
+
+
+def write_scans(folder: Path, megabytes: int) -> Path:
+    """Compressed scans of noise, of so many megabytes when they are read."""
+    folder.mkdir()
+    shape = (512, 512, 100)
+    for number in range(max(2, round(megabytes * 1e6 / (2 * math.prod(shape))))):
+        voxels = np.random.default_rng(number).integers(-500, 500, shape, np.int16)
+        scan = nib.Nifti1Image(voxels, np.diag([0.75, 0.75, 5.0, 1.0]))
+        nib.save(scan, folder / f"{case_name(number)}.nii.gz")
+    return folder
 
 
 def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: bool) -> None:

@@ -329,7 +329,7 @@ def variants(views: ViewMaker, arguments: argparse.Namespace) -> dict[str, Train
     """The step as it is, first, and with one thing changed."""
     usual, first, compiled = (our_training(views, arguments) for _ in range(3))
     first.method.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    compiled.method.encoder.compile()
+    compiled.method.encoder.compile(dynamic=False)
     found = {
         "as it is": usual,
         "channels first": first,

@@ -45,6 +45,12 @@ def test_ratio_is_taken_within_a_round() -> None:
     assert ratio([10, 1, 30], [5, 0.5, 10]) == 2
 
 
+def test_rate_is_of_as_many_as_are_asked_for() -> None:
+    done: list[str] = []
+    assert rate(lambda: done.append("work"), 0, least=3) > 0
+    assert done == ["work"] * 3
+
+
 def test_rate_counts_what_was_finished() -> None:
     done: list[str] = []
     assert rate(lambda: done.append("work"), 0, lambda: done.append("finish")) > 0

@@ -53,10 +53,24 @@ def test_every_pipeline_is_in_the_tables(capsys: pytest.CaptureFixture[str]) -> 
         assert sum("(best)" in number for number in workers) == 2
 
 
+@pytest.mark.usefixtures("no_processes_left")
+def test_some_pipelines_with_some_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    versus_pretraining.main(
+        ["--sizes", "32", "--against", "published", "--workers", "1", "2", *TINY]
+    )
+    printed, told = capsys.readouterr()
+    for text in ("| poscon | 0 ", "| published | 1 ", "| published | 2 "):
+        assert text in printed
+    assert "MONAI |" not in printed
+    assert "TorchIO |" not in printed
+    assert "round 1 of 1: ('published', 2): " in told
+
+
 @pytest.mark.slow
 def test_variants_of_the_step_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    versus_pretraining.main(["--sizes", "32", "--variants", *TINY])
+    versus_pretraining.main(["--sizes", "32", "48", "--variants", *TINY])
     printed = capsys.readouterr().out
+    assert "not possible" not in printed  # to compile for a second size, say
     for variant in (
         "as it is",
         "channels first",

@@ -149,6 +149,28 @@ def test_resumed_equals_uninterrupted(
     assert roles(whole) == roles(broken)
 
 
+def test_what_is_trained_is_compiled_and_what_is_looked_at_is_not(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices of validation cases have other shapes; so has the second run, in the same process."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        compiled.append(max(len(x) for x in inputs if x.ndim == 4 and x.shape[1] in (1, 4)))
+        return graph.forward
+
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda part, **how: usual(part, backend=backend, **how)
+    )
+    (tmp_path / "watch.txt").write_text("phantom_004\n")
+    for name, batch in (("first", 8), ("second", 6)):
+        settings = [*SMALL, "compile=true", "checkpoint_every=2", f"batch={batch}"]
+        run = tmp_path / name
+        finetune(store, run, iterations=4, validation=tmp_path / "watch.txt", settings=settings)
+    assert len(compiled) == 4, "an encoder and a decoder in each run"
+
+
 def test_a_row_and_a_look_at_the_validation_cases_every_so_many_steps(
     store: Path, tmp_path: Path
 ) -> None:

@@ -400,6 +400,25 @@ def test_a_sampler_that_is_not_known(store: Path, tmp_path: Path) -> None:
         pretrain(store, tmp_path / "run", settings=[*TINY, "sampler=even"])
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision", "told"),
+    [("AVX2", "bf16", True), ("AVX2", "32", False), ("AVX512", "bf16", False)],
+)
+def test_a_cpu_that_does_not_multiply_in_bfloat16(
+    capability: str,
+    precision: str,
+    told: bool,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    settings = [*TINY, f"precision={precision}"]
+    pretrain(store, tmp_path / "run", epochs=1, settings=settings)
+    assert ("does not multiply in bfloat16" in capsys.readouterr().out) == told
+
+
 @pytest.mark.slow
 def test_compiled_equals_eager(store: Path, tmp_path: Path) -> None:
     for compiled in ("true", "false"):

@@ -35,12 +35,14 @@ from poscon.engine.run import CHECKPOINT, RunFolder
 from poscon.errors import PosconError
 from poscon.files import complete, write_text
 from poscon.methods import Method
+from poscon.networks.unet import Decoder, Encoder
 from poscon.progress import console, progress_bar
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker
 
 AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 
+_NO_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 _NOISE = (
     ".*does not have many workers.*",
     ".*`IterableDataset` has `__len__` defined.*",
@@ -83,6 +85,13 @@ def train(
         encoder_rate: how fast it learns; None: as fast as all.
         after_chunk: called after each chunk with its row of metrics.csv; returns further values.
     """
+    bfloat16 = choose_precision(precision, device) == "bf16"
+    if bfloat16 and device == "cpu" and torch.backends.cpu.get_cpu_capability() in _NO_BFLOAT16:
+        console.print(
+            "note: precision bf16: this CPU does not multiply in bfloat16, so that a step takes "
+            "many times as long; leave it out (poscon bench measures it)",
+            soft_wrap=True,
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
@@ -90,7 +99,7 @@ def train(
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         **_placement(device),
-        precision="bf16-mixed" if choose_precision(precision, device) == "bf16" else "32-true",
+        precision="bf16-mixed" if bfloat16 else "32-true",
         max_epochs=batches.chunks,
         gradient_clip_val=optimiser.clip,
         logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
@@ -152,9 +161,14 @@ def train(
 
 
 def compile_networks(method: Method) -> None:
-    """Let torch compile what a method trains, in place: names of weights stay as they are."""
-    for part in method.children():
-        part.compile()
+    """Let torch compile what a method trains, in place: names of weights stay as they are.
+
+    Encoders and decoders by themselves, as a method may go through a network half by half; for the
+    one shape that a training has, so that a network of another shape is compiled anew.
+    """
+    for part in method.modules():
+        if isinstance(part, Encoder | Decoder):
+            part.compile(dynamic=False)
 
 
 def _placement(device: str) -> dict[str, Any]:
@@ -297,7 +311,8 @@ class _Chunks(Callback):
         if rank() > 0:
             return
         if self.after_chunk is not None:
-            row |= self.after_chunk(row)
+            with torch.compiler.set_stance("force_eager"):  # slices of any shape, once each
+                row |= self.after_chunk(row)
         self.metrics.append(row)
         assert trainer.logger is not None
         trainer.logger.log_metrics(
