@@ -155,7 +155,7 @@ def test_the_result_is_the_average_after_every_step(
     finetune(store, run, method=name, labelled=2, iterations=12, settings=[*FINETUNE, *settings])
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     state = checkpoint["state_dict"]
-    assert int(state[f"method.{averaged}.step"]) == 12
+    assert int(state[f"method.{averaged}._extra_state"]) == 12
     result = read_weights(run / "model.safetensors")[0]
     for tensor, value in result.items():
         assert torch.equal(value, state[f"method.{averaged}.network.{tensor}"]), tensor

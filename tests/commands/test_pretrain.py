@@ -152,6 +152,37 @@ def test_resumed_equals_uninterrupted(
     assert (broken / "diagnostics.png").read_bytes() == picture
 
 
+def renamed(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"] = {f"old.{k}": value for k, value in content["state_dict"].items()}
+    torch.save(content, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-2000]), r"last\.ckpt: damaged; start"),
+        (lambda path: torch.save({}, path), r"last\.ckpt: damaged; start"),
+        (renamed, r"last\.ckpt: written by another version of poscon"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_one_line(
+    change: Callable[[Path], None],
+    message: str,
+    store: Path,
+    tmp_path: Path,
+    power_cut: Callable[..., AbstractContextManager[None]],
+) -> None:
+    run = tmp_path / "run"
+    with power_cut(PositionalContrast, 9):
+        pretrain(store, run, epochs=2, settings=TINY)
+    change(run / "checkpoints" / "last.ckpt")
+    content = (run / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(PosconError, match=message):
+        pretrain(store, run, resume=True)
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
 def test_a_run_goes_on_where_there_is_no_gpu(
     store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
@@ -416,7 +447,7 @@ def test_a_cpu_that_does_not_multiply_in_bfloat16(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     settings = [*TINY, f"precision={precision}"]
     pretrain(store, tmp_path / "run", epochs=1, settings=settings)
-    assert ("does not multiply in bfloat16" in capsys.readouterr().out) == told
+    assert ("does not multiply in bfloat16" in capsys.readouterr().err) == told
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def train(
     if rank() == 0:
         for leftover in run.checkpoint_folder.glob(".writing-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-    checkpoint = _readable_checkpoint(run)
+    checkpoint = _readable_checkpoint(run, module)
     try:
         trainer.fit(
             module,
@@ -184,17 +184,24 @@ def _placement(device: str) -> dict[str, Any]:
     }
 
 
-def _readable_checkpoint(run: RunFolder) -> Path | None:
-    """The run's checkpoint, if it has one, found to be whole.
+def _readable_checkpoint(run: RunFolder, module: nn.Module) -> Path | None:
+    """The run's checkpoint, if it has one, found to be whole and of this training.
 
     Raises:
-        PosconError: it is damaged.
+        PosconError: it is damaged, or holds other things than the module does.
     """
-    if run.checkpoint is not None:
-        try:
-            torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise PosconError(f"{run.checkpoint}: damaged; start the run anew") from error
+    if run.checkpoint is None:
+        return None
+    try:
+        content = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        names = content["state_dict"].keys()
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise PosconError(f"{run.checkpoint}: damaged; start the run anew") from error
+    if names != module.state_dict().keys():
+        raise PosconError(
+            f"{run.checkpoint}: written by another version of poscon, which called its parts "
+            "otherwise; start the run anew, or end it with that version"
+        )
     return run.checkpoint
 
 
