@@ -64,7 +64,7 @@ from poscon.store.store import (
 
 BATCH = 64
 HELD = "held on the GPU"
-MADE = Path()  # no folder is given
+MADE = "scans that are made"
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--reading", action="store_true")
     parser.add_argument("--batches", action="store_true")
     parser.add_argument("--streaming", action="store_true")
-    parser.add_argument("--prepare", nargs="?", const=MADE, type=Path, metavar="SOURCE")
+    parser.add_argument("--prepare", nargs="?", const=MADE, metavar="SOURCE")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=2000, help="of the largest store")
@@ -103,10 +103,9 @@ def main() -> None:
         if arguments.streaming:
             streaming(folder, arguments)
         if arguments.prepare:
-            source = arguments.prepare
-            if source == MADE:
-                source = write_scans(folder / "scans", arguments.megabytes)
-            preparing(folder, arguments.rounds, source)
+            made = arguments.prepare == MADE
+            source = write_scans(folder / "scans", arguments.megabytes) if made else None
+            preparing(folder, arguments.rounds, source or Path(arguments.prepare))
 
 
 def opening(folder: Path, rounds: int) -> None:
@@ -283,7 +282,9 @@ def preparing(folder: Path, rounds: int, source: Path) -> None:
             store = folder / "prepared"
             command = [sys.executable, "-m", "poscon", "prepare", str(source), str(store)]
             command += ["--spacing", "1", "--processes", str(count)]
-            seconds, _ = timed(partial(subprocess.run, command, check=True, capture_output=True))
+            seconds, done = timed(partial(subprocess.run, command, stdout=subprocess.DEVNULL))
+            if done.returncode:
+                sys.exit(done.returncode)  # it has said why
             volumes = len(Store(store).cases)
             spent[count].append(volumes / seconds)
             shutil.rmtree(store)

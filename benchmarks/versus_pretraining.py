@@ -28,6 +28,7 @@ from versus.loading import ENDLESS, Batches, LoadedBatches, ReadyViews, StoreBat
 from versus.measuring import (
     cores,
     interleaved,
+    not_negative,
     positive,
     print_table,
     ratio,
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=positive, default=usable_cores())
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=not_negative,
         nargs="+",
         help="processes that make views for the others (default: 0, half the cores, all)",
     )
@@ -119,41 +120,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(["pipeline", *map(str, arguments.sizes)], [[n, *r] for n, r in ratios.items()])
 
 
-def pipelines(
-    reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
-) -> dict[str, Pipeline]:
-    """The published one, and poscon's with views by itself, by MONAI and by TorchIO."""
+def build_pipeline(
+    name: str, reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
+) -> Pipeline:
+    """The published one, or poscon's with views by itself, by MONAI or by TorchIO."""
+    if name == OURS:
+        return Pipeline(our_training(views, arguments), our_batches(reader, arguments))
     device, threads = arguments.device, arguments.threads
     workers = sorted(set(arguments.workers or (0, (threads + 1) // 2, threads)))
 
-    def theirs(training: Training, library: Any, *, keeps_memory: bool = True) -> Pipeline:
-        dataset = library.SliceViews(reader, views.size, views.settings)
-        return Pipeline(
-            training,
-            lambda n: LoadedBatches(
-                dataset, arguments.batch, n, init_worker=library.init_worker, pin=device == "cuda"
-            ),
-            workers,
-            keeps_memory,
-        )
-
+    library: Any = {"published": published, "MONAI": with_monai, "TorchIO": with_torchio}[name]
     ready = ReadyViews(views.size)
-    as_published = Training(
-        contrast(arguments.width, published.PublishedContrast),
-        ready,
-        device=device,
-        bf16=False,
-        optimiser=PUBLISHED_OPTIMISER,
+    if library is published:
+        training = Training(
+            contrast(arguments.width, published.PublishedContrast),
+            ready,
+            device=device,
+            bf16=False,
+            optimiser=PUBLISHED_OPTIMISER,
+        )
+    else:
+        training = our_training(ready, arguments)
+    dataset = library.SliceViews(reader, views.size, views.settings)
+    return Pipeline(
+        training,
+        lambda n: LoadedBatches(
+            dataset, arguments.batch, n, init_worker=library.init_worker, pin=device == "cuda"
+        ),
+        workers,
+        keeps_memory=library is not published,
     )
-    others: dict[str, Callable[[], Pipeline]] = {
-        "published": lambda: theirs(as_published, published, keeps_memory=False),
-        "MONAI": lambda: theirs(our_training(ready, arguments), with_monai),
-        "TorchIO": lambda: theirs(our_training(ready, arguments), with_torchio),
-    }
-    return {
-        OURS: Pipeline(our_training(views, arguments), our_batches(reader, arguments)),
-        **{name: others[name]() for name in arguments.against},
-    }
 
 
 def our_training(
@@ -179,7 +175,8 @@ def compare(
     reader: SliceReader, views: ViewMaker, arguments: argparse.Namespace
 ) -> dict[str, tuple[float, float]]:
     """Print the table of one size; returns poscon / each other, of views and of slices."""
-    found = pipelines(reader, views, arguments)
+    names = (OURS, *arguments.against)
+    found = {name: build_pipeline(name, reader, views, arguments) for name in names}
     of_views = measure_views(found, arguments)
     slices = measure_slices(found, reader, views, arguments)
     best = {
@@ -291,7 +288,7 @@ def _measure_when_asked(
     opened, views = Store(store), ViewMaker(ViewSettings(), size)
     reader = SliceReader(opened, opened.cases, canvas)
     with cores(arguments.threads):
-        pipeline = pipelines(reader, views, arguments)[name]
+        pipeline = build_pipeline(name, reader, views, arguments)
         with steps(pipeline, workers, arguments.seconds) as measure:
             asked.send(True)
             while asked.recv():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from poscon.engines import LocalEngine, check_engine, outcomes
 from poscon.errors import PosconError
@@ -75,6 +76,32 @@ def test_processes_do_tasks_and_their_end_is_one_line(tmp_path: Path) -> None:
     other.join(1)  # a second in which it could end
     assert other.is_alive()  # which was not the engine's
     other.kill()
+
+
+def threads() -> str:
+    return str(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "asked_for", "expected"),
+    [(6, 2, None, "3"), (2, 4, None, "1"), (6, 2, "1", "1")],
+)
+def test_cores_are_shared_out_unless_the_user_says_otherwise(
+    cores: int,
+    processes: int,
+    asked_for: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked_for:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked_for)
+    monkeypatch.setattr("poscon.engines.usable_cores", lambda: cores)
+    engine = LocalEngine(processes, gpus=False)
+    try:
+        assert list(outcomes(engine, threads, [("a task", ())])) == [expected]
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize(

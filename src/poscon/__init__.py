@@ -7,7 +7,7 @@ They are imported on first use, so that ``import poscon`` and ``poscon --help`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "prepare": "poscon.store.prepare",

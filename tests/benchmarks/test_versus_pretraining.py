@@ -56,10 +56,10 @@ def test_every_pipeline_is_in_the_tables(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("no_processes_left")
 def test_some_pipelines_with_some_workers(capsys: pytest.CaptureFixture[str]) -> None:
     versus_pretraining.main(
-        ["--sizes", "32", "--against", "published", "--workers", "1", "2", *TINY]
+        ["--sizes", "32", "--against", "published", "--workers", "0", "2", *TINY]
     )
     printed, told = capsys.readouterr()
-    for text in ("| poscon | 0 ", "| published | 1 ", "| published | 2 "):
+    for text in ("| poscon | 0 ", "| published | 0 ", "| published | 2 "):
         assert text in printed
     assert "MONAI |" not in printed
     assert "TorchIO |" not in printed

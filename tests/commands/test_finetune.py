@@ -163,6 +163,7 @@ def test_what_is_trained_is_compiled_and_what_is_looked_at_is_not(
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda part, **how: usual(part, backend=backend, **how)
     )
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # of shapes, by itself 8
     (tmp_path / "watch.txt").write_text("phantom_004\n")
     for name, batch in (("first", 8), ("second", 6)):
         settings = [*SMALL, "compile=true", "checkpoint_every=2", f"batch={batch}"]

@@ -163,6 +163,8 @@ def renamed(checkpoint: Path) -> None:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-2000]), r"last\.ckpt: damaged; start"),
         (lambda path: torch.save({}, path), r"last\.ckpt: damaged; start"),
+        (lambda path: torch.save([1], path), r"last\.ckpt: damaged; start"),
+        (lambda path: torch.save({"state_dict": None}, path), r"last\.ckpt: damaged; start"),
         (renamed, r"last\.ckpt: written by another version of poscon"),
     ],
 )

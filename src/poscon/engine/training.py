@@ -42,6 +42,7 @@ from poscon.views import ViewMaker
 
 AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 
+_UNREADABLE = (RuntimeError, OSError, ValueError, EOFError, LookupError, TypeError)
 _NO_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 _NOISE = (
     ".*does not have many workers.*",
@@ -164,8 +165,10 @@ def compile_networks(method: Method) -> None:
     """Let torch compile what a method trains, in place: names of weights stay as they are.
 
     Encoders and decoders by themselves, as a method may go through a network half by half; for the
-    one shape that a training has, so that a network of another shape is compiled anew.
+    one shape that a training has. What was compiled in this process before is forgotten: torch
+    keeps it, and compiles no more when it has eight of a module.
     """
+    torch.compiler.reset()
     for part in method.modules():
         if isinstance(part, Encoder | Decoder):
             part.compile(dynamic=False)
@@ -194,8 +197,8 @@ def _readable_checkpoint(run: RunFolder, module: nn.Module) -> Path | None:
         return None
     try:
         content = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        names = content["state_dict"].keys()
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        names = dict(content["state_dict"]).keys()
+    except (*_UNREADABLE, pickle.UnpicklingError) as error:
         raise PosconError(f"{run.checkpoint}: damaged; start the run anew") from error
     if names != module.state_dict().keys():
         raise PosconError(
