@@ -169,7 +169,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         super().__init__(network, loss, deep_supervision, average)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
-        self.self_training = False
+        self.self_training = False  # no buffer: to read one waits for a GPU
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if (total_steps - 1) / total_steps < self.loss.pretraining:
