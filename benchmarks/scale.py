@@ -103,9 +103,10 @@ def main() -> None:
         if arguments.streaming:
             streaming(folder, arguments)
         if arguments.prepare:
-            made = arguments.prepare == MADE
-            source = write_scans(folder / "scans", arguments.megabytes) if made else None
-            preparing(folder, arguments.rounds, source or Path(arguments.prepare))
+            source = Path(arguments.prepare)
+            if arguments.prepare == MADE:
+                source = write_scans(folder / "scans", arguments.megabytes)
+            preparing(folder, arguments.rounds, source)
 
 
 def opening(folder: Path, rounds: int) -> None:

@@ -97,8 +97,8 @@ def test_slices_that_are_held_are_those_that_are_read(store: Path) -> None:
 
 def test_what_is_read_a_gpu_copies_by_itself(store: Path) -> None:
     opened = Store(store)
-    readers = (SliceReader(opened, opened.cases, 44) for _ in range(2))
-    batches = LabelledBatches(next(readers), 8, 32, 10, 0.5, 0, 10, unlabelled=next(readers))
+    reader = SliceReader(opened, opened.cases, 44)
+    batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10, unlabelled=reader)
     batches.pinned = True
     batch, _, _ = next(iter(batches))
     assert batch.unlabelled is not None
