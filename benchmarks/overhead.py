@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from poscon import semisup
+from poscon import finetuning
 from poscon.commands.finetune import FinetuneSettings
 from poscon.commands.pretrain import PretrainSettings, assemble
-from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import choose_device
-from poscon.engine.timing import Training, measure_overhead
 from poscon.memory import keep_freed_memory
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.store.store import Store
+from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.inference import choose_device
+from poscon.training.timing import Training, measure_overhead
 from poscon.views import ViewMaker, canvas_size
 
 
@@ -61,7 +61,7 @@ def main() -> None:
                 pretraining, store, size, device, PretrainSettings(**changes)
             ),
             "fine-tuning, supervised": partial(
-                finetuning, store, size, device, FinetuneSettings(**changes)
+                finetuning_of, store, size, device, FinetuneSettings(**changes)
             ),
         }
         for name, build in builders.items():
@@ -80,18 +80,18 @@ def pretraining(store: Store, size: int, device: str, chosen: PretrainSettings) 
     return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
 
 
-def finetuning(store: Store, size: int, device: str, chosen: FinetuneSettings) -> Training:
-    method = semisup.find_method(chosen.method)
+def finetuning_of(store: Store, size: int, device: str, chosen: FinetuneSettings) -> Training:
+    method = finetuning.find_method(chosen.method)
     network = UNet(chosen.network or NetworkSettings(), len(store.class_names) + 1)
     learner = method(
-        network, method.Settings(**chosen.loss), chosen.deep_supervision, chosen.average
+        network, method.Settings(**chosen.loss), chosen.deep_supervision, chosen.ema_decay
     )
     batches = LabelledBatches(
         SliceReader(store, [c for c in store.cases if c.labelled], canvas_size(size, chosen.views)),
         chosen.batch,
         size,
         chosen.iterations,
-        chosen.foreground,
+        chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
     )

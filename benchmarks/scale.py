@@ -44,9 +44,6 @@ import numpy as np
 import torch
 
 from poscon.commands.pretrain import PretrainSettings, assemble
-from poscon.engine.data import SliceReader, UnlabelledBatches
-from poscon.engine.inference import choose_device
-from poscon.engine.timing import Training, time_loop
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
@@ -61,6 +58,9 @@ from poscon.store.store import (
     Store,
     write_json,
 )
+from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.inference import choose_device
+from poscon.training.timing import Training, time_loop
 
 BATCH = 64
 HELD = "held on the GPU"

@@ -16,13 +16,13 @@ from functools import partial
 
 import torch
 
-from poscon import pretext, semisup
+from poscon import finetuning, pretext
 from poscon.commands.finetune import FinetuneSettings
 from poscon.commands.pretrain import PretrainSettings
-from poscon.engine.inference import channels_last
 from poscon.methods import Method
 from poscon.networks.unet import Encoder, NetworkSettings, UNet
 from poscon.step import SliceBatch
+from poscon.training.inference import channels_last
 from poscon.views import ViewMaker, canvas_size
 
 CLASSES = 4
@@ -42,12 +42,12 @@ def main() -> None:
     size, n = arguments.size, arguments.batch
     for title, settings, build in (
         ("Pre-training", PretrainSettings(), partial(pretraining, n)),
-        ("Fine-tuning", FinetuneSettings(), finetuning),
+        ("Fine-tuning", FinetuneSettings(), finetuning_method),
     ):
         views = ViewMaker(settings.views, size)
         batch = random_batch(n, canvas_size(size, settings.views))
         steps: dict[str, Callable[[int], None]] = {}
-        for name in (pretext if title == "Pre-training" else semisup).METHODS:
+        for name in (pretext if title == "Pre-training" else finetuning).METHODS:
             for stage, progress in stages(name).items():
                 method = build(name)
                 if method is not None:
@@ -86,8 +86,8 @@ def pretraining(n_slices: int, name: str) -> Method | None:
     return method(Encoder(settings.network), settings.head, loss, n_slices)
 
 
-def finetuning(name: str) -> Method | None:
-    method = semisup.find_method(name)
+def finetuning_method(name: str) -> Method | None:
+    method = finetuning.find_method(name)
     settings = FinetuneSettings(method=name)
     return method(UNet(NetworkSettings(), CLASSES), method.Settings(**settings.loss))
 
@@ -98,7 +98,7 @@ def random_batch(n: int, canvas: int) -> SliceBatch:
             torch.randn(n, 1, canvas, canvas),
             torch.rand(n),
             labels,
-            slices=torch.arange(n),
+            slice_ids=torch.arange(n),
             volumes=torch.arange(n) // 4,
         )
 

@@ -41,13 +41,13 @@ from versus.measuring import (
     versions,
 )
 
-from poscon.commands.finetune import MODEL
 from poscon.commands.predict import Model, predict
-from poscon.engine.inference import choose_device
 from poscon.errors import PosconError
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import save_weights
-from poscon.store.prepare import case_geometry
+from poscon.store.preparation import case_geometry
+from poscon.training.inference import choose_device
+from poscon.training.run import MODEL
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.phantom import write_phantom
@@ -63,7 +63,7 @@ PARTS = {
     "resampling": ["store.prepare.resample_images"],
     "network": ["networks.unet.UNet.forward"],
     "resampling back": ["engine.inference.resample_probabilities"],
-    "largest structure": ["commands.predict.largest_structure"],
+    "largest structure": ["commands.predict.largest_component"],
     "writing": ["commands.predict.write_labels"],
 }
 """Functions that ``predict`` calls, none of them within another. Reading and writing go on beside

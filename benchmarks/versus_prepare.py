@@ -22,8 +22,8 @@ import numpy as np
 from versus.cases import prepare_all
 from versus.measuring import cores, interleaved, positive, print_table, ratio, run, versions
 
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.prepare import prepare
 from poscon.store.store import Store
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.phantom import write_phantom

@@ -39,12 +39,12 @@ from versus.measuring import (
 from versus.slices import noise_store
 from versus.training import Training, TwoPasses, contrast
 
-from poscon.engine.data import SliceReader, UnlabelledBatches
-from poscon.engine.inference import channels_last, choose_device, choose_precision
-from poscon.engine.optimisation import OptimiserSettings
 from poscon.networks.unet import NetworkSettings
 from poscon.pretext.pcl import PositionalContrast
 from poscon.store.store import Store
+from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.inference import channels_last, choose_device, choose_precision
+from poscon.training.optimisation import OptimiserSettings
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 OURS = "poscon"

@@ -8,7 +8,8 @@ own grid, of subjects that are not test subjects and are only used to choose by:
 patients of ACDC, 20 training subjects of hippocampus drawn by seed 2026 (which are neither labelled
 nor pre-trained on here). OUT/better.md has a row a variant: mean over the draws, each draw,
 difference to the random start and to plain PCL; and the same models' Dice if only the largest
-structure of each volume is kept (the setting ``one_structure``). What is in OUT is not done again.
+structure of each volume is kept (the setting ``keep_largest_component``). What is in OUT is not
+done again.
 """
 
 import argparse
@@ -49,22 +50,22 @@ class Variant:
     longer: int = 1
 
 
-COSINE = "optimiser.final_lr=0"
-LAST = "average=0"
+COSINE = "optimiser.min_lr=0"
+LAST = "ema_decay=0"
 MODERATE = (
     "views={rotation: 15, scale: [0.85, 1.2], shift: 0.0, elastic: 0.005, brightness: 0.1, "
     "contrast: 0.15, gamma: 0.2, noise: 0.05, blur: 0, low_resolution: 1, "
     "intensity_probability: 1}"
 )
 VARIANTS = {
-    "none": Variant("none"),
+    "random": Variant("random"),
     "pcl": Variant(),
     "mae": Variant("mae"),
-    "none, moderate views": Variant("none", finetune=(MODERATE,)),
-    "none, no deep supervision": Variant("none", finetune=("deep_supervision=0",)),
-    "none, mirrored": Variant("none", finetune=("views.mirror=true",)),
-    "none, cosine to the last weights": Variant("none", finetune=(COSINE, LAST)),
-    "none, cosine, averaged": Variant("none", finetune=(COSINE,)),
+    "random, moderate views": Variant("random", finetune=(MODERATE,)),
+    "random, no deep supervision": Variant("random", finetune=("deep_supervision=0",)),
+    "random, mirrored": Variant("random", finetune=("views.mirror=true",)),
+    "random, cosine to the last weights": Variant("random", finetune=(COSINE, LAST)),
+    "random, cosine, averaged": Variant("random", finetune=(COSINE,)),
     "pcl, cosine to the last weights": Variant(finetune=(COSINE, LAST)),
     "pcl, encoder at 0.3": Variant(finetune=("encoder_rate.factor=0.3",)),
     "pcl, encoder at 0.1": Variant(finetune=("encoder_rate.factor=0.1",)),
@@ -78,16 +79,16 @@ VARIANTS = {
     "rotation": Variant("rotation"),
     "pcl-mae": Variant("pcl-mae"),
     "pcl-mae, encoder frozen for 0.2": Variant("pcl-mae", finetune=("encoder_rate.frozen=0.2",)),
-    "none, supervised-pcl": Variant("none", method="supervised-pcl"),
+    "random, supervised-pcl": Variant("random", method="supervised-pcl"),
     "pcl, supervised-pcl": Variant(method="supervised-pcl"),
     "pcl, supervised-pcl at 0.1": Variant(method="supervised-pcl", finetune=("loss.weight=0.1",)),
-    "mae, encoder only": Variant("mae", finetune=("start=encoder",)),
-    "none, mixup": Variant("none", method="mixup"),
-    "none, tcsm": Variant("none", method="tcsm"),
-    "none, bcp": Variant("none", method="bcp"),
-    "none, bcp, later": Variant("none", method="bcp", finetune=("loss.pretraining=0.75",)),
+    "mae, encoder only": Variant("mae", finetune=("init_parts=encoder",)),
+    "random, mixup": Variant("random", method="mixup"),
+    "random, tcsm": Variant("random", method="tcsm"),
+    "random, bcp": Variant("random", method="bcp"),
+    "random, bcp, later": Variant("random", method="bcp", finetune=("loss.pretraining=0.75",)),
     "pcl, bcp": Variant(method="bcp"),
-    "none, mean-teacher": Variant("none", method="mean-teacher"),
+    "random, mean-teacher": Variant("random", method="mean-teacher"),
     "pcl, mean-teacher": Variant(method="mean-teacher"),
 }
 
@@ -143,7 +144,7 @@ class Tuning:
         finetune_once(
             self.store,
             run,
-            init=None if variant.start == "none" else self.pretrain(variant),
+            init=None if variant.start == "random" else self.pretrain(variant),
             labelled=LABELLED,
             cases=self.file("better-train"),
             validation=self.file("better-watched"),
@@ -161,13 +162,13 @@ class Tuning:
             return float(list(csv.DictReader(file))[-1]["validation_dice"])
 
     def dice_of_largest(self, name: str, draw: int) -> float:
-        """The same of the same model, if it had been told ``one_structure=true``."""
+        """The same of the same model, if it had been told ``keep_largest_component=true``."""
         kept = self.out / f"{self.run(name, draw).name}-largest.json"
         if not kept.is_file():
             model, store = Model(self.run(name, draw), "cpu"), Store(self.store)
             watched = set(json.loads(self.file("better-watched").read_text()))
             cases = [case for case in store.cases if case.subject in watched]
-            told = FinetuneSettings(precision="bf16", one_structure=True)
+            told = FinetuneSettings(precision="bf16", keep_largest_component=True)
             dice = mean_dice(model.network, store, cases, model.size, told)["validation_dice"]
             kept.write_text(json.dumps(dice))
         return float(json.loads(kept.read_text()))
@@ -176,12 +177,12 @@ class Tuning:
 def table(dice: dict[str, list[float]], largest: dict[str, list[float]]) -> str:
     """Markdown; only the draws that both have are compared."""
     lines = [
-        "| variant | Dice | draws | against none | against pcl | Dice, largest structure only |",
+        "| variant | Dice | draws | against random | against pcl | Dice, largest structure only |",
         "|---|---|---|---|---|---|",
     ]
     for name, values in dice.items():
         cells = [name, f"{np.mean(values):.3f}", ", ".join(f"{v:.3f}" for v in values)]
-        for reference in ("none", "pcl"):
+        for reference in ("random", "pcl"):
             pairs = list(zip(values, dice.get(reference, []), strict=False))
             own = name == reference or not pairs
             cells.append("" if own else f"{np.mean([a - b for a, b in pairs]):+.3f}")

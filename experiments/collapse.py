@@ -16,7 +16,6 @@ import torch
 
 import poscon
 from poscon.commands.pretrain import PretrainSettings
-from poscon.engine.data import SliceReader, UnlabelledBatches
 from poscon.networks.unet import Encoder
 from poscon.pretext.contrast import floor_level
 from poscon.pretext.pcl import PositionalContrast, near
@@ -24,6 +23,7 @@ from poscon.seeds import mix_seed
 from poscon.settings import resolve
 from poscon.store.selection import choose_cases
 from poscon.store.store import Store
+from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.views import ViewMaker, canvas_size
 
 PUBLISHED = [

@@ -50,8 +50,8 @@ import torch
 from matplotlib.figure import Figure
 
 import poscon
+from poscon.finetuning import METHODS as FINETUNINGS
 from poscon.pretext import METHODS as STARTS
-from poscon.semisup import METHODS as FINETUNINGS
 from poscon.statistics import differences
 from poscon.store.store import MANIFEST, Store
 
@@ -62,7 +62,7 @@ STANDARD = -1
 BUDGET_SUBJECTS = 20
 SPLIT_SEED = 2026
 MEASURES = ("dice", "hd95_mm")
-BASELINE = "none | supervised"
+BASELINE = "random | supervised"
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -132,12 +132,12 @@ def runs_of(table: str, plan: Plan) -> list[Run]:
     elif table == "finetuning":
         cells = [
             (s, method, m, plan.iterations)
-            for s in ("none", "pcl")
+            for s in ("random", "pcl")
             for m in (2, 6)
             for method in FINETUNINGS
         ]
     elif table == "standard":
-        cells = [(s, "supervised", m, plan.budget) for m in (3, 7) for s in ("none", "pcl")]
+        cells = [(s, "supervised", m, plan.budget) for m in (3, 7) for s in ("random", "pcl")]
         return [Run(*cell, draw=STANDARD) for cell in cells]
     else:
         lengths = {2: plan.budget, 1: plan.budget // 2, 4: plan.budget}
@@ -246,8 +246,8 @@ class Experiment:
             method=method,
             cases=self.lists["train"],
             # all others would have no effect
-            epochs=None if method == "none" else self.plan.epochs,
-            settings=self.architecture if method == "none" else self.settings,
+            epochs=None if method == "random" else self.plan.epochs,
+            settings=self.architecture if method == "random" else self.settings,
         )
         return run
 
@@ -261,7 +261,7 @@ class Experiment:
             self.store,
             folder,
             # a random start is drawn anew for every draw
-            init=None if run.start == "none" else self.pretrain(run.start),
+            init=None if run.start == "random" else self.pretrain(run.start),
             labelled=run.labelled,
             cases=cases,
             method=run.method,
@@ -286,7 +286,7 @@ class Experiment:
     def finetune(self, run: Run) -> dict[tuple[Run, str], dict[str, float]]:
         """Fine-tune, predict the test subjects, measure them."""
         folder = self.out / run.name
-        self._finetune(run, folder, settings=[*self.finetuning, "one_structure=true"])
+        self._finetune(run, folder, settings=[*self.finetuning, "keep_largest_component=true"])
         predictions = folder / "predictions"
         poscon.predict(folder, self.source, predictions, cases=self.lists["test"], resume=True)
         if not (folder / "results.csv").is_file():
@@ -311,7 +311,7 @@ def table_of_methods(ledger: Ledger, runs: Iterable[Run]) -> str:
         row = f"{run.start} | {run.method}"
         cells.setdefault(run.labelled, {}).setdefault(row, []).append(run)
     lines = [
-        "| M | start | fine-tuning | Dice | HD95 mm | against none, supervised [95 %] | p |"
+        "| M | start | fine-tuning | Dice | HD95 mm | against random, supervised [95 %] | p |"
         " subjects, draws better |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 import poscon
-from poscon.engine.data import SliceReader
-from poscon.engine.samplers import SAMPLERS, SamplerName
 from poscon.pretext.pcl import PositionalContrast, near
 from poscon.store.selection import choose_cases
 from poscon.store.store import Store
+from poscon.training.data import SliceReader
+from poscon.training.samplers import SAMPLERS, SamplerName
 
 EPOCHS_COUNTED = 5
 DIAGNOSTICS = ("alignment", "uniformity", "effective_rank", "retrieval_error")
@@ -59,7 +59,7 @@ def main() -> None:
     trained = ["loss", *DIAGNOSTICS] if arguments.epochs else []
     lines = [
         "| sampler | "
-        + " | ".join(["positives in other subjects", "of the worst", "none", *trained])
+        + " | ".join(["positives in other subjects", "of the worst", "random", *trained])
         + " |",
         "|---" * (4 + len(trained)) + "|",
     ]

@@ -41,7 +41,7 @@ def main() -> None:
         subjects = sorted({key[3] for key in dice if key[0] == labelled})
         gained = {
             method: {
-                s: dice[labelled, method, arguments.start, s] - dice[labelled, method, "none", s]
+                s: dice[labelled, method, arguments.start, s] - dice[labelled, method, "random", s]
                 for s in subjects
             }
             for method in methods

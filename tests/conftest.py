@@ -14,10 +14,10 @@ import pytest
 from hypothesis import settings
 
 from poscon.commands.finetune import finetune
+from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.methods import Method
 from poscon.step import Step
-from poscon.store.prepare import prepare
 from poscon.volumes.phantom import write_phantom
 
 settings.register_profile("poscon", deadline=None)  # a shared machine may stall at any example

@@ -24,16 +24,16 @@ POSITIONS = torch.tensor([0.1, 0.15, 0.5, 0.52, 0.9, 0.12], dtype=torch.float64)
 class _Embed(nn.Module):
     """Encoder and head, with BatchNorm by its running statistics, which no batch changes."""
 
-    def __init__(self, micro_batch=None):
+    def __init__(self, grad_cache_chunk=None):
         super().__init__()
         torch.manual_seed(0)
         self.encoder = Encoder(NetworkSettings(width=2, levels=2))
         self.head = ProjectionHead(8, HeadSettings(dimension=4))
-        self.micro_batch = micro_batch
+        self.grad_cache_chunk = grad_cache_chunk
         self.double().eval()
 
     def forward(self, images):
-        return embed(self.encoder, self.head, images, self.micro_batch)
+        return embed(self.encoder, self.head, images, self.grad_cache_chunk)
 
 
 def two_views_of(process, processes):
@@ -58,11 +58,11 @@ def steps(process, processes):
     }
 
 
-def outcomes(process, processes, wrap, micro_batch=None):
+def outcomes(process, processes, wrap, grad_cache_chunk=None):
     """What each loss says, and the gradient of every parameter."""
     images, found = two_views_of(process, processes), {}
     for name, loss_of in steps(process, processes).items():
-        network = wrap(_Embed(micro_batch))
+        network = wrap(_Embed(grad_cache_chunk))
         step = loss_of(network(images))
         step.loss.backward()
         found[name] = {
@@ -89,7 +89,7 @@ def _work(process, folder):
         "numbers": gather(torch.tensor([process])),
         "gradient": rows.grad,
         "plain": outcomes(process, PROCESSES, DistributedDataParallel),
-        "micro-batches": outcomes(process, PROCESSES, DistributedDataParallel, micro_batch=4),
+        "micro-batches": outcomes(process, PROCESSES, DistributedDataParallel, grad_cache_chunk=4),
     }
     torch.save(found, f"{folder}/{process}.pt")
     dist.destroy_process_group()

@@ -15,17 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from poscon import pretext, semisup
+from poscon import finetuning, pretext
 from poscon.commands.bench import bench
-from poscon.commands.compare import compare
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import PretrainSettings, assemble, part_file, pretrain
-from poscon.engine.data import Batches, LabelledBatches, SliceReader
-from poscon.engine.inference import channels_last
-from poscon.engine.optimisation import OptimiserSettings, build_optimiser
-from poscon.engine.timing import to_device
+from poscon.commands.pretrain import PretrainSettings, assemble, pretrain
+from poscon.comparison.compare import compare
 from poscon.methods import Method
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import read_weights
@@ -35,6 +31,11 @@ from poscon.pretext.pcl import near
 from poscon.settings import resolve
 from poscon.step import SliceBatch, Step
 from poscon.store.store import Store
+from poscon.training.data import Batches, LabelledBatches, SliceReader
+from poscon.training.inference import channels_last
+from poscon.training.optimisation import OptimiserSettings, build_optimiser
+from poscon.training.run import part_file
+from poscon.training.timing import to_device
 from poscon.views import (
     View,
     ViewMaker,
@@ -196,7 +197,7 @@ def test_a_step_of_finetuning_does_not_wait(name: str, store: Path) -> None:
     reader = SliceReader(opened, opened.cases, canvas_size(32, views.settings))
     batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10)
     network = UNet(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
-    found = semisup.find_method(name)
+    found = finetuning.find_method(name)
     check_no_wait(found(network, found.Settings(), 1, 0.99), batches, views)
 
 
@@ -261,7 +262,7 @@ def test_every_pretraining_method_trains(name: str, store: Path, tmp_path: Path)
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
-@pytest.mark.parametrize("name", semisup.METHODS)
+@pytest.mark.parametrize("name", finetuning.METHODS)
 def test_every_finetuning_method_trains(name: str, store: Path, tmp_path: Path) -> None:
     finetune(
         store,
@@ -304,12 +305,12 @@ def test_several_runs_share_the_gpu(tmp_path: Path) -> None:
     plan.write_text(PLAN)
     compare(str(plan), tmp_path / "out", device=GPU, processes=2)
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
-        assert {row["pretraining"] for row in csv.DictReader(file)} == {"none", "pcl"}
+        assert {row["pretraining"] for row in csv.DictReader(file)} == {"random", "pcl"}
 
 
 PLAN = """
 data: {phantom: {subjects: 4, seed: 3}, prepare: {spacing: 6.0}}
-pretraining: [none, pcl]
+pretraining: [random, pcl]
 labelled: [1]
 folds: 2
 size: 32

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from poscon import pretext, semisup
+from poscon import finetuning, pretext
 from poscon.methods import Method
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings, UNet
@@ -63,23 +63,23 @@ def test_a_step_of_pretraining_reads_no_number(name: str, progress: float) -> No
     two_steps(method(Encoder(TINY), HeadSettings(), method.Settings(), 100), slices(), progress)
 
 
-def finetuning(name: str) -> Method:
-    method = semisup.find_method(name)
-    average = 0.0 if method.has_own_average else 0.99
+def finetuning_method(name: str) -> Method:
+    method = finetuning.find_method(name)
+    average = 0.0 if method.has_own_ema else 0.99
     return method(UNet(TINY, 4), method.Settings(), 1, average)
 
 
 WAITS = ("bcp", 0.99)
 """It looks for the largest structure of its pseudo-labels, on the CPU."""
-STAGES = [(name, progress) for name in semisup.METHODS for progress in (0.0, 0.99)]
+STAGES = [(name, progress) for name in finetuning.METHODS for progress in (0.0, 0.99)]
 
 
 @pytest.mark.parametrize(("name", "progress"), [stage for stage in STAGES if stage != WAITS])
 def test_a_step_of_finetuning_reads_no_number(name: str, progress: float) -> None:
-    two_steps(finetuning(name), labelled(), progress)
+    two_steps(finetuning_method(name), labelled(), progress)
 
 
 def test_what_reads_a_number_is_found() -> None:
     name, progress = WAITS
     with pytest.raises(NotImplementedError, match="meta"):
-        two_steps(finetuning(name), labelled(), progress)
+        two_steps(finetuning_method(name), labelled(), progress)

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
-from poscon.engine.data import UnlabelledBatches
 from poscon.step import SliceBatch
+from poscon.training.data import UnlabelledBatches
 from poscon.views import ViewMaker, ViewSettings
 from versus.measuring import give_back_freed_memory
 

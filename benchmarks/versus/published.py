@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.utils.data import Dataset
 
-from poscon.engine.data import SliceReader
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import PositionalContrast, near
 from poscon.step import SliceBatch, Step
+from poscon.training.data import SliceReader
 from poscon.views import ViewMaker, ViewSettings
 from versus.slices import image_file
 

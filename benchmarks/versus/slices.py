@@ -5,9 +5,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from poscon.engine.data import SliceReader
-from poscon.store.prepare import prepare
+from poscon.commands.prepare import prepare
 from poscon.store.store import Store
+from poscon.training.data import SliceReader
 
 
 def noise_store(

@@ -7,12 +7,12 @@ from itertools import count
 
 import torch
 
-from poscon.engine.optimisation import OptimiserSettings, build_optimiser
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import PositionalContrast, positional_contrastive_loss
 from poscon.step import SliceBatch, Step
+from poscon.training.optimisation import OptimiserSettings, build_optimiser
 from poscon.views import ViewMaker
 from versus.loading import ENDLESS, Batches
 from versus.measuring import cores, rate

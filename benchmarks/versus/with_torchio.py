@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from poscon.commands.predict import Model
-from poscon.engine.data import SliceReader
-from poscon.engine.inference import batch_slices
 from poscon.store.intensity import CT_PERCENTILES
+from poscon.training.data import SliceReader
+from poscon.training.inference import batch_slices
 from poscon.views import ViewSettings
 from poscon.volumes.case import Case
 from versus.slices import read_slice

@@ -7,19 +7,19 @@ They are imported on first use, so that ``import poscon`` and ``poscon --help`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from poscon.version import __version__
 
 _HOME = {
-    "prepare": "poscon.store.prepare",
+    "prepare": "poscon.commands.prepare",
     "inspect": "poscon.commands.inspect",
     "pretrain": "poscon.commands.pretrain",
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
     "bench": "poscon.commands.bench",
-    "compare": "poscon.commands.compare",
+    "compare": "poscon.comparison.compare",
     "demo": "poscon.commands.demo",
-    "report": "poscon.commands.report",
+    "report": "poscon.reports.report",
     "PosconError": "poscon.errors",
 }
 
@@ -40,19 +40,23 @@ __all__ = [
 
 if TYPE_CHECKING:
     from poscon.commands.bench import bench
-    from poscon.commands.compare import compare
     from poscon.commands.demo import demo
     from poscon.commands.evaluate import evaluate
     from poscon.commands.finetune import finetune
     from poscon.commands.inspect import inspect
     from poscon.commands.predict import predict
+    from poscon.commands.prepare import prepare
     from poscon.commands.pretrain import pretrain
-    from poscon.commands.report import report
+    from poscon.comparison.compare import compare
     from poscon.errors import PosconError
-    from poscon.store.prepare import prepare
+    from poscon.reports.report import report
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'poscon' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -91,7 +91,7 @@ def prepare(
 
     Interrupted, it goes on where it was when run again.
     """
-    from poscon.store import prepare as module
+    from poscon.commands import prepare as module
 
     opened = module.prepare(
         source,
@@ -323,7 +323,7 @@ def compare(
 
     Interrupted, or with a changed plan, it does what is missing when run again.
     """
-    from poscon.commands import compare as module
+    from poscon.comparison import compare as module
 
     comparison = module.compare(
         plan,
@@ -337,7 +337,7 @@ def compare(
         address=address,
     )
     _show(*module.comparison_tables(comparison))
-    from poscon.commands.report import report as write_report
+    from poscon.reports.report import report as write_report
 
     _say(f"tables: {out / module.SUMMARY}, {out / 'results.csv'}, {out / module.TABLE}")
     _say(f"report: {write_report(out)}")
@@ -351,7 +351,7 @@ def report(
     ] = None,
 ) -> None:
     """One HTML file that shows what was done, how far to trust it, and what came out."""
-    from poscon.commands import report as module
+    from poscon.reports import report as module
 
     _say(f"report: {module.report(folder, out)}")
 
@@ -402,9 +402,9 @@ def methods() -> None:
     """List the pre-training and fine-tuning methods."""
     from rich.table import Table
 
-    from poscon import pretext, semisup
+    from poscon import finetuning, pretext
 
-    for title, room in (("Pre-training", pretext), ("Fine-tuning", semisup)):
+    for title, room in (("Pre-training", pretext), ("Fine-tuning", finetuning)):
         table = Table(
             "method", "what it does", "needs", "source", title=title, title_justify="left"
         )

@@ -14,7 +14,7 @@ class SliceBatch:
             than what the network sees, so that a view can be turned without losing its corners.
         positions: (B,) float, each slice's position in its volume.
         labels: (B, canvas, canvas) uint8 class indices, or None.
-        slices: (B,) int64, each slice's number among all slices of the training.
+        slice_ids: (B,) int64, each slice's number among all slices of the training.
         volumes: (B,) int64, the number of the volume that it is from.
         unlabelled: as many slices without labels, for methods that use them.
     """
@@ -22,7 +22,7 @@ class SliceBatch:
     images: Tensor
     positions: Tensor
     labels: Tensor | None = None
-    slices: Tensor | None = None
+    slice_ids: Tensor | None = None
     volumes: Tensor | None = None
     unlabelled: "SliceBatch | None" = None
 

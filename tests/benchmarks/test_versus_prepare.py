@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.prepare import prepare
 
 pytest.importorskip("torchio", reason="pip install -e '.[benchmarks]'")
 

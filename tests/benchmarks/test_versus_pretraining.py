@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from poscon.engine.data import SliceReader
 from poscon.pretext.pcl import positional_contrastive_loss
 from poscon.store.store import Store
+from poscon.training.data import SliceReader
 from poscon.views import ViewSettings
 
 pytest.importorskip("batchgenerators", reason="pip install -e '.[benchmarks]'")

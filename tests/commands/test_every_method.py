@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from poscon import pretext, semisup
+from poscon import finetuning, pretext
 from poscon.commands.finetune import finetune
-from poscon.commands.pretrain import part_file, pretrain
+from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
+from poscon.finetuning.base import FinetuneMethod
 from poscon.networks.weights import read_weights
 from poscon.pretext.base import PretextMethod
-from poscon.semisup.base import FinetuneMethod
+from poscon.training.run import part_file
 
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
@@ -32,7 +33,7 @@ def same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
-@pytest.mark.parametrize("room", [pretext, semisup])
+@pytest.mark.parametrize("room", [pretext, finetuning])
 def test_methods_are_found_by_name_and_say_what_they_are(room: Any) -> None:
     base = PretextMethod if room is pretext else FinetuneMethod
     for name in room.METHODS:
@@ -112,18 +113,20 @@ def test_finetuning_starts_from_every_part_that_was_trained(
     monkeypatch.setattr("poscon.commands.finetune.train", spy)
     for start in ("all", "encoder"):
         with pytest.raises(KeyboardInterrupt):
-            finetune(store, tmp_path / start, init=run, labelled=2, settings=[f"start={start}"])
+            finetune(
+                store, tmp_path / start, init=run, labelled=2, settings=[f"init_parts={start}"]
+            )
         for part in parts:
             tensors = read_weights(part_file(run, part))[0]
             taken = [torch.equal(seen[f"{part}.{name}"], value) for name, value in tensors.items()]
             assert all(taken) == (start == "all" or part == "encoder")
 
 
-AVERAGED = [name for name in semisup.METHODS if not semisup.find_method(name).has_own_average]
+AVERAGED = [name for name in finetuning.METHODS if not finetuning.find_method(name).has_own_ema]
 FINETUNE = ["size=32", "batch=8", "network.width=4", "network.levels=2"]
 
 
-@pytest.mark.parametrize("name", semisup.METHODS)
+@pytest.mark.parametrize("name", finetuning.METHODS)
 def test_finetuning_learns_and_resumes(
     name: str, store: Path, tmp_path: Path, power_cut: Callable[..., AbstractContextManager[None]]
 ) -> None:
@@ -133,7 +136,7 @@ def test_finetuning_learns_and_resumes(
     finetune(store, whole, **how)
     losses = [float(row["loss"]) for row in rows(whole)]
     assert min(losses[-2:]) < 0.9 * losses[0]
-    with power_cut(semisup.find_method(name), 13):
+    with power_cut(finetuning.find_method(name), 13):
         finetune(store, broken, **how)
     finetune(store, broken, resume=True)
     assert same(whole / "model.safetensors", broken / "model.safetensors")
@@ -144,7 +147,7 @@ def test_finetuning_learns_and_resumes(
     [
         ("mean-teacher", "teacher", []),
         ("tcsm", "teacher", []),
-        *((name, "averaged", ["average=0.9"]) for name in AVERAGED),
+        *((name, "averaged", ["ema_decay=0.9"]) for name in AVERAGED),
     ],
 )
 def test_the_result_is_the_average_after_every_step(
@@ -169,7 +172,7 @@ def test_a_frozen_encoder_ends_as_it_began(store: Path, pretrained: Path, tmp_pa
     changed = {}
     for frozen in (0.0, 0.9):
         run = tmp_path / str(frozen)
-        settings = ["size=32", "batch=8", f"encoder_rate.frozen={frozen}", "optimiser.final_lr=0"]
+        settings = ["size=32", "batch=8", f"encoder_rate.frozen={frozen}", "optimiser.min_lr=0"]
         finetune(store, run, init=pretrained, labelled=2, iterations=10, settings=settings)
         model = read_weights(run / "model.safetensors")[0]
         weights = [k for k in start if k.endswith(("weight", "bias"))]
@@ -189,7 +192,7 @@ def test_coarser_resolutions_are_supervised_as_asked(
     assert len([k for k in state if k.startswith("method.coarse") and "weight" in k]) == levels
 
 
-@pytest.mark.parametrize("name", semisup.METHODS)
+@pytest.mark.parametrize("name", finetuning.METHODS)
 def test_unlabelled_cases_are_the_rest(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +216,7 @@ def test_unlabelled_cases_are_the_rest(
     assert roles["validation"] == {"phantom_003"}
     assert len(roles["labelled"]) == 2
     rest = {"phantom_000", "phantom_001", "phantom_002"} - roles["labelled"]
-    uses = semisup.find_method(name).uses_unlabelled
+    uses = finetuning.find_method(name).uses_unlabelled
     assert roles.get("unlabelled", set()) == (rest if uses else set())
 
 
@@ -263,12 +266,12 @@ def test_excluded_subjects_leave_the_unlabelled_too(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"method": "none", "epochs": 3}, "epochs has no effect with method none"),
-        ({"method": "none", "settings": ["batch=3"]}, "batch has no effect with method none"),
+        ({"method": "random", "epochs": 3}, "epochs has no effect with method random"),
+        ({"method": "random", "settings": ["batch=3"]}, "batch has no effect with method random"),
         ({"method": "mae", "settings": ["head.dimension=3"]}, "head has no effect with method mae"),
         (
-            {"method": "gcl", "settings": ["micro_batch=8"]},
-            "micro_batch has no effect with method gcl; .* --set micro_batch=null",
+            {"method": "gcl", "settings": ["grad_cache_chunk=8"]},
+            "grad_cache_chunk has no effect with method gcl; .* --set grad_cache_chunk=null",
         ),
     ],
 )
@@ -283,13 +286,13 @@ def test_settings_without_an_effect(
 @pytest.mark.parametrize("name", ["mean-teacher", "tcsm"])
 def test_an_average_of_a_method_that_has_its_own(name: str, store: Path, tmp_path: Path) -> None:
     with pytest.raises(PosconError, match=f"average has no effect with method {name}, .* see loss"):
-        finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "average=0.9"])
+        finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "ema_decay=0.9"])
     assert not (tmp_path / "run").exists()
 
 
 def test_start_without_an_effect(store: Path, tmp_path: Path) -> None:
     with pytest.raises(PosconError, match="start: has no effect without --init"):
-        finetune(store, tmp_path / "run", labelled=2, settings=["start=encoder"])
+        finetune(store, tmp_path / "run", labelled=2, settings=["init_parts=encoder"])
 
 
 def test_a_part_that_is_missing(store: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from poscon.commands.finetune import finetune
+from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
+from poscon.finetuning.supervised import Supervised
 from poscon.networks.weights import read_weights
-from poscon.semisup.supervised import Supervised
-from poscon.store.prepare import prepare
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from poscon.commands.inspect import inspect, inspection_tables
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.prepare import prepare
 
 SHAPE = (16, 16, 10)
 LABELS = "1=cone,2=ball"

@@ -18,10 +18,10 @@ from poscon.commands import predict as module
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.leakage import read_seen
 from poscon.networks.weights import read_weights
-from poscon.store.prepare import prepare
 from poscon.volumes.scan import read_scan
 
 
@@ -311,18 +311,18 @@ def test_a_model_of_one_structure_keeps_the_largest(
     """A network that sees two of them in every slice, and a model that is told or not."""
 
     def two(network: Any, stack: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-        scores = torch.zeros(len(stack), network.n_classes, *stack.shape[1:])
-        scores[:, 1, 1:3, 1:3] = 9
-        scores[:, 2, 6:12, 6:12] = scores[:, 3, 12:14, 6:12] = 9
-        yield scores
+        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[1:])
+        logits[:, 1, 1:3, 1:3] = 9
+        logits[:, 2, 6:12, 6:12] = logits[:, 3, 12:14, 6:12] = 9
+        yield logits
 
-    monkeypatch.setattr("poscon.engine.inference.class_scores", two)
+    monkeypatch.setattr("poscon.training.inference.class_logits", two)
     tensors, about = read_weights(finetuned / "model.safetensors")
     found = {}
     for told in (False, True):
         run = tmp_path / str(told)
         run.mkdir()
-        words = {k: json.dumps(v) for k, v in {**about, "one_structure": told}.items()}
+        words = {k: json.dumps(v) for k, v in {**about, "keep_largest_component": told}.items()}
         save_file(tensors, run / "model.safetensors", words)
         scan = scans / "imagesTr" / "phantom_000.nii.gz"
         found[told] = np.asanyarray(segment(run, scan, tmp_path / f"{told}.nii.gz").dataobj)
@@ -335,10 +335,10 @@ def test_finetuning_tells_its_model_and_its_validation(store: Path, tmp_path: Pa
     seen = {}
     for told in (False, True):
         run = tmp_path / str(told)
-        settings = ["size=32", "batch=8", f"one_structure={str(told).lower()}"]
+        settings = ["size=32", "batch=8", f"keep_largest_component={str(told).lower()}"]
         how: dict[str, Any] = {"labelled": 3, "iterations": 60, "settings": settings}
         finetune(store, run, validation=tmp_path / "watch.txt", **how)
-        assert read_weights(run / "model.safetensors")[1]["one_structure"] is told
+        assert read_weights(run / "model.safetensors")[1]["keep_largest_component"] is told
         with (run / "metrics.csv").open(newline="") as file:
             seen[told] = list(csv.DictReader(file))[-1]["validation_dice"]
     assert seen[True] != seen[False]

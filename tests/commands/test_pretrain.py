@@ -17,14 +17,14 @@ import torch
 import yaml
 
 from poscon.commands.pretrain import pretrain
-from poscon.engine import training
-from poscon.engine.data import UnlabelledBatches
-from poscon.engine.diagnostics import Diagnostics
-from poscon.engine.training import MetricsFile
 from poscon.errors import PosconError
 from poscon.networks.unet import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
+from poscon.training import training
+from poscon.training.data import UnlabelledBatches
+from poscon.training.diagnostics import Diagnostics
+from poscon.training.loop import MetricsFile
 
 DIAGNOSTICS = [
     "alignment",
@@ -111,7 +111,7 @@ def test_micro_batches_go_through_the_network_one_after_the_other(
 
     monkeypatch.setattr(Encoder, "forward", watched)
     run = tmp_path / "run"
-    pretrain(store, run, method=method, epochs=1, settings=[*TINY, "micro_batch=12"])
+    pretrain(store, run, method=method, epochs=1, settings=[*TINY, "grad_cache_chunk=12"])
     assert sizes == {10, 11}
     trained = weights(run)
     assert all(value.isfinite().all() for value in trained.values())
@@ -275,7 +275,9 @@ def test_a_random_start_has_a_row_of_diagnostics(
     store: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    pretrain(store, run, method="none", settings=["network.width=4", "network.levels=2", "size=32"])
+    pretrain(
+        store, run, method="random", settings=["network.width=4", "network.levels=2", "size=32"]
+    )
     (row,) = metrics(run)
     assert list(row) == ["step", *DIAGNOSTICS]
     assert row == {name: metrics(pretrained)[0][name] for name in row}  # all methods start there
@@ -344,8 +346,11 @@ def test_stuck_at_chance_is_said(
         ({"settings": ["loss.treshold=1"]}, r"'loss.treshold' \(did you mean 'threshold'\?\)"),
         ({"settings": ["loss.threshold=0"]}, "loss.threshold = 0"),
         ({"settings": ["size=50"]}, "multiple of 16"),
-        ({"settings": ["micro_batch=1"]}, "micro_batch = 1: Input should be greater"),
-        ({"settings": ["batch=8", "micro_batch=16"]}, "has no effect with batch = 8, .* 16 views"),
+        ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: Input should be greater"),
+        (
+            {"settings": ["batch=8", "grad_cache_chunk=16"]},
+            "has no effect with batch = 8, .* 16 views",
+        ),
         ({"settings": ["optimiser.momentum=0.9"]}, "no effect on adamw"),
         ({"cases": "nowhere.txt"}, "nowhere.txt: cannot read"),
         ({"resume": True}, "no run to resume"),
@@ -475,7 +480,7 @@ def test_what_a_gpu_still_works_on_counts(
         return read(self, device)
 
     monkeypatch.setattr(training._Chunks, "_means", waited_for)
-    monkeypatch.setattr("poscon.engine.training.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("poscon.training.loop.time.perf_counter", lambda: clock[0])
     pretrain(store, tmp_path / "run", epochs=1, settings=TINY)
     with (tmp_path / "run" / "metrics.csv").open() as file:
         row = list(csv.DictReader(file))[-1]

@@ -8,7 +8,7 @@ from poscon.errors import PosconError
 
 MINIMAL = {
     "data": {"phantom": {"subjects": 8}},
-    "pretraining": ["none", "pcl"],
+    "pretraining": ["random", "pcl"],
     "labelled": [2],
     "folds": 2,
 }
@@ -27,19 +27,21 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 def test_every_plan_that_comes_along_is_valid_and_explained(name: str) -> None:
     plan = read_plan(name)
     assert len(plan.description) > 40
-    assert plan.baseline_row == "none | supervised"
+    assert plan.baseline_row == "random | supervised"
 
 
 def test_a_method_alone_is_an_entry_and_the_random_start_the_baseline(tmp_path: Path) -> None:
-    plan = read_plan(write(tmp_path, pretraining=["pcl", "none"], finetuning=["supervised", "bcp"]))
-    assert plan.rows == ["pcl | supervised", "pcl | bcp", "none | supervised", "none | bcp"]
-    assert plan.baseline_row == "none | supervised"
+    plan = read_plan(
+        write(tmp_path, pretraining=["pcl", "random"], finetuning=["supervised", "bcp"])
+    )
+    assert plan.rows == ["pcl | supervised", "pcl | bcp", "random | supervised", "random | bcp"]
+    assert plan.baseline_row == "random | supervised"
 
 
 def test_a_finetuning_may_be_for_some_starts_only(tmp_path: Path) -> None:
-    bcp = {"name": "bcp", "method": "bcp", "starts": ["none"]}
+    bcp = {"name": "bcp", "method": "bcp", "inits": ["random"]}
     plan = read_plan(write(tmp_path, finetuning=["supervised", bcp]))
-    assert plan.rows == ["none | supervised", "none | bcp", "pcl | supervised"]
+    assert plan.rows == ["random | supervised", "random | bcp", "pcl | supervised"]
 
 
 def test_both_trainings_share_the_network_and_random_starts_have_it_too(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_settings_of_an_entry_go_over_the_plans_over_the_recipes(tmp_path: Path)
         write(
             tmp_path,
             recipe="paper-acdc",
-            pretraining=["none", "pcl", own, "simclr"],
+            pretraining=["random", "pcl", own, "simclr"],
             pretrain={"epochs": 5},
         )
     )
@@ -74,10 +76,10 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
     plan = read_plan(
         write(
             tmp_path,
-            pretraining=["none", "rotation"],
+            pretraining=["random", "rotation"],
             finetuning=["supervised", "mean-teacher"],
             pretrain={"epochs": 3, "head": {"dimension": 32}},
-            finetune={"average": 0.5, "start": "encoder"},
+            finetune={"ema_decay": 0.5, "init_parts": "encoder"},
         )
     )
     none, rotation = plan.pretraining
@@ -85,17 +87,17 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
     assert plan.pretrain_settings(rotation, "auto").epochs == 3
     assert plan.finetune_settings(supervised, rotation, 0, "auto").average == 0.5
     assert plan.finetune_settings(teacher, rotation, 0, "auto").average == 0.99
-    assert plan.finetune_settings(supervised, rotation, 0, "auto").start == "encoder"
-    assert plan.finetune_settings(supervised, none, 0, "auto").start == "all"
+    assert plan.finetune_settings(supervised, rotation, 0, "auto").init_parts == "encoder"
+    assert plan.finetune_settings(supervised, none, 0, "auto").init_parts == "all"
 
 
 def test_a_start_that_there_is_not_has_no_settings(tmp_path: Path) -> None:
-    entry = {"name": "held", "method": "supervised", "settings": {"start": "encoder"}}
-    with pytest.raises(PosconError, match="finetuning held: start has no effect from the random"):
+    entry = {"name": "held", "method": "supervised", "settings": {"init_parts": "encoder"}}
+    with pytest.raises(PosconError, match="finetuning held: init_parts has no effect from ran"):
         read_plan(write(tmp_path, finetuning=["supervised", entry]))
-    plan = read_plan(write(tmp_path, finetuning=["supervised", {**entry, "starts": ["pcl"]}]))
+    plan = read_plan(write(tmp_path, finetuning=["supervised", {**entry, "inits": ["pcl"]}]))
     held, pcl = plan.finetuning[1], plan.pretraining[1]
-    assert plan.finetune_settings(held, pcl, 0, "auto").start == "encoder"
+    assert plan.finetune_settings(held, pcl, 0, "auto").init_parts == "encoder"
 
 
 def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -> None:
@@ -115,7 +117,10 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pretraining": ["none", "pcll"]}, "pre-training method 'pcll' is unknown (did you mean"),
+        (
+            {"pretraining": ["random", "pcll"]},
+            "pre-training method 'pcll' is unknown (did you mean",
+        ),
         ({"finetuning": ["supervise"]}, "did you mean 'supervised'"),
         ({"pretraining": ["pcl", "pcl"]}, "pretraining has pcl twice"),
         ({"labelled": [2, 2]}, "labelled has 2 twice"),
@@ -127,8 +132,8 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ({"setting": "transfer"}, "goes with pretrain_data"),
         ({"pretrain_data": {"folder": "x"}}, "goes with pretrain_data"),
         ({"order": "listed"}, "needs folds that name a train file"),
-        ({"pretraining": ["none"], "transductive": True}, "nothing is pre-trained"),
-        ({"baseline": "none | supervise"}, "did you mean 'none | supervised'"),
+        ({"pretraining": ["random"], "transductive": True}, "nothing is pre-trained"),
+        ({"baseline": "random | supervise"}, "did you mean 'random | supervised'"),
         ({"pretrain": {"epoch": 3}}, "pretrain, none: unknown setting 'epoch'"),
         ({"pretrain": {"loss": {"threshold": 1}}}, "pretrain.loss: belongs to one method"),
         ({"finetune": {"seed": 1}}, "finetune.seed: give the plan's own seed"),
@@ -137,18 +142,18 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ({"metrics": ["hd95_mm"], "flaws": {"pooled_dice": True}}, "not among the metrics"),
         ({"pretraining": [{"name": "a b", "method": "pcl"}]}, "pattern"),
         (
-            {"finetuning": [{"name": "s", "method": "supervised", "starts": ["nnoe"]}]},
-            "did you mean 'none'",
+            {"finetuning": [{"name": "s", "method": "supervised", "inits": ["randm"]}]},
+            "did you mean 'random'",
         ),
         ({"recipe": "paper"}, "neither a file nor a known recipe"),
         ({"recipe": {"prepare": {"spacing": 1.0}}}, "has neither pretrain nor finetune"),
         ({"recipe": {"finetune": {"seed": 1}}}, "finetune.seed: give the plan's own seed"),
         (
-            {"finetuning": [{"name": "s", "method": "supervised", "starts": []}]},
+            {"finetuning": [{"name": "s", "method": "supervised", "inits": []}]},
             "at least 1",
         ),
         (
-            {"finetuning": [{"name": "s", "method": "supervised", "starts": ["none"]}]},
+            {"finetuning": [{"name": "s", "method": "supervised", "inits": ["random"]}]},
             "pretraining pcl: no fine-tuning starts from it",
         ),
         (
@@ -159,7 +164,7 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
             {"finetuning": [{"name": "s", "method": "supervised", "settings": {"network": {}}}]},
             "s: settings.network: give the plan's own network",
         ),
-        ({"pretraining": ["none"], "pretrain": {"epochs": 1}}, "pretrain has no effect"),
+        ({"pretraining": ["random"], "pretrain": {"epochs": 1}}, "pretrain has no effect"),
         ({"labelled": 2}, "labelled"),
         ({"folds": {"test": "x"}}, "folds"),
         ({"description": 3}, "description"),

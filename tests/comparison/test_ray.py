@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from poscon.commands.compare import compare
+from poscon.comparison.compare import compare
 from poscon.errors import PosconError
 
 PLAN: dict[str, Any] = {
     "data": {"phantom": {"subjects": 6, "seed": 3}, "prepare": {"spacing": 6.0}},
-    "pretraining": ["none", "pcl"],
+    "pretraining": ["random", "pcl"],
     "labelled": [1, 2],
     "folds": 2,
     "size": 32,

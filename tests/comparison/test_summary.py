@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from poscon.comparison.summary import (
-    Flattered,
+    OptimisticDice,
     by_subject,
-    flattered_table,
     measures_of,
+    optimistic_table,
     pooled_dice,
     protocol_lines,
     results_csv,
@@ -27,8 +27,8 @@ from poscon.comparison.summary import (
 PLAN: Any = SimpleNamespace(
     metrics=("dice", "hd95_mm"),
     labelled=(2,),
-    rows=["none | supervised", "pcl | supervised", "mae | supervised"],
-    baseline_row="none | supervised",
+    rows=["random | supervised", "pcl | supervised", "mae | supervised"],
+    baseline_row="random | supervised",
     description="a test",
     draws=2,
     seed=0,
@@ -58,7 +58,7 @@ def row(
     }
 
 
-def program_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]]:
+def schedule_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]]:
     """Two folds, two draws, two frames a subject, two classes."""
     rng = np.random.default_rng(3)
     base = {key: rng.uniform(0.4, 0.7) for key in product(SUBJECTS, "ab", ("ED", "ES"), (0, 1))}
@@ -99,8 +99,8 @@ def test_a_subject_is_the_mean_over_classes_then_over_frames_and_draws() -> None
 
 
 def test_measures_are_over_subjects_and_draws_are_told() -> None:
-    _, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
-    of_cell = [r for name, of_run in rows.items() if name.startswith("none") for r in of_run]
+    _, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    of_cell = [r for name, of_run in rows.items() if name.startswith("random") for r in of_run]
     measure = measures_of(PLAN, of_cell)["dice"]
     values = []
     for subject in SUBJECTS:
@@ -115,11 +115,11 @@ def test_measures_are_over_subjects_and_draws_are_told() -> None:
 
 
 def test_differences_are_paired_tested_and_adjusted() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     values = {
         name: by_subject(
-            [r for j in program.finetunings if j.row == name for r in rows[j.name]], "dice"
+            [r for j in schedule.finetunings if j.row == name for r in rows[j.name]], "dice"
         )
         for name in PLAN.rows
     }
@@ -134,20 +134,20 @@ def test_differences_are_paired_tested_and_adjusted() -> None:
     assert better.p == pytest.approx(min(1, 2 * p["pcl | supervised"]))
     assert (better.wins, better.losses) == (12, 0)
     assert better.distinguishable
-    assert cells["none | supervised"].against["dice"] is None
+    assert cells["random | supervised"].against["dice"] is None
     same = cells["mae | supervised"]
     assert "not distinguishable" in verdict(same, "dice")
-    assert verdict(cells["none | supervised"], "dice") == "baseline"
+    assert verdict(cells["random | supervised"], "dice") == "baseline"
 
 
 def test_what_is_ahead_by_the_luck_of_a_training_is_not_distinguishable() -> None:
     """One draw gains 0.3, the other loses 0.1: all subjects gain, of the trainings only half do."""
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
     for name, by in (("mae-0-0", 0.3), ("mae-1-0", 0.3), ("mae-0-1", -0.1), ("mae-1-1", -0.1)):
         for r in rows[name]:
             r["dice"] = repr(float(r["dice"]) + by)
             r["hd95_mm"] = repr(float(r["hd95_mm"]) - 10 * by)
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     for metric in ("dice", "hd95_mm"):
         lucky = cells["mae | supervised"].against[metric]
         assert lucky is not None
@@ -167,10 +167,10 @@ def test_what_is_ahead_by_the_luck_of_a_training_is_not_distinguishable() -> Non
 
 
 def test_one_training_alone_distinguishes_nothing() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
-    wanted = ("none-0-0", "pcl-0-0")
-    program.finetunings = [j for j in program.finetunings if j.name in wanted]
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    wanted = ("random-0-0", "pcl-0-0")
+    schedule.finetunings = [j for j in schedule.finetunings if j.name in wanted]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     found = cells["pcl | supervised"].against["dice"]
     assert found is not None
     assert found.p < 0.05  # by subjects it would be
@@ -181,49 +181,49 @@ def test_one_training_alone_distinguishes_nothing() -> None:
 
 
 def test_an_unfinished_cell_has_no_figure_and_is_nobodys_baseline() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
     del rows["mae-1-0"]
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     assert (cells["mae | supervised"].runs, cells["mae | supervised"].wanted) == (3, 4)
     assert not cells["mae | supervised"].measures
     assert cells["pcl | supervised"].against["dice"] is not None
-    del rows["none-0-0"]
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    del rows["random-0-0"]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     assert cells["pcl | supervised"].complete
     assert cells["pcl | supervised"].against["dice"] is None
     assert verdict(cells["pcl | supervised"], "dice") == "the baseline is not finished"
-    text = summary_md(PLAN, program, list(cells.values()), "t")
+    text = summary_md(PLAN, schedule, list(cells.values()), "t")
     assert "3 of 4 runs" in text
 
 
 def test_a_subject_that_only_some_methods_have_is_compared_by_none() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
     for name, of_run in rows.items():
         if name.startswith("pcl"):  # predicts nothing where there is nothing: not measured
             for r in of_run:
                 if r["subject"] == "s3":
                     r["dice"] = r["hd95_mm"] = ""
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     found = cells["pcl | supervised"].against["dice"]
     assert found is not None
     assert found.subjects == 11
-    assert len(cells["none | supervised"].measures["dice"].subjects) == 12
+    assert len(cells["random | supervised"].measures["dice"].subjects) == 12
 
 
 def test_a_cell_in_which_nobody_is_measured_is_empty() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
     for name, of_run in rows.items():
         if name.startswith("mae"):
             for r in of_run:
                 r["dice"] = r["hd95_mm"] = ""
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     assert not cells["mae | supervised"].complete
     assert cells["pcl | supervised"].against["dice"] is not None
 
 
 def test_of_distances_the_less_is_won() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
-    cells = {cell.row: cell for cell in summarise(PLAN, program, Any, rows)}  # type: ignore[arg-type]
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
     for metric in ("dice", "hd95_mm"):
         found = cells["pcl | supervised"].against[metric]
         assert found is not None
@@ -231,12 +231,12 @@ def test_of_distances_the_less_is_won() -> None:
 
 
 def test_different_budgets_are_not_called_the_same() -> None:
-    program, _ = program_and_rows({"none": 0, "pcl": 0, "mae": 0})
+    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
     told = {"iterations": 5, "batch": 4, "size": 32, "network": {"width": 2}}
-    program.jobs = [SimpleNamespace(command="finetune", settings=told)]
-    assert "Every method has the same budget." in protocol_lines(PLAN, program)[-1]
-    program.jobs.append(SimpleNamespace(command="finetune", settings={**told, "iterations": 6}))
-    assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, program)[-1]
+    schedule.jobs = [SimpleNamespace(command="finetune", settings=told)]
+    assert "Every method has the same budget." in protocol_lines(PLAN, schedule)[-1]
+    schedule.jobs.append(SimpleNamespace(command="finetune", settings={**told, "iterations": 6}))
+    assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, schedule)[-1]
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_different_budgets_are_not_called_the_same() -> None:
 def test_a_pretraining_that_trainings_share_is_told(
     fold: int | None, draws: int, words: str | None
 ) -> None:
-    program, _ = program_and_rows({"none": 0, "pcl": 0, "mae": 0})
+    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
     told = {"epochs": 5, "batch": 4, "size": 32, "network": {"width": 2}}
-    program.jobs = [SimpleNamespace(command="pretrain", fold=fold, settings=told)]
+    schedule.jobs = [SimpleNamespace(command="pretrain", fold=fold, settings=told)]
     plan = SimpleNamespace(**{**vars(PLAN), "draws": draws})
-    lines = protocol_lines(plan, program)  # type: ignore[arg-type]
+    lines = protocol_lines(plan, schedule)  # type: ignore[arg-type]
     assert [line for line in lines if "start from one" in line] == [
         line for line in lines if words is not None and line.startswith(words)
     ]
@@ -262,9 +262,9 @@ def test_a_pretraining_that_trainings_share_is_told(
 
 
 def test_tables_say_what_was_measured() -> None:
-    program, rows = program_and_rows({"none": 0, "pcl": 0.05, "mae": 0})
-    cells = summarise(PLAN, program, Any, rows)  # type: ignore[arg-type]
-    text = summary_md(PLAN, program, cells, "t")
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    cells = summarise(PLAN, schedule, Any, rows)  # type: ignore[arg-type]
+    text = summary_md(PLAN, schedule, cells, "t")
     best = next(cell for cell in cells if cell.row == "pcl | supervised")
     assert f"| 2 | pcl | supervised | {spread(best.measures['dice'], 'dice')} |" in text
     assert "Inductive." in text
@@ -278,7 +278,7 @@ def test_tables_say_what_was_measured() -> None:
 @pytest.mark.parametrize("selected", [False, True])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bool) -> None:
-    found = Flattered(
+    found = OptimisticDice(
         last=0.5 if selected else None,
         best=0.625 if selected else None,
         pooled=0.75 if pooled else None,
@@ -287,9 +287,9 @@ def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bo
         labelled=2,
         row="pcl | supervised",
         measures={"dice": SimpleNamespace(mean=0.5)},
-        flattered=found,
+        optimistic=found,
     )
-    text, head, rows = flattered_table([cell])
+    text, head, rows = optimistic_table([cell])
     asked = ["0.500", "0.625", "+0.125"] if selected else []
     asked += ["0.750", "+0.250"] if pooled else []
     assert rows == [["2", "pcl", "supervised", "0.500", *asked]]

@@ -46,9 +46,9 @@ def assert_same_gradients(one, other):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 14), st.integers(2, 15))
-def test_in_evaluation_the_gradients_are_those_of_one_batch(n, micro_batch):
+def test_in_evaluation_the_gradients_are_those_of_one_batch(n, grad_cache_chunk):
     whole, cached = networks().eval(), networks().eval()
-    expected, found = embed(*whole, images(n)), embed(*cached, images(n), micro_batch)
+    expected, found = embed(*whole, images(n)), embed(*cached, images(n), grad_cache_chunk)
     torch.testing.assert_close(found, expected)
     spread_loss(expected).backward()
     spread_loss(found).backward()
@@ -89,7 +89,7 @@ def test_at_no_time_are_there_activations_of_two_parts():
 
 
 @given(st.integers(1, 500), st.integers(2, 200))
-def test_no_part_is_too_small_to_normalise(slices, micro_batch):
+def test_no_part_is_too_small_to_normalise(slices, grad_cache_chunk):
     """Of two views a slice, no part is left with a single one."""
     sizes = []
 
@@ -97,10 +97,10 @@ def test_no_part_is_too_small_to_normalise(slices, micro_batch):
         sizes.append(len(part))
         return [part]
 
-    embed(_Module(encoder), nn.Identity(), torch.zeros(2 * slices, 1), micro_batch)
+    embed(_Module(encoder), nn.Identity(), torch.zeros(2 * slices, 1), grad_cache_chunk)
     assert sum(sizes) == 2 * slices
     assert min(sizes) >= 2
-    assert max(sizes) <= micro_batch
+    assert max(sizes) <= grad_cache_chunk
 
 
 class _Module(nn.Module):

@@ -88,10 +88,10 @@ def test_the_number_of_classes_touches_the_classifier_only():
 def test_every_skip_reaches_the_output():
     whole = network()
     features = whole.encoder(torch.randn(1, 1, 8, 8))
-    scores = whole.decoder(features)[-1]
+    logits = whole.decoder(features)[-1]
     for level, feature in enumerate(features):
         changed = [f + (f is feature) for f in features]
-        assert not torch.allclose(whole.decoder(changed)[-1], scores), level
+        assert not torch.allclose(whole.decoder(changed)[-1], logits), level
 
 
 def test_forward_is_the_decoder_of_the_encoder():

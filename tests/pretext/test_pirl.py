@@ -324,7 +324,7 @@ def batch(slices=(5, 0, 2, 7)) -> SliceBatch:
     canvas = canvas_size(SIZE, VIEWS.settings)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(n, 1, canvas, canvas, generator=generator)
-    return SliceBatch(images, (torch.arange(n) + 1) / n, slices=torch.tensor(slices))
+    return SliceBatch(images, (torch.arange(n) + 1) / n, slice_ids=torch.tensor(slices))
 
 
 def outputs(pirl: PIRL) -> list:
@@ -365,8 +365,8 @@ def test_a_step_is_the_loss_of_a_view_and_of_the_patches_of_another(n):
     torch.testing.assert_close(inputs[1], patches.flatten(0, 1))
     image, jigsaw = heads
     assert image.shape == jigsaw.shape == (4, 8)
-    drawn, negatives = draw_negatives(slices.slices, 8, n, mix_seed(seed, NEGATIVES_STREAM))
-    rows = bank[slices.slices], bank[drawn], negatives
+    drawn, negatives = draw_negatives(slices.slice_ids, 8, n, mix_seed(seed, NEGATIVES_STREAM))
+    rows = bank[slices.slice_ids], bank[drawn], negatives
     expected = 0.3 * slow_loss(jigsaw, *rows, temperature=0.2)
     expected += 0.7 * slow_loss(image, *rows, temperature=0.2)
     assert float(step.loss.detach()) == pytest.approx(float(expected), rel=1e-4)
@@ -430,7 +430,7 @@ def test_a_step_moves_the_rows_of_its_slices_and_no_others():
     pirl.step(slices, VIEWS, 0, 0.0)
     image = normalize(heads[0], dim=1)
     expected = before.clone()
-    for row, number in enumerate(slices.slices.tolist()):
+    for row, number in enumerate(slices.slice_ids.tolist()):
         expected[number] = normalize(0.5 * before[number] + 0.5 * image[row], dim=0)
     torch.testing.assert_close(pirl.bank, expected)
     torch.testing.assert_close(pirl.bank.norm(dim=1), torch.ones(8))
@@ -443,8 +443,8 @@ def test_momentum_is_the_share_of_the_old_row():
     pirl, slices = method(momentum=0.9), batch()
     before, heads = pirl.bank.clone(), outputs(pirl)
     pirl.step(slices, VIEWS, 0, 0.0)
-    mixed = 0.9 * before[slices.slices] + 0.1 * normalize(heads[0], dim=1)
-    torch.testing.assert_close(pirl.bank[slices.slices], normalize(mixed, dim=1))
+    mixed = 0.9 * before[slices.slice_ids] + 0.1 * normalize(heads[0], dim=1)
+    torch.testing.assert_close(pirl.bank[slices.slice_ids], normalize(mixed, dim=1))
 
 
 def test_a_resumed_training_is_the_uninterrupted_one():

@@ -21,14 +21,14 @@ from poscon.views import ViewMaker, ViewSettings, canvas_size
 CPU = torch.device("cpu")
 
 
-def slow_loss(scores):
+def slow_loss(logits):
     """Eq. 2 and 3 of Gidaris et al. 2018: images one by one, each by its four turns."""
-    n = len(scores) // 4
+    n = len(logits) // 4
     total = 0.0
     for i in range(n):
         loss = 0.0
         for y in range(4):
-            row = scores.double()[y * n + i]
+            row = logits.double()[y * n + i]
             probability = torch.exp(row[y]) / sum(torch.exp(row[k]) for k in range(4))
             loss = loss - torch.log(probability) / 4
         total = total + loss / n
@@ -97,12 +97,12 @@ def test_right_and_wrong_answers():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_is_only_that_of_the_input(dtype):
-    scores = random_scores(8, dtype=dtype)
+    logits = random_scores(8, dtype=dtype)
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = rotation_loss(scores)
+            loss = rotation_loss(logits)
         assert loss.dtype == torch.float32
-        assert float(loss) == pytest.approx(float(slow_loss(scores)), rel=1e-5)
+        assert float(loss) == pytest.approx(float(slow_loss(logits)), rel=1e-5)
 
 
 # The method
@@ -152,9 +152,9 @@ def test_a_step_is_the_loss_of_all_turns_of_a_view():
     turned, bottleneck = seen
     view = VIEWS(slices.images, seed)
     torch.testing.assert_close(turned, torch.cat([view.rot90(k, (2, 3)) for k in range(4)]))
-    scores = rotation.classifier(bottleneck.mean(dim=(2, 3))).detach()
-    assert float(step.loss.detach()) == pytest.approx(float(slow_loss(scores)), rel=1e-5)
-    hits = [int(scores[row].argmax()) == row // 4 for row in range(16)]
+    logits = rotation.classifier(bottleneck.mean(dim=(2, 3))).detach()
+    assert float(step.loss.detach()) == pytest.approx(float(slow_loss(logits)), rel=1e-5)
+    hits = [int(logits[row].argmax()) == row // 4 for row in range(16)]
     assert float(step.logs["accuracy"]) == pytest.approx(np.mean(hits))
     assert step.chance == pytest.approx(math.log(4))
     assert step.floor == 0

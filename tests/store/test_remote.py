@@ -14,13 +14,13 @@ import pytest
 
 from poscon.cli import main
 from poscon.commands.inspect import inspect
+from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
-from poscon.engine.run import RunFolder
 from poscon.errors import PosconError
 from poscon.networks.weights import read_weights
-from poscon.store.prepare import prepare
 from poscon.store.remote import RemoteFolder, cache_folder
 from poscon.store.store import Store, slices_sha256
+from poscon.training.run import RunFolder
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (poscon[remote])")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.store.local import LocalFolder
-from poscon.store.prepare import prepare
 from poscon.store.store import Store, read_names, slices_sha256, write_json
 
 

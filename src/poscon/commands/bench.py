@@ -9,9 +9,15 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import PretrainSettings, assemble
-from poscon.engine.inference import choose_device
-from poscon.engine.timing import (
+from poscon.errors import PosconError
+from poscon.progress import console
+from poscon.settings import Recipe, resolve
+from poscon.store.selection import slice_size
+from poscon.store.store import Store
+from poscon.training.inference import choose_device
+from poscon.training.timing import (
     PARTS,
     Bare,
     Overhead,
@@ -20,12 +26,6 @@ from poscon.engine.timing import (
     measure_overhead,
     time_parts,
 )
-from poscon.errors import PosconError
-from poscon.progress import console
-from poscon.settings import Recipe, resolve
-from poscon.store.prepare import prepare
-from poscon.store.selection import slice_size
-from poscon.store.store import Store
 from poscon.volumes.phantom import write_phantom
 
 PHANTOMS = 12

@@ -10,14 +10,15 @@ from pathlib import Path
 from rich.table import Table
 
 from poscon.commands.evaluate import Evaluation, Summary, evaluate
-from poscon.commands.finetune import MODEL, finetune
+from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import part_file, pretrain
+from poscon.commands.prepare import prepare
+from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
+from poscon.pictures.predictions import draw_predictions
 from poscon.progress import console
-from poscon.report.predictions import draw_predictions
-from poscon.store.prepare import prepare
 from poscon.store.store import MANIFEST, Store, write_json
+from poscon.training.run import MODEL, part_file
 from poscon.volumes.phantom import MODALITIES, write_phantom
 
 SUBJECTS = 30

@@ -18,13 +18,13 @@ from poscon.errors import PosconError
 from poscon.files import write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
+from poscon.training.run import LABELS_FILE
 from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.base import scan_files
 from poscon.volumes.scan import Scan, read_scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
-LABELS_FILE = "labels.json"
 OUT_SUFFIXES = (".json", ".csv")
 SAME_PLACE_MM = 1e-3
 RULES = (

@@ -8,33 +8,30 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from poscon import __version__
-from poscon.commands.pretrain import part_file
-from poscon.engine.configuration import TrainingSettings
-from poscon.engine.data import LabelledBatches, SliceReader
-from poscon.engine.inference import (
-    choose_device,
-    choose_precision,
-    largest_structure,
-    predicted_classes,
-)
-from poscon.engine.optimisation import EncoderRate, OptimiserSettings
-from poscon.engine.run import RunFolder, refuse_with_resume
-from poscon.engine.training import train
 from poscon.errors import PosconError
+from poscon.finetuning import find_method
+from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import mix_seed
-from poscon.semisup import find_method
-from poscon.semisup.base import FinetuneMethod
 from poscon.settings import Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
 from poscon.store.store import CaseRecord, Store, read_names
+from poscon.training.configuration import TrainingSettings
+from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.inference import (
+    choose_device,
+    choose_precision,
+    largest_component,
+    predicted_classes,
+)
+from poscon.training.loop import train
+from poscon.training.optimisation import EncoderRate, OptimiserSettings
+from poscon.training.run import MODEL, RunFolder, part_file, refuse_with_resume
+from poscon.version import __version__
 from poscon.views import ViewMaker, ViewSettings, canvas_size
-
-MODEL = "model.safetensors"
 
 _VIEWS = ViewSettings(
     mirror=False,
@@ -62,15 +59,17 @@ class FinetuneSettings(TrainingSettings):
         batch: slices a step.
         checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
             look at the validation cases.
-        foreground: share of the slices cropped around foreground; matters for large slices only.
+        oversample_foreground: share of the slices cropped around foreground; it matters
+            only for slices larger than ``size``.
         deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
             so many.
-        average: decay of a moving average of the weights over the steps, which is then the result;
-            0: none, the result is the last weights.
-        start: which parts to take from the pre-training run: all that it trained, or the encoder.
+        ema_decay: decay of an exponential moving average of the weights, which is then the
+            result; 0: no average, the result is the last weights.
+        init_parts: which parts to take from the pre-training run: all that it trained, or the
+            encoder.
         encoder_rate: holds the encoder back.
-        one_structure: whether all classes together are one connected structure, so that all but
-            the largest is wrong; it is then removed from what the model predicts.
+        keep_largest_component: whether all classes together are one connected structure. Then
+            everything but the largest component is removed from what the model predicts.
         transductive: whether pre-training may have seen the excluded and the validation cases.
     """
 
@@ -79,14 +78,14 @@ class FinetuneSettings(TrainingSettings):
     iterations: PositiveInt = 2000
     batch: PositiveInt = 8
     checkpoint_every: PositiveInt = 100
-    foreground: float = Field(0.5, ge=0, le=1)
+    oversample_foreground: float = Field(0.5, ge=0, le=1)
     deep_supervision: NonNegativeInt = 2
-    average: float = Field(0.99, ge=0, lt=1)
-    start: Literal["all", "encoder"] = "all"
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    init_parts: Literal["all", "encoder"] = "all"
     encoder_rate: EncoderRate = EncoderRate()
-    one_structure: bool = False
+    keep_largest_component: bool = False
     transductive: bool = False
-    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, final_lr=None)
+    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, min_lr=None)
     views: ViewSettings = _VIEWS
 
     @classmethod
@@ -107,7 +106,7 @@ class FinetuneSettings(TrainingSettings):
 
 def without_effect(method: str) -> list[str]:
     """The settings that a fine-tuning method makes nothing of."""
-    return ["average"] if find_method(method).has_own_average else []
+    return ["ema_decay"] if find_method(method).has_own_ema else []
 
 
 def finetune(
@@ -135,7 +134,7 @@ def finetune(
 
     Args:
         store: prepared data set with label maps.
-        run: folder to write, see :mod:`poscon.engine.run`.
+        run: folder to write, see :mod:`poscon.training.run`.
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
@@ -195,8 +194,8 @@ def finetune(
             seed=seed,
             device=device,
         )
-        if init is None and chosen.start != "all":
-            raise PosconError("setting start: has no effect without --init")
+        if init is None and chosen.init_parts != "all":
+            raise PosconError("setting init_parts: has no effect without --init")
         files = (cases, exclude, unlabelled, validation)
         roles = _choose_roles(opened, *files, labelled, chosen, pretrained=init is not None)
         _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
@@ -223,7 +222,7 @@ def finetune(
         chosen.batch,
         size,
         chosen.iterations,
-        chosen.foreground,
+        chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
         None if without is None else SliceReader(opened, without, canvas),
@@ -255,7 +254,7 @@ def finetune(
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
             "size": size,
-            "one_structure": chosen.one_structure,
+            "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in opened.manifest.classes],
             "preparation": opened.manifest.preparation.model_dump(mode="json"),
             "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
@@ -277,7 +276,7 @@ def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> F
     """
     method = find_method(chosen.method)
     settings = method.Settings(**chosen.loss)
-    learner = method(network, settings, chosen.deep_supervision, chosen.average)
+    learner = method(network, settings, chosen.deep_supervision, chosen.ema_decay)
     learner.check(chosen.iterations, views)
     if chosen.batch < learner.smallest_batch:
         raise PosconError(
@@ -397,7 +396,7 @@ def _network(
         differing = _differences(theirs.model_dump(), chosen.network.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
     parts = {"encoder": tensors}
-    if chosen.start == "all":
+    if chosen.init_parts == "all":
         for part in about.get("parts", []):
             parts[part], _ = read_weights(part_file(Path(init), part))
     preparation = store.manifest.preparation.model_dump(mode="json")
@@ -439,8 +438,8 @@ def mean_dice(
         stack = torch.from_numpy(store.image(case).astype(np.float32))
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
             predicted = predicted_classes(network, stack, size)
-        if chosen.one_structure:
-            predicted = largest_structure(predicted)
+        if chosen.keep_largest_component:
+            predicted = largest_component(predicted)
         reference = store.label(case)
         for index in range(1, network.n_classes):
             a, b = predicted == index, reference == index

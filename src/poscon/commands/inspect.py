@@ -14,7 +14,7 @@ from rich.text import Text
 
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.report.contact_sheet import check_target, draw_contact_sheet
+from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities, labelled_voxels
 from poscon.store.remote import is_url
 from poscon.store.store import Manifest, Store

@@ -13,23 +13,22 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from poscon.commands.evaluate import LABELS_FILE
-from poscon.commands.finetune import MODEL
-from poscon.engine.inference import (
-    channels_last,
-    choose_device,
-    largest_structure,
-    predicted_classes,
-)
-from poscon.engines import usable_cores
 from poscon.errors import PosconError
+from poscon.executors import usable_cores
 from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
 from poscon.networks.unet import UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console, progress_bar
 from poscon.store.intensity import check_voxels, guess_modality
-from poscon.store.prepare import case_geometry, pixels_sha256, prepare_stack
+from poscon.store.preparation import case_geometry, pixels_sha256, prepare_stack
 from poscon.store.store import ClassRecord, Preparation, read_names, write_json
+from poscon.training.inference import (
+    channels_last,
+    choose_device,
+    largest_component,
+    predicted_classes,
+)
+from poscon.training.run import LABELS_FILE, MODEL
 from poscon.volumes.case import Case, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts import read_dataset
@@ -156,7 +155,7 @@ class Model:
         try:
             self.preparation = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
-            self.one_structure = bool(about.get("one_structure", False))
+            self.keep_largest_component = bool(about.get("keep_largest_component", False))
             self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
             modalities: list[str] = about["modalities"]
         except (KeyError, TypeError, ValidationError) as error:
@@ -206,8 +205,8 @@ class Model:
 
     def label_map(self, prepared: "_Prepared", classes: Sequence[np.ndarray]) -> np.ndarray:
         """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
-        if self.one_structure:
-            classes = [largest_structure(volume) for volume in classes]
+        if self.keep_largest_component:
+            classes = [largest_component(volume) for volume in classes]
         maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
         several = prepared.scan.data.ndim == 4 and prepared.case.frame_index is None
         return np.stack(maps, axis=-1) if several else maps[0]

@@ -7,36 +7,31 @@ from typing import NamedTuple, Self
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
-from poscon import __version__
 from poscon.distributed import joined, n_processes, rank, wait_for_all
-from poscon.engine.collapse import CollapseWatch, conclude
-from poscon.engine.configuration import TrainingSettings
-from poscon.engine.data import SliceReader, UnlabelledBatches
-from poscon.engine.diagnostics import Diagnostics, numbers
-from poscon.engine.inference import choose_device
-from poscon.engine.run import RunFolder, refuse_with_resume
-from poscon.engine.samplers import SamplerName
-from poscon.engine.training import MetricsFile, train
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.networks.weights import save_weights
+from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
-from poscon.report.diagnostics import draw_diagnostics
 from poscon.seeds import mix_seed
 from poscon.settings import Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.training.collapse import CollapseWatch, conclude
+from poscon.training.configuration import TrainingSettings
+from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.diagnostics import Diagnostics, numbers
+from poscon.training.inference import choose_device
+from poscon.training.loop import MetricsFile, train
+from poscon.training.run import RunFolder, part_file, refuse_with_resume
+from poscon.training.samplers import SamplerName
+from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
 
 CHUNK_STEPS = 500
 DIAGNOSTICS = "diagnostics.png"
-
-
-def part_file(run: Path, part: str) -> Path:
-    """Where a pre-training run leaves a part of the network, ``encoder`` or ``decoder``."""
-    return run / f"{part}.safetensors"
 
 
 class PretrainSettings(TrainingSettings):
@@ -48,9 +43,9 @@ class PretrainSettings(TrainingSettings):
         head: the projection head.
         epochs: how often every slice is seen.
         batch: slices a step; each gives two views.
-        sampler: which slices a batch is made of, see :mod:`poscon.engine.samplers`.
-        micro_batch: most views that go through the network at once; None: all. The loss is over
-            the whole batch all the same, see docs/explanation/loss-at-scale.md.
+        sampler: which slices a batch is made of, see :mod:`poscon.training.samplers`.
+        grad_cache_chunk: most views that go through the network at once; None: all. The loss
+            is over the whole batch all the same, see docs/explanation/loss-at-scale.md.
     """
 
     method: str = "pcl"
@@ -59,7 +54,7 @@ class PretrainSettings(TrainingSettings):
     epochs: PositiveInt = 10
     batch: int = Field(64, ge=2)
     sampler: SamplerName = "uniform"
-    micro_batch: int | None = Field(None, ge=2)
+    grad_cache_chunk: int | None = Field(None, ge=2)
 
     @classmethod
     def method_class(cls, name: str) -> type[PretextMethod]:
@@ -76,10 +71,11 @@ class PretrainSettings(TrainingSettings):
                     f"{name} has no effect with method {self.method}; leave it out (what a recipe "
                     f"says of it goes with --set {name}={nothing})"
                 )
-        if self.micro_batch is not None and self.micro_batch >= 2 * self.batch:
+        if self.grad_cache_chunk is not None and self.grad_cache_chunk >= 2 * self.batch:
             raise ValueError(
-                f"micro_batch = {self.micro_batch} has no effect with batch = {self.batch}, which "
-                f"gives {2 * self.batch} views; set fewer, or leave it out"
+                f"grad_cache_chunk = {self.grad_cache_chunk} has no effect with "
+                f"batch = {self.batch}, which gives {2 * self.batch} "
+                "views; set fewer, or leave it out"
             )
         return self
 
@@ -88,7 +84,7 @@ def without_effect(method: str) -> list[str]:
     """The settings that a pre-training method makes nothing of."""
     found = find_method(method)
     unused = [] if found.has_head else ["head"]
-    unused += [] if found.in_micro_batches else ["micro_batch"]
+    unused += [] if found.uses_grad_cache else ["grad_cache_chunk"]
     if not found.trains:
         unused += ["epochs", "batch", "sampler", "optimiser", "precision", "compile"]
     return unused
@@ -112,7 +108,7 @@ def pretrain(
 
     Args:
         store: prepared data set.
-        run: folder to write, see :mod:`poscon.engine.run`.
+        run: folder to write, see :mod:`poscon.training.run`.
         method: pre-training method.
         cases: file naming the cases or subjects to use (see
             :func:`poscon.store.store.read_names`); None: all.
@@ -253,7 +249,7 @@ def assemble(
     torch.manual_seed(mix_seed(chosen.seed, -1))
     settings = method.Settings(**chosen.loss)
     learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
-    learner.micro_batch = chosen.micro_batch
+    learner.grad_cache_chunk = chosen.grad_cache_chunk
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
     )

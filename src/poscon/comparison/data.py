@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from poscon.commands.prepare import prepare
 from poscon.comparison.plan import DataSettings
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
-from poscon.store.prepare import prepare
 from poscon.store.store import MANIFEST, Store, write_json
 from poscon.volumes.phantom import write_phantom
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from poscon import __version__
 from poscon.commands.finetune import make_learner
 from poscon.commands.pretrain import assemble
 from poscon.comparison.folds import (
@@ -19,12 +18,13 @@ from poscon.comparison.folds import (
     make_folds,
     shared_scans,
 )
-from poscon.comparison.plan import NO_START, Entry, Plan, Size, naming, row_name
+from poscon.comparison.plan import RANDOM, Entry, Plan, Size, naming, row_name
 from poscon.errors import PosconError
+from poscon.finetuning import find_method
 from poscon.networks.unet import UNet
-from poscon.semisup import find_method
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.version import __version__
 from poscon.views import ViewMaker
 
 Command = Literal["pretrain", "finetune"]
@@ -40,7 +40,7 @@ class Job:
         settings: of the training, resolved.
         cases: case ids by role: ``pretrain``; or ``labelled``, ``unlabelled`` if the method uses
             them, ``validation`` if they are to be watched, ``test``.
-        start: name of the pre-training that it starts from, or None.
+        init: name of the pre-training that it starts from, or None.
         pretraining, finetuning: names of the plan's entries.
         labelled: number of labelled subjects, of a fine-tuning.
         fold: number; None if a pre-training is of all folds.
@@ -52,7 +52,7 @@ class Job:
     settings: dict[str, Any]
     cases: dict[str, tuple[str, ...]]
     pretraining: str
-    start: str | None = None
+    init: str | None = None
     finetuning: str | None = None
     labelled: int | None = None
     fold: int | None = None
@@ -65,7 +65,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Program:
+class Schedule:
     """All runs of a plan.
 
     Attributes:
@@ -110,7 +110,7 @@ class Program:
         )
 
 
-def make_program(plan: Plan, store: Store, folder: Path, source: Store | None = None) -> Program:
+def make_schedule(plan: Plan, store: Store, folder: Path, source: Store | None = None) -> Schedule:
     """Everything that a plan asks for, checked against its data before any of it is done.
 
     Args:
@@ -131,13 +131,13 @@ def make_program(plan: Plan, store: Store, folder: Path, source: Store | None = 
                 for job in builder.cell(fold, labelled, draw):
                     jobs.setdefault(job.name, job)
     protocol, transductive = builder.protocol(folds)
-    return Program(tuple(jobs.values()), tuple(folds), protocol, transductive)
+    return Schedule(tuple(jobs.values()), tuple(folds), protocol, transductive)
 
 
 class _Builder:
     def __init__(self, plan: Plan, store: Store, source: Store | None) -> None:
         self.plan, self.store, self.source = plan, store, source
-        self.pretrained = any(entry.method != NO_START for entry in plan.pretraining)
+        self.pretrained = any(entry.method != RANDOM for entry in plan.pretraining)
         self._checked: set[tuple[str, str | int]] = set()
 
     def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
@@ -151,10 +151,10 @@ class _Builder:
             learnt["pre-training"] = self._pretraining_cases(fold)
         check_leakage(test, learnt, fold)
         jobs = []
-        for start, entry in self.plan.combinations:
-            before = self._pretraining(start, fold)
+        for init_entry, entry in self.plan.combinations:
+            before = self._pretraining(init_entry, fold)
             jobs += [] if before is None else [before]
-            jobs.append(self._finetuning(start, before, entry, fold, labelled, draw, roles))
+            jobs.append(self._finetuning(init_entry, before, entry, fold, labelled, draw, roles))
         return jobs
 
     def protocol(self, folds: Sequence[Fold]) -> tuple[str, bool]:
@@ -186,9 +186,9 @@ class _Builder:
             False,
         )
 
-    def _size(self, start: Entry) -> Size:
+    def _size(self, init_entry: Entry) -> Size:
         """What covers the slices of the whole set, so that folds agree, if nobody says."""
-        stride = self.plan.pretrain_settings(start, "auto").network.stride
+        stride = self.plan.pretrain_settings(init_entry, "auto").network.stride
         return slice_size(self.store.cases, "auto", stride)
 
     def _of(self, subjects: Sequence[str], labelled: bool = False) -> list[CaseRecord]:
@@ -201,7 +201,7 @@ class _Builder:
         return list(self.store.cases) if self.plan.transductive else self._of(fold.train)
 
     def _pretraining(self, entry: Entry, fold: Fold) -> Job | None:
-        if entry.method == NO_START:
+        if entry.method == RANDOM:
             return None
         shared = self.source is not None or self.plan.transductive  # by all folds
         told = self.plan.pretrain_settings(entry, self._size(entry))
@@ -222,7 +222,7 @@ class _Builder:
 
     def _finetuning(
         self,
-        start: Entry,
+        init_entry: Entry,
         before: Job | None,
         entry: Entry,
         fold: Fold,
@@ -241,14 +241,14 @@ class _Builder:
         cases["test"] = self._of(fold.test, labelled=True)
         if self.plan.flaws.select_on_test:
             cases["validation"] = cases["test"]
-        told = self.plan.finetune_settings(entry, start, draw, self._size(start))
+        told = self.plan.finetune_settings(entry, init_entry, draw, self._size(init_entry))
         assert told.network is not None
         size = slice_size(roles["labelled"], told.size, told.network.stride)
-        if (start.name, entry.name) not in self._checked:
+        if (init_entry.name, entry.name) not in self._checked:
             network = UNet(told.network, len(self.store.class_names) + 1)
             with naming("finetune", entry):
                 make_learner(told, network, ViewMaker(told.views, size))
-            self._checked.add((start.name, entry.name))
+            self._checked.add((init_entry.name, entry.name))
         settings = told.model_dump(mode="json")
         if before is not None and "validation" in cases:
             seen = shared_scans(cases["test"], {"": self._pretraining_cases(fold)})
@@ -258,8 +258,8 @@ class _Builder:
             f"fold{fold.number}-draw{draw}-m{labelled}",
             settings,
             cases,
-            pretraining=start.name,
-            start=None if before is None else before.name,
+            pretraining=init_entry.name,
+            init=None if before is None else before.name,
             finetuning=entry.name,
             labelled=labelled,
             fold=fold.number,
@@ -275,7 +275,7 @@ def _job(
     *,
     pretraining: str,
     finetuning: str | None = None,
-    start: str | None = None,
+    init: str | None = None,
     **rest: Any,
 ) -> Job:
     determined_by = {
@@ -286,7 +286,7 @@ def _job(
         "cases": {
             role: [[c.id, c.stored_sha256] for c in members] for role, members in cases.items()
         },
-        "start": start,
+        "init": init,
     }
     text = json.dumps(determined_by, sort_keys=True)
     methods = "-".join(name for name in (pretraining, finetuning) if name is not None)
@@ -297,6 +297,6 @@ def _job(
         cases={role: tuple(c.id for c in members) for role, members in cases.items()},
         pretraining=pretraining,
         finetuning=finetuning,
-        start=start,
+        init=init,
         **rest,
     )

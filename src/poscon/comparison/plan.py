@@ -16,8 +16,8 @@ from poscon.networks.unet import NetworkSettings
 from poscon.settings import Settings, load_recipe, nearest, override, parse_yaml, resolve, validate
 
 _PLANS = files("poscon") / "plans"
-NO_START = "none"
-"""The pre-training method that is a random start; nothing is pre-trained for it."""
+RANDOM = "random"
+"""The pre-training method that is a random initialisation; nothing is pre-trained for it."""
 
 Size = PositiveInt | Literal["auto"]
 
@@ -79,10 +79,10 @@ class FinetuneEntry(Entry):
     """A fine-tuning that takes part.
 
     Attributes:
-        starts: names of those that it is done from; None: from all.
+        inits: names of those that it is done from; None: from all.
     """
 
-    starts: tuple[str, ...] | None = Field(None, min_length=1)
+    inits: tuple[str, ...] | None = Field(None, min_length=1)
 
 
 class Flaws(Settings):
@@ -107,8 +107,8 @@ class Plan(Settings):
             ``transfer``: on ``pretrain_data``.
         data: what is fine-tuned and tested on.
         pretrain_data: what is pre-trained on, in a transfer.
-        pretraining: the starts.
-        finetuning: the fine-tunings; every one from every start.
+        pretraining: the initialisations.
+        finetuning: the fine-tunings; every one from every initialisation.
         labelled: numbers of labelled subjects.
         folds: into how many parts the subjects are drawn, each of which is tested on once; or a
             list of folds by name.
@@ -117,8 +117,8 @@ class Plan(Settings):
             draws differ in the training's random choices only.
         seed: of folds and pre-training; draw d, and its fine-tuning, have seed + d.
         transductive: whether pre-training sees the scans that are tested on (never their labels).
-        baseline: the row that all are compared with, ``START | FINE-TUNING``; None: the random
-            start, if it takes part, else the first start, with the first fine-tuning.
+        baseline: the row that all are compared with, ``INIT | FINE-TUNING``; None: the random
+            initialisation, if it takes part, else the first entry, with the first fine-tuning.
         metrics: what the tables show; the first is also compared.
         recipe: settings to begin with: a recipe by name or file, or its content.
         network, size, precision: of both trainings.
@@ -185,7 +185,7 @@ class Plan(Settings):
             isinstance(self.folds, int) or any(fold.train is None for fold in self.folds)
         ):
             raise ValueError("order listed needs folds that name a train file each")
-        if self.transductive and all(entry.method == NO_START for entry in self.pretraining):
+        if self.transductive and all(entry.method == RANDOM for entry in self.pretraining):
             raise ValueError("transductive has no effect: nothing is pre-trained")
         for section in SECTIONS:
             for key, where in _ELSEWHERE.items():
@@ -196,21 +196,21 @@ class Plan(Settings):
             for key in ("method", "seed", "transductive", "device", *of_all):
                 if key in entry.settings:
                     raise ValueError(f"{entry.name}: settings.{key}: {_ELSEWHERE[key]}")
-        if self.pretrain and all(entry.method == NO_START for entry in self.pretraining):
+        if self.pretrain and all(entry.method == RANDOM for entry in self.pretraining):
             raise ValueError("pretrain has no effect: nothing is pre-trained")
         flaws = self.flaws.select_on_test or self.flaws.pooled_dice
         if flaws and "dice" not in self.metrics:
             raise ValueError("flaws are of Dice, which is not among the metrics")
-        starts = [start.name for start in self.pretraining]
+        inits = [init.name for init in self.pretraining]
         for entry in self.finetuning:
-            for name in entry.starts or ():
-                if name not in starts:
+            for name in entry.inits or ():
+                if name not in inits:
                     raise ValueError(
-                        f"finetuning {entry.name}: start {name!r} is not among the pretraining"
-                        f"{nearest(name, starts)}"
+                        f"finetuning {entry.name}: init {name!r} is not among the pretraining"
+                        f"{nearest(name, inits)}"
                     )
-        used = {start.name for start, _ in self.combinations}
-        if unused := [name for name in starts if name not in used]:
+        used = {init.name for init, _ in self.combinations}
+        if unused := [name for name in inits if name not in used]:
             raise ValueError(f"pretraining {unused[0]}: no fine-tuning starts from it")
         rows = self.rows
         if self.baseline_row not in rows:
@@ -222,17 +222,17 @@ class Plan(Settings):
 
     @property
     def rows(self) -> list[str]:
-        """``START | FINE-TUNING`` of every combination, in order."""
+        """``INIT | FINE-TUNING`` of every combination, in order."""
         return [row_name(p.name, f.name) for p, f in self.combinations]
 
     @property
     def combinations(self) -> list[tuple[Entry, FinetuneEntry]]:
-        """The starts and fine-tunings that go together, in order."""
+        """The initialisations and fine-tunings that go together, in order."""
         return [
-            (start, entry)
-            for start in self.pretraining
+            (init, entry)
+            for init in self.pretraining
             for entry in self.finetuning
-            if entry.starts is None or start.name in entry.starts
+            if entry.inits is None or init.name in entry.inits
         ]
 
     @property
@@ -240,8 +240,8 @@ class Plan(Settings):
         """The row that all others are compared with."""
         if self.baseline is not None:
             return self.baseline
-        start = next((p for p in self.pretraining if p.method == NO_START), self.pretraining[0])
-        return row_name(start.name, self.finetuning[0].name)
+        init = next((p for p in self.pretraining if p.method == RANDOM), self.pretraining[0])
+        return row_name(init.name, self.finetuning[0].name)
 
     def pretrain_settings(self, entry: Entry, size: Size) -> PretrainSettings:
         """The settings of a pre-training, resolved.
@@ -258,25 +258,25 @@ class Plan(Settings):
         return _resolved(PretrainSettings, "pretrain", entry, shared, self.seed)
 
     def finetune_settings(
-        self, entry: Entry, start: Entry, draw: int, size: Size
+        self, entry: Entry, init: Entry, draw: int, size: Size
     ) -> FinetuneSettings:
-        """The settings of a fine-tuning likewise, from a start."""
+        """The settings of a fine-tuning likewise, from one of the initialisations."""
         shared = self._shared("finetune", entry.method, size)
-        # the network is that of the start, random starts included
-        network = self.pretrain_settings(start, size).network.model_dump()
+        # the network is that of the initialisation, a random one included
+        network = self.pretrain_settings(init, size).network.model_dump()
         if self.network is None and merged(network, shared.get("network") or {}) != network:
             raise PosconError(
                 "finetune.network of the recipe: has no effect, the network is that of the start; "
                 "give the plan's own network, which both trainings have"
             )
         shared["network"] = network
-        if start.method == NO_START and "start" in entry.settings:
+        if init.method == RANDOM and "init_parts" in entry.settings:
             raise PosconError(
-                f"finetuning {entry.name}: start has no effect from the random start {start.name}; "
-                "say with starts which ones it is for"
+                f"finetuning {entry.name}: init_parts has no effect from {init.name}, "
+                "which is random; say with inits which ones it is for"
             )
         ineffective = finetune.without_effect(entry.method)
-        ineffective += ["start"] if start.method == NO_START else []
+        ineffective += ["init_parts"] if init.method == RANDOM else []
         shared = {k: v for k, v in shared.items() if k not in ineffective}
         return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)
 
@@ -408,9 +408,9 @@ def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
         raise PosconError(f"plan {plan}: expected settings, key: value")
     try:
         read = validate(Plan, override(content, overrides)).complete()
-        for start, entry in read.combinations:
-            read.pretrain_settings(start, "auto")
-            read.finetune_settings(entry, start, 0, "auto")
+        for init, entry in read.combinations:
+            read.pretrain_settings(init, "auto")
+            read.finetune_settings(entry, init, 0, "auto")
     except PosconError as error:
         raise PosconError(f"plan {plan}: {error}") from error
     return read

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from poscon.comparison.jobs import Job, Program
+from poscon.comparison.jobs import Job, Schedule
 from poscon.comparison.plan import Plan
-from poscon.comparison.work import RESULTS, Workplace
-from poscon.engine.diagnostics import numbers
-from poscon.engine.training import MetricsFile
+from poscon.comparison.work import RESULTS, ComparisonFolder
 from poscon.errors import PosconError
 from poscon.statistics import Difference, Interval, differences, mean_interval
+from poscon.training.diagnostics import numbers
+from poscon.training.loop import MetricsFile
 
 METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}
@@ -55,7 +55,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Flattered:
+class OptimisticDice:
     """What flawed protocols would have reported of the same runs; Dice.
 
     Attributes:
@@ -74,13 +74,13 @@ class Cell:
     """A start and a fine-tuning with a number of labelled subjects.
 
     Attributes:
-        row: ``START | FINE-TUNING``.
+        row: ``INIT | FINE-TUNING``.
         labelled: number of labelled subjects.
         runs, wanted: how many are done, of how many.
         measures: by metric; empty until all runs are done, and if no subject could be measured.
         against: by metric, the difference to the baseline; None of the baseline itself.
         baseline: whether it is the baseline.
-        flattered: see there; None if the plan does not ask.
+        optimistic: see there; None if the plan does not ask.
     """
 
     row: str
@@ -90,7 +90,7 @@ class Cell:
     measures: Mapping[str, Measure]
     against: Mapping[str, Difference | None]
     baseline: bool = False
-    flattered: Flattered | None = None
+    optimistic: OptimisticDice | None = None
 
     @property
     def complete(self) -> bool:
@@ -111,10 +111,10 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def collect(program: Program, place: Workplace) -> dict[str, list[Row]]:
+def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]:
     """By fine-tuning that is done, the rows of its results, each with what the run was."""
     found = {}
-    for job in program.finetunings:
+    for job in schedule.finetunings:
         if place.is_done(job):
             about = {
                 "pretraining": job.pretraining,
@@ -139,14 +139,14 @@ def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def summarise(
-    plan: Plan, program: Program, place: Workplace, rows: Mapping[str, Sequence[Row]]
+    plan: Plan, schedule: Schedule, place: ComparisonFolder, rows: Mapping[str, Sequence[Row]]
 ) -> list[Cell]:
     """Every cell, with statistics where all of its runs are done.
 
     Subjects are the unit: the folds test each subject once, so that all of them can be pooled.
     """
     jobs: dict[tuple[int, str], list[Job]] = defaultdict(list)
-    for job in program.finetunings:
+    for job in schedule.finetunings:
         jobs[int(job.labelled or 0), job.row].append(job)
     done = {
         key: measures
@@ -173,7 +173,7 @@ def summarise(
                     measures,
                     {m: against[labelled, m].get(row) for m in plan.metrics},
                     row == plan.baseline_row,
-                    _flattered(plan, of_cell, place, rows) if measures else None,
+                    _optimistic(plan, of_cell, place, rows) if measures else None,
                 )
             )
     return cells
@@ -245,9 +245,9 @@ def by_subject(rows: Iterable[Row], metric: str) -> dict[str, float]:
     return {subject: float(np.mean(values)) for subject, values in sorted(subjects.items())}
 
 
-def _flattered(
-    plan: Plan, jobs: Sequence[Job], place: Workplace, rows: Mapping[str, Sequence[Row]]
-) -> Flattered | None:
+def _optimistic(
+    plan: Plan, jobs: Sequence[Job], place: ComparisonFolder, rows: Mapping[str, Sequence[Row]]
+) -> OptimisticDice | None:
     if not (plan.flaws.select_on_test or plan.flaws.pooled_dice):
         return None
     last, best = None, None
@@ -264,7 +264,7 @@ def _flattered(
     pooled = None
     if plan.flaws.pooled_dice:
         pooled = float(np.mean([pooled_dice(rows[job.name]) for job in jobs]))
-    return Flattered(last, best, pooled)
+    return OptimisticDice(last, best, pooled)
 
 
 def pooled_dice(rows: Iterable[Row]) -> float:
@@ -350,17 +350,17 @@ HOW_TO_READ = (
 )
 
 
-def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) -> str:
+def summary_md(plan: Plan, schedule: Schedule, cells: Sequence[Cell], title: str) -> str:
     """The tables in Markdown."""
     lines = [f"# {title}", ""]
     if plan.description:
         lines += [" ".join(plan.description.split()), ""]
-    lines += [f"- {sentence}" for sentence in protocol_lines(plan, program)]
+    lines += [f"- {sentence}" for sentence in protocol_lines(plan, schedule)]
     lines += ["", *_markdown(*results_table(plan, cells))]
     lines += ["", HOW_TO_READ, ""]
-    flattered = [cell for cell in cells if cell.flattered is not None]
-    if flattered:
-        text, head, rows = flattered_table(flattered)
+    optimistic = [cell for cell in cells if cell.optimistic is not None]
+    if optimistic:
+        text, head, rows = optimistic_table(optimistic)
         lines += ["## What flawed reporting would have said", "", text, ""]
         lines += [*_markdown(head, rows), ""]
     return "\n".join(lines)
@@ -369,7 +369,7 @@ def summary_md(plan: Plan, program: Program, cells: Sequence[Cell], title: str) 
 def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row a cell: its metrics, and the first of them against the baseline."""
     first = plan.metrics[0]
-    head = ["labelled", "start", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
+    head = ["labelled", "init", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
     head += [f"draws ({METRIC_NAMES[first]})"]
     head += [f"{METRIC_NAMES[first]} against {plan.baseline_row.replace(' | ', ', ')}", "won, lost"]
     head += ["trainings ahead"]
@@ -393,16 +393,16 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def flattered_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
+def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
     """What flawed reporting would have said: an explanation, headings, and a row a cell."""
-    told = [(cell, cell.flattered) for cell in cells if cell.flattered is not None]
+    told = [(cell, cell.optimistic) for cell in cells if cell.optimistic is not None]
     selected = any(found.best is not None for _, found in told)
     pooled = any(found.pooled is not None for _, found in told)
     text = (
         "Dice of the same runs. The honest figure is the first: a mean over subjects, of the last "
         "checkpoint."
     )
-    head = ["labelled", "start", "fine-tuning", "honest"]
+    head = ["labelled", "init", "fine-tuning", "honest"]
     if selected:
         text += (
             " The next two are on the store's grid, where the curve of every training was watched "
@@ -429,25 +429,25 @@ def flattered_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[st
     return text, head, rows
 
 
-def protocol_lines(plan: Plan, program: Program) -> list[str]:
+def protocol_lines(plan: Plan, schedule: Schedule) -> list[str]:
     """The protocol, a sentence each."""
-    n_subjects = sum(len(fold.test) for fold in program.folds)
+    n_subjects = sum(len(fold.test) for fold in schedule.folds)
     drawn = "drawn" if plan.order == "random" else "the first of the list"
     return [
-        program.protocol,
-        *_shared_pretraining(plan, program),
-        f"{len(program.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
+        schedule.protocol,
+        *_shared_pretraining(plan, schedule),
+        f"{len(schedule.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
         f"on, each once a draw; labelled subjects are {drawn}, the fewer among the more, the same "
         "for all methods.",
-        f"Seed {plan.seed}. {_budgets(program)} The model is the last state of its training; "
+        f"Seed {plan.seed}. {_budgets(schedule)} The model is the last state of its training; "
         "nothing is chosen by what is tested on.",
     ]
 
 
-def _shared_pretraining(plan: Plan, program: Program) -> list[str]:
+def _shared_pretraining(plan: Plan, schedule: Schedule) -> list[str]:
     """What the trainings have in common, as a sentence if it is anything."""
-    pretrainings = [job for job in program.jobs if job.command == "pretrain"]
-    if any(job.fold is None for job in pretrainings) and len(program.folds) * plan.draws > 1:
+    pretrainings = [job for job in schedule.jobs if job.command == "pretrain"]
+    if any(job.fold is None for job in pretrainings) and len(schedule.folds) * plan.draws > 1:
         return [
             "All folds and draws start from one pre-training of a method: no figure here says what "
             "another one would change."
@@ -457,10 +457,10 @@ def _shared_pretraining(plan: Plan, program: Program) -> list[str]:
     return []
 
 
-def _budgets(program: Program) -> str:
+def _budgets(schedule: Schedule) -> str:
     """Whether all pre-trainings, and all fine-tunings, have the same budget."""
     of = {
-        command: {budget(job) for job in program.jobs if job.command == command}
+        command: {budget(job) for job in schedule.jobs if job.command == command}
         for command in ("pretrain", "finetune")
     }
     if all(len(budgets) <= 1 for budgets in of.values()):
@@ -494,7 +494,7 @@ def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
         r"\toprule",
         " & ".join(["", "", *(rf"\multicolumn{{{n}}}{{c}}{{$M={m}$}}" for m in plan.labelled)])
         + r" \\",
-        " & ".join(["start", "fine-tuning", *(METRIC_NAMES[metric] for _, metric in columns)])
+        " & ".join(["init", "fine-tuning", *(METRIC_NAMES[metric] for _, metric in columns)])
         + r" \\",
         r"\midrule",
     ]

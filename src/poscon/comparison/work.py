@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from poscon.commands.evaluate import evaluate
-from poscon.commands.finetune import MODEL, finetune
+from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
 from poscon.comparison.jobs import Job
 from poscon.comparison.plan import DataSettings
-from poscon.engine.run import RunFolder
 from poscon.errors import PosconError
 from poscon.files import read_json
 from poscon.leakage import describe, read_seen
 from poscon.store.store import Store, write_json
+from poscon.training.run import MODEL, RunFolder
 
 RUNS = "runs"
 LOGS = "logs"
@@ -35,7 +35,7 @@ PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ComparisonFolder:
     """Where runs are done and what they need to know.
 
     Attributes:
@@ -66,7 +66,7 @@ class Workplace:
         return (folder / (JOB if job.command == "pretrain" else RESULTS)).is_file()
 
 
-def do(job: Job, place: Workplace) -> None:
+def do(job: Job, place: ComparisonFolder) -> None:
     """Do a run, or what is missing of it; its output goes to ``logs/JOB.log``.
 
     Nobody else works on it meanwhile: a second one waits, and finds it done.
@@ -96,7 +96,7 @@ def do(job: Job, place: Workplace) -> None:
             _measure(job, place, folder)
 
 
-def _pretrain(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
+def _pretrain(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> None:
     store = place.source or place.store
     if resume:
         pretrain(store, folder, device=place.device, resume=True)
@@ -111,7 +111,7 @@ def _pretrain(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
         )
 
 
-def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
+def _finetune(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> None:
     if resume:
         finetune(place.store, folder, device=place.device, resume=True)
         return
@@ -119,7 +119,7 @@ def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
         finetune(
             place.store,
             folder,
-            init=None if job.start is None else place.run(job.start),
+            init=None if job.init is None else place.run(job.init),
             cases=lists["labelled"],
             unlabelled=lists.get("unlabelled"),
             validation=lists.get("validation"),
@@ -128,7 +128,7 @@ def _finetune(job: Job, place: Workplace, folder: Path, resume: bool) -> None:
         )
 
 
-def _measure(job: Job, place: Workplace, folder: Path) -> None:
+def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     """Segment the test cases, compare with the references; the file of results comes last."""
     # as the store has it: a folder of scans and label maps could be read in more than one way
     layout = Store(place.store).manifest.layout
@@ -160,7 +160,7 @@ def _measure(job: Job, place: Workplace, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lists(place: Workplace, job: Job) -> Iterator[dict[str, Path]]:
+def _lists(place: ComparisonFolder, job: Job) -> Iterator[dict[str, Path]]:
     """A file of case ids a role, as the commands take them."""
     folder = place.out / WORK / f"lists-{job.name}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _lists(place: Workplace, job: Job) -> Iterator[dict[str, Path]]:
 
 
 @contextlib.contextmanager
-def _alone(place: Workplace, job: Job) -> Iterator[None]:
+def _alone(place: ComparisonFolder, job: Job) -> Iterator[None]:
     """Hold the lock of a run; the system lets it go whenever the process ends."""
     path = place.out / WORK / f"lock-{job.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def seconds_of(folder: Path) -> float | None:
     return float(sum(stage["seconds"] for stage in read_json(path).values()))
 
 
-def guarded(job: Job, place: Workplace) -> str | None:
+def guarded(job: Job, place: ComparisonFolder) -> str | None:
     """:func:`do`, with what the user can mend returned as a text: it crosses any process border."""
     try:
         do(job, place)

@@ -10,18 +10,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def embed(
-    encoder: nn.Module, head: nn.Module, images: Tensor, micro_batch: int | None = None
+    encoder: nn.Module, head: nn.Module, images: Tensor, grad_cache_chunk: int | None = None
 ) -> Tensor:
     """The head's embeddings of images, (B, 1, H, W) -> (B, D).
 
-    With ``micro_batch`` the images go through in the fewest parts of at most so many, of even size.
-    Of a part only its embeddings are kept, and the backward pass makes the rest again when it comes
-    to it: gradient caching (Gao et al. 2021, arXiv 2101.06983), so that a loss over all embeddings
+    With ``grad_cache_chunk`` the images go through in the fewest parts of at most so many, of even
+    size. Only the embeddings of a part are kept. The backward pass makes the rest again when it
+    needs it: gradient caching (Gao et al. 2021, arXiv 2101.06983). A loss over all embeddings then
     needs no more memory for activations than one part does. Gradients are those of the parts' plain
     forward passes. BatchNorm normalises by the statistics of the part, and its running statistics
     follow the forward pass only.
     """
-    if micro_batch is None or len(images) <= micro_batch:
+    if grad_cache_chunk is None or len(images) <= grad_cache_chunk:
         return head(encoder(images)[-1])
     norms = [
         module
@@ -29,7 +29,7 @@ def embed(
         for module in network.modules()
         if isinstance(module, _BatchNorm)
     ]
-    parts = images.tensor_split(-(-len(images) // micro_batch))
+    parts = images.tensor_split(-(-len(images) // grad_cache_chunk))
     return torch.cat(
         [
             checkpoint(

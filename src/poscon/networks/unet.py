@@ -142,7 +142,7 @@ class UNet(nn.Module):
         initialise(self.classifier)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, H, W), extents a multiple of the stride -> scores (B, n_classes, H, W)."""
+        """(B, 1, H, W), extents a multiple of the stride -> logits (B, n_classes, H, W)."""
         return self.classifier(self.decoder(self.encoder(images))[-1])
 
 

@@ -15,7 +15,7 @@ METHODS = {
     "rotation": "Rotation",
     "mae": "MaskedAutoencoder",
     "pcl-mae": "ContrastAndRestore",
-    "none": "RandomStart",
+    "random": "RandomInit",
 }
 """Method name, which is its module's, and the class in it."""
 

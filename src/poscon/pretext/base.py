@@ -18,9 +18,9 @@ class PretextMethod(Method):
     """Whether it has a projection head; if not, the head's settings have no effect."""
     in_processes: ClassVar[bool] = False
     """Whether several processes, with a share of the batch each, train as one would."""
-    in_micro_batches: ClassVar[bool] = False
-    """Whether it honours ``micro_batch``."""
-    micro_batch: int | None = None
+    uses_grad_cache: ClassVar[bool] = False
+    """Whether it honours ``grad_cache_chunk``."""
+    grad_cache_chunk: int | None = None
     """Most views that go through the network at once (:func:`poscon.networks.embedding.embed`);
     None: all."""
 
@@ -33,7 +33,7 @@ class PretextMethod(Method):
             encoder: trained in place.
             head: the projection head's settings.
             loss: of the class ``Settings`` of the method.
-            n_slices: how many slices there are; ``batch.slices`` numbers them.
+            n_slices: how many slices there are; ``batch.slice_ids`` numbers them.
         """
         super().__init__()
         self.encoder = encoder

@@ -78,7 +78,7 @@ class PositionalContrast(PretextMethod):
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
     in_processes = True
-    in_micro_batches = True
+    uses_grad_cache = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -87,7 +87,7 @@ class PositionalContrast(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         images = two_views(batch, views, seed)
-        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
+        embeddings = embed(self.encoder, self.head, images, self.grad_cache_chunk)
         rule = partial(near, threshold=self.loss.threshold)
         return contrast(
             embeddings, batch.positions.repeat(2), rule, temperature=self.loss.temperature

@@ -205,7 +205,7 @@ class PIRL(PretextMethod):
         check_patches(views.size, self.loss.grid, self.encoder.settings.stride)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
-        assert batch.slices is not None
+        assert batch.slice_ids is not None
         images = self.head(self.encoder(views(batch.images, seed, view=0))[-1])
         patches = jigsaw_patches(
             views(batch.images, seed, view=1), self.loss.grid, self.encoder.settings.stride
@@ -214,9 +214,9 @@ class PIRL(PretextMethod):
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]
         orders = orders.to(bottleneck.device, non_blocking=True)
         jigsaws = self.jigsaw_head(bottleneck, orders)
-        own = self.bank[batch.slices]
+        own = self.bank[batch.slice_ids]
         drawn, negatives = draw_negatives(
-            batch.slices, len(self.bank), self.loss.negatives, mix_seed(seed, NEGATIVES_STREAM)
+            batch.slice_ids, len(self.bank), self.loss.negatives, mix_seed(seed, NEGATIVES_STREAM)
         )
         others = self.bank[drawn]
         jigsaw_loss, image_loss = (
@@ -224,7 +224,7 @@ class PIRL(PretextMethod):
             for z in (jigsaws, images)
         )
         weight = self.loss.jigsaw_weight
-        self._remember(batch.slices, images)
+        self._remember(batch.slice_ids, images)
         n = min(self.loss.negatives, len(self.bank) - 1)
         return Step(
             weight * jigsaw_loss + (1 - weight) * image_loss,  # Eq. 5

@@ -33,7 +33,7 @@ def rotation_labels(n: int, device: torch.device) -> Tensor:
     return torch.arange(TURNS, device=device).repeat_interleave(n)
 
 
-def rotation_loss(scores: Tensor) -> Tensor:
+def rotation_loss(logits: Tensor) -> Tensor:
     """The loss of Gidaris et al. 2018, Eq. 2 and 3.
 
     With F^y(x) the probability that the network gives to y quarter turns and g(x|y) the image x
@@ -44,12 +44,12 @@ def rotation_loss(scores: Tensor) -> Tensor:
     and the loss of a batch is the mean over its images.
 
     Args:
-        scores: (4B, 4) before the softmax, in the order of :func:`all_rotations`.
+        logits: (4B, 4) before the softmax, in the order of :func:`all_rotations`.
 
     Returns:
-        Scalar, in the dtype of the scores but at least float32.
+        Scalar, in the dtype of the logits but at least float32.
     """
-    wide = scores if scores.dtype.itemsize > 2 else scores.float()
+    wide = logits if logits.dtype.itemsize > 2 else logits.float()
     return nn.functional.cross_entropy(wide, rotation_labels(len(wide) // TURNS, wide.device))
 
 
@@ -91,10 +91,10 @@ class Rotation(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         turned = all_rotations(views(batch.images, seed))
-        scores = self.classifier(self.encoder(turned)[-1].flatten(2).mean(-1))
-        right = scores.argmax(dim=1) == rotation_labels(len(batch.images), scores.device)
+        logits = self.classifier(self.encoder(turned)[-1].flatten(2).mean(-1))
+        right = logits.argmax(dim=1) == rotation_labels(len(batch.images), logits.device)
         return Step(
-            rotation_loss(scores),
+            rotation_loss(logits),
             chance=math.log(TURNS),
             floor=0.0,
             logs={"accuracy": right.float().mean()},

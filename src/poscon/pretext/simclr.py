@@ -61,7 +61,7 @@ class SimCLR(PretextMethod):
     citation = "Chen et al., ICML 2020, arXiv 2002.05709"
     needs = "slices"
     in_processes = True
-    in_micro_batches = True
+    uses_grad_cache = True
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
@@ -70,5 +70,5 @@ class SimCLR(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         images = two_views(batch, views, seed)
-        embeddings = embed(self.encoder, self.head, images, self.micro_batch)
+        embeddings = embed(self.encoder, self.head, images, self.grad_cache_chunk)
         return slice_contrast(embeddings, temperature=self.loss.temperature)

@@ -1,0 +1,347 @@
+"""``poscon prepare``: scans in, store out."""
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import field_validator
+
+from poscon.errors import PosconError
+from poscon.executors import Engine, check_engine, open_engine, outcomes
+from poscon.progress import progress_bar
+from poscon.settings import Recipe, Settings, resolve
+from poscon.store.preparation import Job, finished, prepare_case, relative
+from poscon.store.remote import is_url
+from poscon.store.store import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    ClassRecord,
+    Manifest,
+    Preparation,
+    Store,
+    read_names,
+    write_json,
+)
+from poscon.version import __version__
+from poscon.volumes.case import Case, Dataset, LabelClass, LabelScheme, parse_labels
+from poscon.volumes.geometry import slice_geometry
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.scan import ScanHeader, read_header, read_scan
+
+_STATE = "preparing.json"
+_WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
+_MOST_CLASSES = 255  # a class index is stored in a byte
+_SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
+
+
+class PrepareSettings(Settings):
+    """What ``poscon prepare`` may be told.
+
+    Attributes:
+        plane: slice in this plane; ``auto``: the plane the scan was acquired in.
+        spacing: in-plane resampling: mm per pixel, ``native`` for none, ``auto`` for the median
+            in-plane spacing of the data set (over both axes: pixels come out square).
+        source_spacing: mm along the file's axes, for files whose headers are wrong.
+        modality: ``CT``, ``MR``, or ``auto``: by the layout, else by the values.
+    """
+
+    plane: Literal["auto", "axial", "coronal", "sagittal"] = "auto"
+    spacing: float | Literal["auto", "native"] = "auto"
+    source_spacing: tuple[float, float, float] | None = None
+    modality: Literal["auto", "CT", "MR"] = "auto"
+
+    @field_validator("spacing", "source_spacing")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else [value]
+        if any(isinstance(n, float) and not 0 < n < float("inf") for n in numbers):
+            raise ValueError("must be positive mm")
+        return value
+
+
+def prepare(
+    source: Path | str,
+    store: Path | str,
+    *,
+    layout: str | None = None,
+    plane: str | None = None,
+    spacing: float | str | None = None,
+    source_spacing: tuple[float, float, float] | None = None,
+    modality: str | None = None,
+    labels: str | None = None,
+    channel: int | None = None,
+    reverse: Path | str | None = None,
+    processes: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    recipe: Recipe | None = None,
+    settings: Iterable[str] = (),
+) -> Store:
+    """Read a folder of scans in any known layout and write the prepared store.
+
+    Interrupted, it goes on where it was when run again with the same arguments.
+
+    Args:
+        source: the folder.
+        store: the folder to write; must not exist, or be an unfinished one.
+        layout: name of the layout; None detects it.
+        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
+            defaults.
+        spacing: likewise.
+        source_spacing: likewise.
+        modality: likewise.
+        labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
+        channel: which channel of a multi-channel data set.
+        reverse: file with the cases whose slices run the other way (see :func:`read_names`).
+        processes: how many to use; None: as many as there are cores, one for a small set.
+        engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
+            same place.
+        address: of a Ray cluster; None starts one here.
+        recipe: name, file or content of a recipe with a ``prepare`` section.
+        settings: further ``key=value`` settings.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        PosconError: nothing found, a file that cannot be used, or an existing target.
+    """
+    if is_url(store):
+        raise PosconError(
+            f"{store}: a store is prepared in a folder of this machine; copy it there afterwards"
+        )
+    check_engine(engine, address, processes)
+    source, store = Path(source), Path(store)
+    if engine == "ray":  # whose processes are elsewhere
+        source, store = source.absolute(), store.absolute()
+    if (store / MANIFEST).exists():
+        raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
+    dataset = read_dataset(source, layout, channel=channel)
+    chosen = _resolve_settings(
+        dataset,
+        recipe,
+        settings,
+        plane=plane,
+        spacing=spacing,
+        source_spacing=source_spacing,
+        modality=modality,
+    )
+    headers = {case.id: _check_header(case, chosen) for case in dataset.cases}
+    scheme = parse_labels(labels) if labels is not None else dataset.labels
+    if labels is not None and not any(case.label for case in dataset.cases):
+        raise PosconError(f"{source}: --labels has no effect, no case has a label map")
+    reversed_ids = _reversed(dataset, reverse)
+    job = Job(
+        root=source,
+        store=store,
+        preparation=Preparation(
+            plane=chosen.plane,
+            spacing=_common_spacing(chosen, dataset, headers),
+            source_spacing=chosen.source_spacing,
+            modality=None if chosen.modality == "auto" else chosen.modality,
+        ),
+        scheme=scheme or _discover_labels(dataset),
+    )
+    if len(job.scheme.classes) > _MOST_CLASSES:
+        raise PosconError(
+            f"{source}: {len(job.scheme.classes)} label values, a store holds {_MOST_CLASSES} "
+            "classes; is an image named like a label map?"
+        )
+    workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
+    try:
+        _open_target(job, dataset, reversed_ids)
+        todo = [case for case in dataset.cases if finished(store, case) is None]
+        voxels = sum(math.prod(headers[case.id].shape[:3]) for case in todo)
+        few = processes is None and voxels < _WORTH_PROCESSES
+        alone = engine == "local" and (processes == 1 or few)
+        done = len(dataset.cases) - len(todo)
+        told = [
+            (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
+            for case in todo
+        ]
+        errors = _prepare_cases(told, done, None if alone else workers)
+    finally:
+        workers.close()
+    records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
+    if errors:
+        if not records:
+            shutil.rmtree(store)
+        more = f" (and {len(errors) - 1} more file(s) with errors)" if len(errors) > 1 else ""
+        raise PosconError(f"{errors[0]}{more}")
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        poscon_version=__version__,
+        layout=dataset.layout,
+        preparation=job.preparation,
+        classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
+        notes=dataset.notes,
+        cases=tuple(records[case.id] for case in dataset.cases),
+    )
+    for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    write_json(store / MANIFEST, manifest.model_dump(mode="json"))
+    (store / _STATE).unlink()
+    return Store(store)
+
+
+def _prepare_cases(
+    told: list[tuple[str, tuple[Any, ...]]], done: int, workers: Engine | None
+) -> list[str]:
+    """Prepare cases, in this process or by workers; returns what could not be, one line each.
+
+    Args:
+        told: of each, its file and the arguments of :func:`_try_case`.
+        done: how many are finished already.
+        workers: None: this process.
+    """
+    errors = []
+    with progress_bar() as progress:
+        task = progress.add_task("preparing", total=done + len(told), completed=done, status="")
+        for message in (
+            (_try_case(*arguments) for _, arguments in told)
+            if workers is None
+            else outcomes(workers, _try_case, told)
+        ):
+            if message is not None:
+                errors.append(message)
+            progress.advance(task)
+    return sorted(errors)
+
+
+def _try_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> str | None:
+    """:func:`prepare_case`, with what the user can mend returned: it crosses any border."""
+    try:
+        prepare_case(job, case, header, reverse)
+    except PosconError as error:
+        return str(error)
+    return None
+
+
+def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
+    """Create the store's folder, or take up an unfinished one made with the same settings.
+
+    Cases whose files have changed since, or that are gone, are dropped from it.
+    """
+    root = dataset.root
+    state = {
+        "schema_version": SCHEMA_VERSION,
+        "layout": dataset.layout,
+        "preparation": job.preparation.model_dump(mode="json"),
+        "labels": asdict(job.scheme),
+        "cases": {
+            case.id: [_stamp(case.image, root), _stamp(case.label, root), case.id in reversed_ids]
+            for case in dataset.cases
+        },
+    }
+    state = json.loads(json.dumps(state))
+    path = job.store / _STATE
+    if not job.store.exists():
+        job.store.mkdir(parents=True)
+    elif not path.is_file():
+        raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
+    else:
+        earlier = json.loads(path.read_text())
+        if {**earlier, "cases": None} != {**state, "cases": None}:
+            raise PosconError(
+                f"{job.store}: an unfinished store with other settings; "
+                "delete it or choose another folder"
+            )
+        for case_id, stamps in earlier["cases"].items():
+            if state["cases"].get(case_id) != stamps:
+                shutil.rmtree(job.store / "cases" / case_id, ignore_errors=True)
+    write_json(path, state)
+
+
+def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
+    """What tells that a file is still the same."""
+    if path is None:
+        return None
+    status = path.stat()
+    return [relative(path, root), status.st_size, status.st_mtime_ns]
+
+
+def _resolve_settings(
+    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
+) -> PrepareSettings:
+    """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
+    told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
+    defaults = PrepareSettings(**dataset.preparation)
+    return defaults.model_copy(update={key: getattr(told, key) for key in told.model_fields_set})
+
+
+def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
+    """Find out from the headers alone that a case's files fit together."""
+    header = read_header(case.image)
+    if len(header.shape) > 3 and case.frame_index is None:
+        raise PosconError(
+            f"{case.image}: shape {header.shape}, a 3-D volume was expected; "
+            "write it as 3-D or leave it out"
+        )
+    if case.label is not None:
+        label = read_header(case.label)
+        if label.shape[:3] != header.shape[:3] or len(label.shape) > 3:
+            raise PosconError(
+                f"{case.label}: shape {label.shape} differs from that of its image "
+                f"{case.image.name}, {header.shape[:3]}; fix or leave out the pair"
+            )
+        corners = np.stack(
+            np.meshgrid(*([0, n - 1] for n in header.shape[:3]), [1], indexing="ij"), -1
+        ).reshape(-1, 4)
+        apart = np.abs(corners @ (header.affine - label.affine).T).max()
+        if apart > _SAME_PLACE * min(header.spacing):
+            raise PosconError(
+                f"{case.label}: lies up to {apart:.3g} mm from its image {case.image.name} "
+                "(the affines differ); fix or leave out the pair"
+            )
+    stated = settings.source_spacing or case.spacing or header.spacing
+    return replace(header, spacing=stated)
+
+
+def _common_spacing(
+    settings: PrepareSettings, dataset: Dataset, headers: dict[str, ScanHeader]
+) -> float | None:
+    """In-plane mm per pixel that the store will have; None: every case as scanned."""
+    if settings.spacing == "native":
+        return None
+    if isinstance(settings.spacing, float):
+        return settings.spacing
+    in_plane: list[float] = []
+    for case in dataset.cases:
+        x, y, z, *_ = headers[case.id].shape
+        header = headers[case.id]
+        geometry = slice_geometry(
+            (x, y, z), header.affine, spacing=header.spacing, plane=settings.plane
+        )
+        in_plane.extend(geometry.spacing[1:])
+    median = float(np.median(in_plane))
+    return round(median, 4)
+
+
+def _discover_labels(dataset: Dataset) -> LabelScheme:
+    """Every value that occurs becomes a class: for a folder that does not say what they mean."""
+    counts: Counter[int] = Counter()
+    for case in dataset.cases:
+        if case.label is not None:
+            values = np.unique(read_scan(case.label).data)
+            counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
+    foreground = sorted(v for v in counts if v != 0)
+    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
+
+
+def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:
+    if reverse is None:
+        return set()
+    names = set(read_names(reverse))
+    unknown = names - {c.id for c in dataset.cases} - {c.subject for c in dataset.cases}
+    if unknown:
+        raise PosconError(
+            f"{reverse}: {len(unknown)} name(s) are neither a case nor a subject of "
+            f"{dataset.root}: {', '.join(sorted(unknown)[:5])}"
+        )
+    return {c.id for c in dataset.cases if c.id in names or c.subject in names}

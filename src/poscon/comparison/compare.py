@@ -1,0 +1,407 @@
+"""``poscon compare``: methods x labelled subjects x folds x draws, by one honest protocol."""
+
+import fcntl
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from poscon.comparison.data import DATA, located, prepare_once, scans_of
+from poscon.comparison.jobs import Job, Schedule, make_schedule
+from poscon.comparison.plan import Plan, read_plan
+from poscon.comparison.summary import (
+    METRIC_NAMES,
+    Cell,
+    by_subject,
+    collect,
+    difference,
+    mean_and_std,
+    read_rows,
+    results_csv,
+    summarise,
+    summary_md,
+    summary_tex,
+)
+from poscon.comparison.work import RESULTS, WORK, ComparisonFolder, guarded, seconds_of
+from poscon.errors import PosconError
+from poscon.executors import Engine, check_engine, open_engine
+from poscon.files import read_json, write_text
+from poscon.progress import console
+from poscon.store.store import Store, write_json
+
+PLAN = "plan.yaml"
+SCHEDULE = "schedule.json"
+SUMMARY = "summary.md"
+TABLE = "table.tex"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder of a comparison, opened.
+
+    Attributes:
+        plan: what is compared.
+        schedule: its runs.
+        place: where they are done.
+    """
+
+    plan: Plan
+    schedule: Schedule
+    place: ComparisonFolder
+
+    @property
+    def title(self) -> str:
+        return f"Comparison {self.place.out.resolve().name}"
+
+    def cells(self) -> list[Cell]:
+        """What the runs that are done have found."""
+        return summarise(self.plan, self.schedule, self.place, collect(self.schedule, self.place))
+
+
+def compare(
+    plan: str,
+    out: Path | str,
+    *,
+    data: Path | str | None = None,
+    pretrain_data: Path | str | None = None,
+    settings: Iterable[str] = (),
+    processes: int | None = None,
+    device: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> Comparison:
+    """Do what a plan says: pre-train, fine-tune, predict and evaluate every combination.
+
+    Interrupted, or with a changed plan, it does what is missing when it is called again. A run is
+    known by all that determines it: its settings, its cases and their pixels, its start.
+
+    Args:
+        plan: name or file of a plan.
+        out: folder to write: ``results.csv`` (a row a patient, class and run), ``summary.md``,
+            ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store`` (and
+            ``pretrain-store``), ``runs``, ``logs``. :func:`poscon.report` makes a page of it.
+        data: folder of the data to fine-tune and test on; overrides the plan's.
+        pretrain_data: of a transfer, folder of the data to pre-train on; likewise.
+        settings: ``key=value`` texts that change the plan.
+        processes: runs at a time on this machine; None: one a GPU, else one a core.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``local`` or ``ray``.
+        address: of a Ray cluster; None starts one here.
+
+    Returns:
+        The comparison, with its results.
+
+    Raises:
+        PosconError: the plan, the data or the folder cannot be used, which is found out before any
+            run; or a run failed, in which case the others are done and kept.
+    """
+    read, out = read_plan(str(plan), settings), Path(out).resolve()
+    check_engine(engine, address, processes)
+    if pretrain_data is not None and read.pretrain_data is None:
+        raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
+    _check_folder(out)
+    target = located(read.data, data, "--data")
+    source = (
+        None
+        if read.pretrain_data is None
+        else located(read.pretrain_data, pretrain_data, "--pretrain-data")
+    )
+    with _alone(out):
+        known = read.model_copy(update={"data": target, "pretrain_data": source})
+        prepare_once(out / "store", target, "data", out)
+        if source is not None:
+            prepare_once(out / "pretrain-store", source, "pretrain_data", out)
+        place = _folder_of(out, known, device)
+        opened = None if place.source is None else Store(place.source)
+        schedule = make_schedule(known, Store(place.store), place.folder, opened)
+        comparison = Comparison(known, schedule, place)
+        write_json(out / SCHEDULE, schedule.as_record())
+        write_text(out / PLAN, yaml.safe_dump(known.model_dump(mode="json"), sort_keys=False))
+        failed: dict[str, str] = {}
+        try:
+            _do_all(comparison, processes, engine, address, failed)
+        finally:
+            _write(comparison)
+        shutil.rmtree(out / WORK, ignore_errors=True)
+    if failed:
+        (name, message), *more = failed.items()
+        others = f" (and {len(more)} more run(s) failed)" if more else ""
+        raise PosconError(
+            f"run {name}: {message}{others}; what is finished is kept, see {out / 'logs'}; run the "
+            "same command again to do the rest"
+        )
+    return comparison
+
+
+def open_comparison(out: Path | str) -> Comparison:
+    """A comparison that is there, done or not.
+
+    Raises:
+        PosconError: there is none, or its data have changed.
+    """
+    out = Path(out).resolve()
+    for name in (PLAN, SCHEDULE):
+        if not (out / name).is_file():
+            raise PosconError(f"{out}: no comparison (no {name}); make one with poscon compare")
+    plan = read_plan(str(out / PLAN))
+    try:
+        schedule = Schedule.from_record(read_json(out / SCHEDULE))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PosconError(
+            f"{out / SCHEDULE}: damaged; run poscon compare again, which writes it anew"
+        ) from error
+    return Comparison(plan, schedule, _folder_of(out, plan, None))
+
+
+def _folder_of(out: Path, plan: Plan, device: str | None) -> ComparisonFolder:
+    store = out / "store"
+    source = None if plan.pretrain_data is None else out / "pretrain-store"
+    folder = scans_of(plan.data, store)
+    return ComparisonFolder(out, store, source, folder, plan.data, plan.transductive, device)
+
+
+def _check_folder(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / DATA).is_file()):
+        raise PosconError(f"{out}: exists and is no comparison; choose another folder")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder against a second comparison.
+
+    Raises:
+        PosconError: one is at work there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / DATA).is_file():
+        write_json(out / DATA, {})
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PosconError(f"{out}: another poscon compare is at work there") from None
+        yield
+
+
+def _do_all(
+    comparison: Comparison,
+    processes: int | None,
+    engine: str,
+    address: str | None,
+    failed: dict[str, str],
+) -> None:
+    """Do the runs that are missing, each as soon as what it starts from is done."""
+    jobs, place = comparison.schedule.jobs, comparison.place
+    missing = [job for job in jobs if not place.is_done(job)]
+    console.print(f"{len(jobs)} runs, {len(jobs) - len(missing)} done already", soft_wrap=True)
+    if not missing:
+        return
+    workers = open_engine(engine, address, processes, gpus=place.device != "cpu")
+    board = Board(comparison, workers.capacity)
+    running: dict[Future[str | None], Job] = {}
+    try:
+        with board.live():
+            while missing or running:
+                _submit(missing, running, workers, place, failed, board)
+                if not running:
+                    continue
+                finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    job = running.pop(future)
+                    message = _outcome(future, job)
+                    if message is not None:
+                        failed[job.name] = message
+                    board.finished(job, message)
+                board.refresh(len(running))
+    finally:
+        workers.close()
+
+
+def _submit(
+    missing: list[Job],
+    running: dict[Future[str | None], Job],
+    workers: Engine,
+    place: ComparisonFolder,
+    failed: dict[str, str],
+    board: "Board",
+) -> None:
+    """Begin as many runs as there is room for, in the order of the plan."""
+    waiting = {job.name for job in [*missing, *running.values()] if job.command == "pretrain"}
+    for job in list(missing):
+        if job.init in failed:
+            missing.remove(job)
+            failed[job.name] = f"what it starts from failed ({job.init})"
+            board.finished(job, failed[job.name])
+        elif len(running) < workers.capacity and job.init not in waiting:
+            missing.remove(job)
+            running[workers.submit(guarded, job, place)] = job
+
+
+def _outcome(future: "Future[str | None]", job: Job) -> str | None:
+    """What was wrong with a run that has ended, or None.
+
+    Raises:
+        PosconError: its process was killed.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise PosconError(
+            f"run {job.name}: its process was killed, for want of memory perhaps; what is finished "
+            "is kept; run the same command again, with fewer --processes"
+        ) from None
+    except Exception as error:  # Ray's, when it has given a run up
+        return f"{type(error).__name__}: {error}"
+
+
+class Board:
+    """What is shown while runs are done: a table of the results so far, and the time left."""
+
+    def __init__(self, comparison: Comparison, capacity: int) -> None:
+        self.comparison, self.capacity = comparison, capacity
+        self.began = time.monotonic()
+        self.n_running = 0
+        self.dice: dict[str, float] = {}
+        self.seconds: dict[tuple[str | None, ...], list[float]] = defaultdict(list)
+        self.todo: dict[str, Job] = {}
+        for job in comparison.schedule.jobs:
+            if comparison.place.is_done(job):
+                self._learn(job)
+            else:
+                self.todo[job.name] = job
+
+    def live(self) -> Live:
+        """The table, redrawn as it changes; silent where stderr is no terminal."""
+        self.shown = Live(self.table(), console=console, transient=True, refresh_per_second=2)
+        if not console.is_terminal:
+            self.shown = Live(console=console, auto_refresh=False, transient=True)
+        return self.shown
+
+    def finished(self, job: Job, message: str | None) -> None:
+        self.todo.pop(job.name, None)
+        if message is None:
+            self._learn(job)
+        what = "done" if message is None else f"FAILED: {message}"
+        if message is not None or not console.is_terminal:
+            n = len(self.comparison.schedule.jobs)
+            console.print(
+                f"{n - len(self.todo)} of {n}  {job.name}  {what}  {self.left()}",
+                soft_wrap=True,
+                markup=False,
+            )
+
+    def refresh(self, n_running: int) -> None:
+        self.n_running = n_running
+        if console.is_terminal:
+            self.shown.update(self.table())
+
+    def _learn(self, job: Job) -> None:
+        place = self.comparison.place
+        if (seconds := seconds_of(place.run(job.name))) is not None:
+            self.seconds[_kind(job)].append(seconds)
+        if job.command == "finetune":
+            rows = [{**r, "run": job.name} for r in read_rows(place.run(job.name) / RESULTS)]
+            if subjects := by_subject(rows, "dice"):
+                self.dice[job.name] = float(np.mean(list(subjects.values())))
+
+    def left(self) -> str:
+        """How long the rest will take, by what runs of the same kind took."""
+        if not self.seconds:
+            return ""
+        every = [s for found in self.seconds.values() for s in found]
+        total = sum(
+            float(np.mean(self.seconds.get(_kind(job)) or _alike(job, self.seconds) or every))
+            for job in self.todo.values()
+        )
+        return f"about {_duration(total / self.capacity)} left"
+
+    def table(self) -> Group:
+        plan, schedule = self.comparison.plan, self.comparison.schedule
+        table = Table(title="mean Dice so far (runs done of all)", title_justify="left")
+        table.add_column("init")
+        table.add_column("fine-tuning")
+        for m in plan.labelled:
+            table.add_column(f"{m} labelled", justify="right")
+        for row in plan.rows:
+            cells = []
+            for m in plan.labelled:
+                jobs = [j for j in schedule.finetunings if (j.row, j.labelled) == (row, m)]
+                values = [self.dice[j.name] for j in jobs if j.name in self.dice]
+                mean = f"{np.mean(values):.3f} " if values else ""
+                cells.append(f"{mean}({len(values)}/{len(jobs)})")
+            table.add_row(*row.split(" | "), *cells)
+        done, n = len(schedule.jobs) - len(self.todo), len(schedule.jobs)
+        spent = _duration(time.monotonic() - self.began)
+        return Group(
+            table, f"{done} of {n} runs done, {self.n_running} at work, {spent}, {self.left()}"
+        )
+
+
+def _kind(job: Job) -> tuple[str | None, ...]:
+    """Runs that take about as long as each other."""
+    if job.command == "pretrain":
+        return job.command, job.pretraining
+    return job.command, job.finetuning
+
+
+def _alike(job: Job, seconds: dict[tuple[str | None, ...], list[float]]) -> list[float]:
+    """What runs of the same command took."""
+    return [s for kind, found in seconds.items() if kind[0] == job.command for s in found]
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if hours < 2 else f"{seconds / 3600:.1f} h"
+
+
+def _write(comparison: Comparison) -> None:
+    """Write what has been found so far."""
+    out, plan, schedule = comparison.place.out, comparison.plan, comparison.schedule
+    rows = collect(schedule, comparison.place)
+    if not rows:
+        return
+    cells = summarise(plan, schedule, comparison.place, rows)
+    write_text(out / "results.csv", results_csv(rows))
+    write_text(out / SUMMARY, summary_md(plan, schedule, cells, comparison.title))
+    write_text(out / TABLE, summary_tex(plan, cells))
+
+
+def comparison_tables(comparison: Comparison) -> list[object]:
+    """What a comparison shows in a terminal at its end."""
+    plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
+    shown: list[object] = [comparison.schedule.protocol]
+    for labelled in plan.labelled:
+        table = Table(title=f"{labelled} labelled subjects", title_justify="left")
+        table.add_column("init")
+        table.add_column("fine-tuning")
+        for metric in plan.metrics:
+            table.add_column(METRIC_NAMES[metric], justify="right")
+        table.add_column(f"against {plan.baseline_row} [95 %]")
+        table.add_column("p", justify="right")
+        for cell in cells:
+            if cell.labelled == labelled and cell.complete:
+                found = cell.against[first]
+                table.add_row(
+                    *cell.row.split(" | "),
+                    *(mean_and_std(cell.measures[m], m) for m in plan.metrics),
+                    "" if found is None else difference(found, first),
+                    "" if found is None else f"{found.p:.2g}",
+                    style="bold" if found is not None and found.distinguishable else "",
+                )
+        shown.append(table)
+    return [*shown, "bold: distinguishable from the baseline; how it is tested is in the summary"]

@@ -1,0 +1,85 @@
+"""What every fine-tuning method is: a segmentation network and a loss."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from poscon import settings
+from poscon.finetuning.teacher import Teacher
+from poscon.methods import Method
+from poscon.networks.unet import UNet, initialise
+
+
+class FinetuneMethod(Method):
+    """Base of the fine-tuning methods: built around a segmentation network."""
+
+    uses_unlabelled: ClassVar[bool] = False
+    """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
+    smallest_batch: ClassVar[int] = 1
+    has_own_ema: ClassVar[bool] = False
+    """Whether its result is a teacher of its own, so that ``ema_decay`` has no effect."""
+
+    def __init__(
+        self,
+        network: UNet,
+        loss: settings.Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
+    ) -> None:
+        """Build what is trained besides the network.
+
+        Args:
+            network: trained in place.
+            loss: of the class ``Settings`` of the method.
+            deep_supervision: at how many coarser resolutions the decoder is supervised too, if it
+                has so many.
+            ema_decay: decay of a moving average of the network's weights, which is then the result;
+                0: none, the result is the network.
+        """
+        super().__init__()
+        self.network = network
+        self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
+        width, levels = network.settings.width, network.settings.levels
+        self.coarse = nn.ModuleList(
+            nn.Conv2d(width * 2**k, network.n_classes, 1)
+            for k in range(1, min(deep_supervision, levels - 1) + 1)
+        ).apply(initialise)
+
+    def logits(self, images: Tensor) -> list[Tensor]:
+        """Class logits at full resolution, then at each halving of it that is supervised too."""
+        if not self.coarse:
+            return [self.network(images)]
+        return self.scores_of(self.network.encoder(images))
+
+    def scores_of(self, features: list[Tensor]) -> list[Tensor]:
+        """The same from the encoder's features at every level."""
+        *coarser, finest = self.network.decoder(features)
+        logits = [self.network.classifier(finest)]
+        for classifier, level in zip(self.coarse, reversed(coarser), strict=False):
+            logits.append(classifier(level))
+        return logits
+
+    @property
+    def model(self) -> UNet:
+        """The network that is the result."""
+        return self.network if self.ema is None else self.ema.network
+
+    def after_step(self) -> None:
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+
+def over_resolutions(loss: Callable[[Tensor, int], Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """Deep supervision (Lee et al., AISTATS 2015) with the weights of Isensee et al. 2021.
+
+    The k-th halving of the resolution has the weight 2^-k, divided by the sum of all weights.
+
+    Args:
+        loss: of the logits at one resolution and its stride 2^k: targets are brought to it by
+            taking every 2^k-th pixel.
+        logits: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
+    """
+    losses = torch.stack([loss(part, 2**k) * 0.5**k for k, part in enumerate(logits)])
+    return losses.sum() / sum(0.5**k for k in range(len(logits)))

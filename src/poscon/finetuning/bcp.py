@@ -1,0 +1,231 @@
+"""BCP: bidirectional copy-paste (Bai et al., CVPR 2023, arXiv 2305.00673)."""
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat
+from scipy import ndimage
+from torch import Tensor, nn
+
+from poscon import settings
+from poscon.errors import PosconError
+from poscon.finetuning.base import FinetuneMethod, over_resolutions
+from poscon.finetuning.teacher import Teacher
+from poscon.networks.unet import UNet
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+Pair = tuple[Tensor, Tensor]
+
+
+def draw_masks(n: int, size: int, crop: float, seed: int) -> Tensor:
+    """Draw M of Bai et al. 2023, Sec. 3.1: where a mixed slice shows its background.
+
+    Args:
+        n: how many masks.
+        size: their extent in pixels.
+        crop: beta; the crop takes int(crop * size) pixels of each axis, but at least one.
+        seed: of the places. Every place where the crop lies inside is as likely.
+
+    Returns:
+        (n, size, size) bool, False in the crop and True around it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    extent = max(1, int(crop * size))
+    start = torch.randint(size - extent + 1, (2, n, 1), generator=generator)
+    axis = torch.arange(size)
+    rows, columns = (axis >= start) & (axis < start + extent)
+    return ~(rows[:, :, None] & columns[:, None, :])
+
+
+def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
+    """Mix slices or their labels both ways, Eq. 1, 2, 4 and 5 of Bai et al. 2023.
+
+        X_in = X_j * M + X_p * (1 - M),    X_out = X_q * M + X_i * (1 - M)
+
+    Args:
+        labelled: X_i and X_j, (n, ...) each.
+        unlabelled: X_p and X_q, likewise.
+        mask: M, bool, with as many dimensions as they have.
+
+    Returns:
+        (2n, ...): all X_in, then all X_out.
+    """
+    (i, j), (p, q) = labelled, unlabelled
+    return torch.cat([torch.where(mask, j, p), torch.where(mask, q, i)])
+
+
+def halves(batch: Tensor) -> Pair:
+    """The first and the last rows of a batch; the middle one of an odd number is in both."""
+    n = (len(batch) + 1) // 2
+    return batch[:n], batch[-n:]
+
+
+def largest_components(labels: Tensor) -> Tensor:
+    """Keep the largest connected component of each class in each slice; the rest is background.
+
+    Pixels that touch at a corner are connected. Of components of equal size, the one stays that
+    comes first when reading row by row.
+
+    Args:
+        labels: (B, H, W) class indices, at most 255.
+    """
+    maps = labels.to("cpu", torch.uint8).numpy()
+    kept = np.zeros_like(maps)
+    for before, after in zip(maps, kept, strict=True):
+        for index in np.unique(before[before > 0]):
+            components, _ = ndimage.label(before == index, structure=np.ones((3, 3)))
+            after[components == np.bincount(components.ravel())[1:].argmax() + 1] = index
+    return torch.from_numpy(kept).to(labels)
+
+
+def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Dice and cross-entropy of some of the pixels; of all of them it is ``supervised_loss``.
+
+    With p the softmax of the logits, y the labels as 0 and 1, and sums over the pixels of the mask
+    in the whole batch,
+
+        L_seg = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e)) - mean log p_y
+
+    with e = 1e-5. Without any pixel it is 0.
+
+    Args:
+        logits: (B, classes, H, W) before the softmax.
+        labels: (B, H, W) class indices.
+        mask: (B, H, W) bool.
+
+    Returns:
+        Scalar, in the dtype of the logits but at least float32.
+    """
+    wide = logits if logits.dtype.itemsize > 2 else logits.float()
+    entropy = nn.functional.cross_entropy(wide, labels, reduction="none")
+    inside = mask[:, None]
+    truth = nn.functional.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:] * inside
+    foreground = wide.softmax(dim=1)[:, 1:] * inside
+    overlap = (foreground * truth).sum((0, 2, 3))
+    total = (foreground + truth).sum((0, 2, 3))
+    dice = (2 * overlap + 1e-5) / (total + 1e-5)
+    return (1 - dice).mean() + (entropy * mask).sum() / mask.sum().clamp(min=1)
+
+
+def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: float) -> Tensor:
+    """The BCP loss, Eq. 6, 7 and 9 of Bai et al. 2023.
+
+    With L(Q, Y, M) the loss :func:`masked_loss` of the pixels where M is 1, and a the weight,
+
+        L_in  = L(Q_in, Y_in, M) + a L(Q_in, Y_in, 1 - M)
+        L_out = L(Q_out, Y_out, 1 - M) + a L(Q_out, Y_out, M)
+
+    and the loss is L_in + L_out.
+
+    Args:
+        logits: (2n, classes, H, W) before the softmax: all Q_in, then all Q_out.
+        labels: (2n, H, W) class indices: all Y_in, then all Y_out.
+        mask: (n, H, W) bool, M.
+        weight: of the pixels from unlabelled slices, alpha.
+
+    Returns:
+        Scalar, in the dtype of the logits but at least float32.
+    """
+
+    def one_way(q: Tensor, y: Tensor, labelled: Tensor) -> Tensor:
+        return masked_loss(q, y, labelled) + weight * masked_loss(q, y, ~labelled)
+
+    n = len(mask)
+    return one_way(logits[:n], labels[:n], mask) + one_way(logits[n:], labels[n:], ~mask)
+
+
+class BidirectionalCopyPaste(FinetuneMethod):
+    """Crops of labelled slices on unlabelled ones and the other way round, under a teacher.
+
+    Before that the network is trained on labelled slices alone, pasted into each other. The
+    teacher starts as a copy of the network when self-training begins.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            crop: share of each axis that a pasted crop takes.
+            weight: of pixels with a pseudo-label; labelled ones have 1.
+            pretraining: share of the steps, from the first, that use labelled slices only.
+            decay: of the teacher's average.
+        """
+
+        crop: float = Field(2 / 3, gt=0, lt=1)
+        weight: NonNegativeFloat = 0.5
+        pretraining: float = Field(0.25, ge=0, lt=1)
+        decay: float = Field(0.99, ge=0, lt=1)
+
+    summary = "paste crops between labelled and unlabelled slices; a teacher labels the latter"
+    citation = "Bai et al., CVPR 2023, arXiv 2305.00673"
+    needs = "labelled and unlabelled slices"
+    uses_unlabelled = True
+    smallest_batch = 2
+
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, ema_decay)
+        self.loss = loss
+        self.teacher = Teacher(network, loss.decay)
+        self.self_training = False  # no buffer: to read one waits for a GPU
+
+    def check(self, total_steps: int, views: ViewMaker) -> None:
+        if (total_steps - 1) / total_steps < self.loss.pretraining:
+            raise PosconError(
+                f"setting loss.pretraining = {self.loss.pretraining}: of {total_steps} step(s) "
+                "none is left for self-training; train longer or lower it"
+            )
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        assert batch.labels is not None
+        view = views.draw(len(batch.images), seed)
+        images = halves(views.apply(batch.images, view))
+        labels = halves(views.apply_to_labels(batch.labels, view))
+        n = len(images[0])
+        mask = draw_masks(n, views.size, self.loss.crop, mix_seed(seed, 10))
+        mask = mask.to(batch.images.device, non_blocking=True)
+        if progress < self.loss.pretraining:  # one half stands in for the unlabelled slices
+            weight = 1.0
+            (first, last), (of_first, of_last) = images, labels
+            mixed = copy_paste((last, last), (first, first), mask[:, None])
+            targets = copy_paste((of_last, of_last), (of_first, of_first), mask)
+        else:
+            weight = self.loss.weight
+            assert batch.unlabelled is not None
+            unlabelled = views(batch.unlabelled.images, seed, view=1)
+            pseudo_labels = self._pseudo_labels(unlabelled)
+            mixed = copy_paste(images, halves(unlabelled), mask[:, None])
+            targets = copy_paste(labels, halves(pseudo_labels), mask)
+        logits = self.logits(mixed)
+
+        def loss(logits: Tensor, s: int) -> Tensor:
+            return bidirectional_loss(
+                logits, targets[:, ::s, ::s], mask[:, ::s, ::s], weight=weight
+            )
+
+        undecided = [torch.zeros_like(part) for part in logits]
+        return Step(
+            over_resolutions(loss, logits),
+            chance=over_resolutions(loss, undecided),
+            floor=0.0,
+        )
+
+    def _pseudo_labels(self, images: Tensor) -> Tensor:
+        """What the teacher sees in (B, 1, H, W) images: (B, H, W), by Eq. 3 of the paper."""
+        if not self.self_training:
+            self.teacher.network.load_state_dict(self.network.state_dict())
+            self.self_training = True
+        return largest_components(self.teacher(images).argmax(dim=1))
+
+    def after_step(self) -> None:
+        super().after_step()
+        if self.self_training:
+            self.teacher.update(self.network)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.self_training)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.self_training = bool(state)

@@ -1,0 +1,98 @@
+"""mixup (Zhang et al., ICLR 2018, arXiv 1710.09412), for segmentation."""
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from poscon import settings
+from poscon.finetuning.base import FinetuneMethod, over_resolutions
+from poscon.networks.unet import UNet
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+
+def draw_pairs(n: int, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw a partner for each of ``n`` slices and how much of the slice is kept.
+
+    Returns:
+        (n,) int64, a permutation of the slices; and (n,) float32 from Beta(alpha, alpha).
+    """
+    generator = np.random.default_rng(seed)
+    partners = torch.from_numpy(generator.permutation(n))
+    return partners, torch.from_numpy(generator.beta(alpha, alpha, n)).float()
+
+
+def mix(values: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+    """The virtual examples of Zhang et al. 2018, Sec. 2: share * x_i + (1 - share) * x_j.
+
+    Args:
+        values: (B, ...), images or class probabilities.
+        partners: (B,), the row j of each row i.
+        shares: (B,), from 0 to 1.
+    """
+    shares = shares.reshape(-1, *[1] * (values.dim() - 1))
+    return shares * values + (1 - shares) * values[partners]
+
+
+def soft_supervised_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice and cross-entropy for class probabilities as targets.
+
+    With p the softmax of the logits, y the targets and sums over the pixels of the batch,
+
+        L = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e))
+            - mean over pixels of sum_c y_c log p_c
+
+    with e = 1e-5. Where all targets are 0 or 1 it is
+    :func:`poscon.finetuning.supervised.supervised_loss`.
+
+    Args:
+        logits: (B, classes, H, W) before the softmax.
+        targets: likewise, from 0 to 1 and with a sum of 1 over the classes.
+
+    Returns:
+        Scalar, in the dtype of the logits but at least float32.
+    """
+    wide = logits if logits.dtype.itemsize > 2 else logits.float()
+    return DiceCELoss(include_background=False, softmax=True, batch=True)(wide, targets)
+
+
+class Mixup(FinetuneMethod):
+    """Every labelled slice is mixed with another one of the batch, and so are their labels."""
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            alpha: shares come from Beta(alpha, alpha): the smaller, the less is mixed.
+        """
+
+        alpha: PositiveFloat = 0.1
+
+    summary = "mix labelled slices in pairs, and their labels alike"
+    citation = "Zhang et al., ICLR 2018, arXiv 1710.09412"
+    needs = "labelled slices"
+    smallest_batch = 2
+
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, ema_decay)
+        self.loss = loss
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        assert batch.labels is not None
+        view = views.draw(len(batch.images), seed)
+        images = views.apply(batch.images, view)
+        labels = views.apply_to_labels(batch.labels, view)
+        one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
+        pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
+        partners, shares = (drawn.to(images.device, non_blocking=True) for drawn in pairs)
+        targets = mix(one_hot, partners, shares)
+        loss = over_resolutions(
+            lambda logits, s: soft_supervised_loss(logits, targets[..., ::s, ::s]),
+            self.logits(mix(images, partners, shares)),
+        )
+        return Step(loss)

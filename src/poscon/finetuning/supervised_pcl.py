@@ -1,0 +1,76 @@
+"""Supervised training with PCL beside it: the unlabelled slices never leave.
+
+A combination of this project's own. Pre-training ends where fine-tuning begins, and what an encoder
+knows of the unlabelled patients may be forgotten within a few hundred steps on two labelled ones.
+Here their slices stay, and keep being contrasted by position (Zeng et al., MICCAI 2021,
+arXiv 2106.09157).
+"""
+
+import torch
+from pydantic import Field, PositiveFloat
+
+from poscon import settings
+from poscon.finetuning.base import FinetuneMethod, over_resolutions
+from poscon.finetuning.supervised import supervised_loss
+from poscon.networks.heads import HeadSettings, ProjectionHead
+from poscon.networks.unet import UNet
+from poscon.pretext.contrast import two_views
+from poscon.pretext.pcl import positional_contrastive_loss
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch, Step
+from poscon.views import ViewMaker
+
+
+class SupervisedWithContrast(FinetuneMethod):
+    """The supervised loss, and the PCL loss over all views of the batch.
+
+    Of a labelled slice that is the view which is segmented, of an unlabelled one two views.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the loss.
+
+        Attributes:
+            weight: of the contrast; the supervised loss has 1.
+            threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
+            temperature: of the softmax.
+        """
+
+        weight: PositiveFloat = 1.0
+        threshold: float = Field(0.1, gt=0, lt=1)
+        temperature: PositiveFloat = 0.1
+
+    summary = "the supervised loss, and PCL over labelled and unlabelled slices beside it"
+    citation = "poscon's own, of Zeng et al., MICCAI 2021, arXiv 2106.09157"
+    needs = "labelled and unlabelled slices, and their positions"
+    uses_unlabelled = True
+
+    def __init__(
+        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+    ) -> None:
+        super().__init__(network, loss, deep_supervision, ema_decay)
+        self.head = ProjectionHead(network.settings.feature_channels, HeadSettings())
+        self.loss = loss
+
+    def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
+        assert batch.labels is not None
+        assert batch.unlabelled is not None
+        view, n = views.draw(len(batch.images), seed), len(batch.images)
+        labels = views.apply_to_labels(batch.labels, view)
+        images = views.apply(batch.images, view)
+        without = two_views(batch.unlabelled, views, mix_seed(seed, 10))
+        features = self.network.encoder(torch.cat([images, without]))
+        supervised = over_resolutions(
+            lambda logits, s: supervised_loss(logits, labels[:, ::s, ::s]),
+            self.scores_of([level[:n] for level in features]),
+        )
+        contrast = positional_contrastive_loss(
+            self.head(features[-1]),
+            torch.cat([batch.positions, batch.unlabelled.positions.repeat(2)]),
+            threshold=self.loss.threshold,
+            temperature=self.loss.temperature,
+        )
+        return Step(
+            supervised + self.loss.weight * contrast,
+            logs={"supervised": supervised.detach(), "contrast": contrast.detach()},
+        )

@@ -1,0 +1,313 @@
+"""The report of a comparison: leakage first, then protocol, results, pictures, cost."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poscon.comparison.compare import Comparison
+from poscon.comparison.summary import (
+    HOW_TO_READ,
+    METRIC_NAMES,
+    Cell,
+    Row,
+    budget,
+    collect,
+    optimistic_table,
+    protocol_lines,
+    results_table,
+    summarise,
+)
+from poscon.comparison.work import COST, PREDICTIONS
+from poscon.files import read_json
+from poscon.reports import figures
+from poscon.reports.page import Picture, Section, Table, render, style, svg
+from poscon.reports.parts import diagnostics, embedding_section, volume
+from poscon.store.store import Store
+from poscon.training.diagnostics import numbers
+from poscon.training.loop import MetricsFile
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page of a comparison, as far as its runs are done."""
+    plan = comparison.plan
+    rows = collect(comparison.schedule, comparison.place)
+    cells = summarise(plan, comparison.schedule, comparison.place, rows)
+    complete = [cell for cell in cells if cell.complete]
+    with style():
+        sections = [
+            _leakage(comparison),
+            _protocol(comparison, cells),
+            _results(comparison, cells),
+            *(
+                [_against_labelled(comparison, cells)]
+                if len(plan.labelled) > 1 and complete
+                else []
+            ),
+            *([_differences(comparison, cells)] if any(_compared(c) for c in cells) else []),
+            *([_distributions(comparison, cells, rows)] if complete else []),
+            *_flaws(cells),
+            *_volumes(comparison, cells),
+            *_learning(comparison),
+            *_pretraining(comparison),
+            _costs(comparison),
+        ]
+    return render(comparison.title, " ".join(plan.description.split()), sections)
+
+
+def _leakage(comparison: Comparison) -> Section:
+    text = [comparison.schedule.protocol]
+    if comparison.plan.flaws.select_on_test:
+        text.append(
+            "The curve of every fine-tuning was watched on the subjects that are tested on; no "
+            "model was chosen by it, see below for what that would have done."
+        )
+    return Section("Leakage", text, alarm=comparison.schedule.transductive)
+
+
+def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    plan, schedule = comparison.plan, comparison.schedule
+    done = sum(comparison.place.is_done(job) for job in schedule.jobs)
+    text = protocol_lines(plan, schedule)[1:]
+    if done < len(schedule.jobs):
+        text.append(f"Not finished: {done} of {len(schedule.jobs)} runs are done.")
+    facts: list[tuple[str, str]] = [("setting", plan.setting)]
+    stores = [("fine-tuned and tested on", comparison.place.store, plan.data)]
+    if comparison.place.source is not None and plan.pretrain_data is not None:
+        stores.insert(0, ("pre-trained on", comparison.place.source, plan.pretrain_data))
+    for what, path, data in stores:
+        store = Store(path)
+        subjects = len({case.subject for case in store.cases})
+        name = "built-in phantoms" if data.folder is None else Path(str(data.folder)).name
+        facts.append(
+            (
+                what,
+                f"{name}: {len(store.cases)} cases of {subjects} subjects, "
+                f"layout {store.manifest.layout}, classes {', '.join(store.class_names)}",
+            )
+        )
+        facts += [("", note) for note in store.manifest.notes]
+    facts += [
+        ("subjects a fold", ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds)),
+        ("labelled subjects", ", ".join(map(str, plan.labelled))),
+    ]
+    trainings: dict[str, dict[str, None]] = defaultdict(dict)
+    for job in schedule.jobs:
+        optimiser = job.settings["optimiser"]
+        told = f"{budget(job)}, {optimiser['name']} at {optimiser['lr']:g}"
+        trainings[f"{job.command} {job.finetuning or job.pretraining}"][told] = None
+    facts += [(name, "; ".join(texts)) for name, texts in trainings.items()]
+    return Section("What was done", text, tables=[Table(("", ""), facts)])
+
+
+def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    return Section("Results", tables=[Table(*results_table(comparison.plan, cells), HOW_TO_READ)])
+
+
+def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    pictures = []
+    starts = [entry.name for entry in comparison.plan.pretraining]
+    for metric in comparison.plan.metrics:
+        for entry in comparison.plan.finetuning:
+            chosen = [cell for cell in cells if cell.row.endswith(f" | {entry.name}")]
+            if any(cell.complete for cell in chosen):
+                figure = figures.against_labelled(chosen, metric, entry.name, starts)
+                says = f"{METRIC_NAMES[metric]} against labelled subjects, {entry.name}"
+                pictures.append(Picture(svg(figure, f"labelled-{metric}-{entry.name}"), says))
+    return Section("More labels", ["Bars are 95 % intervals over subjects."], pictures)
+
+
+def _compared(cell: Cell) -> bool:
+    return cell.complete and any(found is not None for found in cell.against.values())
+
+
+def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+    metric, baseline = comparison.plan.metrics[0], comparison.plan.baseline_row
+    pictures = []
+    for labelled in comparison.plan.labelled:
+        chosen = [cell for cell in cells if cell.labelled == labelled]
+        if any(_compared(cell) for cell in chosen):
+            title = f"{labelled} labelled"
+            figure = figures.paired_differences(chosen, metric, title, baseline)
+            says = f"paired differences to {baseline}, {title}"
+            pictures.append(Picture(svg(figure, f"difference-{labelled}"), says))
+    text = [
+        "Paired, subject by subject, with 95 % intervals over subjects; ticks are the means of the "
+        "single trainings (a fold and a draw). A filled point is distinguishable."
+    ]
+    return Section("Differences", text, pictures)
+
+
+def _distributions(
+    comparison: Comparison, cells: Sequence[Cell], rows: Mapping[str, Sequence[Row]]
+) -> Section:
+    metric = comparison.plan.metrics[0]
+    pictures = []
+    for labelled in comparison.plan.labelled:
+        chosen = [cell for cell in cells if cell.labelled == labelled]
+        if any(cell.complete for cell in chosen):
+            title = f"{labelled} labelled"
+            figure = figures.distributions(chosen, metric, title)
+            pictures.append(Picture(svg(figure, f"subjects-{labelled}"), f"subjects, {title}"))
+    classes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for of_run in rows.values():
+        for row in of_run:
+            if row[metric] != "":
+                name = f"{row['pretraining']} | {row['finetuning']}"
+                classes[name, row["labelled"], row["class"]].append(float(row[metric]))
+    names = list(dict.fromkeys(name for _, _, name in classes))
+    lines = [
+        [
+            str(cell.labelled),
+            *cell.row.split(" | "),
+            *(_mean_std(classes[cell.row, str(cell.labelled), name]) for name in names),
+        ]
+        for cell in cells
+        if cell.complete
+    ]
+    note = f"{METRIC_NAMES[metric]} of a class: mean ± standard deviation over cases and runs."
+    return Section(
+        "Subjects and classes",
+        pictures=pictures,
+        tables=[Table(["labelled", "init", "fine-tuning", *names], lines, note)],
+    )
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+
+
+def _flaws(cells: Sequence[Cell]) -> list[Section]:
+    optimistic = [cell for cell in cells if cell.optimistic is not None]
+    if not optimistic:
+        return []
+    text, head, lines = optimistic_table(optimistic)
+    return [Section("What flawed reporting would have said", [text], tables=[Table(head, lines)])]
+
+
+def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
+    """Best, median and worst subject with the most labels, of PCL or else not of the baseline."""
+    schedule, place = comparison.schedule, comparison.place
+    metric = comparison.plan.metrics[0]
+    complete = [cell for cell in cells if cell.complete]
+    if not complete:
+        return []
+    most = max(cell.labelled for cell in complete)
+    chosen = [cell for cell in complete if cell.labelled == most]
+    ours = {entry.name for entry in comparison.plan.pretraining if entry.method == "pcl"}
+    cell = min(
+        chosen,
+        key=lambda c: (c.row.split(" | ")[0] not in ours, c.row == comparison.plan.baseline_row),
+    )
+    values = cell.measures[metric].subjects
+    ranked = sorted(values, key=lambda s: values[s], reverse=metric == "dice")
+    store = Store(place.store)
+    volumes = []
+    for what, subject in (
+        ("best", ranked[0]),
+        ("median", ranked[len(ranked) // 2]),
+        ("worst", ranked[-1]),
+    ):
+        case = next(c for c in store.cases if c.subject == subject and c.labelled)
+        job = next(
+            j
+            for j in schedule.finetunings
+            if (j.row, j.labelled, j.draw) == (cell.row, cell.labelled, 0)
+            and case.id in j.cases["test"]
+        )
+        title = f"{what}: {case.id}, {METRIC_NAMES[metric]} {values[subject]:.3f}"
+        volumes.append(volume(store, case, place.run(job.name) / PREDICTIONS, title))
+    text = [
+        f"{cell.row}, {most} labelled subjects: by the mean of a subject's draws; shown is the "
+        "first draw."
+    ]
+    return [Section("Best, median and worst subject", text, slices=volumes)]
+
+
+def _learning(comparison: Comparison) -> list[Section]:
+    """The loss of fine-tuning, and where it was watched the Dice, the mean over runs."""
+    place, rows, pictures = comparison.place, comparison.plan.rows, []
+    names = [figures.short(row, rows) for row in rows]
+    for labelled in comparison.plan.labelled:
+        found: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(dict)
+        for job in comparison.schedule.finetunings:
+            if job.labelled == labelled and place.is_done(job):
+                for state in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows()):
+                    for column in ("loss", "validation_dice"):
+                        if column in state:
+                            steps = found[column].setdefault(job.row, {})
+                            steps.setdefault(int(state["step"]), []).append(state[column])
+        for column, of_rows in found.items():
+            lines = {
+                figures.short(row, rows): (
+                    list(steps),
+                    [float(np.mean(v)) for v in steps.values()],
+                )
+                for row, steps in of_rows.items()
+            }
+            name = "training loss" if column == "loss" else "Dice of the test subjects"
+            figure = figures.curves(lines, f"{labelled} labelled", "step", name, of=names)
+            pictures.append(
+                Picture(
+                    svg(figure, f"learning-{column}-{labelled}"), f"{name}, {labelled} labelled"
+                )
+            )
+    if not pictures:
+        return []
+    text = ["The mean over folds and draws. Losses of different methods are not of one kind."]
+    return [Section("Learning curves of fine-tuning", text, pictures)]
+
+
+def _pretraining(comparison: Comparison) -> list[Section]:
+    """Diagnostics, similarity and map of the pre-trainings of the first fold."""
+    place, schedule = comparison.place, comparison.schedule
+    runs = {
+        job.pretraining: job
+        for job in reversed(schedule.jobs)
+        if job.command == "pretrain" and place.is_done(job) and job.fold in (None, 0)
+    }
+    names = [entry.name for entry in comparison.plan.pretraining if entry.name in runs]
+    if not names:
+        return []
+    starts = [entry.name for entry in comparison.plan.pretraining]
+    store = Store(place.store)
+    unseen = [c for c in store.cases if c.subject in schedule.folds[0].test and c.labelled]
+    metrics = {
+        n: numbers(MetricsFile(place.run(runs[n].name) / "metrics.csv").rows()) for n in names
+    }
+    encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
+    whose = "test subjects of the first fold"
+    return [
+        Section("Pre-training", ["Of the first fold."], diagnostics(metrics, starts)),
+        embedding_section(encoders, store, unseen, whose),
+    ]
+
+
+def _costs(comparison: Comparison) -> Section:
+    place = comparison.place
+    costs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in comparison.schedule.jobs:
+        path = place.run(job.name) / COST
+        if path.is_file():
+            for stage, cost in read_json(path).items():
+                training = f"{job.command} {job.finetuning or job.pretraining}"
+                costs[training if stage == "train" else stage].append(cost)
+    lines = []
+    for name, of_kind in costs.items():
+        seconds = [cost["seconds"] for cost in of_kind]
+        gpu = [cost["gpu_memory_mib"] for cost in of_kind if "gpu_memory_mib" in cost]
+        lines.append(
+            [
+                name,
+                str(len(of_kind)),
+                f"{np.mean(seconds):.0f}",
+                f"{sum(seconds) / 3600:.2f}",
+                f"{max(cost['memory_mib'] for cost in of_kind)}",
+                f"{max(gpu)}" if gpu else "",
+            ]
+        )
+    head = ["what", "runs", "seconds each", "hours in all", "memory MiB", "GPU memory MiB"]
+    note = "Of the last attempt where a run was interrupted; memory is the peak of the process."
+    return Section("Cost", tables=[Table(head, lines, note)])

@@ -1,0 +1,74 @@
+"""What an encoder makes of the slices of a few volumes: how alike, and where on a map."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from poscon.networks.unet import Encoder
+from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.pretext.contrast import unit
+from poscon.store.store import CaseRecord, Store
+from poscon.training.data import SliceReader
+from poscon.training.inference import batch_slices
+from poscon.training.probes import frozen, pooled_features
+from poscon.training.run import part_file
+
+SUBJECTS = 12
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of N slices, ordered by position.
+
+    Attributes:
+        positions: (N,).
+        similarity: (N, N), cosine of the centred features: 1 alike, -1 as unlike as can be.
+        plane: (N, 2), the first two principal components of the features at unit length.
+        explained: share of their variance in that plane.
+    """
+
+    positions: np.ndarray
+    similarity: np.ndarray
+    plane: np.ndarray
+    explained: float
+
+
+def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Embeddings:
+    """Features of all slices of some cases, one case a subject.
+
+    Args:
+        run: folder of a pre-training.
+        store: where the slices are.
+        cases: of which the first of up to `SUBJECTS` subjects are taken.
+        size: extent of what the encoder sees, pixels; the middle of each slice.
+    """
+    path = part_file(run, "encoder")
+    tensors, about = read_weights(path)
+    encoder = Encoder(network_settings(about, path))
+    load_by_name(encoder, tensors, where=str(path))
+    firsts = {case.subject: case for case in reversed(cases)}
+    chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
+    reader = SliceReader(store, chosen, size)
+    order = np.argsort(reader.positions, kind="stable")
+    with frozen(encoder) as device:
+        n_batch = batch_slices(size**2, device)
+        features = torch.cat(
+            [
+                pooled_features(encoder, reader.centred(order[i : i + n_batch]).images.float())
+                for i in range(0, len(order), n_batch)
+            ]
+        ).double()
+    z = unit(features)
+    centred = z - z.mean(dim=0)
+    alike = unit(centred)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    total = float(values.square().sum())
+    return Embeddings(
+        positions=reader.positions[order],
+        similarity=(alike @ alike.T).numpy(),
+        plane=(left * values)[:, :2].numpy(),
+        explained=float(values[:2].square().sum()) / total if total else 0.0,
+    )

@@ -1,0 +1,95 @@
+"""The parts that reports of a comparison and of a single run have in common."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from poscon.pictures.contact_sheet import COLOURS
+from poscon.pictures.predictions import read_prediction
+from poscon.pictures.slices import outlined_pngs
+from poscon.reports import figures
+from poscon.reports.embeddings import embed
+from poscon.reports.page import Picture, Section, Slices, svg
+from poscon.store.store import CaseRecord, Store
+
+DIAGNOSTICS = {
+    "retrieval_error": "position retrieval error, across subjects",
+    "effective_rank": "effective rank of the features",
+    "alignment": "alignment: distance of two views",
+    "uniformity": "uniformity: 0 = all at one point",
+}
+
+
+def diagnostics(
+    metrics: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]
+) -> list[Picture]:
+    """Diagnostics over the steps of pre-trainings.
+
+    Args:
+        metrics: by name, the rows of metrics.csv.
+        names: of all starts that there are, see :func:`poscon.reports.figures.curves`.
+    """
+    pictures = []
+    for column, title in DIAGNOSTICS.items():
+        lines: dict[str, figures.Curve] = {}
+        for name, rows in metrics.items():
+            points = [(row["step"], row[column]) for row in rows if column in row]
+            if points:
+                steps, values = zip(*points, strict=True)
+                lines[name] = (steps, values)
+        if lines:
+            chance = [row.get("retrieval_chance") for rows in metrics.values() for row in rows]
+            level = chance[0] if column == "retrieval_error" and chance else None
+            figure = figures.curves(
+                lines,
+                title,
+                "step",
+                "",
+                of=names,
+                level=level,
+                from_zero=column != "uniformity",
+            )
+            pictures.append(Picture(svg(figure, f"diagnostics-{column}"), title))
+    return pictures
+
+
+def embedding_section(
+    encoders: Mapping[str, tuple[Path, int]], store: Store, cases: Sequence[CaseRecord], whose: str
+) -> Section:
+    """Similarity and map of slices, by encoder.
+
+    Args:
+        encoders: by name, the folder of a pre-training and what its encoder sees, in pixels.
+        store: where the slices are.
+        cases: see :func:`poscon.reports.embeddings.embed`.
+        whose: they are, in words.
+    """
+    pictures = []
+    for name, (run, size) in encoders.items():
+        found = embed(run, store, cases, size)
+        drawn = figures.similarity(found, f"{name}: similarity")
+        pictures.append(
+            Picture(svg(drawn, f"similarity-{name}"), f"{name}: similarity of slices by position")
+        )
+        drawn = figures.embedding_map(found, f"{name}: map")
+        pictures.append(
+            Picture(svg(drawn, f"map-{name}"), f"{name}: slices on a map, coloured by position")
+        )
+    text = [
+        f"Slices of {whose}, in order of their position, compared by what the encoder makes of "
+        "them. A bright band along the diagonal: slices are alike where they lie at the same "
+        "level, as position-aware pre-training wants it. Bright spots: each is like itself only."
+    ]
+    return Section("What the encoders see", text, pictures, paired=True)
+
+
+def volume(store: Store, case: CaseRecord, predictions: Path, title: str) -> Slices:
+    """A case with the outlines of its reference and of its prediction."""
+    _, *in_plane = case.spacing
+    pngs = outlined_pngs(
+        store.image(case),
+        store.label(case),
+        read_prediction(store, case, predictions),
+        (in_plane[0], in_plane[1]),
+    )
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(store.class_names))]
+    return Slices(title, pngs, list(zip(colours, store.class_names, strict=True)))

@@ -1,0 +1,38 @@
+"""``poscon report``: what a comparison, or a single run, was and found, on one HTML page."""
+
+from pathlib import Path
+
+from poscon.comparison.compare import PLAN, open_comparison
+from poscon.errors import PosconError
+from poscon.files import write_text
+from poscon.reports.comparison import comparison_page
+from poscon.reports.run import run_page
+
+REPORT = "report.html"
+
+
+def report(folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a comparison, of a pre-training or of a fine-tuning.
+
+    It is one file that needs no network. Of what is not finished yet it shows what there is.
+
+    Args:
+        folder: of ``poscon compare``, ``pretrain`` or ``finetune``.
+        out: the file to write; None: ``report.html`` in the folder.
+
+    Raises:
+        PosconError: the folder is none of these, or its store is not there any more.
+    """
+    folder = Path(folder)
+    if (folder / PLAN).is_file():
+        text = comparison_page(open_comparison(folder))
+    elif (folder / "config.yaml").is_file():
+        text = run_page(folder)
+    else:
+        raise PosconError(
+            f"{folder}: neither a comparison nor a run; give a folder that poscon compare, "
+            "pretrain or finetune wrote"
+        )
+    target = folder / REPORT if out is None else Path(out)
+    write_text(target, text)
+    return target

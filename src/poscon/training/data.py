@@ -1,0 +1,309 @@
+"""Batches of slices out of a store, each a function of the run's seed and the step's number."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from poscon.distributed import n_processes, rank
+from poscon.errors import PosconError
+from poscon.seeds import mix_seed
+from poscon.step import SliceBatch
+from poscon.store.store import CaseRecord, Store
+from poscon.training.samplers import SAMPLERS, SamplerName
+
+AHEAD = 2
+"""Batches that are read while one is trained on."""
+CHUNKS = 100
+"""Of a pre-training; more only where an epoch has more steps than a chunk may have."""
+HELD_SHARE = 0.5
+"""Of the free memory of a GPU: what all slices may take of it."""
+HELD = 256
+"""Slices that are read at once when all are read."""
+
+
+class SliceReader:
+    """Reads slices of chosen cases of a store, cut or padded to a square canvas.
+
+    Args:
+        store: the prepared data set.
+        cases: which cases.
+        canvas: extent in pixels of what is read.
+    """
+
+    def __init__(self, store: Store, cases: Sequence[CaseRecord], canvas: int) -> None:
+        self.store = store
+        self.cases = list(cases)
+        self.canvas = canvas
+        counts = [case.shape[0] for case in self.cases]
+        # 32 bits, as there may be millions of slices
+        self.case_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        first = np.cumsum([0, *counts[:-1]])
+        self.slice_of = np.arange(sum(counts), dtype=np.int32) - np.repeat(
+            first.astype(np.int32), counts
+        )
+        self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
+        names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
+        self.subjects = [str(name) for name in names]
+        self.subject_of = subjects.astype(np.int32)[self.case_of]
+        self._held: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.case_of)
+
+    @property
+    def held_bytes(self) -> int:
+        """What :meth:`hold` takes."""
+        return len(self) * self.canvas**2 * np.dtype(np.float16).itemsize
+
+    def hold(self, device: str) -> None:
+        """Read all slices now and keep them on a device; ``centred`` then finds them there."""
+        held = torch.empty(
+            len(self), 1, self.canvas, self.canvas, dtype=torch.float16, device=device
+        )
+        for first in range(0, len(self), HELD):
+            part = np.arange(first, min(first + HELD, len(self)))
+            held[first : first + HELD] = self.centred(part).images
+        self._held = held
+
+    def hold_if_it_fits(self, device: str) -> None:
+        """Hold all slices on a GPU with room for them; a CPU has them in its page cache anyway."""
+        if device == "cuda" and self.held_bytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
+            self.hold(device)
+
+    def centred(self, indices: np.ndarray) -> SliceBatch:
+        """Slices with the canvas on the middle of each."""
+        if self._held is not None:
+            rows = torch.from_numpy(indices).to(self._held.device, non_blocking=True)
+            return self._batch(indices, self._held[rows])
+        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+        wanted = [(self.cases[self.case_of[i]], int(self.slice_of[i])) for i in indices]
+        for row, image in enumerate(self.store.images(wanted)):
+            centre = (image.shape[0] // 2, image.shape[1] // 2)
+            _paste(image, images[row, 0], centre)
+        return self._batch(indices, torch.from_numpy(images))
+
+    def labelled(
+        self,
+        indices: np.ndarray,
+        generator: np.random.Generator,
+        extent: int,
+        oversample_foreground: float,
+    ) -> SliceBatch:
+        """Slices with their labels, at a random place of each.
+
+        A window of ``extent`` pixels, what the network sees of an unturned view, lies at random
+        inside a larger slice, or around a smaller one.
+
+        Args:
+            indices: which slices.
+            generator: draws the place.
+            extent: of the window, in pixels; the canvas is around it.
+            oversample_foreground: the share of slices whose window is put on a foreground pixel,
+                where there is one. The windows of the others lie anywhere, so that all background
+                is seen.
+        """
+        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+        labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
+        for row, index in enumerate(indices):
+            case, number = self.cases[self.case_of[index]], self.slice_of[index]
+            image, label = self.store.image(case)[number], self.store.label(case)[number]
+            target = None
+            if generator.random() < oversample_foreground:
+                pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
+                if len(pixels):
+                    target = divmod(int(generator.choice(pixels)), label.shape[1])
+            rows, columns = (
+                _window(length, extent, None if target is None else target[axis], generator)
+                for axis, length in enumerate(image.shape)
+            )
+            _paste(image, images[row, 0], (rows, columns))
+            _paste(label, labels[row], (rows, columns))
+        return self._batch(indices, torch.from_numpy(images), torch.from_numpy(labels))
+
+    def _batch(
+        self, indices: np.ndarray, images: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> SliceBatch:
+        return SliceBatch(
+            images,
+            torch.from_numpy(self.positions[indices]),
+            labels,
+            slice_ids=torch.from_numpy(indices.astype(np.int64)),
+            volumes=torch.from_numpy(self.case_of[indices].astype(np.int64)),
+        )
+
+
+def _window(length: int, extent: int, target: int | None, generator: np.random.Generator) -> int:
+    """The middle of a window along one axis: inside the slice, or around it if that is smaller."""
+    low, high = sorted((0, length - extent))
+    start = int(generator.integers(low, high + 1))
+    if target is not None and length > extent:
+        start = min(max(target - extent // 2, low), high)
+    return start + extent // 2
+
+
+def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> None:
+    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``."""
+    here, there = [], []
+    for length, canvas, middle in zip(source.shape, target.shape, centre, strict=True):
+        start = middle - canvas // 2
+        first, last = max(start, 0), min(start + canvas, length)
+        here.append(slice(first, last))
+        there.append(slice(first - start, last - start))
+    target[tuple(there)] = source[tuple(here)]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Of every random choice of a step; another in every process."""
+    of_step = mix_seed(seed, step)
+    return mix_seed(of_step, rank()) if n_processes() > 1 else of_step
+
+
+def _pinned(batch: SliceBatch) -> SliceBatch:
+    parts: dict[str, Any] = {
+        name: value.pin_memory()
+        for name, value in vars(batch).items()
+        if isinstance(value, torch.Tensor) and value.device.type == "cpu"
+    }
+    if batch.unlabelled is not None:
+        parts["unlabelled"] = _pinned(batch.unlabelled)
+    return replace(batch, **parts)
+
+
+class Batches(IterableDataset):
+    """The batches of all steps of a run; iterating gives those of the next chunk.
+
+    A chunk is what Lightning calls an epoch: the steps between two checkpoints.
+
+    Attributes:
+        steps_done: asked how many steps of the run are done whenever iteration starts. Asking
+            beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
+        pinned: whether batches are read into memory from which a GPU copies by itself. From other
+            memory it first ends what it is doing, and is then waited for.
+    """
+
+    def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
+        self.seed = seed
+        self.total_steps = total_steps
+        self.chunk_steps = chunk_steps
+        self.steps_done: Callable[[], int] = lambda: 0
+        self.pinned = False
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.total_steps // self.chunk_steps)
+
+    def __iter__(self) -> Iterator[tuple[SliceBatch, int, float]]:
+        """The batch of each step, the step's seed, and the share of all steps before it.
+
+        A thread reads the next batches while one is trained on.
+        """
+        first = self.steps_done()
+        steps = range(first, min(first + self.chunk_steps, self.total_steps))
+        reader = ThreadPoolExecutor(1)
+        try:
+            ahead = deque(reader.submit(self._read, step) for step in steps[:AHEAD])
+            for step in steps:
+                batch = ahead.popleft().result()
+                if step + AHEAD in steps:
+                    ahead.append(reader.submit(self._read, step + AHEAD))
+                yield batch, step_seed(self.seed, step), step / self.total_steps
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> SliceBatch:
+        batch = self.batch(step)
+        return _pinned(batch) if self.pinned else batch
+
+    def batch(self, step: int) -> SliceBatch:
+        raise NotImplementedError
+
+
+class UnlabelledBatches(Batches):
+    """The middle of slices that a sampler chooses; an epoch has as many as there are.
+
+    Each of several processes has its share of every batch.
+
+    Args:
+        reader: the slices.
+        batch_size: slices a step; all there are if there are fewer.
+        epochs: how long.
+        seed: of the sampler.
+        chunk_steps: most steps between two checkpoints. Up to there a chunk is an epoch, or as many
+            epochs as it takes for no more than :data:`CHUNKS`.
+        sampler: see :mod:`poscon.training.samplers`.
+
+    Raises:
+        PosconError: a batch cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        reader: SliceReader,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        chunk_steps: int,
+        sampler: SamplerName = "uniform",
+    ) -> None:
+        self.reader = reader
+        batch_size = min(batch_size, len(reader))
+        if batch_size % n_processes():
+            raise PosconError(
+                f"setting batch = {batch_size}: cannot be shared evenly by {n_processes()} "
+                "processes; set a multiple"
+            )
+        self.sampler = SAMPLERS[sampler](reader.positions, reader.subject_of, batch_size, seed)
+        steps = self.sampler.epoch_steps
+        chunk_epochs = -(-epochs // CHUNKS)
+        super().__init__(seed, epochs * steps, min(chunk_steps, chunk_epochs * steps))
+
+    def batch(self, step: int) -> SliceBatch:
+        return self.reader.centred(self.sampler(step)[rank() :: n_processes()])
+
+
+class LabelledBatches(Batches):
+    """Slices of the labelled cases, drawn anew each step.
+
+    Args:
+        reader: the slices, all of labelled cases.
+        batch_size: slices a step.
+        extent: of the views in pixels.
+        iterations: number of steps, whatever the number of cases.
+        oversample_foreground: see :meth:`SliceReader.labelled`.
+        seed: of the draws.
+        chunk_steps: most steps between two checkpoints.
+        unlabelled: slices without labels, as many of which go along with each batch.
+    """
+
+    def __init__(
+        self,
+        reader: SliceReader,
+        batch_size: int,
+        extent: int,
+        iterations: int,
+        oversample_foreground: float,
+        seed: int,
+        chunk_steps: int,
+        unlabelled: SliceReader | None = None,
+    ) -> None:
+        super().__init__(seed, iterations, min(chunk_steps, iterations))
+        self.reader = reader
+        self.batch_size = batch_size
+        self.extent = extent
+        self.oversample_foreground = oversample_foreground
+        self.unlabelled = unlabelled
+
+    def batch(self, step: int) -> SliceBatch:
+        generator = np.random.default_rng([self.seed, step])
+        indices = generator.integers(len(self.reader), size=self.batch_size)
+        batch = self.reader.labelled(indices, generator, self.extent, self.oversample_foreground)
+        if self.unlabelled is not None:
+            indices = generator.integers(len(self.unlabelled), size=self.batch_size)
+            batch.unlabelled = self.unlabelled.centred(indices)
+        return batch

@@ -1,0 +1,110 @@
+"""Optimiser and learning-rate schedule."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import nn
+
+from poscon.settings import Settings
+
+
+class OptimiserSettings(Settings):
+    """Optimiser and schedule: linear warm-up, then a half cosine to the final rate.
+
+    Attributes:
+        name: ``sgd``, ``adam`` or ``adamw``.
+        lr: peak learning rate.
+        min_lr: learning rate of the last step; None: ``lr``, so that it is constant.
+        warmup: share of all steps over which the rate rises from near 0 to ``lr``.
+        momentum: of SGD; the others have none.
+        weight_decay: for SGD and Adam as an L2 term, for AdamW decoupled.
+        clip: largest norm of the gradient, or None.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    min_lr: NonNegativeFloat | None = 0.0
+    warmup: float = Field(0.05, ge=0, lt=1)
+    momentum: float | None = Field(None, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 1e-4
+    clip: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.momentum is not None and self.name != "sgd":
+            raise ValueError(f"momentum has no effect on {self.name}; remove it or use sgd")
+        return self
+
+
+class EncoderRate(Settings):
+    """Holding a pre-trained encoder back while the rest catches up.
+
+    Attributes:
+        factor: its learning rate as a share of the others'.
+        frozen: share of all steps, from the first, in which its weights are not changed.
+    """
+
+    factor: float = Field(1.0, gt=0, le=1)
+    frozen: float = Field(0.0, ge=0, lt=1)
+
+    def at(self, step: int, total_steps: int) -> float:
+        """What the learning rate of a step is multiplied by."""
+        return 0.0 if step < round(self.frozen * total_steps) else self.factor
+
+
+def build_optimiser(
+    parameters: Iterable[nn.Parameter],
+    settings: OptimiserSettings,
+    total_steps: int,
+    *,
+    encoder: Iterable[nn.Parameter] = (),
+    encoder_rate: EncoderRate | None = None,
+) -> dict[str, Any]:
+    """Optimiser and per-step schedule in the form Lightning takes.
+
+    Args:
+        parameters: everything to train; what needs no gradient is passed over.
+        settings: how.
+        total_steps: of the training.
+        encoder: those of ``parameters`` that ``encoder_rate`` is for.
+        encoder_rate: how fast they learn; None: as fast as all.
+    """
+    held_back = set(encoder) if encoder_rate is not None else set()
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [[p for p in trained if p not in held_back], [p for p in trained if p in held_back]]
+    groups = [group for group in groups if group]
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    listed: Any = [{"params": group} for group in groups]
+    optimiser: torch.optim.Optimizer
+    if settings.name == "sgd":
+        optimiser = torch.optim.SGD(listed, momentum=settings.momentum or 0.0, **common)
+    elif settings.name == "adam":
+        optimiser = torch.optim.Adam(listed, **common)
+    else:
+        optimiser = torch.optim.AdamW(listed, **common)
+
+    def share(step: int) -> float:
+        return learning_rate(step, total_steps, settings) / settings.lr
+
+    def held_back_share(step: int) -> float:
+        assert encoder_rate is not None
+        return share(step) * encoder_rate.at(step, total_steps)
+
+    shares: list[Callable[[int], float]] = [
+        held_back_share if group[0] in held_back else share for group in groups
+    ]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, shares)
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> float:
+    """The learning rate of step ``step`` = 0 .. total_steps - 1."""
+    warmup = round(settings.warmup * total_steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    min_lr = settings.lr if settings.min_lr is None else settings.min_lr
+    done = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
+    return min_lr + (settings.lr - min_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,193 @@
+"""Run folders: what a training leaves behind, and how it is taken up again.
+
+::
+
+    RUN/
+        config.yaml              every setting, resolved
+        cases.json               every case seen, its role and the SHA-256 of its pixels
+        metrics.csv              a row a checkpoint
+        checkpoints/last.ckpt    the state of the training, for --resume
+        tensorboard/
+        encoder.safetensors      after pre-training: the result
+        decoder.safetensors      likewise, if the method trains it
+        diagnostics.png          likewise: how the training went
+        model.safetensors        after fine-tuning: the result
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from poscon.errors import PosconError
+from poscon.files import write_text
+from poscon.store.store import CaseRecord, Store, write_json
+from poscon.version import __version__
+
+CHECKPOINT = "last.ckpt"
+MODEL = "model.safetensors"
+LABELS_FILE = "labels.json"
+"""Beside predictions: what their values mean."""
+
+
+def part_file(run: Path, part: str) -> Path:
+    """Where a pre-training run leaves a part of the network, ``encoder`` or ``decoder``."""
+    return run / f"{part}.safetensors"
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.cases_path = self.path / "cases.json"
+        self.metrics_path = self.path / "metrics.csv"
+        self.checkpoint_folder = self.path / "checkpoints"
+
+    def begin(
+        self,
+        command: str,
+        store: Store,
+        settings: dict[str, Any],
+        cases: dict[str, list[CaseRecord]],
+        earlier: Sequence[dict[str, Any]] = (),
+        **inputs: Any,
+    ) -> None:
+        """Create the folder of a new run.
+
+        Args:
+            command: ``pretrain`` or ``finetune``.
+            store: what it trains on.
+            settings: every setting, resolved.
+            cases: the cases by role.
+            earlier: entries of the ``cases.json`` of the run that this one starts from: what its
+                network has seen, this one's has.
+            inputs: what else went in.
+
+        Raises:
+            PosconError: there is something already.
+        """
+        self.check_new()
+        self.checkpoint_folder.mkdir(parents=True)
+        roles = [
+            {
+                "id": case.id,
+                "subject": case.subject,
+                "role": role,
+                "by": command,
+                "pixels_sha256": case.pixels_sha256,
+                "stored_sha256": case.stored_sha256,
+            }
+            for role, members in cases.items()
+            for case in members
+        ]
+        write_json(self.cases_path, [*roles, *earlier])
+        config = {
+            "command": command,
+            "poscon_version": __version__,
+            "store": str(store.path),
+            "inputs": inputs,
+            "settings": settings,
+        }
+        # last: a folder with a config.yaml is a complete start
+        write_text(self.config_path, yaml.safe_dump(config, sort_keys=False))
+
+    def check_new(self) -> None:
+        """Refuse a folder in which there is something.
+
+        Raises:
+            PosconError: there is.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise PosconError(
+                f"{self.path}: exists already; choose another folder, or continue it with --resume"
+            )
+
+    def read_config(self) -> dict[str, Any]:
+        """The run's ``config.yaml``.
+
+        Raises:
+            PosconError: it is damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config_path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
+        if not isinstance(config, dict) or not {"command", "settings", "store"} <= config.keys():
+            raise PosconError(f"{self.config_path}: damaged; start the run anew")
+        return config
+
+    def resume(self, command: str) -> dict[str, Any]:
+        """The configuration of the run to be continued.
+
+        Raises:
+            PosconError: no run of this command there.
+        """
+        if not self.config_path.is_file():
+            raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
+        config = self.read_config()
+        if config["command"] != command:
+            raise PosconError(f"{self.path}: a run of poscon {config['command']}, not {command}")
+        return config
+
+    def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
+        """The cases of the run to be continued, by role, out of the store.
+
+        Those that only the run before it has seen are not among them.
+
+        Raises:
+            PosconError: the store no longer has a case, or it has changed.
+        """
+        by_id = {case.id: case for case in store.cases}
+        cases: dict[str, list[CaseRecord]] = {}
+        try:
+            entries = json.loads(self.cases_path.read_text())
+            listed = [
+                (entry["id"], entry["stored_sha256"], entry["role"])
+                for entry in entries
+                if entry["by"] == command
+            ]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
+        for case_id, stored_sha256, role in listed:
+            case = by_id.get(case_id)
+            if case is None or case.stored_sha256 != stored_sha256:
+                raise PosconError(
+                    f"{store.path}: case {case_id} is not what {self.path} was started with; "
+                    "resume with the same store or start a new run"
+                )
+            cases.setdefault(role, []).append(case)
+        return cases
+
+    def discard_if_nothing_done(self) -> None:
+        """Remove the folder of a run that failed before its first checkpoint."""
+        if self.checkpoint is None:
+            shutil.rmtree(self.path)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint, if one has been written."""
+        path = self.checkpoint_folder / CHECKPOINT
+        return path if path.is_file() else None
+
+
+def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
+    """A resumed run keeps its settings: an option that would change them has no effect.
+
+    Raises:
+        PosconError: one of the (name, value) pairs is given.
+    """
+    given = [name for name, value in options if value not in (None, (), [])]
+    if given:
+        raise PosconError(
+            f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "
+            "leave it out or start a new run"
+        )

@@ -1,0 +1,357 @@
+"""Where the time of a training goes, measured on the method, the views and the batches it has."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from poscon.methods import Method
+from poscon.progress import silent
+from poscon.step import SliceBatch
+from poscon.training.data import Batches
+from poscon.training.inference import channels_last, choose_precision
+from poscon.training.loop import MetricsFile, compile_networks, train
+from poscon.training.optimisation import OptimiserSettings, build_optimiser
+from poscon.training.run import RunFolder
+from poscon.views import View, ViewMaker
+
+PARTS = ("read", "views", "forward", "loss", "backward", "optimiser")
+"""What a step consists of; ``loss`` is what of the method's step is neither of the two before."""
+WARM_UP = 2
+"""Steps before any that is timed."""
+TURNS = 7
+"""How often the training loop and its bare arithmetic are timed, in turn."""
+
+
+@dataclass
+class Training:
+    """A training that could be run.
+
+    Attributes:
+        method, views, batches, optimiser, device, precision: see :func:`engine.training.train`.
+    """
+
+    method: Method
+    views: ViewMaker
+    batches: Batches
+    optimiser: OptimiserSettings
+    device: str
+    precision: str
+
+    @property
+    def bfloat16(self) -> bool:
+        return choose_precision(self.precision, self.device) == "bf16"
+
+
+class Clock:
+    """Seconds spent, by name; on a GPU it waits until the work is done.
+
+    Attributes:
+        spent: seconds of every time that a name was measured.
+        running: the names that are being measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.spent: dict[str, list[float]] = {}
+        self.running: list[str] = []
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = self.now()
+        self.running.append(name)
+        yield
+        self.running.pop()
+        self.add(name, self.now() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.spent.setdefault(name, []).append(seconds)
+
+
+class _TimedViews(ViewMaker):
+    """Views, and what they took."""
+
+    def __init__(self, views: ViewMaker, clock: Clock) -> None:
+        super().__init__(views.settings, views.size)
+        self.clock = clock
+
+    def draw(self, n: int, seed: int, *, view: int = 0) -> View:
+        with self.clock.measure("views"):
+            return super().draw(n, seed, view=view)
+
+    def apply(self, images: Tensor, view: View) -> Tensor:
+        with self.clock.measure("views"):
+            return super().apply(images, view)
+
+    def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
+        with self.clock.measure("views"):
+            return super().apply_to_labels(labels, view)
+
+
+class _ResidentViews(ViewMaker):
+    """The same pictures whatever is asked for: what a training costs without any views."""
+
+    def __init__(self, views: ViewMaker, device: str) -> None:
+        super().__init__(views.settings, views.size)
+        self.device = device
+        self.drawn: dict[int, View] = {}
+        self.images: dict[int, Tensor] = {}
+        self.labels: dict[int, Tensor] = {}
+
+    def draw(self, n: int, seed: int, *, view: int = 0) -> View:
+        if n not in self.drawn:
+            self.drawn[n] = super().draw(n, seed, view=view)
+        return self.drawn[n]
+
+    def apply(self, images: Tensor, view: View) -> Tensor:
+        n = len(images)
+        if n not in self.images:
+            self.images[n] = torch.randn(n, 1, self.size, self.size, device=self.device)
+        return self.images[n]
+
+    def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
+        n = len(labels)
+        if n not in self.labels:
+            self.labels[n] = super().apply_to_labels(labels, view)
+        return self.labels[n]
+
+
+class Stepper:
+    """Does steps of a training by hand, outside the training loop.
+
+    Args:
+        training: whose method is trained on in place.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        channels_last(training.method.to(training.device))
+        built = build_optimiser(
+            training.method.parameters(), training.optimiser, training.batches.total_steps
+        )
+        self.optimiser: torch.optim.Optimizer = built["optimizer"]
+
+    def step(
+        self, batch: SliceBatch, views: ViewMaker, clock: Clock, *, bfloat16: bool | None = None
+    ) -> None:
+        """One step, as the training loop does it."""
+        training = self.training
+        bfloat16 = training.bfloat16 if bfloat16 is None else bfloat16
+        with (
+            clock.measure("step"),
+            torch.autocast(training.device, torch.bfloat16, enabled=bfloat16),
+        ):
+            loss = training.method.step(batch, views, 0, 0.5).loss
+        with clock.measure("backward"):
+            loss.backward()
+        with clock.measure("optimiser"):
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+        training.method.after_step()
+
+
+def time_parts(training: Training, seconds: float) -> dict[str, float]:
+    """Median seconds of a step of each of :data:`PARTS`.
+
+    Args:
+        training: not run as a whole; its method is trained on in place.
+        seconds: how long to measure.
+    """
+    stepper, clock = Stepper(training), Clock(training.device)
+    views = _TimedViews(training.views, clock)
+    rounds: dict[str, list[float]] = {part: [] for part in PARTS}
+    forward = ForwardTimer(training.method, clock)
+    started, number = time.perf_counter(), 0
+    while number <= WARM_UP or time.perf_counter() - started < seconds:
+        clock.spent.clear()
+        with clock.measure("read"):
+            batch = to_device(
+                training.batches.batch(number % training.batches.total_steps), training.device
+            )
+        stepper.step(batch, views, clock)
+        if number >= WARM_UP:
+            total = {name: sum(values) for name, values in clock.spent.items()}
+            total["loss"] = total["step"] - total.get("views", 0) - total.get("forward", 0)
+            for part in PARTS:
+                rounds[part].append(total.get(part, 0.0))
+        number += 1
+    forward.remove()
+    return {part: statistics.median(values) for part, values in rounds.items()}
+
+
+class ForwardTimer:
+    """Measures the outermost forward passes of a method's networks, as ``forward``.
+
+    Those that are done again in the backward pass (gradient caching) are part of that.
+    """
+
+    def __init__(self, method: Method, clock: Clock) -> None:
+        self.clock = clock
+        self.depth = 0
+        self.hooks = [
+            hook
+            for part in method.children()
+            for module in part.modules()
+            for hook in (
+                module.register_forward_pre_hook(self._before),
+                module.register_forward_hook(self._after),
+            )
+        ]
+
+    def _before(self, *_: Any) -> None:
+        self.depth += 1
+        if self.depth == 1:
+            self.began = self.clock.now()
+
+    def _after(self, *_: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0 and "step" in self.clock.running:
+            self.clock.add("forward", self.clock.now() - self.began)
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def to_device(batch: SliceBatch, device: str) -> SliceBatch:
+    """A batch as the training loop hands it to a method: on the device, images in float32."""
+    moved = {
+        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
+    }
+    moved["images"] = moved["images"].float()
+    rest = None if batch.unlabelled is None else to_device(batch.unlabelled, device)
+    return replace(batch, **moved, unlabelled=rest)
+
+
+class Bare:
+    """The same steps on one resident batch of random pictures: the arithmetic and nothing else.
+
+    Args:
+        training: whose method is trained on in place.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.stepper = Stepper(training)
+        self.batch = to_device(training.batches.batch(0), training.device)
+        self.views = _ResidentViews(training.views, training.device)
+        self.device = training.device
+
+    def seconds(self, steps: int, *, bfloat16: bool | None = None) -> float:
+        """What so many steps take."""
+        clock = Clock(self.device)
+        started = clock.now()
+        for _ in range(steps):
+            self.stepper.step(self.batch, self.views, Clock("cpu"), bfloat16=bfloat16)
+        return clock.now() - started
+
+    def compile(self) -> None:
+        """Let torch compile the networks, as the training loop does, and warm up."""
+        compile_networks(self.stepper.training.method)
+        self.seconds(WARM_UP)
+
+    def operations(self) -> int:
+        """Floating-point operations of a step, a multiply-add counted as two."""
+        with FlopCounterMode(display=False) as counter:
+            self.seconds(1)
+        return counter.get_total_flops()
+
+
+@dataclass
+class Overhead:
+    """The training loop beside its bare arithmetic, in turn.
+
+    Attributes:
+        slices: of a step.
+        full: seconds a step of the training loop, each time.
+        bare: seconds a step of the same method on one resident random batch, each time.
+    """
+
+    slices: int
+    full: list[float]
+    bare: list[float]
+
+    @property
+    def share(self) -> float:
+        """Of the training loop's time, what is arithmetic; the median over the times."""
+        return statistics.median(b / f for b, f in zip(self.bare, self.full, strict=True))
+
+    @property
+    def slices_per_second(self) -> float:
+        """Of the training loop."""
+        return self.slices / statistics.median(self.full)
+
+
+def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
+    """Time the training loop, all of it but its start, against :class:`Bare`, turn by turn.
+
+    Args:
+        build: makes the training anew for each turn of the loop; its batches must have chunks of
+            any length, which is set here.
+        seconds: how long to measure, about.
+    """
+    training = build()
+    bare = Bare(training)
+    slices = len(bare.batch.images)
+    bare.seconds(WARM_UP)
+    once = bare.seconds(WARM_UP) / WARM_UP
+    steps = max(2, round(seconds / TURNS / 3 / once))  # one part bare, two of the loop
+    result = Overhead(slices, [], [])
+    for _ in range(TURNS):
+        result.bare.append(bare.seconds(steps) / steps)
+        result.full.append(time_loop(build(), steps))
+    return result
+
+
+def time_loop(training: Training, steps: int) -> float:
+    """Seconds a step of the training loop, all of it but its start, as its own metrics have it.
+
+    Args:
+        training: run for twice as many steps as are timed; its batches must have chunks of any
+            length, which is set here.
+        steps: how many are timed.
+    """
+    training.batches.total_steps, training.batches.chunk_steps = 2 * steps, steps
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "run")
+        run.checkpoint_folder.mkdir(parents=True)
+        with silent():
+            train(
+                training.method.to(training.device),
+                training.views,
+                training.batches,
+                optimiser=training.optimiser,
+                run=run,
+                device=training.device,
+                precision=training.precision,
+                title="",
+            )
+        row = MetricsFile(run.metrics_path).rows()[-1]
+        slices = len(training.batches.batch(0).images)
+        return slices / float(row["slices_per_second"])
+
+
+def matrix_rate(device: str, *, bfloat16: bool, seconds: float = 2.0) -> float:
+    """Operations a second of a large matrix product, the most that convolutions could reach."""
+    n = 8192 if device == "cuda" else 2048
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    clock, best = Clock(device), 0.0
+    started = clock.now()
+    while best == 0.0 or clock.now() - started < seconds:
+        began = clock.now()
+        a @ b
+        best = max(best, 2 * n**3 / (clock.now() - began))
+    return best

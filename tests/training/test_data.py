@@ -1,0 +1,468 @@
+"""Batches read from a store whose every pixel says where it comes from."""
+
+import threading
+from itertools import pairwise
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from poscon.commands.prepare import prepare
+from poscon.errors import PosconError
+from poscon.seeds import mix_seed
+from poscon.store.store import Store
+from poscon.training.data import Batches, LabelledBatches, SliceReader, UnlabelledBatches
+
+SHAPES = {"small": (6, 5, 4), "wide": (7, 30, 3), "large": (24, 21, 6)}
+SEEDS = range(40)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    """Three cases of different extents, a few foreground pixels in some slices of each."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "scans").mkdir()
+    for seed, (name, shape) in enumerate(SHAPES.items()):
+        rng = np.random.default_rng(seed)
+        labels = np.zeros(shape, np.uint8)
+        labels[-2:, -1:, 1:3] = 1  # in a corner
+        labels[2, 1, -1] = 2
+        affine = np.diag([1, 1, 5, 1])
+        nib.save(nib.Nifti1Image(rng.normal(size=shape), affine), folder / f"scans/{name}.nii")
+        nib.save(nib.Nifti1Image(labels, affine), folder / f"scans/{name}_seg.nii")
+    return prepare(folder / "scans", folder / "store", spacing="native")
+
+
+def reader(store: Store, canvas: int, *names: str) -> SliceReader:
+    return SliceReader(store, [c for c in store.cases if not names or c.id in names], canvas)
+
+
+def slow_crop(picture: np.ndarray, canvas: int, top: int, left: int) -> np.ndarray:
+    """Pixel by pixel; zero outside the picture."""
+    result = np.zeros((canvas, canvas), picture.dtype)
+    for i in range(canvas):
+        for j in range(canvas):
+            y, x = top + i, left + j
+            if 0 <= y < picture.shape[0] and 0 <= x < picture.shape[1]:
+                result[i, j] = picture[y, x]
+    return result
+
+
+def where(store: Store, read: SliceReader, index: int):
+    case = read.cases[read.case_of[index]]
+    number = read.slice_of[index]
+    return store.image(case)[number], store.label(case)[number]
+
+
+# Centred
+
+
+@pytest.mark.parametrize("canvas", [1, 4, 5, 16, 23, 40])
+def test_the_middle_of_a_slice_is_the_middle_of_the_canvas(store, canvas):
+    read = reader(store, canvas)
+    batch = read.centred(np.arange(len(read)))
+    assert batch.images.shape == (13, 1, canvas, canvas)
+    assert batch.labels is None
+    for index in range(len(read)):
+        picture, _ = where(store, read, index)
+        top, left = (n // 2 - canvas // 2 for n in picture.shape)
+        expected = slow_crop(picture, canvas, top, left)
+        np.testing.assert_array_equal(batch.images[index, 0], expected)
+
+
+def test_every_slice_has_its_own_position(store):
+    read = reader(store, 8)
+    batch = read.centred(np.arange(len(read)))
+    expected = np.concatenate([np.array(case.positions) for case in read.cases])
+    np.testing.assert_allclose(batch.positions, expected, rtol=1e-6)
+    assert batch.positions.dtype == torch.float32
+    backwards = read.centred(np.arange(len(read))[::-1])
+    np.testing.assert_array_equal(backwards.positions, batch.positions.flip(0))
+    np.testing.assert_array_equal(backwards.images, batch.images.flip(0))
+
+
+def test_only_the_chosen_cases_are_read(store):
+    read = reader(store, 8, "wide")
+    assert len(read) == 3
+    assert {case.id for case in read.cases} == {"wide"}
+
+
+def test_a_batch_is_a_copy(store):
+    read = reader(store, 40)
+    read.centred(np.array([0])).images.fill_(7)
+    assert not (read.centred(np.array([0])).images == 7).any()
+
+
+# Labelled
+
+
+def place(picture: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
+    """Where the canvas' corner lies in the picture, found by comparing every possibility."""
+    size = len(canvas)
+    found = [
+        (top, left)
+        for top in range(-size, picture.shape[0] + 1)
+        for left in range(-size, picture.shape[1] + 1)
+        if np.array_equal(slow_crop(picture, size, top, left), canvas)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def labelled(read, index, seed, extent, foreground):
+    generator = np.random.default_rng(seed)
+    batch = read.labelled(np.array([index]), generator, extent, foreground)
+    return batch.images[0, 0].numpy(), batch.labels[0].numpy(), float(batch.positions[0])
+
+
+@pytest.mark.parametrize(("canvas", "extent"), [(8, 8), (12, 8), (11, 6)])
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_the_window_lies_inside_the_slice_or_around_it(store, canvas, extent, foreground):
+    read = reader(store, canvas)
+    margin = canvas // 2 - extent // 2
+    for seed in range(2):
+        for index in range(0, len(read), 2):
+            image, label, position = labelled(read, index, seed, extent, foreground)
+            picture, classes = where(store, read, index)
+            corner = place(picture, image)
+            np.testing.assert_array_equal(label, slow_crop(classes, canvas, *corner))
+            assert position == pytest.approx(read.positions[index])
+            for start, length in zip(corner, picture.shape, strict=True):
+                first = start + margin  # of the window
+                low, high = sorted((0, length - extent))
+                assert low <= first <= high
+
+
+def window(canvas: np.ndarray, extent: int) -> np.ndarray:
+    """What an unturned view of ``extent`` pixels shows of a canvas."""
+    start = len(canvas) // 2 - extent // 2
+    return canvas[start : start + extent, start : start + extent]
+
+
+@pytest.mark.parametrize(("canvas", "extent"), [(4, 4), (8, 4), (12, 8), (40, 34)])
+def test_a_window_on_the_foreground_shows_some(store, canvas, extent):
+    read = reader(store, canvas)
+    for index in range(len(read)):
+        _, classes = where(store, read, index)
+        if classes.any():
+            for seed in SEEDS:
+                _, label, _ = labelled(read, index, seed, extent, 1.0)
+                assert window(label, extent).any()
+
+
+def test_every_foreground_pixel_gets_its_turn(store):
+    read = reader(store, 2, "large")
+    (index,) = [i for i in range(len(read)) if read.slice_of[i] == 5]
+    shown = {tuple(np.unique(labelled(read, index, seed, 2, 1.0)[1])) for seed in SEEDS}
+    assert shown == {(0, 2)}
+    index = 1  # class 1 has two pixels there
+    _, classes = where(store, read, index)
+    assert (classes > 0).sum() == 2
+    corners = {
+        place(where(store, read, index)[0], labelled(read, index, seed, 2, 1.0)[0])
+        for seed in SEEDS
+    }
+    assert len(corners) == 2
+
+
+def test_a_slice_without_foreground_is_still_read(store):
+    read = reader(store, 8, "large")
+    image, label, _ = labelled(read, 0, 0, 8, 1.0)
+    assert image.any()
+    assert not label.any()
+
+
+def test_without_foreground_windows_the_whole_slice_is_seen(store):
+    """Uniformly: every place a window fits is drawn, corners included."""
+    read = reader(store, 20, "large")
+    generator = np.random.default_rng(0)
+    batch = read.labelled(np.ones(600, int), generator, 20, 0.0)
+    picture, _ = where(store, read, 1)
+    tally: dict[tuple[int, int], int] = {}
+    for image in batch.images[:, 0].numpy():
+        for top in range(picture.shape[0] - 19):
+            for left in range(picture.shape[1] - 19):
+                if np.array_equal(picture[top : top + 20, left : left + 20], image):
+                    tally[top, left] = tally.get((top, left), 0) + 1
+    expected = {(i, j) for i in range(picture.shape[0] - 19) for j in range(picture.shape[1] - 19)}
+    assert set(tally) == expected
+    assert sum(tally.values()) == 600
+    assert min(tally.values()) > 600 / len(expected) / 2
+
+
+def test_a_small_slice_lies_anywhere_in_the_window(store):
+    read = reader(store, 8, "small")  # 5 rows, 6 columns
+    corners = {
+        place(where(store, read, 0)[0], labelled(read, 0, seed, 8, 1.0)[0]) for seed in range(200)
+    }
+    assert corners == {(i, j) for i in range(-3, 1) for j in range(-2, 1)}
+
+
+def test_the_share_of_foreground_windows(store):
+    read = reader(store, 4, "large")
+    generator = np.random.default_rng(0)
+    shown = []
+    for share in (0.0, 0.5, 1.0):
+        labels = read.labelled(np.full(400, 1), generator, 4, share).labels
+        shown.append(float(labels.flatten(1).any(1).float().mean()))
+    assert shown[0] < 0.1
+    assert shown[1] == pytest.approx(0.5 + shown[0] / 2, abs=0.1)
+    assert shown[2] == 1
+
+
+# Batches
+
+
+def same(a, b) -> bool:
+    return all(
+        x is y is None or torch.equal(x, y)
+        for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+    )
+
+
+def unlabelled(store, **told) -> UnlabelledBatches:
+    how = {"batch_size": 4, "epochs": 3, "seed": 5, "chunk_steps": 2} | told
+    return UnlabelledBatches(reader(store, 8), **how)
+
+
+def drawn_labelled(store, **told) -> LabelledBatches:
+    how = {"batch_size": 4, "extent": 6, "iterations": 7, "foreground": 0.5, "seed": 5}
+    return LabelledBatches(reader(store, 8), **(how | {"chunk_steps": 3} | told))
+
+
+class _Seen(SliceReader):
+    """Remembers which slices it was asked for."""
+
+    def centred(self, indices):
+        self.asked.extend(indices.tolist())
+        return super().centred(indices)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 13, 50])
+def test_every_slice_once_an_epoch(store, batch_size):
+    read = _Seen(store, store.cases, 8)
+    batches = UnlabelledBatches(read, batch_size, 3, 5, chunk_steps=100)
+    assert batches.sampler.epoch_steps == 13 // min(batch_size, 13)
+    assert batches.total_steps == 3 * batches.sampler.epoch_steps
+    orders = []
+    for epoch in range(3):
+        read.asked = []
+        for number in range(batches.sampler.epoch_steps):
+            assert len(batches.batch(epoch * batches.sampler.epoch_steps + number).images) == min(
+                batch_size, 13
+            )
+        assert len(set(read.asked)) == len(read.asked)
+        assert len(read.asked) == 13 - 13 % min(batch_size, 13)
+        orders.append(tuple(read.asked))
+    assert len(set(orders)) == 3  # another order every epoch
+
+
+def test_slices_left_over_are_others_the_next_epoch(store):
+    read = _Seen(store, store.cases, 8)
+    read.asked = []
+    batches = UnlabelledBatches(read, 6, 20, 5, chunk_steps=100)
+    for step in range(batches.total_steps):
+        batches.batch(step)
+    assert set(read.asked) == set(range(13))
+
+
+@pytest.mark.parametrize("make", [unlabelled, drawn_labelled])
+def test_a_batch_is_a_function_of_seed_and_step(store, make):
+    steps = range(7)
+    straight = [make(store).batch(step) for step in steps]
+    shared = make(store)
+    for step in reversed(steps):  # in any order, from one object
+        assert same(shared.batch(step), straight[step])
+    for step in steps:
+        assert not same(make(store, seed=6).batch(step), straight[step])
+    assert all(not same(a, b) for a, b in pairwise(straight))
+
+
+@pytest.mark.parametrize("make", [unlabelled, drawn_labelled])
+def test_chunks_in_a_row_are_all_steps(store, make):
+    batches = make(store)
+    seen = []
+    batches.steps_done = lambda: len(seen)
+    for _ in range(batches.chunks):
+        part = list(batches)
+        assert 1 <= len(part) <= batches.chunk_steps
+        seen += part
+    assert len(seen) == batches.total_steps
+    for step, (batch, seed, progress) in enumerate(seen):
+        assert progress == step / batches.total_steps
+        assert same(batch, batches.batch(step))
+        assert seed == mix_seed(5, step)
+    assert list(batches) == []
+
+
+def test_iteration_starts_where_the_run_is(store):
+    batches = drawn_labelled(store)
+    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (0, 1, 2)]
+    batches.steps_done = lambda: 5
+    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (5, 6)]
+
+
+def test_what_is_read_does_not_depend_on_the_chunks(store):
+    a, b = unlabelled(store, chunk_steps=1), unlabelled(store, chunk_steps=3)
+    assert (a.chunks, b.chunks) == (9, 3)
+    assert all(same(a.batch(step), b.batch(step)) for step in range(9))
+
+
+@pytest.mark.parametrize(
+    ("total", "chunk", "chunks"), [(10, 5, 2), (11, 5, 3), (1, 5, 1), (5, 5, 1)]
+)
+def test_number_of_chunks(total, chunk, chunks):
+    assert Batches(0, total, chunk).chunks == chunks
+
+
+def test_a_chunk_is_at_most_an_epoch(store):
+    """So that an epoch's end is never passed over unsaved."""
+    assert unlabelled(store, chunk_steps=1000).chunk_steps == 3
+    assert drawn_labelled(store, chunk_steps=1000).chunk_steps == 7
+
+
+@pytest.mark.parametrize(("epochs", "chunk_epochs"), [(100, 1), (101, 2), (300, 3), (301, 4)])
+def test_a_long_training_has_chunks_of_several_epochs(store, epochs, chunk_epochs):
+    """So that looking at the encoder and writing checkpoints stay a small part of it."""
+    batches = unlabelled(store, epochs=epochs, chunk_steps=10**6)
+    assert batches.chunk_steps == 3 * chunk_epochs
+    assert batches.chunks <= 100
+    assert unlabelled(store, epochs=epochs, chunk_steps=2).chunk_steps == 2
+
+
+def test_labelled_batches_have_labels_of_their_slices(store):
+    batch = drawn_labelled(store, batch_size=9).batch(0)
+    assert batch.images.shape == (9, 1, 8, 8)
+    assert batch.labels.shape == (9, 8, 8)
+    assert batch.labels.dtype == torch.uint8
+
+
+def test_labelled_batches_draw_all_slices(store):
+    batches = drawn_labelled(store, batch_size=50, extent=8)
+    positions = torch.cat([batches.batch(step).positions for step in range(4)])
+    expected = np.unique(np.concatenate([case.positions for case in store.cases]))
+    np.testing.assert_allclose(np.unique(positions), expected, rtol=1e-6)
+
+
+def test_slices_and_volumes_are_numbered(store):
+    """Methods keep a memory of each slice, and pair slices of different volumes, by these."""
+    read = reader(store, 4)
+    order = np.array([12, 0, 6, 5, 7])
+    labelled = read.labelled(order, np.random.default_rng(0), 4, 0.5)
+    for batch in (read.centred(order), labelled):
+        assert batch.slice_ids.tolist() == order.tolist()
+        assert batch.volumes.tolist() == [int(read.case_of[index]) for index in order]
+    assert labelled.unlabelled is None
+
+
+def test_as_many_unlabelled_slices_go_along_from_their_own_cases(store):
+    labelled, rest = reader(store, 8, "small"), reader(store, 8, "wide", "large")
+    batches = LabelledBatches(labelled, 5, 4, 20, 0.5, 3, 10, rest)
+    seen = set()
+    for step in range(20):
+        batch = batches.batch(step)
+        assert len(batch.unlabelled.images) == 5
+        assert batch.unlabelled.labels is None
+        expected = rest.centred(batch.unlabelled.slice_ids.numpy())
+        assert torch.equal(batch.unlabelled.images, expected.images)
+        seen |= set(batch.unlabelled.slice_ids.tolist())
+    assert seen == set(range(len(rest)))
+
+
+# Reading ahead, and holding all slices
+
+
+def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
+    batches = unlabelled(store, chunk_steps=3)
+    read = batches.batch
+
+    def damaged(step: int):
+        if step == 1:
+            raise PosconError("case x: damaged")
+        return read(step)
+
+    batches.batch = damaged
+    iterator = iter(batches)
+    assert same(next(iterator)[0], read(0))
+    with pytest.raises(PosconError, match="case x: damaged"):
+        next(iterator)
+
+
+def test_batches_read_ahead_come_in_their_turn(store):
+    batches = drawn_labelled(store, chunk_steps=7)
+    read = list(batches)
+    assert len(read) == 7
+    assert all(same(batch, batches.batch(step)) for step, (batch, _, _) in enumerate(read))
+
+
+def test_nothing_is_read_ahead_of_the_chunk(store):
+    batches = unlabelled(store, chunk_steps=2)
+    read, asked = batches.batch, []
+    batches.batch = lambda step: (asked.append(step), read(step))[1]
+    list(batches)
+    assert asked == [0, 1]
+
+
+def test_who_stops_early_waits_for_no_more_than_is_being_read(store):
+    batches = unlabelled(store, chunk_steps=3)
+    threads = threading.active_count()
+    iterator = iter(batches)
+    next(iterator)
+    iterator.close()
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("canvas", [4, 16])
+def test_held_slices_are_the_slices(store, canvas):
+    read, held = reader(store, canvas), reader(store, canvas)
+    held.hold("cpu")
+    indices = np.array([12, 0, 6, 0, 7])
+    assert same(held.centred(indices), read.centred(indices))
+    assert held._held.nbytes == read.held_bytes
+
+
+def test_a_gpu_holds_what_fits_in_half_of_it(store, monkeypatch):
+    read, held = reader(store, 16), []
+    monkeypatch.setattr(read, "hold", held.append)
+    for free, fits in ((2 * read.held_bytes + 2, True), (2 * read.held_bytes, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda free=free: (free, 10**12))
+        held.clear()
+        read.hold_if_it_fits("cuda")
+        assert held == (["cuda"] if fits else [])
+    held.clear()
+    read.hold_if_it_fits("cpu")
+    assert held == []
+
+
+# Several processes
+
+
+def as_process(monkeypatch, number: int, of: int) -> None:
+    monkeypatch.setattr("poscon.training.data.rank", lambda: number)
+    monkeypatch.setattr("poscon.training.data.n_processes", lambda: of)
+
+
+def test_processes_share_a_batch(store, monkeypatch):
+    whole = unlabelled(store).batch(1)
+    shares = []
+    for number in range(2):
+        as_process(monkeypatch, number, of=2)
+        shares.append(unlabelled(store).batch(1))
+    assert [len(share.images) for share in shares] == [2, 2]
+    slices = torch.cat([share.slice_ids for share in shares])
+    assert sorted(slices.tolist()) == sorted(whole.slice_ids.tolist())
+
+
+def test_processes_draw_other_views(store, monkeypatch):
+    seeds = []
+    for number in range(3):
+        as_process(monkeypatch, number, of=3)
+        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3)])
+    assert len({seed for of_process in seeds for seed in of_process}) == sum(map(len, seeds))
+
+
+def test_a_batch_that_cannot_be_shared(store, monkeypatch):
+    as_process(monkeypatch, 0, of=3)
+    with pytest.raises(PosconError, match="batch = 4: cannot be shared evenly by 3 processes"):
+        unlabelled(store)
