@@ -147,7 +147,7 @@ def test_finetuning_learns_and_resumes(
     [
         ("mean-teacher", "teacher", []),
         ("tcsm", "teacher", []),
-        *((name, "averaged", ["ema_decay=0.9"]) for name in AVERAGED),
+        *((name, "ema", ["ema_decay=0.9"]) for name in AVERAGED),
     ],
 )
 def test_the_result_is_the_average_after_every_step(
@@ -285,13 +285,13 @@ def test_settings_without_an_effect(
 
 @pytest.mark.parametrize("name", ["mean-teacher", "tcsm"])
 def test_an_average_of_a_method_that_has_its_own(name: str, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=f"average has no effect with method {name}, .* see loss"):
+    with pytest.raises(PosconError, match=f"ema_decay has no effect with method {name}, .* see"):
         finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "ema_decay=0.9"])
     assert not (tmp_path / "run").exists()
 
 
 def test_start_without_an_effect(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match="start: has no effect without --init"):
+    with pytest.raises(PosconError, match="init_parts: has no effect without --init"):
         finetune(store, tmp_path / "run", labelled=2, settings=["init_parts=encoder"])
 
 

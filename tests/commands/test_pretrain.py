@@ -21,7 +21,7 @@ from poscon.errors import PosconError
 from poscon.networks.unet import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
-from poscon.training import training
+from poscon.training import loop
 from poscon.training.data import UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics
 from poscon.training.loop import MetricsFile
@@ -283,7 +283,7 @@ def test_a_random_start_has_a_row_of_diagnostics(
     assert row == {name: metrics(pretrained)[0][name] for name in row}  # all methods start there
     assert (run / "diagnostics.png").is_file()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pre-training (none): effective rank ")
+    assert line.startswith("pre-training (random): effective rank ")
     pretrain(store, run, resume=True)
     assert metrics(run) == [row]
 
@@ -473,13 +473,13 @@ def test_what_a_gpu_still_works_on_counts(
 ) -> None:
     """The speed of a chunk is told once its last loss is known, not once it has been asked for."""
     clock = [0.0]
-    read = training._Chunks._means
+    read = loop._Chunks._means
 
-    def waited_for(self: training._Chunks, device: torch.device) -> dict[str, float]:
+    def waited_for(self: loop._Chunks, device: torch.device) -> dict[str, float]:
         clock[0] += 4.0
         return read(self, device)
 
-    monkeypatch.setattr(training._Chunks, "_means", waited_for)
+    monkeypatch.setattr(loop._Chunks, "_means", waited_for)
     monkeypatch.setattr("poscon.training.loop.time.perf_counter", lambda: clock[0])
     pretrain(store, tmp_path / "run", epochs=1, settings=TINY)
     with (tmp_path / "run" / "metrics.csv").open() as file:
