@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import Settings
 
 
@@ -282,7 +282,7 @@ class ViewMaker:
 
     def draw(self, n: int, seed: int, *, view: int = 0) -> View:
         """The parameters of ``n`` views for one training step."""
-        return draw_view(n, self.settings, mix_seed(seed, view))
+        return draw_view(n, self.settings, stream(seed, "view", view))
 
     def apply(self, images: Tensor, view: View) -> Tensor:
         """:func:`apply_view` at this size."""
