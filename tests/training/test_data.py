@@ -227,7 +227,7 @@ def unlabelled(store, **told) -> UnlabelledBatches:
 
 
 def drawn_labelled(store, **told) -> LabelledBatches:
-    how = {"batch_size": 4, "extent": 6, "iterations": 7, "foreground": 0.5, "seed": 5}
+    how = {"batch_size": 4, "extent": 6, "iterations": 7, "oversample_foreground": 0.5, "seed": 5}
     return LabelledBatches(reader(store, 8), **(how | {"chunk_steps": 3} | told))
 
 

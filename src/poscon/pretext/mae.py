@@ -104,7 +104,7 @@ def masked_views(
         What is seen, what is asked for, and bool where it is hidden; (B, 1, size, size) each.
     """
     plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-    target = ViewMaker(plain, views.size)(images, seed)
+    target = ViewMaker(plain, views.size, views.channels)(images, seed)
     masks = stream(seed, "masks")
     hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
     hidden = hidden.to(images.device, non_blocking=True)
