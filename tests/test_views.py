@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from poscon.errors import PosconError
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.views import (
     View,
@@ -519,7 +519,7 @@ def test_a_view_follows_from_its_seed():
     assert torch.equal(maker(images, 7, view=1), maker(images, 7, view=1))
     assert not torch.equal(maker(images, 7, view=1), maker(images, 7))
     assert not torch.equal(maker(images, 8), maker(images, 7))
-    assert same(maker.draw(5, 7, view=1), draw_view(5, EVERYTHING, mix_seed(7, 1)))
+    assert same(maker.draw(5, 7, view=1), draw_view(5, EVERYTHING, stream(7, "view", 1)))
 
 
 def test_drawing_leaves_the_global_generator_alone():

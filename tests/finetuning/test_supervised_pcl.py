@@ -8,7 +8,7 @@ from poscon.finetuning.supervised import Supervised
 from poscon.finetuning.supervised_pcl import SupervisedWithContrast
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.pretext.contrast import two_views
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view, canvas_size
@@ -58,7 +58,7 @@ def test_a_step_is_both_losses(weight):
     assert images.shape == (12, 1, SIZE, SIZE)
     view = VIEWS.draw(4, seed)
     torch.testing.assert_close(images[:4], apply_view(slices.images, view, SIZE))
-    pairs = two_views(slices.unlabelled, VIEWS, mix_seed(seed, 10))
+    pairs = two_views(slices.unlabelled, VIEWS, stream(seed, "unlabelled"))
     torch.testing.assert_close(images[4:], pairs)
     assert not torch.allclose(pairs[:4], pairs[4:])
     of_unlabelled = slices.unlabelled.positions

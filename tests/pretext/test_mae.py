@@ -10,7 +10,7 @@ from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.pretext.mae import MaskedAutoencoder, hidden_patches, masked_error, spread
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -184,7 +184,7 @@ def test_a_step_is_the_error_where_a_view_was_hidden():
     """In goes the view with its noise; asked for is the same view without changes of intensity."""
     mae, slices = method(), batch()
     step, seen, prediction = run(mae, slices)
-    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=mix_seed(5, 10))
+    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=stream(5, "masks"))
     view = VIEWS(slices.images, 5)
     torch.testing.assert_close(seen, view.masked_fill(hidden, 0.0))
     steady = VIEWS.settings.model_copy(
@@ -206,7 +206,7 @@ def test_hidden_pixels_do_not_reach_the_network():
         ViewSettings(rotation=0, scale=(1, 1), shift=0, elastic=0, intensity_probability=0), SIZE
     )
     mae, slices = method(), batch(views=still)
-    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=mix_seed(5, 10))
+    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=stream(5, "masks"))
     assert slices.images.shape == hidden.shape
     step, _, prediction = run(mae, slices, views=still)
     slices.images = torch.where(hidden, slices.images * 7 + 3, slices.images)

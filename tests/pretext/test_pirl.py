@@ -14,7 +14,6 @@ from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Encoder, NetworkSettings
 from poscon.pretext import find_method
 from poscon.pretext.pirl import (
-    NEGATIVES_STREAM,
     PIRL,
     JigsawHead,
     check_patches,
@@ -25,7 +24,7 @@ from poscon.pretext.pirl import (
     nce_floor,
     nce_loss,
 )
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -365,7 +364,7 @@ def test_a_step_is_the_loss_of_a_view_and_of_the_patches_of_another(n):
     torch.testing.assert_close(inputs[1], patches.flatten(0, 1))
     image, jigsaw = heads
     assert image.shape == jigsaw.shape == (4, 8)
-    drawn, negatives = draw_negatives(slices.slice_ids, 8, n, mix_seed(seed, NEGATIVES_STREAM))
+    drawn, negatives = draw_negatives(slices.slice_ids, 8, n, stream(seed, "negatives"))
     rows = bank[slices.slice_ids], bank[drawn], negatives
     expected = 0.3 * slow_loss(jigsaw, *rows, temperature=0.2)
     expected += 0.7 * slow_loss(image, *rows, temperature=0.2)

@@ -10,7 +10,7 @@ import torch
 
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.store.store import Store
 from poscon.training.data import Batches, LabelledBatches, SliceReader, UnlabelledBatches
 
@@ -292,15 +292,15 @@ def test_chunks_in_a_row_are_all_steps(store, make):
     for step, (batch, seed, progress) in enumerate(seen):
         assert progress == step / batches.total_steps
         assert same(batch, batches.batch(step))
-        assert seed == mix_seed(5, step)
+        assert seed == stream(5, "step", step)
     assert list(batches) == []
 
 
 def test_iteration_starts_where_the_run_is(store):
     batches = drawn_labelled(store)
-    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (0, 1, 2)]
+    assert [seed for _, seed, _ in batches] == [stream(5, "step", step) for step in (0, 1, 2)]
     batches.steps_done = lambda: 5
-    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (5, 6)]
+    assert [seed for _, seed, _ in batches] == [stream(5, "step", step) for step in (5, 6)]
 
 
 def test_what_is_read_does_not_depend_on_the_chunks(store):

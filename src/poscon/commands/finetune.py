@@ -15,7 +15,7 @@ from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
 from poscon.store.store import CaseRecord, Store, read_names
@@ -382,7 +382,7 @@ def _network(
 ) -> tuple[UNet, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
-    torch.manual_seed(mix_seed(chosen.seed, -1))
+    torch.manual_seed(stream(chosen.seed, "initialisation"))
     if init is None:
         return UNet(chosen.network or NetworkSettings(), n_classes), None
     path = part_file(Path(init), "encoder")

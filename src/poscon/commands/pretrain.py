@@ -15,7 +15,7 @@ from poscon.networks.weights import save_weights
 from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import CaseRecord, Store
@@ -182,7 +182,7 @@ def _pretrain(
     """In each of the processes that there are; the first one writes."""
     learner, reader, views, batches = assemble(chosen, store, cases, size)
     learner.to(device)
-    diagnostics = Diagnostics(learner.encoder, reader, views, mix_seed(chosen.seed, -2))
+    diagnostics = Diagnostics(learner.encoder, reader, views, stream(chosen.seed, "diagnostics"))
     if learner.trains:
         reader.hold_if_it_fits(device)
     metrics = MetricsFile(run.metrics_path)
@@ -246,7 +246,7 @@ def assemble(
     method = find_method(chosen.method)
     if n_processes() > 1 and not method.in_processes:
         raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
-    torch.manual_seed(mix_seed(chosen.seed, -1))
+    torch.manual_seed(stream(chosen.seed, "initialisation"))
     settings = method.Settings(**chosen.loss)
     learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
     learner.grad_cache_chunk = chosen.grad_cache_chunk

@@ -11,7 +11,7 @@ from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.teacher import Teacher
 from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -184,7 +184,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         images = halves(views.apply(batch.images, view))
         labels = halves(views.apply_to_labels(batch.labels, view))
         n = len(images[0])
-        mask = draw_masks(n, views.size, self.loss.crop, mix_seed(seed, 10))
+        mask = draw_masks(n, views.size, self.loss.crop, stream(seed, "masks"))
         mask = mask.to(batch.images.device, non_blocking=True)
         if progress < self.loss.pretraining:  # one half stands in for the unlabelled slices
             weight = 1.0

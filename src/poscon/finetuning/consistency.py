@@ -15,7 +15,7 @@ from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.finetuning.teacher import Teacher
 from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, with_intensity
 
@@ -66,7 +66,7 @@ def student_and_teacher_views(
     assert batch.labels is not None
     assert batch.unlabelled is not None
     pairs = []
-    for slices, own_seed in ((batch, seed), (batch.unlabelled, mix_seed(seed, 10))):
+    for slices, own_seed in ((batch, seed), (batch.unlabelled, stream(seed, "unlabelled"))):
         view, other = (views.draw(len(slices.images), own_seed, view=number) for number in (0, 1))
         same_place = with_intensity(view, other)
         pairs.append([views.apply(slices.images, v) for v in (view, same_place)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -88,7 +88,7 @@ class Mixup(FinetuneMethod):
         images = views.apply(batch.images, view)
         labels = views.apply_to_labels(batch.labels, view)
         one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
-        pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
+        pairs = draw_pairs(len(images), self.loss.alpha, stream(seed, "pairs"))
         partners, shares = (drawn.to(images.device, non_blocking=True) for drawn in pairs)
         targets = mix(one_hot, partners, shares)
         loss = over_resolutions(

@@ -16,7 +16,7 @@ from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import UNet
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import positional_contrastive_loss
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -58,7 +58,7 @@ class SupervisedWithContrast(FinetuneMethod):
         view, n = views.draw(len(batch.images), seed), len(batch.images)
         labels = views.apply_to_labels(batch.labels, view)
         images = views.apply(batch.images, view)
-        without = two_views(batch.unlabelled, views, mix_seed(seed, 10))
+        without = two_views(batch.unlabelled, views, stream(seed, "unlabelled"))
         features = self.network.encoder(torch.cat([images, without]))
         supervised = over_resolutions(
             lambda logits, s: supervised_loss(logits, labels[:, ::s, ::s]),

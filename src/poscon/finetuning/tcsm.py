@@ -14,7 +14,7 @@ from poscon.finetuning.consistency import (
     student_and_teacher_views,
 )
 from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -104,7 +104,7 @@ class TransformationConsistency(ConsistencyMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         student, teacher, labels = student_and_teacher_views(batch, views, seed)
-        transform = draw_transform(len(student), self.scale, mix_seed(seed, 11))
+        transform = draw_transform(len(student), self.scale, stream(seed, "transforms"))
         n = len(labels)
         logits = self.logits(torch.cat([student[:n], apply_transform(student, transform)]))
         targets = apply_transform(probabilities(self.teacher(teacher)), transform)

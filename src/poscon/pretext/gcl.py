@@ -331,12 +331,8 @@ class GlobalLocalContrast(PretextMethod):
         n = len(batch.images)
         one, other = views.draw(n, seed, view=0), views.draw(n, seed, view=1)
         if self.loss.local_variant == "LD":
-            matrix, field = one.matrix, one.displacement
-            one = replace(
-                one,
-                matrix=matrix[:1].expand_as(matrix),
-                displacement=None if field is None else field[:1].expand_as(field),
-            )
+            shared = {name: values[:1].expand_as(values) for name, values in one.geometry.items()}
+            one = replace(one, geometry=shared)
         pair = (one, with_intensity(one, other))
         return torch.cat([views.apply(batch.images, view) for view in pair])
 

@@ -12,12 +12,9 @@ from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
 from poscon.networks.unet import Decoder, Encoder, NetworkSettings, initialise
 from poscon.pretext.base import PretextMethod
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
-
-_MASKS = 10
-"""The stream of the step's seed that masks are drawn from."""
 
 
 def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) -> Tensor:
@@ -107,8 +104,8 @@ def masked_views(
         What is seen, what is asked for, and bool where it is hidden; (B, 1, size, size) each.
     """
     plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-    target = ViewMaker(plain, views.size)(images, seed)
-    masks = mix_seed(seed, _MASKS)
+    target = ViewMaker(plain, views.size, views.channels)(images, seed)
+    masks = stream(seed, "masks")
     hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
     hidden = hidden.to(images.device, non_blocking=True)
     return views(images, seed).masked_fill(hidden, 0), target, hidden  # 0: mean of z-scored images

@@ -13,12 +13,9 @@ from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.unet import Encoder, initialise
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import mean_similarity, unit
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
-
-ORDER_STREAM = 10
-NEGATIVES_STREAM = 11
 
 
 def nce_loss(
@@ -210,13 +207,13 @@ class PIRL(PretextMethod):
         patches = jigsaw_patches(
             views(batch.images, seed, view=1), self.loss.grid, self.encoder.settings.stride
         )
-        orders = draw_orders(len(patches), patches.shape[1], mix_seed(seed, ORDER_STREAM))
+        orders = draw_orders(len(patches), patches.shape[1], stream(seed, "orders"))
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]
         orders = orders.to(bottleneck.device, non_blocking=True)
         jigsaws = self.jigsaw_head(bottleneck, orders)
         own = self.bank[batch.slice_ids]
         drawn, negatives = draw_negatives(
-            batch.slice_ids, len(self.bank), self.loss.negatives, mix_seed(seed, NEGATIVES_STREAM)
+            batch.slice_ids, len(self.bank), self.loss.negatives, stream(seed, "negatives")
         )
         others = self.bank[drawn]
         jigsaw_loss, image_loss = (

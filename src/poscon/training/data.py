@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from poscon.distributed import n_processes, rank
 from poscon.errors import PosconError
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
 from poscon.training.samplers import SAMPLERS, SamplerName
@@ -160,8 +160,8 @@ def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> N
 
 def step_seed(seed: int, step: int) -> int:
     """Of every random choice of a step; another in every process."""
-    of_step = mix_seed(seed, step)
-    return mix_seed(of_step, rank()) if n_processes() > 1 else of_step
+    of_step = stream(seed, "step", step)
+    return stream(of_step, "process", rank()) if n_processes() > 1 else of_step
 
 
 def _pinned(batch: SliceBatch) -> SliceBatch:
