@@ -43,7 +43,9 @@ from versus.measuring import (
 
 from poscon.commands.predict import Model, predict
 from poscon.errors import PosconError
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import save_weights
 from poscon.store.preparation import case_geometry
 from poscon.training.inference import choose_device
@@ -61,7 +63,7 @@ PARTS = {
     "hashing voxels": ["commands.predict.pixels_sha256"],
     "normalising": ["store.prepare.normalise"],
     "resampling": ["store.prepare.resample_images"],
-    "network": ["networks.unet.UNet.forward"],
+    "network": ["networks.parts.SegmentationNetwork.forward"],
     "resampling back": ["engine.inference.resample_probabilities"],
     "largest structure": ["commands.predict.largest_component"],
     "writing": ["commands.predict.write_labels"],
@@ -142,7 +144,7 @@ def random_run(run: Path, cases: Sequence[Case], width: int) -> Path:
         "modalities": ["MR"],
     }
     torch.manual_seed(0)
-    save_weights(run / MODEL, UNet(settings, len(classes) + 1), about)
+    save_weights(run / MODEL, build_network(settings, len(classes) + 1), about)
     return run
 
 
@@ -222,7 +224,7 @@ def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def run_network(network: UNet, batches: Sequence[Tensor]) -> None:
+def run_network(network: SegmentationNetwork, batches: Sequence[Tensor]) -> None:
     for batch in batches:
         network(batch)
     if batches[0].is_cuda:

@@ -123,7 +123,7 @@ class Segment:
 
     def __init__(self, model: Model, target: Path) -> None:
         self.network = model.network
-        spacing, size, stride = model.preparation.spacing, model.size, self.network.settings.stride
+        spacing, size, stride = model.preparation.spacing, model.size, self.network.encoder.stride
         self.before = mt.Compose(
             [
                 mt.LoadImaged("image", ensure_channel_first=True),

@@ -115,7 +115,7 @@ class Segment:
         assert self.model.preparation.spacing is not None
         subject = _resample_in_plane(subject, self.model.preparation.spacing)
         network = self.model.network
-        stride = network.settings.stride
+        stride = network.encoder.stride
         *in_plane, slices = subject.spatial_shape
         width, height = (max(self.model.size, -(-n // stride) * stride) for n in in_plane)
         subject = tio.CropOrPad((width, height, slices))(subject)

@@ -151,12 +151,12 @@ def apply_view(images: Tensor, view: View, size: int) -> Tensor:
     """Make views of slices.
 
     Args:
-        images: (B, 1, canvas, canvas); outside the canvas is 0.
+        images: (B, C, canvas, canvas); outside the canvas is 0.
         view: the parameters of B views.
         size: extent of the views in pixels.
 
     Returns:
-        (B, 1, size, size).
+        (B, C, size, size).
     """
     grid = _grid(view, size, images.shape[-1], images.device)
     warped = grid_sample(images, grid.to(images.dtype), mode="bilinear", align_corners=False)
@@ -276,9 +276,10 @@ def canvas_size(size: int, settings: ViewSettings) -> int:
 class ViewMaker:
     """Makes views of a fixed size by fixed settings; what a method needs to know of views."""
 
-    def __init__(self, settings: ViewSettings, size: int) -> None:
+    def __init__(self, settings: ViewSettings, size: int, channels: int = 1) -> None:
         self.settings = settings
         self.size = size
+        self.channels = channels
 
     def draw(self, n: int, seed: int, *, view: int = 0) -> View:
         """The parameters of ``n`` views for one training step."""
@@ -293,5 +294,5 @@ class ViewMaker:
         return apply_view_to_labels(labels, view, self.size)
 
     def __call__(self, images: Tensor, seed: int, *, view: int = 0) -> Tensor:
-        """Views (B, 1, size, size) of slices (B, 1, canvas, canvas); ``view`` numbers them."""
+        """Views (B, C, size, size) of slices (B, C, canvas, canvas); ``view`` numbers them."""
         return self.apply(images, self.draw(len(images), seed, view=view))

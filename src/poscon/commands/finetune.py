@@ -12,7 +12,9 @@ from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import mix_seed
@@ -201,7 +203,7 @@ def finetune(
         _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
-    size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
+    size = slice_size(roles["labelled"], chosen.size, network.encoder.stride)
     views = ViewMaker(chosen.views, size)
     learner = make_learner(chosen, network, views)
     if not resume:
@@ -263,7 +265,9 @@ def finetune(
     return path
 
 
-def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> FinetuneMethod:
+def make_learner(
+    chosen: FinetuneSettings, network: SegmentationNetwork, views: ViewMaker
+) -> FinetuneMethod:
     """The method around the network that it trains.
 
     Args:
@@ -283,7 +287,7 @@ def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> F
             f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
             f"together; use {learner.smallest_batch} or more"
         )
-    if chosen.batch * (views.size // network.settings.stride) ** 2 < 2:
+    if chosen.batch * (views.size // network.encoder.stride) ** 2 < 2:
         raise PosconError(
             f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
             "channel, too few to normalise; use a larger batch or size"
@@ -379,12 +383,12 @@ def _check_unseen(
 
 def _network(
     chosen: FinetuneSettings, init: Path | str | None, store: Store
-) -> tuple[UNet, str | None]:
+) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
     torch.manual_seed(mix_seed(chosen.seed, -1))
     if init is None:
-        return UNet(chosen.network or NetworkSettings(), n_classes), None
+        return build_network(chosen.network or NetworkSettings(), n_classes), None
     path = part_file(Path(init), "encoder")
     if not Path(init).is_dir():
         raise PosconError(f"--init {init}: give the folder of a pre-training run")
@@ -406,7 +410,7 @@ def _network(
             f"({_differences(about['preparation'], preparation)})",
             soft_wrap=True,
         )
-    network = UNet(theirs, n_classes)
+    network = build_network(theirs, n_classes)
     reports = []
     for part, tensors in parts.items():
         where = str(part_file(Path(init), part))
@@ -427,7 +431,11 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def mean_dice(
-    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, chosen: FinetuneSettings
+    network: SegmentationNetwork,
+    store: Store,
+    cases: Sequence[CaseRecord],
+    size: int,
+    chosen: FinetuneSettings,
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
     scores = []

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from poscon.errors import PosconError
 from poscon.executors import usable_cores
 from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
-from poscon.networks.unet import UNet
+from poscon.networks.build import build_network
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console, progress_bar
 from poscon.store.intensity import check_voxels, guess_modality
@@ -168,7 +168,7 @@ class Model:
         self.seen: dict[str, tuple[str, ...]] = {}
         self.modality = modalities[0] if len(modalities) == 1 else None
         self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
-        self.network = UNet(settings, len(self.classes) + 1)
+        self.network = build_network(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
 

@@ -9,8 +9,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from poscon.distributed import joined, n_processes, rank, wait_for_all
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import save_weights
 from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
@@ -248,7 +249,7 @@ def assemble(
         raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
     torch.manual_seed(mix_seed(chosen.seed, -1))
     settings = method.Settings(**chosen.loss)
-    learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
+    learner = method(build_encoder(chosen.network), chosen.head, settings, len(reader))
     learner.grad_cache_chunk = chosen.grad_cache_chunk
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler

@@ -21,7 +21,7 @@ from poscon.comparison.folds import (
 from poscon.comparison.plan import RANDOM, Entry, Plan, Size, naming, row_name
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
-from poscon.networks.unet import UNet
+from poscon.networks.build import build_network
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
 from poscon.version import __version__
@@ -245,7 +245,7 @@ class _Builder:
         assert told.network is not None
         size = slice_size(roles["labelled"], told.size, told.network.stride)
         if (init_entry.name, entry.name) not in self._checked:
-            network = UNet(told.network, len(self.store.class_names) + 1)
+            network = build_network(told.network, len(self.store.class_names) + 1)
             with naming("finetune", entry):
                 make_learner(told, network, ViewMaker(told.views, size))
             self._checked.add((init_entry.name, entry.name))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from poscon.errors import PosconError
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.store.resample import resample_probabilities
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
@@ -50,7 +50,7 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
+def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iterator[Tensor]:
     """Class logits of every slice, some whole slices at a time.
 
     A slice is padded with zeros, as in training, to a multiple of the network's stride and at
@@ -66,7 +66,7 @@ def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
     """
     device = next(network.parameters()).device
     _, rows, columns = stack.shape
-    stride = network.settings.stride
+    stride = network.encoder.stride
     margins = []
     for length in (columns, rows):  # last axis first, as pad wants it
         extra = max(size, -(-length // stride) * stride) - length
@@ -79,7 +79,7 @@ def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def predicted_classes(
-    network: UNet, stack: Tensor, size: int, grid: tuple[int, int] | None = None
+    network: SegmentationNetwork, stack: Tensor, size: int, grid: tuple[int, int] | None = None
 ) -> np.ndarray:
     """The class with the highest score, of every pixel; memory is bounded but for the result.
 

@@ -44,7 +44,7 @@ def frozen(encoder: nn.Module) -> Iterator[torch.device]:
 
 
 def pooled_features(encoder: nn.Module, images: Tensor) -> Tensor:
-    """The encoder's last level, averaged over each picture: (B, 1, H, W) -> (B, C)."""
+    """The encoder's last level, averaged over each picture: (B, in_channels, H, W) -> (B, C)."""
     return encoder(images)[-1].flatten(2).mean(-1)
 
 

@@ -85,7 +85,7 @@ class _TimedViews(ViewMaker):
     """Views, and what they took."""
 
     def __init__(self, views: ViewMaker, clock: Clock) -> None:
-        super().__init__(views.settings, views.size)
+        super().__init__(views.settings, views.size, views.channels)
         self.clock = clock
 
     def draw(self, n: int, seed: int, *, view: int = 0) -> View:
@@ -105,7 +105,7 @@ class _ResidentViews(ViewMaker):
     """The same pictures whatever is asked for: what a training costs without any views."""
 
     def __init__(self, views: ViewMaker, device: str) -> None:
-        super().__init__(views.settings, views.size)
+        super().__init__(views.settings, views.size, views.channels)
         self.device = device
         self.drawn: dict[int, View] = {}
         self.images: dict[int, Tensor] = {}
@@ -119,7 +119,8 @@ class _ResidentViews(ViewMaker):
     def apply(self, images: Tensor, view: View) -> Tensor:
         n = len(images)
         if n not in self.images:
-            self.images[n] = torch.randn(n, 1, self.size, self.size, device=self.device)
+            shape = (n, images.shape[1], self.size, self.size)
+            self.images[n] = torch.randn(shape, device=self.device)
         return self.images[n]
 
     def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
