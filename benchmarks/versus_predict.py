@@ -141,7 +141,8 @@ def random_run(run: Path, cases: Sequence[Case], width: int) -> Path:
             "source_spacing": None,
             "modality": "MR",
         },
-        "modalities": ["MR"],
+        "channels": ["image"],
+        "modalities": [["MR"]],
     }
     torch.manual_seed(0)
     save_weights(run / MODEL, build_network(settings, len(classes) + 1), about)
@@ -155,14 +156,14 @@ def check(cases: Sequence[Case], model: Model) -> None:
         PosconError: another format, a 4-D file, another plane, no common spacing or modality.
     """
     preparation = model.preparation
-    if None in (preparation.spacing, model.modality) or preparation.source_spacing is not None:
+    if None in (preparation.spacing, *model.modalities) or preparation.source_spacing is not None:
         raise PosconError(
             "--run: a model of one modality and one spacing, from the headers, is needed"
         )
     for case in cases:
         plane = case_geometry(case, read_header(case.image), preparation).plane
         nifti = scan_suffix(case.image) in NIFTI
-        if not nifti or case.frame_index is not None or plane != "axial":
+        if not nifti or case.frame_index is not None or case.channels or plane != "axial":
             raise PosconError(f"{case.image}: 3-D NIfTI files sliced axially are needed")
 
 

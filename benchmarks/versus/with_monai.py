@@ -128,7 +128,7 @@ class Segment:
             [
                 mt.LoadImaged("image", ensure_channel_first=True),
                 mt.Orientationd("image", axcodes="RAS", labels=None),
-                *_normalise(model.modality),
+                *_normalise(model.modalities[0]),
                 mt.Spacingd("image", pixdim=(spacing, spacing, -1), dtype=np.float32),
                 mt.SpatialPadd("image", spatial_size=(size, size, -1)),
                 mt.DivisiblePadd("image", k=(stride, stride, 1)),

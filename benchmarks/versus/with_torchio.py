@@ -107,7 +107,7 @@ class Segment:
     def __init__(self, model: Model, target: Path) -> None:
         self.model = model
         self.target = target
-        self.before = tio.Compose([tio.ToCanonical(), _normalise(model.modality)])
+        self.before = tio.Compose([tio.ToCanonical(), _normalise(model.modalities[0])])
 
     @torch.no_grad()
     def __call__(self, path: Path) -> None:

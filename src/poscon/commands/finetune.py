@@ -14,7 +14,7 @@ from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.build import build_network
 from poscon.networks.parts import SegmentationNetwork
-from poscon.networks.settings import NetworkSettings
+from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import mix_seed
@@ -204,7 +204,7 @@ def finetune(
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
     size = slice_size(roles["labelled"], chosen.size, network.encoder.stride)
-    views = ViewMaker(chosen.views, size)
+    views = ViewMaker(chosen.views, size, opened.channels)
     learner = make_learner(chosen, network, views)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
@@ -217,17 +217,17 @@ def finetune(
             init=None if init is None else str(init),
             loaded=loaded,
         )
-    canvas = canvas_size(size, chosen.views)
+    canvas, context = canvas_size(size, chosen.views), network.settings.context
     without = roles.get("unlabelled")
     batches = LabelledBatches(
-        SliceReader(opened, roles["labelled"], canvas),
+        SliceReader(opened, roles["labelled"], canvas, context),
         chosen.batch,
         size,
         chosen.iterations,
         chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
-        None if without is None else SliceReader(opened, without, canvas),
+        None if without is None else SliceReader(opened, without, canvas, context),
     )
     watched = roles.get("validation")
     train(
@@ -259,7 +259,11 @@ def finetune(
             "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in opened.manifest.classes],
             "preparation": opened.manifest.preparation.model_dump(mode="json"),
-            "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
+            "channels": opened.manifest.channels,
+            "modalities": [
+                sorted(set(of_channel))
+                for of_channel in zip(*(c.modalities for c in roles["labelled"]), strict=True)
+            ],
         },
     )
     return path
@@ -388,16 +392,18 @@ def _network(
     n_classes = len(store.class_names) + 1
     torch.manual_seed(mix_seed(chosen.seed, -1))
     if init is None:
-        return build_network(chosen.network or NetworkSettings(), n_classes), None
+        settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
+        return build_network(settings, n_classes), None
     path = part_file(Path(init), "encoder")
     if not Path(init).is_dir():
         raise PosconError(f"--init {init}: give the folder of a pre-training run")
     if (Path(init) / MODEL).is_file():
         raise PosconError(f"--init {init}: a fine-tuning run; give one of poscon pretrain")
     tensors, about = read_weights(path)
-    theirs = network_settings(about, path)
-    if chosen.network not in (None, theirs):
-        differing = _differences(theirs.model_dump(), chosen.network.model_dump())
+    theirs = fit_channels(network_settings(about, path), store.channels, store.path)
+    ours = chosen.network and fit_channels(chosen.network, store.channels, store.path)
+    if ours not in (None, theirs):
+        differing = _differences(theirs.model_dump(), ours.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
     parts = {"encoder": tensors}
     if chosen.init_parts == "all":

@@ -51,7 +51,7 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     load_by_name(encoder, tensors, where=str(path))
     firsts = {case.subject: case for case in reversed(cases)}
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
-    reader = SliceReader(store, chosen, size)
+    reader = SliceReader(store, chosen, size, encoder.settings.context)
     order = np.argsort(reader.positions, kind="stable")
     with frozen(encoder) as device:
         n_batch = batch_slices(size**2, device)

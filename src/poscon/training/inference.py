@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from poscon.errors import PosconError
 from poscon.networks.parts import SegmentationNetwork
+from poscon.positions import neighbours
 from poscon.store.resample import resample_probabilities
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
@@ -58,23 +59,26 @@ def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iter
 
     Args:
         network: in evaluation mode.
-        stack: (S, H, W) float32, prepared like the training data.
+        stack: (S, channels, H, W) float32, the slices of one volume, prepared like the training
+            data.
         size: extent of the training crops.
 
     Yields:
         (slices, classes, H, W) float32 where the network is, in the order of the stack.
     """
     device = next(network.parameters()).device
-    _, rows, columns = stack.shape
+    rows, columns = stack.shape[2:]
     stride = network.encoder.stride
     margins = []
     for length in (columns, rows):  # last axis first, as pad wants it
         extra = max(size, -(-length // stride) * stride) - length
         margins += [extra // 2, extra - extra // 2]
-    padded = pad(stack[:, None], margins)
+    padded = pad(stack, margins)
     left, top = margins[0], margins[2]
-    for part in padded.split(batch_slices(padded[0].numel(), device)):
-        logits: Tensor = network(part.to(device))
+    around = neighbours(np.arange(len(stack)), len(stack), network.settings.context)
+    at_once = batch_slices(padded[0, 0].numel(), device)
+    for part in torch.from_numpy(around).split(at_once):
+        logits: Tensor = network(padded[part].flatten(1, 2).to(device))
         yield logits[..., top : top + rows, left : left + columns].float()
 
 
@@ -85,8 +89,8 @@ def predicted_classes(
 
     Args:
         network: see :func:`class_logits`.
-        stack: likewise.
-        size: likewise.
+        stack: see :func:`class_logits`.
+        size: see :func:`class_logits`.
         grid: rows and columns that the probabilities are resampled to first; None: the stack's.
 
     Returns:
@@ -94,7 +98,7 @@ def predicted_classes(
     """
     classes = []
     for logits in class_logits(network, stack, size):
-        if grid is not None and grid != tuple(stack.shape[1:]):
+        if grid is not None and grid != tuple(stack.shape[2:]):
             logits = resample_probabilities(logits.softmax(1), grid)
         best = logits.max(1).indices  # as argmax, which takes ten times as long on a CPU
         classes.append(best.to("cpu", torch.uint8))
