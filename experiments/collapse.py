@@ -16,7 +16,7 @@ import torch
 
 import poscon
 from poscon.commands.pretrain import PretrainSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.build import build_encoder
 from poscon.pretext.contrast import floor_level
 from poscon.pretext.pcl import PositionalContrast, near
 from poscon.seeds import stream
@@ -63,7 +63,7 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     batch.images = batch.images.float()
     torch.manual_seed(stream(chosen.seed, "initialisation"))
     method = PositionalContrast(
-        Encoder(chosen.network),
+        build_encoder(chosen.network),
         chosen.head,
         PositionalContrast.Settings(**chosen.loss),
         len(reader),

@@ -23,7 +23,8 @@ from poscon.commands.predict import predict
 from poscon.commands.pretrain import PretrainSettings, assemble, pretrain
 from poscon.comparison.compare import compare
 from poscon.methods import Method
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import read_weights
 from poscon.pretext.blockwise import anchor_losses
 from poscon.pretext.contrast import unit
@@ -196,7 +197,7 @@ def test_a_step_of_finetuning_does_not_wait(name: str, store: Path) -> None:
     views = ViewMaker(ViewSettings(), 32)
     reader = SliceReader(opened, opened.cases, canvas_size(32, views.settings))
     batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10)
-    network = UNet(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
+    network = build_network(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
     found = finetuning.find_method(name)
     check_no_wait(found(network, found.Settings(), 1, 0.99), batches, views)
 

@@ -7,8 +7,9 @@ import torch
 
 from poscon import finetuning, pretext
 from poscon.methods import Method
+from poscon.networks.build import build_encoder, build_network
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings, UNet
+from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
 from poscon.views import View, ViewMaker, ViewSettings, canvas_size
 
@@ -60,13 +61,15 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_of_pretraining_reads_no_number(name: str, progress: float) -> None:
     """A GPU that is read from is waited for, and stands still while the next step is prepared."""
     method = pretext.find_method(name)
-    two_steps(method(Encoder(TINY), HeadSettings(), method.Settings(), 100), slices(), progress)
+    two_steps(
+        method(build_encoder(TINY), HeadSettings(), method.Settings(), 100), slices(), progress
+    )
 
 
 def finetuning_method(name: str) -> Method:
     method = finetuning.find_method(name)
     average = 0.0 if method.has_own_ema else 0.99
-    return method(UNet(TINY, 4), method.Settings(), 1, average)
+    return method(build_network(TINY, 4), method.Settings(), 1, average)
 
 
 WAITS = ("bcp", 0.99)

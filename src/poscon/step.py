@@ -10,8 +10,10 @@ class SliceBatch:
     """A batch of slices.
 
     Attributes:
-        images: (B, 1, canvas, canvas) float, slices cut or padded to one canvas that is larger
-            than what the network sees, so that a view can be turned without losing its corners.
+        images: (B, in_channels, canvas, canvas) float, slices cut or padded to one canvas that is
+            larger than what the network sees, so that a view can be turned without losing its
+            corners. Channel c of the slice at offset o from -k to k (the context) is input
+            channel (o + k) * channels + c.
         positions: (B,) float, each slice's position in its volume.
         labels: (B, canvas, canvas) uint8 class indices, or None.
         slice_ids: (B,) int64, each slice's number among all slices of the training.

@@ -18,7 +18,7 @@ import yaml
 
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
 from poscon.training import loop

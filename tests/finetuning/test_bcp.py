@@ -21,7 +21,8 @@ from poscon.finetuning.bcp import (
     masked_loss,
 )
 from poscon.finetuning.supervised import supervised_loss
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -305,7 +306,7 @@ PLAIN = ViewMaker(ViewSettings(mirror=True, noise=0.1), SIZE)
 
 def method(seed=0, classes=3, **loss) -> BidirectionalCopyPaste:
     torch.manual_seed(seed)
-    network = UNet(NetworkSettings(width=2, levels=2), classes)
+    network = build_network(NetworkSettings(width=2, levels=2), classes)
     return BidirectionalCopyPaste(network, BidirectionalCopyPaste.Settings(**loss))
 
 

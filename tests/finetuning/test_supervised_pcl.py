@@ -6,7 +6,8 @@ import torch
 from poscon.errors import PosconError
 from poscon.finetuning.supervised import Supervised
 from poscon.finetuning.supervised_pcl import SupervisedWithContrast
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import two_views
 from poscon.seeds import stream
 from poscon.settings import validate
@@ -19,7 +20,7 @@ VIEWS = ViewMaker(ViewSettings(), SIZE)
 
 def method(deep_supervision=0, **told) -> SupervisedWithContrast:
     torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=2, levels=2), 3)
+    network = build_network(NetworkSettings(width=2, levels=2), 3)
     settings = SupervisedWithContrast.Settings(**{"threshold": 0.3, **told})
     return SupervisedWithContrast(network, settings, deep_supervision)
 

@@ -19,7 +19,8 @@ from poscon.finetuning.tcsm import (
     apply_transform,
     draw_transform,
 )
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -193,7 +194,7 @@ class Pointwise(nn.Module):
 
 def method(network=None, width=2, **told) -> TransformationConsistency:
     torch.manual_seed(0)
-    network = network or UNet(NetworkSettings(width=width, levels=2), 3)
+    network = network or build_network(NetworkSettings(width=width, levels=2), 3)
     return TransformationConsistency(network, TransformationConsistency.Settings(**told))
 
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.mae import MaskedAutoencoder, hidden_patches, masked_error, spread
 from poscon.seeds import stream
 from poscon.settings import validate
@@ -142,7 +143,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.5), SIZE)
 
 def method(patch=4, ratio=0.75) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     loss = MaskedAutoencoder.Settings(patch=patch, ratio=ratio)
     return MaskedAutoencoder(encoder, HeadSettings(), loss, n_slices=8)
 
@@ -220,7 +221,7 @@ def test_hidden_pixels_do_not_reach_the_network():
 @pytest.mark.parametrize("width", [2, 16])
 def test_a_fresh_network_is_at_chance(width):
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=width, levels=2))
+    encoder = build_encoder(NetworkSettings(width=width, levels=2))
     mae = MaskedAutoencoder(encoder, HeadSettings(), MaskedAutoencoder.Settings(patch=4), 8)
     step = mae.step(batch(16), VIEWS, 0, 0.0)
     assert float(step.loss.detach()) == pytest.approx(float(step.chance), rel=0.1)

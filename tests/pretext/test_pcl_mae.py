@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.mae import MaskedAutoencoder, hidden_patches
 from poscon.pretext.pcl_mae import ContrastAndRestore
 from poscon.seeds import stream
@@ -22,7 +23,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.3), SIZE)
 
 def method(**told) -> ContrastAndRestore:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     loss = ContrastAndRestore.Settings(**{"threshold": 0.3, "patch": 4, **told})
     return ContrastAndRestore(encoder, HeadSettings(dimension=8), loss, n_slices=8)
 

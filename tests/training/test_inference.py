@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.store.resample import resample_probabilities
 from poscon.training import inference
 from poscon.training.inference import (
@@ -21,12 +23,12 @@ from poscon.training.inference import (
 
 
 @pytest.fixture(scope="module")
-def network() -> UNet:
+def network() -> SegmentationNetwork:
     torch.manual_seed(0)
-    return UNet(NetworkSettings(width=2, levels=2), 3).eval()
+    return build_network(NetworkSettings(width=2, levels=2), 3).eval()
 
 
-def scores_of(network: UNet, stack: torch.Tensor, size: int) -> torch.Tensor:
+def scores_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat(list(class_logits(network, stack, size)))
 
 
@@ -38,7 +40,7 @@ def scores_of(network: UNet, stack: torch.Tensor, size: int) -> torch.Tensor:
     size=st.integers(1, 6).map(lambda n: 4 * n),
 )
 def test_any_slice_gets_scores_for_each_pixel(
-    network: UNet, slices: int, rows: int, columns: int, size: int
+    network: SegmentationNetwork, slices: int, rows: int, columns: int, size: int
 ) -> None:
     stack = torch.randn(slices, rows, columns)
     logits = scores_of(network, stack, size)
@@ -46,13 +48,13 @@ def test_any_slice_gets_scores_for_each_pixel(
     assert torch.isfinite(logits).all()
 
 
-def test_a_slice_that_fits_is_not_padded(network: UNet) -> None:
+def test_a_slice_that_fits_is_not_padded(network: SegmentationNetwork) -> None:
     stack = torch.randn(2, 16, 24)
     with torch.no_grad():
         torch.testing.assert_close(scores_of(network, stack, 8), network(stack[:, None]))
 
 
-def test_padding_is_zero_and_even(network: UNet) -> None:
+def test_padding_is_zero_and_even(network: SegmentationNetwork) -> None:
     stack = torch.randn(1, 13, 16)
     padded = torch.zeros(1, 16, 16)
     padded[:, 1:14] = stack
@@ -61,7 +63,9 @@ def test_padding_is_zero_and_even(network: UNet) -> None:
     )
 
 
-def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_matter(
+    network: SegmentationNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stack = torch.randn(7, 12, 12)
     together = scores_of(network, stack, 12)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 1)
@@ -71,7 +75,7 @@ def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("grid", [None, (12, 10), (25, 17), (7, 30)])
 def test_the_class_of_the_highest_probability_is_predicted(
-    network: UNet, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    network: SegmentationNetwork, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 12 * 12)  # of five slices two at a time
     stack = torch.randn(5, 12, 10, generator=torch.Generator().manual_seed(1))
@@ -82,7 +86,7 @@ def test_the_class_of_the_highest_probability_is_predicted(
     np.testing.assert_array_equal(classes, expected.numpy().argmax(1))
 
 
-def test_memory_layout_does_not_change_the_result(network: UNet) -> None:
+def test_memory_layout_does_not_change_the_result(network: SegmentationNetwork) -> None:
     images = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         plain = network(images)

@@ -12,7 +12,9 @@ from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
@@ -201,8 +203,8 @@ def finetune(
         _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
     hardware = choose_device(chosen.device)
     network, loaded = _network(chosen, init, opened)
-    size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
-    views = ViewMaker(chosen.views, size)
+    size = slice_size(roles["labelled"], chosen.size, network.encoder.stride)
+    views = ViewMaker(chosen.views, size, opened.channels)
     learner = make_learner(chosen, network, views)
     if not resume:
         chosen = chosen.model_copy(update={"size": size, "network": network.settings})
@@ -215,17 +217,17 @@ def finetune(
             init=None if init is None else str(init),
             loaded=loaded,
         )
-    canvas = canvas_size(size, chosen.views)
+    canvas, context = canvas_size(size, chosen.views), network.settings.context
     without = roles.get("unlabelled")
     batches = LabelledBatches(
-        SliceReader(opened, roles["labelled"], canvas),
+        SliceReader(opened, roles["labelled"], canvas, context),
         chosen.batch,
         size,
         chosen.iterations,
         chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
-        None if without is None else SliceReader(opened, without, canvas),
+        None if without is None else SliceReader(opened, without, canvas, context),
     )
     watched = roles.get("validation")
     train(
@@ -257,13 +259,19 @@ def finetune(
             "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in opened.manifest.classes],
             "preparation": opened.manifest.preparation.model_dump(mode="json"),
-            "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
+            "channels": opened.manifest.channels,
+            "modalities": [
+                sorted(set(of_channel))
+                for of_channel in zip(*(c.modalities for c in roles["labelled"]), strict=True)
+            ],
         },
     )
     return path
 
 
-def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> FinetuneMethod:
+def make_learner(
+    chosen: FinetuneSettings, network: SegmentationNetwork, views: ViewMaker
+) -> FinetuneMethod:
     """The method around the network that it trains.
 
     Args:
@@ -283,7 +291,7 @@ def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> F
             f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
             f"together; use {learner.smallest_batch} or more"
         )
-    if chosen.batch * (views.size // network.settings.stride) ** 2 < 2:
+    if chosen.batch * (views.size // network.encoder.stride) ** 2 < 2:
         raise PosconError(
             f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
             "channel, too few to normalise; use a larger batch or size"
@@ -379,21 +387,23 @@ def _check_unseen(
 
 def _network(
     chosen: FinetuneSettings, init: Path | str | None, store: Store
-) -> tuple[UNet, str | None]:
+) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
     torch.manual_seed(stream(chosen.seed, "initialisation"))
     if init is None:
-        return UNet(chosen.network or NetworkSettings(), n_classes), None
+        settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
+        return build_network(settings, n_classes), None
     path = part_file(Path(init), "encoder")
     if not Path(init).is_dir():
         raise PosconError(f"--init {init}: give the folder of a pre-training run")
     if (Path(init) / MODEL).is_file():
         raise PosconError(f"--init {init}: a fine-tuning run; give one of poscon pretrain")
     tensors, about = read_weights(path)
-    theirs = network_settings(about, path)
-    if chosen.network not in (None, theirs):
-        differing = _differences(theirs.model_dump(), chosen.network.model_dump())
+    theirs = fit_channels(network_settings(about, path), store.channels, store.path)
+    ours = chosen.network and fit_channels(chosen.network, store.channels, store.path)
+    if ours not in (None, theirs):
+        differing = _differences(theirs.model_dump(), ours.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
     parts = {"encoder": tensors}
     if chosen.init_parts == "all":
@@ -406,7 +416,7 @@ def _network(
             f"({_differences(about['preparation'], preparation)})",
             soft_wrap=True,
         )
-    network = UNet(theirs, n_classes)
+    network = build_network(theirs, n_classes)
     reports = []
     for part, tensors in parts.items():
         where = str(part_file(Path(init), part))
@@ -427,7 +437,11 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def mean_dice(
-    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, chosen: FinetuneSettings
+    network: SegmentationNetwork,
+    store: Store,
+    cases: Sequence[CaseRecord],
+    size: int,
+    chosen: FinetuneSettings,
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
     scores = []

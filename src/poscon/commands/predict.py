@@ -16,11 +16,16 @@ from pydantic import ValidationError
 from poscon.errors import PosconError
 from poscon.executors import usable_cores
 from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
-from poscon.networks.unet import UNet
+from poscon.networks.build import build_network
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console, progress_bar
-from poscon.store.intensity import check_voxels, guess_modality
-from poscon.store.preparation import case_geometry, pixels_sha256, prepare_stack
+from poscon.store.preparation import (
+    case_geometry,
+    check_same_grid,
+    one_volume,
+    pixels_sha256,
+    prepare_image,
+)
 from poscon.store.store import ClassRecord, Preparation, read_names, write_json
 from poscon.training.inference import (
     channels_last,
@@ -29,7 +34,7 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.run import LABELS_FILE, MODEL
-from poscon.volumes.case import Case, LabelClass, LabelScheme
+from poscon.volumes.case import Case, Channel, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import (
@@ -65,7 +70,8 @@ def predict(
     """Segment scans with a fine-tuned model.
 
     Every label map lies exactly on its scan: same shape, affine, header codes and file format,
-    with the label values of the model's training data. A 4-D scan comes back 4-D.
+    with the label values of the model's training data. A 4-D time series comes back 4-D. For a
+    model of several image channels, a 4-D file holds the channels of one scan.
 
     Args:
         run: folder of a fine-tuning run.
@@ -73,7 +79,7 @@ def predict(
         output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: of an input folder; None detects it.
-        channel: which channel of a multi-channel input folder.
+        channel: which channel of a multi-channel input folder, counted from 0; None: all.
         cases: file naming the cases or subjects of the input folder to segment; None: all.
         source_spacing: mm along the files' axes, for scans whose headers are wrong.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -99,6 +105,7 @@ def predict(
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
     headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
+    fitted = [model.fitted(case, header) for (case, _), header in zip(todo, headers, strict=True)]
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
@@ -112,7 +119,7 @@ def predict(
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
-    cases_with_headers = [(case, header) for (case, _), header in zip(todo, headers, strict=True)]
+    cases_with_headers = list(zip(fitted, headers, strict=True))
     readers = max(1, min(READERS, usable_cores() // 2))
     scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
     segmented = (
@@ -157,7 +164,8 @@ class Model:
             self.size = int(about["size"])
             self.keep_largest_component = bool(about.get("keep_largest_component", False))
             self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
-            modalities: list[str] = about["modalities"]
+            self.channels = [str(name) for name in about["channels"]]
+            modalities: list[list[str]] = about["modalities"]
         except (KeyError, TypeError, ValidationError) as error:
             raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
         if source_spacing is not None:
@@ -166,11 +174,32 @@ class Model:
             )
         self.known = roles_by_pixels(read_entries(Path(run)))
         self.seen: dict[str, tuple[str, ...]] = {}
-        self.modality = modalities[0] if len(modalities) == 1 else None
+        self.modalities = [found[0] if len(found) == 1 else None for found in modalities]
         self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
-        self.network = UNet(settings, len(self.classes) + 1)
+        self.network = build_network(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
+
+    def fitted(self, case: Case, header: ScanHeader) -> Case:
+        """The case with the channels that the model takes; a 4-D file may hold them.
+
+        Raises:
+            PosconError: it has another number of channels, or they lie on different grids.
+        """
+        series = len(header.shape) > 3 and case.frame_index is None and not case.channels
+        if series and len(self.channels) > 1:
+            channels = tuple(Channel(case.image, number) for number in range(header.shape[3]))
+            case = replace(case, channels=channels)
+        if len(case.all_channels) != len(self.channels):
+            wanted = f"{len(self.channels)} ({', '.join(self.channels)})"
+            hint = "choose one with --channel" if len(self.channels) == 1 else "give scans that do"
+            raise PosconError(
+                f"{case.image}: has {len(case.all_channels)} image channel(s), the model takes "
+                f"{wanted}; {hint}"
+            )
+        for file in case.image_files[1:]:
+            check_same_grid(file, case.image, header)
+        return case
 
     def read(self, case: Case, header: ScanHeader) -> "_Prepared":
         """A scan, prepared for the network.
@@ -178,18 +207,24 @@ class Model:
         Raises:
             PosconError: a scan that cannot be used.
         """
-        scan = read_scan(case.image)
-        volumes = [scan.data]
-        if scan.data.ndim == 4:
-            frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
-            volumes = [scan.data[..., frame] for frame in frames]
-        geometry = case_geometry(case, header, self.preparation)
-        prepared = _Prepared(case, scan, geometry)
-        for volume in volumes:
-            check_voxels(volume, where=str(case.image))
-            prepared.roles |= set(self.known.get(pixels_sha256(volume, header.affine), ()))
-            modality = self.modality or case.modality or guess_modality(volume)
-            stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
+        files = {file: read_scan(file) for file in case.image_files}
+        prepared = _Prepared(case, files[case.image], case_geometry(case, header, self.preparation))
+        frames = [case.all_channels]
+        if prepared.several:
+            numbers = range(prepared.scan.data.shape[3])
+            frames = [(Channel(case.image, number, case.modality),) for number in numbers]
+        for channels in frames:
+            volumes = [one_volume(files[c.file].data, case, c) for c in channels]
+            prepared.roles |= set(self.known.get(pixels_sha256(volumes, header.affine), ()))
+            stack, _ = prepare_image(
+                volumes,
+                prepared.geometry,
+                self.preparation.spacing,
+                [
+                    known or channel.modality
+                    for known, channel in zip(self.modalities, channels, strict=True)
+                ],
+            )
             prepared.stacks.append(torch.from_numpy(stack))
         return prepared
 
@@ -208,8 +243,7 @@ class Model:
         if self.keep_largest_component:
             classes = [largest_component(volume) for volume in classes]
         maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
-        several = prepared.scan.data.ndim == 4 and prepared.case.frame_index is None
-        return np.stack(maps, axis=-1) if several else maps[0]
+        return np.stack(maps, axis=-1) if prepared.several else maps[0]
 
 
 @dataclass
@@ -218,9 +252,10 @@ class _Prepared:
 
     Attributes:
         case: which it is.
-        scan: as it was read.
+        scan: its first channel's file, as it was read.
         geometry: how each of its volumes is sliced.
-        stacks: the slices of each, normalised, at the network's spacing.
+        stacks: the slices of each, (slices, channels, rows, columns), normalised, at the network's
+            spacing.
         roles: of its volumes in the model's training.
     """
 
@@ -229,6 +264,12 @@ class _Prepared:
     geometry: SliceGeometry
     stacks: list[torch.Tensor] = field(default_factory=list)
     roles: set[str] = field(default_factory=set)
+
+    @property
+    def several(self) -> bool:
+        """Whether it is all frames of a 4-D time series, which come back together."""
+        one = self.case.channels or self.case.frame_index is not None
+        return self.scan.data.ndim == 4 and not one
 
 
 def _in_threads(
@@ -284,7 +325,7 @@ def _folder_jobs(
         chosen = [c for c in chosen if c.id in names or c.subject in names]
     jobs = {}
     for case in chosen:
-        if case.frame_index is not None and case.frame is not None:  # a frame, not a channel
+        if case.frame_index is not None:
             series = re.sub(r"_frame\d+$", "", case.id)
             case = replace(case, id=series, frame=None, frame_index=None)
         jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")

@@ -16,7 +16,7 @@ from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.progress import progress_bar
 from poscon.settings import Recipe, Settings, resolve
-from poscon.store.preparation import Job, finished, prepare_case, relative
+from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
 from poscon.store.store import (
     MANIFEST,
@@ -37,7 +37,6 @@ from poscon.volumes.scan import ScanHeader, read_header, read_scan
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
 _MOST_CLASSES = 255  # a class index is stored in a byte
-_SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
 
 class PrepareSettings(Settings):
@@ -97,7 +96,7 @@ def prepare(
         source_spacing: likewise.
         modality: likewise.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
-        channel: which channel of a multi-channel data set.
+        channel: which channel of a multi-channel data set, counted from 0; None: all channels.
         reverse: file with the cases whose slices run the other way (see :func:`read_names`).
         processes: how many to use; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
@@ -157,7 +156,9 @@ def prepare(
     try:
         _open_target(job, dataset, reversed_ids)
         todo = [case for case in dataset.cases if finished(store, case) is None]
-        voxels = sum(math.prod(headers[case.id].shape[:3]) for case in todo)
+        voxels = sum(
+            math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
+        )
         few = processes is None and voxels < _WORTH_PROCESSES
         alone = engine == "local" and (processes == 1 or few)
         done = len(dataset.cases) - len(todo)
@@ -179,6 +180,7 @@ def prepare(
         poscon_version=__version__,
         layout=dataset.layout,
         preparation=job.preparation,
+        channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
         notes=dataset.notes,
         cases=tuple(records[case.id] for case in dataset.cases),
@@ -235,7 +237,11 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
         "preparation": job.preparation.model_dump(mode="json"),
         "labels": asdict(job.scheme),
         "cases": {
-            case.id: [_stamp(case.image, root), _stamp(case.label, root), case.id in reversed_ids]
+            case.id: [
+                [[*_stamp(channel.file, root), channel.index] for channel in case.all_channels],
+                None if case.label is None else _stamp(case.label, root),
+                case.id in reversed_ids,
+            ]
             for case in dataset.cases
         },
     }
@@ -258,10 +264,8 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     write_json(path, state)
 
 
-def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
+def _stamp(path: Path, root: Path) -> list[str | int]:
     """What tells that a file is still the same."""
-    if path is None:
-        return None
     status = path.stat()
     return [relative(path, root), status.st_size, status.st_mtime_ns]
 
@@ -278,27 +282,11 @@ def _resolve_settings(
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
     header = read_header(case.image)
-    if len(header.shape) > 3 and case.frame_index is None:
-        raise PosconError(
-            f"{case.image}: shape {header.shape}, a 3-D volume was expected; "
-            "write it as 3-D or leave it out"
-        )
+    whole = [channel.file for channel in case.all_channels if channel.index is None]
     if case.label is not None:
-        label = read_header(case.label)
-        if label.shape[:3] != header.shape[:3] or len(label.shape) > 3:
-            raise PosconError(
-                f"{case.label}: shape {label.shape} differs from that of its image "
-                f"{case.image.name}, {header.shape[:3]}; fix or leave out the pair"
-            )
-        corners = np.stack(
-            np.meshgrid(*([0, n - 1] for n in header.shape[:3]), [1], indexing="ij"), -1
-        ).reshape(-1, 4)
-        apart = np.abs(corners @ (header.affine - label.affine).T).max()
-        if apart > _SAME_PLACE * min(header.spacing):
-            raise PosconError(
-                f"{case.label}: lies up to {apart:.3g} mm from its image {case.image.name} "
-                "(the affines differ); fix or leave out the pair"
-            )
+        whole.append(case.label)
+    for path in dict.fromkeys(whole):
+        check_same_grid(path, case.image, header)
     stated = settings.source_spacing or case.spacing or header.spacing
     return replace(header, spacing=stated)
 

@@ -9,8 +9,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from poscon.distributed import joined, n_processes, rank, wait_for_all
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import save_weights
 from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
@@ -161,7 +162,8 @@ def pretrain(
         )
         used = choose_cases(opened, cases, exclude)
         size = slice_size(used, chosen.size, chosen.network.stride)
-        chosen = chosen.model_copy(update={"size": size})
+        network = fit_channels(chosen.network, opened.channels, opened.path)
+        chosen = chosen.model_copy(update={"size": size, "network": network})
     size = slice_size(used, chosen.size, chosen.network.stride)
     hardware = choose_device(chosen.device)
     with joined(hardware):
@@ -239,8 +241,9 @@ def assemble(
     Raises:
         PosconError: there is but one slice, or the method cannot train so.
     """
-    views = ViewMaker(chosen.views, size)
-    reader = SliceReader(store, cases, canvas_size(size, chosen.views))
+    network = fit_channels(chosen.network, store.channels, store.path)
+    views = ViewMaker(chosen.views, size, store.channels)
+    reader = SliceReader(store, cases, canvas_size(size, chosen.views), network.context)
     if len(reader) < 2:
         raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
     method = find_method(chosen.method)
@@ -248,7 +251,7 @@ def assemble(
         raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
     torch.manual_seed(stream(chosen.seed, "initialisation"))
     settings = method.Settings(**chosen.loss)
-    learner = method(Encoder(chosen.network), chosen.head, settings, len(reader))
+    learner = method(build_encoder(network), chosen.head, settings, len(reader))
     learner.grad_cache_chunk = chosen.grad_cache_chunk
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler

@@ -75,7 +75,8 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
         )
         raise PosconError(f"{out}: was begun with other {name} ({change}); choose another folder")
     cases = Store(store).cases
-    files = {file for c in cases for file in (c.source, c.source_label) if file}
+    images = {channel.source for case in cases for channel in case.channels}
+    files = images | {case.source_label for case in cases if case.source_label}
     stamps = began.get("scans", {})
     now: dict[str, dict[str, Any]] = {
         "cases": {case.id: case.stored_sha256 for case in cases},

@@ -21,7 +21,8 @@ from poscon.comparison.folds import (
 from poscon.comparison.plan import RANDOM, Entry, Plan, Size, naming, row_name
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
-from poscon.networks.unet import UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import fit_channels
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
 from poscon.version import __version__
@@ -245,9 +246,10 @@ class _Builder:
         assert told.network is not None
         size = slice_size(roles["labelled"], told.size, told.network.stride)
         if (init_entry.name, entry.name) not in self._checked:
-            network = UNet(told.network, len(self.store.class_names) + 1)
+            fitted = fit_channels(told.network, self.store.channels, self.store.path)
+            network = build_network(fitted, len(self.store.class_names) + 1)
             with naming("finetune", entry):
-                make_learner(told, network, ViewMaker(told.views, size))
+                make_learner(told, network, ViewMaker(told.views, size, self.store.channels))
             self._checked.add((init_entry.name, entry.name))
         settings = told.model_dump(mode="json")
         if before is not None and "validation" in cases:

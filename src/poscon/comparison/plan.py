@@ -12,7 +12,7 @@ from poscon.commands import finetune, pretrain
 from poscon.commands.finetune import FinetuneSettings
 from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
-from poscon.networks.unet import NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.settings import Settings, load_recipe, nearest, override, parse_yaml, resolve, validate
 
 _PLANS = files("poscon") / "plans"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.finetuning.teacher import Teacher
 from poscon.methods import Method
-from poscon.networks.unet import UNet, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import SegmentationNetwork
 
 
 class FinetuneMethod(Method):
@@ -23,7 +24,7 @@ class FinetuneMethod(Method):
 
     def __init__(
         self,
-        network: UNet,
+        network: SegmentationNetwork,
         loss: settings.Settings,
         deep_supervision: int = 0,
         ema_decay: float = 0.0,
@@ -41,10 +42,9 @@ class FinetuneMethod(Method):
         super().__init__()
         self.network = network
         self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
-        width, levels = network.settings.width, network.settings.levels
+        coarser = network.decoder.channels_of_map[-2::-1]  # from fine to coarse
         self.coarse = nn.ModuleList(
-            nn.Conv2d(width * 2**k, network.n_classes, 1)
-            for k in range(1, min(deep_supervision, levels - 1) + 1)
+            nn.Conv2d(channels, network.n_classes, 1) for channels in coarser[:deep_supervision]
         ).apply(initialise)
 
     def logits(self, images: Tensor) -> list[Tensor]:
@@ -62,7 +62,7 @@ class FinetuneMethod(Method):
         return logits
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> SegmentationNetwork:
         """The network that is the result."""
         return self.network if self.ema is None else self.ema.network
 

@@ -10,7 +10,7 @@ from poscon import settings
 from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.teacher import Teacher
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -164,7 +164,11 @@ class BidirectionalCopyPaste(FinetuneMethod):
     smallest_batch = 2
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss
@@ -213,7 +217,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         )
 
     def _pseudo_labels(self, images: Tensor) -> Tensor:
-        """What the teacher sees in (B, 1, H, W) images: (B, H, W), by Eq. 3 of the paper."""
+        """What the teacher sees in (B, C, H, W) images: (B, H, W), by Eq. 3 of the paper."""
         if not self.self_training:
             self.teacher.network.load_state_dict(self.network.state_dict())
             self.self_training = True

@@ -14,7 +14,7 @@ from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.finetuning.teacher import Teacher
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, with_intensity
@@ -60,7 +60,7 @@ def student_and_teacher_views(
     Only the intensity is drawn anew, so that what the two say of a pixel can be compared.
 
     Returns:
-        Two of (B + U, 1, size, size), the labelled slices before the unlabelled ones; and the
+        Two of (B + U, C, size, size), the labelled slices before the unlabelled ones; and the
         labels (B, size, size) of the former.
     """
     assert batch.labels is not None
@@ -100,7 +100,7 @@ class ConsistencyMethod(FinetuneMethod):
 
     def __init__(
         self,
-        network: UNet,
+        network: SegmentationNetwork,
         loss: ConsistencySettings,
         deep_supervision: int = 0,
         ema_decay: float = 0.0,
@@ -110,7 +110,7 @@ class ConsistencyMethod(FinetuneMethod):
         self.weight, self.ramp_up = loss.weight, loss.ramp_up
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> SegmentationNetwork:
         """The teacher."""
         return self.teacher.network
 

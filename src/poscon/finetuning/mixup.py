@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -77,7 +77,11 @@ class Mixup(FinetuneMethod):
     smallest_batch = 2
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss

@@ -13,7 +13,7 @@ from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import positional_contrastive_loss
 from poscon.seeds import stream
@@ -46,10 +46,14 @@ class SupervisedWithContrast(FinetuneMethod):
     uses_unlabelled = True
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
-        self.head = ProjectionHead(network.settings.feature_channels, HeadSettings())
+        self.head = ProjectionHead(network.encoder.feature_channels, HeadSettings())
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:

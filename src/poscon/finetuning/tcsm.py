@@ -13,7 +13,7 @@ from poscon.finetuning.consistency import (
     probabilities,
     student_and_teacher_views,
 )
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -97,7 +97,11 @@ class TransformationConsistency(ConsistencyMethod):
     needs = "labelled and unlabelled slices"
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.scale = loss.scale

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 
 
 class Teacher(nn.Module):
@@ -26,14 +26,14 @@ class Teacher(nn.Module):
         decay: of the average, a.
     """
 
-    def __init__(self, student: UNet, decay: float) -> None:
+    def __init__(self, student: SegmentationNetwork, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.steps = 0  # a number and no buffer: to read one waits for a GPU
 
     @torch.no_grad()
-    def update(self, student: UNet) -> None:
+    def update(self, student: SegmentationNetwork) -> None:
         """Take in the student's weights; call it after each step of the optimiser."""
         a = min(self.decay, 1 - 1 / (self.steps + 1))
         theirs = student.state_dict()
@@ -55,7 +55,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits, without a gradient; see :meth:`poscon.networks.unet.UNet.forward`.
+        """The network's class logits, without a gradient.
 
         While the student is trained, the teacher is in training mode too: BatchNorm normalises by
         the batch, as in the code of Tarvainen & Valpola 2017, Yu et al. 2019 and Li et al. 2020,

@@ -57,7 +57,7 @@ class _Row:
 
 
 def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | None = None) -> None:
-    """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined.
+    """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined; the first channel.
 
     Cases are spread evenly over the labelled ones in order of id, then the others.
 
@@ -122,6 +122,8 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     """Lay the sheet out from the top: heading, columns' positions, cases, legend."""
     planes = sorted({row.case.geometry.plane for row in rows})
     heading = [f"{store.name}: {len(rows)} of {len(store.cases)} cases"]
+    if store.channels > 1:
+        heading.append(f"Shown is channel 0 ({store.manifest.channels[0]}) of {store.channels}")
     heading += [f"By the headers, {DIRECTIONS[plane]}" for plane in planes]
     width = 2 * _MARGIN + len(POSITIONS) * _TILE + (len(POSITIONS) - 1) * _GAP
     legend_columns = len(POSITIONS)
@@ -155,7 +157,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     for row in rows:
         text(_MARGIN, top, _caption(row.case))
         top -= _LINE
-        images = store.image(row.case)[list(row.indices)].astype(np.float32)
+        images = store.image(row.case)[list(row.indices), 0].astype(np.float32)
         grey = np.percentile(images, (0.5, 99.5))
         for column, index in enumerate(row.indices):
             box = (left(column), top - row.height, _TILE, row.height)
@@ -223,7 +225,7 @@ def _caption(case: CaseRecord) -> str:
     slices, rows, columns = case.shape
     slice_mm, row_mm, column_mm = case.spacing
     return (
-        f"{_shorten(case.id, _ID_LENGTH)}    {case.intensity.modality}, {slices} slices of "
+        f"{_shorten(case.id, _ID_LENGTH)}    {case.modality}, {slices} slices of "
         f"{rows} x {columns}, {row_mm:.3g} x {column_mm:.3g} mm, {slice_mm:.3g} mm apart"
         f"{'' if case.labelled else ', not labelled'}"
     )

@@ -29,6 +29,8 @@ def draw_predictions(
 ) -> None:
     """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
 
+    Of several image channels the first is drawn.
+
     The slices are spread over the slices that have reference foreground: the first case shows a
     low one, the last a high one.
 
@@ -44,7 +46,7 @@ def draw_predictions(
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for place, (row, name) in enumerate(zip(axes, cases, strict=True)):
         (case,) = [c for c in store.cases if c.id == name]
-        image, reference = store.image(case), store.label(case)
+        image, reference = store.image(case)[:, 0], store.label(case)
         labelled = np.flatnonzero((reference > 0).any(axis=(1, 2)))
         number = int(labelled[int((place + 0.5) / len(cases) * len(labelled))])
         overlays: list[np.ndarray | None] = [None, reference[number]]

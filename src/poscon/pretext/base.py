@@ -5,7 +5,7 @@ from typing import ClassVar
 from poscon import settings
 from poscon.methods import Method
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 
 
 class PretextMethod(Method):

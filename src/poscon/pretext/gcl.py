@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.errors import PosconError
+from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Decoder, Encoder, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import Decoder, Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import (
     chance_level,
@@ -184,7 +186,10 @@ def partners_of(partitions: Tensor, volumes: Tensor) -> Tensor:
 
 
 class GlobalLocalContrast(PretextMethod):
-    """The encoder by whole slices, then, with the encoder as it is, the decoder by regions."""
+    """The encoder by whole slices, then, with the encoder as it is, the decoder by regions.
+
+    Regions are compared in the decoder's maps, so the number of input channels does not matter.
+    """
 
     class Settings(settings.Settings):
         """Settings of the loss.
@@ -230,7 +235,7 @@ class GlobalLocalContrast(PretextMethod):
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
         self.loss = loss
-        self.head = ProjectionHead(encoder.settings.feature_channels, head)
+        self.head = ProjectionHead(encoder.feature_channels, head)
         self.decoder: Decoder | None = None
         if loss.local == 0:
             return
@@ -241,9 +246,9 @@ class GlobalLocalContrast(PretextMethod):
                 f"setting loss.decoder_blocks = {blocks}: the network has {levels} levels"
             )
         self.stride = 2 ** (levels - blocks)
-        self.decoder = Decoder(encoder.settings, blocks=blocks)
+        self.decoder = build_decoder(encoder, blocks=blocks)
         self.parts = ("encoder", "decoder")
-        channels = encoder.settings.width * self.stride
+        channels = self.decoder.channels_of_map[-1]
         self.projection = nn.Sequential(
             nn.Conv2d(channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
@@ -324,7 +329,7 @@ class GlobalLocalContrast(PretextMethod):
         )
 
     def _local_views(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:
-        """(2N, 1, size, size): two views of every slice that differ in intensity only.
+        """(2N, channels, size, size): two views of every slice that differ in intensity only.
 
         For L^D all slices are seen in the same way, so that places in them correspond too.
         """

@@ -12,8 +12,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from poscon import settings
+from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Decoder, Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast
 from poscon.pretext.mae import count_hidden, masked_error, masked_views, spread, to_pixels
@@ -25,7 +26,8 @@ from poscon.views import ViewMaker
 class ContrastAndRestore(PretextMethod):
     """Of two views of every slice, one has most patches set to zero.
 
-    All 2B embeddings are contrasted by position, and the decoder restores the hidden patches.
+    All 2B embeddings are contrasted by position, and the decoder restores the hidden patches. With
+    several input channels see :func:`poscon.pretext.mae.masked_views`.
     """
 
     class Settings(settings.Settings):
@@ -53,9 +55,9 @@ class ContrastAndRestore(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
-        self.decoder = Decoder(encoder.settings)
-        self.to_pixels = to_pixels(encoder.settings)
+        self.head: nn.Module = ProjectionHead(encoder.feature_channels, head)
+        self.decoder = build_decoder(encoder)
+        self.to_pixels = to_pixels(self.decoder, encoder.settings)
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
@@ -63,7 +65,12 @@ class ContrastAndRestore(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         visible, target, hidden = masked_views(
-            batch.images, views, seed, patch=self.loss.patch, ratio=self.loss.ratio
+            batch.images,
+            views,
+            seed,
+            self.encoder.settings.own_slice,
+            patch=self.loss.patch,
+            ratio=self.loss.ratio,
         )
         whole = views(batch.images, seed, view=1)
         features = self.encoder(torch.cat([visible, whole]))

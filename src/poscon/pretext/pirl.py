@@ -10,7 +10,8 @@ from torch.nn.functional import logsigmoid
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import mean_similarity, unit
 from poscon.seeds import stream
@@ -104,12 +105,12 @@ def jigsaw_patches(images: Tensor, grid: int, stride: int) -> Tensor:
     drops no pixels; where the patches are larger than their share, they overlap evenly.
 
     Args:
-        images: (B, 1, size, size).
+        images: (B, C, size, size). All input channels are cut alike.
         grid: patches along each axis, at least 2.
         stride: of the encoder.
 
     Returns:
-        (B, grid * grid, 1, extent, extent), row by row.
+        (B, grid * grid, C, extent, extent), row by row.
     """
     size = images.shape[-1]
     extent = -(-size // (grid * stride)) * stride
@@ -192,20 +193,20 @@ class PIRL(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        channels = encoder.settings.feature_channels
+        channels = encoder.feature_channels
         self.head = ProjectionHead(channels, head)
         self.jigsaw_head = JigsawHead(channels, loss.grid**2, head)
         self.register_buffer("bank", unit(torch.randn(n_slices, head.dimension)))
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
-        check_patches(views.size, self.loss.grid, self.encoder.settings.stride)
+        check_patches(views.size, self.loss.grid, self.encoder.stride)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.slice_ids is not None
         images = self.head(self.encoder(views(batch.images, seed, view=0))[-1])
         patches = jigsaw_patches(
-            views(batch.images, seed, view=1), self.loss.grid, self.encoder.settings.stride
+            views(batch.images, seed, view=1), self.loss.grid, self.encoder.stride
         )
         orders = draw_orders(len(patches), patches.shape[1], stream(seed, "orders"))
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]

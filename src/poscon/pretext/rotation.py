@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, ViewSettings
@@ -17,7 +17,7 @@ TURNS = 4
 
 
 def all_rotations(images: Tensor) -> Tensor:
-    """Turn images counter-clockwise by 0, 1, 2 and 3 quarter turns.
+    """Turn images counter-clockwise by 0, 1, 2 and 3 quarter turns, all input channels together.
 
     Args:
         images: (B, C, size, size).
@@ -84,7 +84,7 @@ class Rotation(PretextMethod):
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int
     ) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.classifier = nn.Linear(encoder.settings.feature_channels, TURNS)
+        self.classifier = nn.Linear(encoder.feature_channels, TURNS)
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         refuse_hidden_turns(views.settings)

@@ -8,7 +8,7 @@ from poscon import settings
 from poscon.distributed import rank
 from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
@@ -65,7 +65,7 @@ class SimCLR(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.head = ProjectionHead(encoder.settings.feature_channels, head)
+        self.head = ProjectionHead(encoder.feature_channels, head)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:

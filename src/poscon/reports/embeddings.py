@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from poscon.networks.unet import Encoder
+from poscon.networks.build import build_encoder
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
@@ -47,11 +47,11 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     """
     path = part_file(run, "encoder")
     tensors, about = read_weights(path)
-    encoder = Encoder(network_settings(about, path))
+    encoder = build_encoder(network_settings(about, path))
     load_by_name(encoder, tensors, where=str(path))
     firsts = {case.subject: case for case in reversed(cases)}
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
-    reader = SliceReader(store, chosen, size)
+    reader = SliceReader(store, chosen, size, encoder.settings.context)
     order = np.argsort(reader.positions, kind="stable")
     with frozen(encoder) as device:
         n_batch = batch_slices(size**2, device)

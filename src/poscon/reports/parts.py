@@ -83,10 +83,10 @@ def embedding_section(
 
 
 def volume(store: Store, case: CaseRecord, predictions: Path, title: str) -> Slices:
-    """A case with the outlines of its reference and of its prediction."""
+    """A case, its first channel, with the outlines of its reference and of its prediction."""
     _, *in_plane = case.spacing
     pngs = outlined_pngs(
-        store.image(case),
+        store.image(case)[:, 0],
         store.label(case),
         read_prediction(store, case, predictions),
         (in_plane[0], in_plane[1]),

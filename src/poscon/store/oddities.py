@@ -91,7 +91,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_mixed(
             cases,
             "modalities",
-            lambda case: case.intensity.modality,
+            lambda case: case.modality,
             "if that is wrong, say with prepare --modality",
         ),
         *_stated_spacing(cases),

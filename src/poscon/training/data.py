@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from poscon.distributed import n_processes, rank
 from poscon.errors import PosconError
+from poscon.positions import neighbours
 from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
@@ -34,12 +35,17 @@ class SliceReader:
         store: the prepared data set.
         cases: which cases.
         canvas: extent in pixels of what is read.
+        context: how many neighbouring slices on each side come with every slice, as further
+            channels (see :attr:`poscon.networks.settings.NetworkSettings.in_channels`).
     """
 
-    def __init__(self, store: Store, cases: Sequence[CaseRecord], canvas: int) -> None:
+    def __init__(
+        self, store: Store, cases: Sequence[CaseRecord], canvas: int, context: int = 0
+    ) -> None:
         self.store = store
         self.cases = list(cases)
         self.canvas = canvas
+        self.context = context
         counts = [case.shape[0] for case in self.cases]
         # 32 bits, as there may be millions of slices
         self.case_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -47,6 +53,8 @@ class SliceReader:
         self.slice_of = np.arange(sum(counts), dtype=np.int32) - np.repeat(
             first.astype(np.int32), counts
         )
+        self._first = first[self.case_of]
+        self._count = np.repeat(counts, counts)
         self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
         names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
         self.subjects = [str(name) for name in names]
@@ -58,17 +66,17 @@ class SliceReader:
 
     @property
     def held_bytes(self) -> int:
-        """What :meth:`hold` takes."""
-        return len(self) * self.canvas**2 * np.dtype(np.float16).itemsize
+        """What :meth:`hold` takes; a slice is held once, whatever the context."""
+        n_values = len(self) * self.store.channels * self.canvas**2
+        return n_values * np.dtype(np.float16).itemsize
 
     def hold(self, device: str) -> None:
         """Read all slices now and keep them on a device; ``centred`` then finds them there."""
-        held = torch.empty(
-            len(self), 1, self.canvas, self.canvas, dtype=torch.float16, device=device
-        )
+        shape = (len(self), self.store.channels, self.canvas, self.canvas)
+        held = torch.empty(shape, dtype=torch.float16, device=device)
         for first in range(0, len(self), HELD):
             part = np.arange(first, min(first + HELD, len(self)))
-            held[first : first + HELD] = self.centred(part).images
+            held[first : first + HELD] = torch.from_numpy(self._middles(part))
         self._held = held
 
     def hold_if_it_fits(self, device: str) -> None:
@@ -77,16 +85,29 @@ class SliceReader:
             self.hold(device)
 
     def centred(self, indices: np.ndarray) -> SliceBatch:
-        """Slices with the canvas on the middle of each."""
+        """Slices and their neighbours with the canvas on the middle of each."""
+        around = self._around(indices)
         if self._held is not None:
-            rows = torch.from_numpy(indices).to(self._held.device, non_blocking=True)
-            return self._batch(indices, self._held[rows])
-        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+            rows = torch.from_numpy(around).to(self._held.device, non_blocking=True)
+            return self._batch(indices, self._held[rows].flatten(1, 2))
+        images = self._middles(around.ravel())
+        return self._batch(
+            indices, torch.from_numpy(images.reshape(len(indices), -1, *images.shape[2:]))
+        )
+
+    def _around(self, indices: np.ndarray) -> np.ndarray:
+        """(N, 2 * context + 1) indices of slices and their neighbours in the volume."""
+        first = self._first[indices]
+        return first[:, None] + neighbours(indices - first, self._count[indices], self.context)
+
+    def _middles(self, indices: np.ndarray) -> np.ndarray:
+        """(N, channels, canvas, canvas), with the canvas on the middle of each slice."""
+        images = np.zeros((len(indices), self.store.channels, self.canvas, self.canvas), np.float16)
         wanted = [(self.cases[self.case_of[i]], int(self.slice_of[i])) for i in indices]
         for row, image in enumerate(self.store.images(wanted)):
-            centre = (image.shape[0] // 2, image.shape[1] // 2)
-            _paste(image, images[row, 0], centre)
-        return self._batch(indices, torch.from_numpy(images))
+            centre = (image.shape[1] // 2, image.shape[2] // 2)
+            _paste(image, images[row], centre)
+        return images
 
     def labelled(
         self,
@@ -95,7 +116,7 @@ class SliceReader:
         extent: int,
         oversample_foreground: float,
     ) -> SliceBatch:
-        """Slices with their labels, at a random place of each.
+        """Slices with their neighbours and their labels, at a random place of each.
 
         A window of ``extent`` pixels, what the network sees of an unturned view, lies at random
         inside a larger slice, or around a smaller one.
@@ -108,11 +129,13 @@ class SliceReader:
                 where there is one. The windows of the others lie anywhere, so that all background
                 is seen.
         """
-        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+        width, channels = 2 * self.context + 1, self.store.channels
+        shape = (len(indices), width, channels, self.canvas, self.canvas)
+        images = np.zeros(shape, np.float16)
         labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
         for row, index in enumerate(indices):
             case, number = self.cases[self.case_of[index]], self.slice_of[index]
-            image, label = self.store.image(case)[number], self.store.label(case)[number]
+            image, label = self.store.image(case), self.store.label(case)[number]
             target = None
             if generator.random() < oversample_foreground:
                 pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
@@ -120,11 +143,15 @@ class SliceReader:
                     target = divmod(int(generator.choice(pixels)), label.shape[1])
             rows, columns = (
                 _window(length, extent, None if target is None else target[axis], generator)
-                for axis, length in enumerate(image.shape)
+                for axis, length in enumerate(label.shape)
             )
-            _paste(image, images[row, 0], (rows, columns))
+            around = neighbours(self.slice_of[[index]], case.shape[0], self.context)[0]
+            for place, neighbour in enumerate(around):
+                _paste(image[neighbour], images[row, place], (rows, columns))
             _paste(label, labels[row], (rows, columns))
-        return self._batch(indices, torch.from_numpy(images), torch.from_numpy(labels))
+        return self._batch(
+            indices, torch.from_numpy(images).flatten(1, 2), torch.from_numpy(labels)
+        )
 
     def _batch(
         self, indices: np.ndarray, images: torch.Tensor, labels: torch.Tensor | None = None
@@ -148,14 +175,18 @@ def _window(length: int, extent: int, target: int | None, generator: np.random.G
 
 
 def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> None:
-    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``."""
-    here, there = [], []
-    for length, canvas, middle in zip(source.shape, target.shape, centre, strict=True):
+    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``.
+
+    Both are (..., rows, columns).
+    """
+    here: list[slice] = []
+    there: list[slice] = []
+    for length, canvas, middle in zip(source.shape[-2:], target.shape[-2:], centre, strict=True):
         start = middle - canvas // 2
         first, last = max(start, 0), min(start + canvas, length)
         here.append(slice(first, last))
         there.append(slice(first - start, last - start))
-    target[tuple(there)] = source[tuple(here)]
+    target[..., there[0], there[1]] = source[..., here[0], here[1]]
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from poscon.errors import PosconError
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
+from poscon.positions import neighbours
 from poscon.store.resample import resample_probabilities
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
@@ -50,7 +51,7 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
+def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iterator[Tensor]:
     """Class logits of every slice, some whole slices at a time.
 
     A slice is padded with zeros, as in training, to a multiple of the network's stride and at
@@ -58,35 +59,38 @@ def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
 
     Args:
         network: in evaluation mode.
-        stack: (S, H, W) float32, prepared like the training data.
+        stack: (S, channels, H, W) float32, the slices of one volume, prepared like the training
+            data.
         size: extent of the training crops.
 
     Yields:
         (slices, classes, H, W) float32 where the network is, in the order of the stack.
     """
     device = next(network.parameters()).device
-    _, rows, columns = stack.shape
-    stride = network.settings.stride
+    rows, columns = stack.shape[2:]
+    stride = network.encoder.stride
     margins = []
     for length in (columns, rows):  # last axis first, as pad wants it
         extra = max(size, -(-length // stride) * stride) - length
         margins += [extra // 2, extra - extra // 2]
-    padded = pad(stack[:, None], margins)
+    padded = pad(stack, margins)
     left, top = margins[0], margins[2]
-    for part in padded.split(batch_slices(padded[0].numel(), device)):
-        logits: Tensor = network(part.to(device))
+    around = neighbours(np.arange(len(stack)), len(stack), network.settings.context)
+    at_once = batch_slices(padded[0, 0].numel(), device)
+    for part in torch.from_numpy(around).split(at_once):
+        logits: Tensor = network(padded[part].flatten(1, 2).to(device))
         yield logits[..., top : top + rows, left : left + columns].float()
 
 
 def predicted_classes(
-    network: UNet, stack: Tensor, size: int, grid: tuple[int, int] | None = None
+    network: SegmentationNetwork, stack: Tensor, size: int, grid: tuple[int, int] | None = None
 ) -> np.ndarray:
     """The class with the highest score, of every pixel; memory is bounded but for the result.
 
     Args:
         network: see :func:`class_logits`.
-        stack: likewise.
-        size: likewise.
+        stack: see :func:`class_logits`.
+        size: see :func:`class_logits`.
         grid: rows and columns that the probabilities are resampled to first; None: the stack's.
 
     Returns:
@@ -94,7 +98,7 @@ def predicted_classes(
     """
     classes = []
     for logits in class_logits(network, stack, size):
-        if grid is not None and grid != tuple(stack.shape[1:]):
+        if grid is not None and grid != tuple(stack.shape[2:]):
             logits = resample_probabilities(logits.softmax(1), grid)
         best = logits.max(1).indices  # as argmax, which takes ten times as long on a CPU
         classes.append(best.to("cpu", torch.uint8))

@@ -31,7 +31,7 @@ from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
 from poscon.files import complete, write_text
 from poscon.methods import Method
-from poscon.networks.unet import Decoder, Encoder
+from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar
 from poscon.step import SliceBatch
 from poscon.training.data import Batches

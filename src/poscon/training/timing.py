@@ -119,9 +119,8 @@ class _ResidentViews(ViewMaker):
     def apply(self, images: Tensor, view: View) -> Tensor:
         n = len(images)
         if n not in self.images:
-            self.images[n] = torch.randn(
-                n, images.shape[1], self.size, self.size, device=self.device
-            )
+            shape = (n, images.shape[1], self.size, self.size)
+            self.images[n] = torch.randn(shape, device=self.device)
         return self.images[n]
 
     def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
