@@ -192,7 +192,7 @@ def _float_grid(view: View, size: int, canvas: int, device: torch.device) -> Ten
     weight[:, 0, 0], weight[:, 0, 1], weight[:, 1, 0] = view.matrix[..., [2, 0, 1]].unbind(-1)
     if view.displacement is not None:
         weight[:, 2:, 2:] = view.displacement.movedim(1, -1)
-    if device.type == "cuda":  # of 64 KiB on it would wait for the GPU, see Batches.pinned
+    if device.type == "cuda":  # of 64 KiB on it would wait for the GPU, see SliceBatch.pinned
         weight = weight.pin_memory()
     along, weight = (part.to(device, non_blocking=True) for part in (along, weight))
     rows = torch.einsum("xq,npqd->npxd", along, weight).reshape(n, n_functions, 2 * size)

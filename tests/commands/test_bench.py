@@ -84,5 +84,5 @@ def test_what_the_method_cannot_do_is_one_line(store: Path) -> None:
 
 
 def test_nothing_to_measure(store: Path) -> None:
-    with pytest.raises(PosconError, match="none: does not train"):
+    with pytest.raises(PosconError, match="random: does not train"):
         bench(store, method="random", seconds=1)

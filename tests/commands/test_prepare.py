@@ -378,7 +378,7 @@ def test_recipe_and_settings(source, tmp_path):
 def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
     """Let the preparation of one case fail; returns the ids of those that were worked on."""
     done: list[str] = []
-    original = module._prepare_case
+    original = module.prepare_case
 
     def prepare_case(job, case, header, reverse):
         done.append(case.id)
@@ -389,7 +389,7 @@ def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
             raise error
         original(job, case, header, reverse)
 
-    monkeypatch.setattr(module, "_prepare_case", prepare_case)
+    monkeypatch.setattr(module, "prepare_case", prepare_case)
     return done
 
 
