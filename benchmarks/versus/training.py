@@ -45,9 +45,9 @@ class Training:
         self.views = views
         self.device = device
         self.bf16 = bf16
-        self.optimiser: torch.optim.Optimizer = build_optimiser(
+        self.optimiser, _ = build_optimiser(
             method.parameters(), optimiser or OptimiserSettings(), ENDLESS
-        )["optimizer"]
+        )
         self.threads = threads
         self.seeds = count()
 

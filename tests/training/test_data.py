@@ -112,7 +112,7 @@ def place(picture: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
 
 def labelled(read, index, seed, extent, foreground):
     generator = np.random.default_rng(seed)
-    batch = read.labelled(np.array([index]), generator, extent, foreground)
+    batch = read.windows(np.array([index]), generator, extent, foreground)
     return batch.images[0, 0].numpy(), batch.labels[0].numpy(), float(batch.positions[0])
 
 
@@ -177,7 +177,7 @@ def test_without_foreground_windows_the_whole_slice_is_seen(store):
     """Uniformly: every place a window fits is drawn, corners included."""
     read = reader(store, 20, "large")
     generator = np.random.default_rng(0)
-    batch = read.labelled(np.ones(600, int), generator, 20, 0.0)
+    batch = read.windows(np.ones(600, int), generator, 20, 0.0)
     picture, _ = where(store, read, 1)
     tally: dict[tuple[int, int], int] = {}
     for image in batch.images[:, 0].numpy():
@@ -204,7 +204,7 @@ def test_the_share_of_foreground_windows(store):
     generator = np.random.default_rng(0)
     shown = []
     for share in (0.0, 0.5, 1.0):
-        labels = read.labelled(np.full(400, 1), generator, 4, share).labels
+        labels = read.windows(np.full(400, 1), generator, 4, share).labels
         shown.append(float(labels.flatten(1).any(1).float().mean()))
     assert shown[0] < 0.1
     assert shown[1] == pytest.approx(0.5 + shown[0] / 2, abs=0.1)
@@ -280,40 +280,43 @@ def test_a_batch_is_a_function_of_seed_and_step(store, make):
 
 
 @pytest.mark.parametrize("make", [unlabelled, drawn_labelled])
-def test_chunks_in_a_row_are_all_steps(store, make):
+def test_from_the_first_step_all_are_gone_through(store, make):
     batches = make(store)
-    seen = []
-    batches.steps_done = lambda: len(seen)
-    for _ in range(batches.chunks):
-        part = list(batches)
-        assert 1 <= len(part) <= batches.chunk_steps
-        seen += part
+    seen = list(batches.from_step(0))
     assert len(seen) == batches.total_steps
     for step, (batch, seed, progress) in enumerate(seen):
         assert progress == step / batches.total_steps
         assert same(batch, batches.batch(step))
         assert seed == stream(5, "step", step)
-    assert list(batches) == []
+    assert list(batches.from_step(batches.total_steps)) == []
 
 
 def test_iteration_starts_where_the_run_is(store):
     batches = drawn_labelled(store)
-    assert [seed for _, seed, _ in batches] == [stream(5, "step", step) for step in (0, 1, 2)]
-    batches.steps_done = lambda: 5
-    assert [seed for _, seed, _ in batches] == [stream(5, "step", step) for step in (5, 6)]
+    assert [seed for _, seed, _ in batches.from_step(5)] == [
+        stream(5, "step", step) for step in (5, 6)
+    ]
 
 
 def test_what_is_read_does_not_depend_on_the_chunks(store):
     a, b = unlabelled(store, chunk_steps=1), unlabelled(store, chunk_steps=3)
-    assert (a.chunks, b.chunks) == (9, 3)
     assert all(same(a.batch(step), b.batch(step)) for step in range(9))
 
 
 @pytest.mark.parametrize(
-    ("total", "chunk", "chunks"), [(10, 5, 2), (11, 5, 3), (1, 5, 1), (5, 5, 1)]
+    ("total", "chunk", "ends"), [(10, 5, [5, 10]), (11, 5, [5, 10, 11]), (1, 5, [1]), (5, 5, [5])]
 )
-def test_number_of_chunks(total, chunk, chunks):
-    assert Batches(0, total, chunk).chunks == chunks
+def test_where_chunks_end(total, chunk, ends):
+    batches = Batches(0, total, chunk)
+    assert [done for done in range(1, total + 1) if batches.ends_chunk(done)] == ends
+
+
+def test_another_length_leaves_the_batches_alone(store):
+    batches = drawn_labelled(store)
+    longer = batches.of_length(20, 10)
+    assert (longer.total_steps, longer.chunk_steps) == (20, 10)
+    assert (batches.total_steps, batches.chunk_steps) == (7, 3)
+    assert same(longer.batch(3), batches.batch(3))
 
 
 def test_a_chunk_is_at_most_an_epoch(store):
@@ -327,7 +330,7 @@ def test_a_long_training_has_chunks_of_several_epochs(store, epochs, chunk_epoch
     """So that looking at the encoder and writing checkpoints stay a small part of it."""
     batches = unlabelled(store, epochs=epochs, chunk_steps=10**6)
     assert batches.chunk_steps == 3 * chunk_epochs
-    assert batches.chunks <= 100
+    assert batches.total_steps / batches.chunk_steps <= 100
     assert unlabelled(store, epochs=epochs, chunk_steps=2).chunk_steps == 2
 
 
@@ -349,25 +352,49 @@ def test_slices_and_volumes_are_numbered(store):
     """Methods keep a memory of each slice, and pair slices of different volumes, by these."""
     read = reader(store, 4)
     order = np.array([12, 0, 6, 5, 7])
-    labelled = read.labelled(order, np.random.default_rng(0), 4, 0.5)
+    labelled = read.windows(order, np.random.default_rng(0), 4, 0.5)
     for batch in (read.centred(order), labelled):
         assert batch.slice_ids.tolist() == order.tolist()
         assert batch.volumes.tolist() == [int(read.case_of[index]) for index in order]
     assert labelled.unlabelled is None
 
 
-def test_as_many_unlabelled_slices_go_along_from_their_own_cases(store):
+@pytest.mark.parametrize(("number", "expected"), [(None, 5), (2, 2), (9, 9)])
+def test_unlabelled_slices_go_along_from_their_own_cases(store, number, expected):
     labelled, rest = reader(store, 8, "small"), reader(store, 8, "wide", "large")
-    batches = LabelledBatches(labelled, 5, 4, 20, 0.5, 3, 10, rest)
+    batches = LabelledBatches(labelled, 5, 4, 40, 0.5, 3, 10, rest, number)
     seen = set()
-    for step in range(20):
+    for step in range(40):
         batch = batches.batch(step)
-        assert len(batch.unlabelled.images) == 5
+        assert len(batch.images) == 5
+        assert len(batch.unlabelled.images) == expected
         assert batch.unlabelled.labels is None
-        expected = rest.centred(batch.unlabelled.slice_ids.numpy())
-        assert torch.equal(batch.unlabelled.images, expected.images)
         seen |= set(batch.unlabelled.slice_ids.tolist())
     assert seen == set(range(len(rest)))
+
+
+def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):
+    """At a random place of a slice that is larger than the window, drawn by the same rule."""
+    read = reader(store, 4, "large")
+    indices = np.repeat(np.arange(len(read)), 40)
+    without = read.windows(indices, np.random.default_rng(2), 4)
+    places = {image.numpy().tobytes() for image in without.images}
+    assert len(places) > 10 * len(read)
+    centred = read.centred(indices).images
+    assert 0 < (without.images == centred).flatten(1).all(1).float().mean() < 0.5
+    for image, index in zip(without.images[:, 0].numpy(), indices, strict=True):
+        whole = read.store.image(read.cases[read.case_of[index]])[read.slice_of[index]]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4)).reshape(-1, 4, 4)
+        assert (windows == image).all((1, 2)).any()
+
+
+def test_windows_without_labels_need_no_label_map(store, monkeypatch):
+    def never(*_):
+        raise AssertionError("labels were read")
+
+    monkeypatch.setattr(Store, "label", never)
+    read = reader(store, 8)
+    assert read.windows(np.arange(len(read)), np.random.default_rng(0), 8).labels is None
 
 
 # Reading ahead, and holding all slices
@@ -383,7 +410,7 @@ def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
         return read(step)
 
     batches.batch = damaged
-    iterator = iter(batches)
+    iterator = batches.from_step(0)
     assert same(next(iterator)[0], read(0))
     with pytest.raises(PosconError, match="case x: damaged"):
         next(iterator)
@@ -391,23 +418,23 @@ def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
 
 def test_batches_read_ahead_come_in_their_turn(store):
     batches = drawn_labelled(store, chunk_steps=7)
-    read = list(batches)
+    read = list(batches.from_step(0))
     assert len(read) == 7
     assert all(same(batch, batches.batch(step)) for step, (batch, _, _) in enumerate(read))
 
 
-def test_nothing_is_read_ahead_of_the_chunk(store):
-    batches = unlabelled(store, chunk_steps=2)
+def test_nothing_is_read_beyond_the_last_step(store):
+    batches = unlabelled(store, epochs=1)
     read, asked = batches.batch, []
     batches.batch = lambda step: (asked.append(step), read(step))[1]
-    list(batches)
-    assert asked == [0, 1]
+    list(batches.from_step(1))
+    assert asked == [1, 2]
 
 
 def test_who_stops_early_waits_for_no_more_than_is_being_read(store):
     batches = unlabelled(store, chunk_steps=3)
     threads = threading.active_count()
-    iterator = iter(batches)
+    iterator = batches.from_step(0)
     next(iterator)
     iterator.close()
     assert threading.active_count() == threads
@@ -458,7 +485,7 @@ def test_processes_draw_other_views(store, monkeypatch):
     seeds = []
     for number in range(3):
         as_process(monkeypatch, number, of=3)
-        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3)])
+        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3).from_step(0)])
     assert len({seed for of_process in seeds for seed in of_process}) == sum(map(len, seeds))
 
 

@@ -1,6 +1,7 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -52,13 +53,15 @@ _VIEWS = ViewSettings(
 
 
 class FinetuneSettings(TrainingSettings):
-    """What ``poscon finetune`` may be told besides what all training may.
+    """The settings of ``poscon finetune``, on top of those of all training.
 
     Attributes:
         method: fine-tuning method, see ``poscon methods``.
         network: the architecture; None: that of the pre-trained encoder, else the default.
         iterations: training steps, whatever the number of labelled cases.
-        batch: slices a step.
+        batch: labelled slices per step.
+        unlabelled_batch: slices without labels per step, for methods that use them; None: as many
+            as ``batch``.
         checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
             look at the validation cases.
         oversample_foreground: share of the slices cropped around foreground; it matters
@@ -79,6 +82,7 @@ class FinetuneSettings(TrainingSettings):
     network: NetworkSettings | None = None
     iterations: PositiveInt = 2000
     batch: PositiveInt = 8
+    unlabelled_batch: PositiveInt | None = None
     checkpoint_every: PositiveInt = 100
     oversample_foreground: float = Field(0.5, ge=0, le=1)
     deep_supervision: NonNegativeInt = 2
@@ -96,19 +100,26 @@ class FinetuneSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        for name in without_effect(self.method):
+        for name, reason in without_effect(self.method).items():
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:
+                default = "null" if default is None else default
                 raise ValueError(
-                    f"{name} has no effect with method {self.method}, whose teacher is the result; "
-                    f"see loss.decay (what a recipe says of it goes with --set {name}={default})"
+                    f"{name} has no effect with method {self.method}, {reason}; leave it out (if a "
+                    f"recipe sets it, --set {name}={default})"
                 )
         return self
 
 
-def without_effect(method: str) -> list[str]:
-    """The settings that a fine-tuning method makes nothing of."""
-    return ["ema_decay"] if find_method(method).has_own_ema else []
+def without_effect(method: str) -> dict[str, str]:
+    """The settings that a fine-tuning method does not use, and why."""
+    found = find_method(method)
+    unused = {}
+    if found.has_own_ema:
+        unused["ema_decay"] = "whose teacher is the result (see loss.decay)"
+    if not found.uses_unlabelled:
+        unused["unlabelled_batch"] = "which uses labelled slices only"
+    return unused
 
 
 def finetune(
@@ -147,8 +158,8 @@ def finetune(
         validation: file naming cases to be set apart for validation.
         method: fine-tuning method.
         iterations: overrides the setting of that name.
-        seed: likewise; also draws the labelled subjects.
-        device: likewise.
+        seed: overrides the setting of that name; it also draws the labelled subjects.
+        device: overrides the setting of that name.
         recipe: name, file or content of a recipe with a ``finetune`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
@@ -160,8 +171,7 @@ def finetune(
     Raises:
         PosconError: an unusable store, setting, selection, checkpoint or run folder.
     """
-    folder = RunFolder(run)
-    opened = Store(store)
+    folder, opened = RunFolder(run), Store(store)
     if resume:
         refuse_with_resume(
             [
@@ -178,65 +188,109 @@ def finetune(
                 ("--set", tuple(settings)),
             ]
         )
-        config = folder.resume("finetune")
-        elsewhere = {} if device is None else {"device": device}
-        chosen = validate(FinetuneSettings, {**config["settings"], **elsewhere})
-        roles = folder.resume_cases("finetune", opened)
-        # once there is a checkpoint, the encoder's file is not needed any more
-        init = config["inputs"]["init"] if folder.checkpoint is None else None
-    else:
-        folder.check_new()
-        chosen = resolve(
-            FinetuneSettings,
-            "finetune",
-            recipe,
-            settings,
-            method=method,
-            iterations=iterations,
-            seed=seed,
-            device=device,
-        )
-        if init is None and chosen.init_parts != "all":
+        return _finetune(Request.resume(folder, opened, device), folder)
+    folder.check_new()
+    chosen = resolve(
+        FinetuneSettings,
+        "finetune",
+        recipe,
+        settings,
+        method=method,
+        iterations=iterations,
+        seed=seed,
+        device=device,
+    )
+    files = (cases, exclude, unlabelled, validation)
+    return _finetune(Request.from_arguments(opened, chosen, init, labelled, *files), folder)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be fine-tuned, and on what.
+
+    Attributes:
+        store: the prepared data set.
+        settings: every setting; in a resumed run with ``size`` and ``network``.
+        cases: the cases by role: ``labelled``, and where there are such ``unlabelled`` and
+            ``validation``.
+        init: folder of the pre-training run whose weights are still to be loaded. None: random
+            weights, or those of the run's own checkpoint.
+    """
+
+    store: Store
+    settings: FinetuneSettings
+    cases: dict[str, list[CaseRecord]]
+    init: Path | None
+
+    @classmethod
+    def from_arguments(
+        cls,
+        store: Store,
+        settings: FinetuneSettings,
+        init: Path | str | None,
+        labelled: int | None,
+        cases: Path | str | None,
+        exclude: Path | str | None,
+        unlabelled: Path | str | None,
+        validation: Path | str | None,
+    ) -> Self:
+        """A new training; the arguments are those of :func:`finetune`.
+
+        Raises:
+            PosconError: a selection that cannot be used, or pre-training on cases kept apart.
+        """
+        if init is None and settings.init_parts != "all":
             raise PosconError("setting init_parts: has no effect without --init")
         files = (cases, exclude, unlabelled, validation)
-        roles = _choose_roles(opened, *files, labelled, chosen, pretrained=init is not None)
-        _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
-    hardware = choose_device(chosen.device)
-    network, loaded = _network(chosen, init, opened)
-    size = slice_size(roles["labelled"], chosen.size, network.encoder.stride)
-    views = ViewMaker(chosen.views, size, opened.channels)
+        roles = _choose_roles(store, *files, labelled, settings, pretrained=init is not None)
+        watched = roles.get("validation", [])
+        _check_unseen(store, init, exclude, watched, settings.transductive)
+        return cls(store, settings, roles, None if init is None else Path(init))
+
+    @classmethod
+    def resume(cls, folder: RunFolder, store: Store, device: str | None) -> Self:
+        """The training of a run folder, on the same device or on another one.
+
+        Raises:
+            PosconError: the folder has no such run, or the store has changed.
+        """
+        config = folder.resume("finetune")
+        elsewhere = {} if device is None else {"device": device}
+        settings = validate(FinetuneSettings, {**config["settings"], **elsewhere})
+        init = config["inputs"]["init"]
+        # once there is a checkpoint, the encoder's file is not needed any more
+        needed = init is not None and folder.checkpoint is None
+        cases = folder.resume_cases("finetune", store)
+        return cls(store, settings, cases, Path(init) if needed else None)
+
+
+def _finetune(request: Request, folder: RunFolder) -> Path:
+    """Train what is requested to its end, and write the model."""
+    chosen, store, cases, init = request.settings, request.store, request.cases, request.init
+    device = choose_device(chosen.device)
+    network, loaded = _network(chosen, init, store)
+    size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
+    views = ViewMaker(chosen.views, size, store.channels)
     learner = make_learner(chosen, network, views)
-    if not resume:
-        chosen = chosen.model_copy(update={"size": size, "network": network.settings})
+    if not folder.begun:
+        resolved = chosen.model_copy(update={"size": size, "network": network.settings})
         folder.begin(
             "finetune",
-            opened,
-            chosen.model_dump(mode="json"),
-            roles,
-            earlier=[] if init is None else read_entries(Path(init)),
+            store,
+            resolved.model_dump(mode="json"),
+            cases,
+            earlier=[] if init is None else read_entries(init),
             init=None if init is None else str(init),
             loaded=loaded,
         )
-    canvas, context = canvas_size(size, chosen.views), network.settings.context
-    without = roles.get("unlabelled")
-    batches = LabelledBatches(
-        SliceReader(opened, roles["labelled"], canvas, context),
-        chosen.batch,
-        size,
-        chosen.iterations,
-        chosen.oversample_foreground,
-        chosen.seed,
-        chosen.checkpoint_every,
-        None if without is None else SliceReader(opened, without, canvas, context),
-    )
-    watched = roles.get("validation")
+    watched = cases.get("validation")
     train(
         learner,
         views,
-        batches,
+        _batches(request, size, network.settings.context),
         optimiser=chosen.optimiser,
         run=folder,
-        device=hardware,
+        device=device,
         precision=chosen.precision,
         compiled=chosen.compile,
         title=f"fine-tuning ({chosen.method})",
@@ -245,7 +299,7 @@ def finetune(
         after_chunk=(
             None
             if not watched
-            else lambda _: mean_dice(learner.model, opened, watched, size, chosen)
+            else lambda _: mean_dice(learner.model, store, watched, size, chosen)
         ),
     )
     path = folder.path / MODEL
@@ -257,16 +311,40 @@ def finetune(
             "network": network.settings.model_dump(),
             "size": size,
             "keep_largest_component": chosen.keep_largest_component,
-            "classes": [c.model_dump() for c in opened.manifest.classes],
-            "preparation": opened.manifest.preparation.model_dump(mode="json"),
-            "channels": opened.manifest.channels,
+            "classes": [c.model_dump() for c in store.manifest.classes],
+            "preparation": store.manifest.preparation.model_dump(mode="json"),
+            "channels": store.manifest.channels,
             "modalities": [
                 sorted(set(of_channel))
-                for of_channel in zip(*(c.modalities for c in roles["labelled"]), strict=True)
+                for of_channel in zip(*(c.modalities for c in cases["labelled"]), strict=True)
             ],
         },
     )
     return path
+
+
+def _batches(request: Request, size: int, context: int) -> LabelledBatches:
+    """The batches of a training on views of ``size`` pixels.
+
+    Args:
+        request: what is trained.
+        size: extent of the views in pixels.
+        context: neighbouring slices on each side that the network sees.
+    """
+    chosen, cases = request.settings, request.cases
+    canvas = canvas_size(size, chosen.views)
+    unlabelled = cases.get("unlabelled")
+    return LabelledBatches(
+        SliceReader(request.store, cases["labelled"], canvas, context),
+        chosen.batch,
+        size,
+        chosen.iterations,
+        chosen.oversample_foreground,
+        chosen.seed,
+        chosen.checkpoint_every,
+        None if unlabelled is None else SliceReader(request.store, unlabelled, canvas, context),
+        chosen.unlabelled_batch,
+    )
 
 
 def make_learner(
@@ -286,6 +364,7 @@ def make_learner(
     settings = method.Settings(**chosen.loss)
     learner = method(network, settings, chosen.deep_supervision, chosen.ema_decay)
     learner.check(chosen.iterations, views)
+    learner.check_batches(chosen.batch, chosen.unlabelled_batch or chosen.batch)
     if chosen.batch < learner.smallest_batch:
         raise PosconError(
             f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "

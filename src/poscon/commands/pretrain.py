@@ -1,6 +1,7 @@
 """``poscon pretrain``: unlabelled slices in, an encoder out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -25,8 +26,8 @@ from poscon.training.configuration import TrainingSettings
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics, numbers
 from poscon.training.inference import choose_device
-from poscon.training.loop import MetricsFile, train
-from poscon.training.run import RunFolder, part_file, refuse_with_resume
+from poscon.training.loop import train
+from poscon.training.run import MetricsFile, RunFolder, part_file, refuse_with_resume
 from poscon.training.samplers import SamplerName
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
@@ -36,7 +37,7 @@ DIAGNOSTICS = "diagnostics.png"
 
 
 class PretrainSettings(TrainingSettings):
-    """What ``poscon pretrain`` may be told besides what all training may.
+    """The settings of ``poscon pretrain``, on top of those of all training.
 
     Attributes:
         method: pre-training method, see ``poscon methods``.
@@ -115,8 +116,8 @@ def pretrain(
             :func:`poscon.store.store.read_names`); None: all.
         exclude: file naming those to leave out, such as the test subjects.
         epochs: overrides the setting of that name.
-        seed: likewise.
-        device: likewise.
+        seed: overrides the setting of that name.
+        device: overrides the setting of that name.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further ``key=value`` settings.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
@@ -144,10 +145,7 @@ def pretrain(
                 ("--set", tuple(settings)),
             ]
         )
-        config = folder.resume("pretrain")
-        elsewhere = {} if device is None else {"device": device}
-        chosen = validate(PretrainSettings, {**config["settings"], **elsewhere})
-        used = folder.resume_cases("pretrain", opened)["pretrain"]
+        request = Request.resume(folder, opened, device)
     else:
         folder.check_new()
         chosen = resolve(
@@ -160,29 +158,68 @@ def pretrain(
             seed=seed,
             device=device,
         )
-        used = choose_cases(opened, cases, exclude)
-        size = slice_size(used, chosen.size, chosen.network.stride)
-        network = fit_channels(chosen.network, opened.channels, opened.path)
-        chosen = chosen.model_copy(update={"size": size, "network": network})
-    size = slice_size(used, chosen.size, chosen.network.stride)
-    hardware = choose_device(chosen.device)
+        request = Request.from_arguments(opened, chosen, cases, exclude)
+    hardware = choose_device(request.settings.device)
     with joined(hardware):
-        _pretrain(chosen, opened, used, size, folder, hardware, resume=resume)
+        _pretrain(request, folder, hardware)
     return part_file(folder.path, "encoder")
 
 
-def _pretrain(
-    chosen: PretrainSettings,
-    store: Store,
-    cases: list[CaseRecord],
-    size: int,
-    run: RunFolder,
-    device: str,
-    *,
-    resume: bool,
-) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What is to be pre-trained, and on what.
+
+    Attributes:
+        store: the prepared data set.
+        settings: every setting.
+        cases: the cases to train on.
+        size: extent of the views in pixels.
+    """
+
+    store: Store
+    settings: PretrainSettings
+    cases: list[CaseRecord]
+    size: int
+
+    @classmethod
+    def from_arguments(
+        cls,
+        store: Store,
+        settings: PretrainSettings,
+        cases: Path | str | None,
+        exclude: Path | str | None,
+    ) -> Self:
+        """A new training; the arguments are those of :func:`pretrain`.
+
+        Raises:
+            PosconError: a selection that cannot be used.
+        """
+        used = choose_cases(store, cases, exclude)
+        size = slice_size(used, settings.size, settings.network.stride)
+        network = fit_channels(settings.network, store.channels, store.path)
+        settings = settings.model_copy(update={"size": size, "network": network})
+        return cls(store, settings, used, size)
+
+    @classmethod
+    def resume(cls, folder: RunFolder, store: Store, device: str | None) -> Self:
+        """The training of a run folder, on the same device or on another one.
+
+        Raises:
+            PosconError: the folder has no such run, or the store has changed.
+        """
+        config = folder.resume("pretrain")
+        elsewhere = {} if device is None else {"device": device}
+        settings = validate(PretrainSettings, {**config["settings"], **elsewhere})
+        cases = folder.resume_cases("pretrain", store)["pretrain"]
+        return cls(
+            store, settings, cases, slice_size(cases, settings.size, settings.network.stride)
+        )
+
+
+def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     """In each of the processes that there are; the first one writes."""
-    learner, reader, views, batches = assemble(chosen, store, cases, size)
+    chosen, store, cases = request.settings, request.store, request.cases
+    learner, reader, views, batches = assemble(chosen, store, cases, request.size)
     learner.to(device)
     diagnostics = Diagnostics(learner.encoder, reader, views, stream(chosen.seed, "diagnostics"))
     if learner.trains:
@@ -192,7 +229,7 @@ def _pretrain(
     before = None if metrics.rows() else {"step": 0, **diagnostics()}
     wait_for_all()
     if rank() == 0:
-        if not resume:
+        if not run.begun:
             run.begin("pretrain", store, chosen.model_dump(mode="json"), {"pretrain": cases})
         if before is not None:
             metrics.append(before)

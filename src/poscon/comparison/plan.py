@@ -275,7 +275,7 @@ class Plan(Settings):
                 f"finetuning {entry.name}: init_parts has no effect from {init.name}, "
                 "which is random; say with inits which ones it is for"
             )
-        ineffective = finetune.without_effect(entry.method)
+        ineffective = [*finetune.without_effect(entry.method)]
         ineffective += ["init_parts"] if init.method == RANDOM else []
         shared = {k: v for k, v in shared.items() if k not in ineffective}
         return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)

@@ -16,7 +16,7 @@ from poscon.comparison.work import RESULTS, ComparisonFolder
 from poscon.errors import PosconError
 from poscon.statistics import Difference, Interval, differences, mean_interval
 from poscon.training.diagnostics import numbers
-from poscon.training.loop import MetricsFile
+from poscon.training.run import MetricsFile
 
 METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}

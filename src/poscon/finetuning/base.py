@@ -17,7 +17,7 @@ class FinetuneMethod(Method):
     """Base of the fine-tuning methods: built around a segmentation network."""
 
     uses_unlabelled: ClassVar[bool] = False
-    """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
+    """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
     """Whether its result is a teacher of its own, so that ``ema_decay`` has no effect."""
@@ -46,6 +46,17 @@ class FinetuneMethod(Method):
         self.coarse = nn.ModuleList(
             nn.Conv2d(channels, network.n_classes, 1) for channels in coarser[:deep_supervision]
         ).apply(initialise)
+
+    def check_batches(self, labelled: int, unlabelled: int) -> None:
+        """Refuse, before any work, numbers of slices per step that the method cannot use.
+
+        Args:
+            labelled: labelled slices per step.
+            unlabelled: slices without labels per step.
+
+        Raises:
+            PosconError: the method needs other numbers.
+        """
 
     def logits(self, images: Tensor) -> list[Tensor]:
         """Class logits at full resolution, then at each halving of it that is supervised too."""

@@ -182,6 +182,13 @@ class BidirectionalCopyPaste(FinetuneMethod):
                 "none is left for self-training; train longer or lower it"
             )
 
+    def check_batches(self, labelled: int, unlabelled: int) -> None:
+        if labelled != unlabelled:
+            raise PosconError(
+                f"setting unlabelled_batch = {unlabelled}: method bcp pastes between pairs of a "
+                f"labelled and an unlabelled slice, so it must be batch = {labelled}; leave it out"
+            )
+
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)

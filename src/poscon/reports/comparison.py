@@ -27,7 +27,7 @@ from poscon.reports.page import Picture, Section, Table, render, style, svg
 from poscon.reports.parts import diagnostics, embedding_section, volume
 from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
-from poscon.training.loop import MetricsFile
+from poscon.training.run import MetricsFile
 
 
 def comparison_page(comparison: Comparison) -> str:

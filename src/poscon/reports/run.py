@@ -12,8 +12,7 @@ from poscon.reports.page import Picture, Section, Slices, Table, render, style, 
 from poscon.reports.parts import diagnostics, embedding_section, volume
 from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
-from poscon.training.loop import MetricsFile
-from poscon.training.run import MODEL, RunFolder, part_file
+from poscon.training.run import MODEL, MetricsFile, RunFolder, part_file
 
 SHOWN_IDS = 6
 SHOWN_VOLUMES = 3

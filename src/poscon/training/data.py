@@ -1,14 +1,13 @@
 """Batches of slices out of a store, each a function of the run's seed and the step's number."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from copy import copy
+from typing import Self
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
 from poscon.distributed import n_processes, rank
 from poscon.errors import PosconError
@@ -109,48 +108,55 @@ class SliceReader:
             _paste(image, images[row], centre)
         return images
 
-    def labelled(
+    def windows(
         self,
         indices: np.ndarray,
         generator: np.random.Generator,
         extent: int,
-        oversample_foreground: float,
+        oversample_foreground: float | None = None,
     ) -> SliceBatch:
-        """Slices with their neighbours and their labels, at a random place of each.
+        """Slices with their neighbours at a random place of each, with or without their labels.
 
         A window of ``extent`` pixels, what the network sees of an unturned view, lies at random
         inside a larger slice, or around a smaller one.
 
         Args:
             indices: which slices.
-            generator: draws the place.
+            generator: draws the places.
             extent: of the window, in pixels; the canvas is around it.
-            oversample_foreground: the share of slices whose window is put on a foreground pixel,
-                where there is one. The windows of the others lie anywhere, so that all background
-                is seen.
+            oversample_foreground: None: the slices come without labels, which are not read. Else
+                they come with labels, and this is the share of slices whose window is put on a
+                foreground pixel, where there is one. The other windows lie anywhere, so that all
+                background is seen.
         """
         width, channels = 2 * self.context + 1, self.store.channels
         shape = (len(indices), width, channels, self.canvas, self.canvas)
         images = np.zeros(shape, np.float16)
-        labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
+        labels = None
+        if oversample_foreground is not None:
+            labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
         for row, index in enumerate(indices):
             case, number = self.cases[self.case_of[index]], self.slice_of[index]
-            image, label = self.store.image(case), self.store.label(case)[number]
-            target = None
-            if generator.random() < oversample_foreground:
-                pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
-                if len(pixels):
-                    target = divmod(int(generator.choice(pixels)), label.shape[1])
+            image, target = self.store.image(case), None
+            if oversample_foreground is not None:
+                label = self.store.label(case)[number]
+                if generator.random() < oversample_foreground:
+                    pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
+                    if len(pixels):
+                        target = divmod(int(generator.choice(pixels)), label.shape[1])
             rows, columns = (
                 _window(length, extent, None if target is None else target[axis], generator)
-                for axis, length in enumerate(label.shape)
+                for axis, length in enumerate(case.shape[1:])
             )
             around = neighbours(self.slice_of[[index]], case.shape[0], self.context)[0]
             for place, neighbour in enumerate(around):
                 _paste(image[neighbour], images[row, place], (rows, columns))
-            _paste(label, labels[row], (rows, columns))
+            if labels is not None:
+                _paste(label, labels[row], (rows, columns))
         return self._batch(
-            indices, torch.from_numpy(images).flatten(1, 2), torch.from_numpy(labels)
+            indices,
+            torch.from_numpy(images).flatten(1, 2),
+            None if labels is None else torch.from_numpy(labels),
         )
 
     def _batch(
@@ -195,63 +201,64 @@ def step_seed(seed: int, step: int) -> int:
     return stream(of_step, "process", rank()) if n_processes() > 1 else of_step
 
 
-def _pinned(batch: SliceBatch) -> SliceBatch:
-    parts: dict[str, Any] = {
-        name: value.pin_memory()
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor) and value.device.type == "cpu"
-    }
-    if batch.unlabelled is not None:
-        parts["unlabelled"] = _pinned(batch.unlabelled)
-    return replace(batch, **parts)
+class Batches:
+    """The batches of all steps of a run, each a function of the seed and the step.
 
-
-class Batches(IterableDataset):
-    """The batches of all steps of a run; iterating gives those of the next chunk.
-
-    A chunk is what Lightning calls an epoch: the steps between two checkpoints.
-
-    Attributes:
-        steps_done: asked how many steps of the run are done whenever iteration starts. Asking
-            beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
-        pinned: whether batches are read into memory from which a GPU copies by itself. From other
-            memory it first ends what it is doing, and is then waited for.
+    Args:
+        seed: the run's seed.
+        total_steps: how many steps the run has.
+        chunk_steps: steps between two checkpoints.
     """
 
     def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
         self.seed = seed
         self.total_steps = total_steps
         self.chunk_steps = chunk_steps
-        self.steps_done: Callable[[], int] = lambda: 0
-        self.pinned = False
 
-    @property
-    def chunks(self) -> int:
-        return -(-self.total_steps // self.chunk_steps)
+    def of_length(self, total_steps: int, chunk_steps: int) -> Self:
+        """The same batches for another number of steps."""
+        other = copy(self)
+        other.total_steps, other.chunk_steps = total_steps, chunk_steps
+        return other
 
-    def __iter__(self) -> Iterator[tuple[SliceBatch, int, float]]:
-        """The batch of each step, the step's seed, and the share of all steps before it.
+    def ends_chunk(self, done: int) -> bool:
+        """Whether a chunk ends when so many steps are done. The last chunk may be shorter."""
+        return done % self.chunk_steps == 0 or done == self.total_steps
+
+    def from_step(
+        self, first: int, *, pinned: bool = False
+    ) -> Iterator[tuple[SliceBatch, int, float]]:
+        """Go through the steps from a given one to the end.
 
         A thread reads the next batches while one is trained on.
+
+        Args:
+            first: number of the first step, from 0.
+            pinned: whether to put batches into pinned memory. A GPU copies from there by itself;
+                from other memory the copy waits until all work on the GPU is done.
+
+        Yields:
+            The batch of each step, the step's seed, and the share of all steps before it.
         """
-        first = self.steps_done()
-        steps = range(first, min(first + self.chunk_steps, self.total_steps))
+        steps = range(first, self.total_steps)
         reader = ThreadPoolExecutor(1)
+
+        def read(step: int) -> SliceBatch:
+            batch = self.batch(step)
+            return batch.pinned() if pinned else batch
+
         try:
-            ahead = deque(reader.submit(self._read, step) for step in steps[:AHEAD])
+            ahead = deque(reader.submit(read, step) for step in steps[:AHEAD])
             for step in steps:
                 batch = ahead.popleft().result()
                 if step + AHEAD in steps:
-                    ahead.append(reader.submit(self._read, step + AHEAD))
+                    ahead.append(reader.submit(read, step + AHEAD))
                 yield batch, step_seed(self.seed, step), step / self.total_steps
         finally:
             reader.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> SliceBatch:
-        batch = self.batch(step)
-        return _pinned(batch) if self.pinned else batch
-
     def batch(self, step: int) -> SliceBatch:
+        """The batch of one step."""
         raise NotImplementedError
 
 
@@ -306,10 +313,11 @@ class LabelledBatches(Batches):
         batch_size: slices a step.
         extent: of the views in pixels.
         iterations: number of steps, whatever the number of cases.
-        oversample_foreground: see :meth:`SliceReader.labelled`.
+        oversample_foreground: see :meth:`SliceReader.windows`.
         seed: of the draws.
         chunk_steps: most steps between two checkpoints.
-        unlabelled: slices without labels, as many of which go along with each batch.
+        unlabelled: the slices of cases that are used without labels; None: no such slices.
+        unlabelled_batch: how many of those go along with each batch; None: ``batch_size``.
     """
 
     def __init__(
@@ -322,6 +330,7 @@ class LabelledBatches(Batches):
         seed: int,
         chunk_steps: int,
         unlabelled: SliceReader | None = None,
+        unlabelled_batch: int | None = None,
     ) -> None:
         super().__init__(seed, iterations, min(chunk_steps, iterations))
         self.reader = reader
@@ -329,12 +338,13 @@ class LabelledBatches(Batches):
         self.extent = extent
         self.oversample_foreground = oversample_foreground
         self.unlabelled = unlabelled
+        self.unlabelled_batch = unlabelled_batch or batch_size
 
     def batch(self, step: int) -> SliceBatch:
         generator = np.random.default_rng([self.seed, step])
         indices = generator.integers(len(self.reader), size=self.batch_size)
-        batch = self.reader.labelled(indices, generator, self.extent, self.oversample_foreground)
+        batch = self.reader.windows(indices, generator, self.extent, self.oversample_foreground)
         if self.unlabelled is not None:
-            indices = generator.integers(len(self.unlabelled), size=self.batch_size)
-            batch.unlabelled = self.unlabelled.centred(indices)
+            indices = generator.integers(len(self.unlabelled), size=self.unlabelled_batch)
+            batch.unlabelled = self.unlabelled.windows(indices, generator, self.extent)
         return batch
