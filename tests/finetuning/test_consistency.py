@@ -39,7 +39,7 @@ def test_ramp_up_from_its_start_to_its_end():
     assert ramp_up(0.4, 0.4) == ramp_up(0.99, 0.4) == 1
 
 
-def scores_of(shape, seed=0, dtype=torch.float64):
+def logits_of(shape, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(shape, generator=generator, dtype=torch.float64) * 2).to(dtype)
 
@@ -64,8 +64,8 @@ def slow_consistency(logits, targets):
     st.integers(0, 10**6),
 )
 def test_consistency_against_a_slow_reference(shape, seed):
-    targets = probabilities(scores_of(shape, seed + 1))
-    fast, slow = (scores_of(shape, seed).requires_grad_() for _ in range(2))
+    targets = probabilities(logits_of(shape, seed + 1))
+    fast, slow = (logits_of(shape, seed).requires_grad_() for _ in range(2))
     loss, expected = consistency_loss(fast, targets), slow_consistency(slow, targets)
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -75,7 +75,7 @@ def test_consistency_against_a_slow_reference(shape, seed):
 
 def test_consistency_from_0_to_its_largest():
     """All the same: 0. Sure of one class and of another: 2 of 3 classes are wrong by 1."""
-    logits = scores_of((2, 3, 4, 4))
+    logits = logits_of((2, 3, 4, 4))
     assert float(consistency_loss(logits, probabilities(logits))) == 0
     sure = torch.full((2, 3, 4, 4), -100.0)
     sure[:, 0] = 100
@@ -84,7 +84,7 @@ def test_consistency_from_0_to_its_largest():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_only_that_of_the_input(dtype):
-    logits, others = scores_of((2, 3, 4, 4), dtype=dtype), scores_of((2, 3, 4, 4), 1, dtype=dtype)
+    logits, others = logits_of((2, 3, 4, 4), dtype=dtype), logits_of((2, 3, 4, 4), 1, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
         loss = consistency_loss(logits, probabilities(others))
     assert loss.dtype == torch.float32

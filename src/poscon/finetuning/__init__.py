@@ -13,6 +13,8 @@ METHODS = {
     "tcsm": "TransformationConsistency",
     "mean-teacher": "MeanTeacher",
     "bcp": "BidirectionalCopyPaste",
+    "fixmatch": "FixMatch",
+    "unimatch": "UniMatch",
     "supervised-pcl": "SupervisedWithContrast",
 }
 """Method name, which is its module's (``_`` for ``-``), and the class in it."""

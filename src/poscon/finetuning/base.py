@@ -62,9 +62,9 @@ class FinetuneMethod(Method):
         """Class logits at full resolution, then at each halving of it that is supervised too."""
         if not self.coarse:
             return [self.network(images)]
-        return self.scores_of(self.network.encoder(images))
+        return self.logits_of(self.network.encoder(images))
 
-    def scores_of(self, features: list[Tensor]) -> list[Tensor]:
+    def logits_of(self, features: list[Tensor]) -> list[Tensor]:
         """The same from the encoder's features at every level."""
         *coarser, finest = self.network.decoder(features)
         logits = [self.network.classifier(finest)]

@@ -31,6 +31,35 @@ def supervised_loss(
     return loss(logits.float(), labels[:, None])
 
 
+def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Dice and cross-entropy of some of the pixels; of all of them it is ``supervised_loss``.
+
+    With p the softmax of the logits, y the labels as 0 and 1, and sums over the pixels of the mask
+    in the whole batch,
+
+        L_seg = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e)) - mean log p_y
+
+    with e = 1e-5. Without any pixel it is 0.
+
+    Args:
+        logits: (B, classes, H, W) before the softmax.
+        labels: (B, H, W) class indices.
+        mask: (B, H, W) bool.
+
+    Returns:
+        Scalar, in the dtype of the logits but at least float32.
+    """
+    wide = logits if logits.dtype.itemsize > 2 else logits.float()
+    entropy = nn.functional.cross_entropy(wide, labels, reduction="none")
+    inside = mask[:, None]
+    truth = nn.functional.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:] * inside
+    foreground = wide.softmax(dim=1)[:, 1:] * inside
+    overlap = (foreground * truth).sum((0, 2, 3))
+    total = (foreground + truth).sum((0, 2, 3))
+    dice = (2 * overlap + 1e-5) / (total + 1e-5)
+    return (1 - dice).mean() + (entropy * mask).sum() / mask.sum().clamp(min=1)
+
+
 class Supervised(FinetuneMethod):
     """One augmented view of every labelled slice."""
 

@@ -66,7 +66,7 @@ class SupervisedWithContrast(FinetuneMethod):
         features = self.network.encoder(torch.cat([images, without]))
         supervised = over_resolutions(
             lambda logits, s: supervised_loss(logits, labels[:, ::s, ::s]),
-            self.scores_of([level[:n] for level in features]),
+            self.logits_of([level[:n] for level in features]),
         )
         contrast = positional_contrastive_loss(
             self.head(features[-1]),
