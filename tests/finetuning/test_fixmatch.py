@@ -159,7 +159,7 @@ def test_no_gradient_reaches_the_network_through_the_pseudo_labels():
 
 
 def test_before_the_ramp_the_unlabelled_slices_do_not_count():
-    steps = [method().step(batch(), VIEWS, 0, progress) for progress in (0.05, 0.2)]
+    steps = [method(threshold=0.0).step(batch(), VIEWS, 0, progress) for progress in (0.05, 0.2)]
     assert steps[0].loss.item() == float(steps[0].logs["supervised"])
     assert steps[1].loss.item() > float(steps[1].logs["supervised"])
 

@@ -63,13 +63,13 @@ def test_a_step_is_that_of_the_formula():
     )
     step = unimatch.step(batch(), VIEWS, 5, 0.5)
     labels, confident = pseudo_labels(seen["weak"], 0.36)
-    supervised, s1, s2, perturbed = seen["last"].split(4)
+    _, s1, s2, perturbed = seen["last"].split(4)
     expected = sum(
         weight * slow_dice(logits, labels, confident)
         for weight, logits in ((0.25, s1), (0.25, s2), (0.5, perturbed))
     )
     assert float(step.logs["consistency"]) == pytest.approx(expected, rel=1e-5)
-    assert float(step.loss) == pytest.approx(
+    assert step.loss.item() == pytest.approx(
         float(step.logs["supervised"]) + 2 * expected, rel=1e-5
     )
     # without changes of intensity both strong views are the weak one; perturbed features are not
