@@ -25,8 +25,8 @@ def parameters(view: View) -> dict[str, torch.Tensor]:
 def test_the_geometry_of_one_view_with_the_intensity_of_another():
     one, other = draw_view(8, EVERYTHING, 1), draw_view(8, EVERYTHING, 2)
     mixed = with_intensity(one, other)
-    assert mixed.geometry == one.geometry
-    assert mixed.intensity == other.intensity
+    assert mixed.geometry is one.geometry
+    assert mixed.intensity is other.intensity
     assert mixed.seed == other.seed != one.seed  # of the noise
     for name, values in parameters(one).items():
         assert not torch.equal(values, parameters(other)[name])
