@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the labelled slices, augmented, and nothing else."""
+"""Supervised fine-tuning on augmented labelled slices."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ def supervised_loss(
 ) -> Tensor:
     """Cross-entropy, with or without soft Dice (Milletari et al. 2016; MONAI's ``DiceCELoss``).
 
-    Dice is taken over the foreground classes and over the batch as one volume, so that a slice
-    without a class does not count as a failure to find it.
+    Dice is taken over the foreground classes and over the whole batch, as if it was one volume. A
+    slice without a class then does not count as a failure to find the class.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
