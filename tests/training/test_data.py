@@ -381,8 +381,6 @@ def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):
     without = read.windows(indices, np.random.default_rng(2), 4)
     places = {image.numpy().tobytes() for image in without.images}
     assert len(places) > 10 * len(read)
-    centred = read.centred(indices).images
-    assert 0 < (without.images == centred).flatten(1).all(1).float().mean() < 0.5
     for image, index in zip(without.images[:, 0].numpy(), indices, strict=True):
         whole = read.store.image(read.cases[read.case_of[index]])[read.slice_of[index]]
         windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4)).reshape(-1, 4, 4)
