@@ -137,6 +137,6 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     environment.filters["raw"] = Markup
     environment.filters["unbroken"] = unbroken
     template = environment.from_string(
-        (files("poscon") / "report" / "page.html.j2").read_text(encoding="utf-8")
+        (files("poscon") / "reports" / "page.html.j2").read_text(encoding="utf-8")
     )
     return template.render(title=title, subtitle=subtitle, sections=sections)
