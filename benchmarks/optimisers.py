@@ -18,7 +18,8 @@ from step_cost import CLASSES, random_batch
 
 from poscon.commands.finetune import FinetuneSettings
 from poscon.finetuning.supervised import Supervised
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.training.inference import channels_last, choose_precision
 from poscon.training.optimisation import build_optimiser
 from poscon.views import ViewMaker, canvas_size
@@ -36,7 +37,7 @@ class Form:
         self.batch = random_batch(batch, canvas_size(size, settings.views))
         self.bfloat16 = choose_precision(settings.precision, "cpu") == "bf16"
         torch.manual_seed(0)
-        network = UNet(NetworkSettings(), CLASSES)
+        network = build_network(NetworkSettings(), CLASSES)
         self.method = Supervised(
             network, Supervised.Settings(), settings.deep_supervision, settings.ema_decay
         )
