@@ -38,7 +38,7 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 
 
 def write(root: Path, layout: str, cases: int = 3) -> Path:
-    """A data set of two channels, in the layout of Decathlon or nnU-Net, the last unlabelled."""
+    """A data set of two channels, as the Decathlon or nnU-Net has it; the last is unlabelled."""
     for number in range(cases):
         name, data = f"case_{number}", voxels(number)
         folder = root / ("imagesTr" if number < cases - 1 else "imagesTs")

@@ -60,6 +60,7 @@ def store(tmp_path: Path) -> Store:
         poscon_version="0",
         layout="acdc",
         preparation=preparation,
+        channels=("image",),
         classes=(),
         notes=(),
         cases=tuple(cases),

@@ -1,5 +1,6 @@
 """Batches read from a store whose every pixel says where it comes from."""
 
+import json
 import threading
 from itertools import pairwise
 
@@ -52,7 +53,7 @@ def slow_crop(picture: np.ndarray, canvas: int, top: int, left: int) -> np.ndarr
 def where(store: Store, read: SliceReader, index: int):
     case = read.cases[read.case_of[index]]
     number = read.slice_of[index]
-    return store.image(case)[number], store.label(case)[number]
+    return store.image(case)[number, 0], store.label(case)[number]
 
 
 # Centred
@@ -380,8 +381,6 @@ def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):
     without = read.windows(indices, np.random.default_rng(2), 4)
     places = {image.numpy().tobytes() for image in without.images}
     assert len(places) > 10 * len(read)
-    centred = read.centred(indices).images
-    assert 0 < (without.images == centred).flatten(1).all(1).float().mean() < 0.5
     for image, index in zip(without.images[:, 0].numpy(), indices, strict=True):
         whole = read.store.image(read.cases[read.case_of[index]])[read.slice_of[index]]
         windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4)).reshape(-1, 4, 4)
@@ -493,3 +492,78 @@ def test_a_batch_that_cannot_be_shared(store, monkeypatch):
     as_process(monkeypatch, 0, of=3)
     with pytest.raises(PosconError, match="batch = 4: cannot be shared evenly by 3 processes"):
         unlabelled(store)
+
+
+# Channels and neighbours
+
+
+@pytest.fixture(scope="module")
+def two_channels(tmp_path_factory) -> Store:
+    """Two cases of different length with two channels, all labelled."""
+    folder = tmp_path_factory.mktemp("channels")
+    for seed, (name, slices) in enumerate((("long", 5), ("short", 2))):
+        data = np.random.default_rng(seed).normal(size=(9, 7, slices, 2)).astype(np.float32)
+        labels = (data[..., 0] > 1).astype(np.uint8)
+        affine = np.diag([1, 1, 5, 1])
+        for place, content in (("imagesTr", data), ("labelsTr", labels)):
+            (folder / "scans" / place).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(content, affine), folder / f"scans/{place}/{name}.nii.gz")
+    about = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "x"}}
+    (folder / "scans/dataset.json").write_text(json.dumps(about))
+    return prepare(folder / "scans", folder / "store", spacing="native")
+
+
+def slow_context(store: Store, read: SliceReader, index: int, context: int) -> list[np.ndarray]:
+    """For each offset, for each channel; within the volume."""
+    image = store.image(read.cases[read.case_of[index]])
+    number = int(read.slice_of[index])
+    return [
+        image[min(max(number + offset, 0), len(image) - 1), channel]
+        for offset in range(-context, context + 1)
+        for channel in range(2)
+    ]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_channels_and_neighbours_of_the_middle(two_channels, context, held):
+    read = SliceReader(two_channels, two_channels.cases, 8, context)
+    if held:
+        read.hold("cpu")
+        assert read.held_bytes == 7 * 2 * 64 * 2  # each slice once
+    order = np.array([6, 0, 3, 4, 5, 1])
+    images = read.centred(order).images
+    assert images.shape == (6, (2 * context + 1) * 2, 8, 8)
+    for row, index in enumerate(order):
+        expected = slow_context(two_channels, read, index, context)
+        for channel, picture in enumerate(expected):
+            top, left = (n // 2 - 4 for n in picture.shape)
+            crop = slow_crop(picture, 8, top, left)
+            np.testing.assert_array_equal(images[row, channel], crop)
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_channels_and_neighbours_of_a_window_are_at_one_place(two_channels, context):
+    read = SliceReader(two_channels, two_channels.cases, 6, context)
+    plain = SliceReader(two_channels, two_channels.cases, 6)
+    for seed in range(10):
+        indices = np.array([0, 4, 6, 2])
+        batch, alone = (
+            r.labelled(indices, np.random.default_rng(seed), 6, 0.5) for r in (read, plain)
+        )
+        own = slice(2 * context, 2 * context + 2)
+        assert torch.equal(batch.images[:, own], alone.images)
+        assert torch.equal(batch.labels, alone.labels)
+        for row, index in enumerate(indices):
+            pictures = slow_context(two_channels, read, index, context)
+            own_picture, found = pictures[2 * context], batch.images[row, 2 * context].numpy()
+            places = [
+                (top, left)
+                for top in range(-6, 13)
+                for left in range(-6, 13)
+                if np.array_equal(slow_crop(own_picture, 6, top, left), found)
+            ]
+            assert len(places) == 1
+            for channel, picture in enumerate(pictures):
+                crop = slow_crop(picture, 6, *places[0])
+                np.testing.assert_array_equal(batch.images[row, channel], crop)

@@ -49,15 +49,15 @@ def test_any_slice_gets_scores_for_each_pixel(
 
 
 def test_a_slice_that_fits_is_not_padded(network: SegmentationNetwork) -> None:
-    stack = torch.randn(2, 16, 24)
+    stack = torch.randn(2, 1, 16, 24)
     with torch.no_grad():
         torch.testing.assert_close(logits_of(network, stack, 8), network(stack[:, None]))
 
 
 def test_padding_is_zero_and_even(network: SegmentationNetwork) -> None:
-    stack = torch.randn(1, 13, 16)
-    padded = torch.zeros(1, 16, 16)
-    padded[:, 1:14] = stack
+    stack = torch.randn(1, 1, 13, 16)
+    padded = torch.zeros(1, 1, 16, 16)
+    padded[:, :, 1:14] = stack
     torch.testing.assert_close(
         logits_of(network, stack, 8), logits_of(network, padded, 8)[..., 1:14, :]
     )
@@ -78,12 +78,28 @@ def test_the_class_of_the_highest_probability_is_predicted(
     network: SegmentationNetwork, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 12 * 12)  # of five slices two at a time
-    stack = torch.randn(5, 12, 10, generator=torch.Generator().manual_seed(1))
+    stack = torch.randn(5, 1, 12, 10, generator=torch.Generator().manual_seed(1))
     classes = predicted_classes(network, stack, 12, grid)
     probabilities = logits_of(network, stack, 12).softmax(1)
     expected = probabilities if grid is None else resample_probabilities(probabilities, grid)
     assert classes.dtype == np.uint8
     np.testing.assert_array_equal(classes, expected.numpy().argmax(1))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_neighbours_and_channels_are_input_channels(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each offset, for each channel; the end slice repeats."""
+    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", batch * 8 * 12)
+    chosen = NetworkSettings(width=2, levels=2, channels=2, context=2)
+    wide, stack = build_network(chosen, 3).eval(), torch.randn(4, 2, 8, 12)
+    inputs = torch.empty(4, 10, 8, 12)
+    for number, offset, channel in itertools.product(range(4), range(-2, 3), range(2)):
+        neighbour = min(max(number + offset, 0), 3)
+        inputs[number, (offset + 2) * 2 + channel] = stack[neighbour, channel]
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(wide, stack, 8), wide(inputs))
 
 
 def test_memory_layout_does_not_change_the_result(network: SegmentationNetwork) -> None:

@@ -1,4 +1,4 @@
-"""What every fine-tuning method is: a segmentation network and a loss."""
+"""The base of all fine-tuning methods: a segmentation network and a loss."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -14,13 +14,13 @@ from poscon.networks.parts import SegmentationNetwork
 
 
 class FinetuneMethod(Method):
-    """Base of the fine-tuning methods: built around a segmentation network."""
+    """Base of the fine-tuning methods. A method is built around a segmentation network."""
 
     uses_unlabelled: ClassVar[bool] = False
     """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
-    """Whether its result is a teacher of its own, so that ``ema_decay`` has no effect."""
+    """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class FinetuneMethod(Method):
         deep_supervision: int = 0,
         ema_decay: float = 0.0,
     ) -> None:
-        """Build what is trained besides the network.
+        """Build the modules that are trained besides the network.
 
         Args:
             network: trained in place.
-            loss: of the class ``Settings`` of the method.
+            loss: the settings of the loss, of the class ``Settings`` of the method.
             deep_supervision: at how many coarser resolutions the decoder is supervised too, if it
                 has so many.
-            ema_decay: decay of a moving average of the network's weights, which is then the result;
-                0: none, the result is the network.
+            ema_decay: decay of a moving average of the network's weights, which is then the result.
+                0: there is no average, and the network is the result.
         """
         super().__init__()
         self.network = network
@@ -59,13 +59,13 @@ class FinetuneMethod(Method):
         """
 
     def logits(self, images: Tensor) -> list[Tensor]:
-        """Class logits at full resolution, then at each halving of it that is supervised too."""
+        """Class logits at full resolution, then at each coarser resolution that is supervised."""
         if not self.coarse:
             return [self.network(images)]
         return self.logits_of(self.network.encoder(images))
 
     def logits_of(self, features: list[Tensor]) -> list[Tensor]:
-        """The same from the encoder's features at every level."""
+        """Class logits as of :meth:`logits`, from the encoder's features at every level."""
         *coarser, finest = self.network.decoder(features)
         logits = [self.network.classifier(finest)]
         for classifier, level in zip(self.coarse, reversed(coarser), strict=False):
@@ -85,11 +85,11 @@ class FinetuneMethod(Method):
 def over_resolutions(loss: Callable[[Tensor, int], Tensor], logits: Sequence[Tensor]) -> Tensor:
     """Deep supervision (Lee et al., AISTATS 2015) with the weights of Isensee et al. 2021.
 
-    The k-th halving of the resolution has the weight 2^-k, divided by the sum of all weights.
+    The resolution that is halved k times has the weight 2^-k, divided by the sum of all weights.
 
     Args:
-        loss: of the logits at one resolution and its stride 2^k: targets are brought to it by
-            taking every 2^k-th pixel.
+        loss: from the logits at one resolution and its stride 2^k to a scalar. It takes every
+            2^k-th pixel of the targets.
         logits: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
     """
     losses = torch.stack([loss(part, 2**k) * 0.5**k for k, part in enumerate(logits)])

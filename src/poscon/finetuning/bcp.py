@@ -23,10 +23,10 @@ def draw_masks(n: int, size: int, crop: float, seed: int) -> Tensor:
     """Draw M of Bai et al. 2023, Sec. 3.1: where a mixed slice shows its background.
 
     Args:
-        n: how many masks.
-        size: their extent in pixels.
-        crop: beta; the crop takes int(crop * size) pixels of each axis, but at least one.
-        seed: of the places. Every place where the crop lies inside is as likely.
+        n: number of masks.
+        size: extent of a mask in pixels.
+        crop: beta. The crop takes int(crop * size) pixels of each axis, and at least one.
+        seed: of the places. All places where the crop lies inside have the same probability.
 
     Returns:
         (n, size, size) bool, False in the crop and True around it.
@@ -46,7 +46,7 @@ def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
 
     Args:
         labelled: X_i and X_j, (n, ...) each.
-        unlabelled: X_p and X_q, likewise.
+        unlabelled: X_p and X_q, (n, ...) each.
         mask: M, bool, with as many dimensions as they have.
 
     Returns:
@@ -57,16 +57,16 @@ def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
 
 
 def halves(batch: Tensor) -> Pair:
-    """The first and the last rows of a batch; the middle one of an odd number is in both."""
+    """The first and the last half of the rows. If the number is odd, the middle row is in both."""
     n = (len(batch) + 1) // 2
     return batch[:n], batch[-n:]
 
 
 def largest_components(labels: Tensor) -> Tensor:
-    """Keep the largest connected component of each class in each slice; the rest is background.
+    """Keep the largest connected component of each class in each slice. The rest is background.
 
-    Pixels that touch at a corner are connected. Of components of equal size, the one stays that
-    comes first when reading row by row.
+    Pixels that touch at a corner are connected. If components have the same size, the one that
+    comes first row by row stays.
 
     Args:
         labels: (B, H, W) class indices, at most 255.
@@ -94,7 +94,7 @@ def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: 
         logits: (2n, classes, H, W) before the softmax: all Q_in, then all Q_out.
         labels: (2n, H, W) class indices: all Y_in, then all Y_out.
         mask: (n, H, W) bool, M.
-        weight: of the pixels from unlabelled slices, alpha.
+        weight: alpha, the weight of the pixels from unlabelled slices.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -108,10 +108,11 @@ def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: 
 
 
 class BidirectionalCopyPaste(FinetuneMethod):
-    """Crops of labelled slices on unlabelled ones and the other way round, under a teacher.
+    """Paste crops of labelled slices into unlabelled ones, and the other way round.
 
-    Before that the network is trained on labelled slices alone, pasted into each other. The
-    teacher starts as a copy of the network when self-training begins.
+    A teacher labels the unlabelled slices. Before that, the network is trained on labelled slices
+    only, which are pasted into each other. The teacher starts as a copy of the network when
+    self-training begins.
     """
 
     class Settings(settings.Settings):
@@ -119,9 +120,9 @@ class BidirectionalCopyPaste(FinetuneMethod):
 
         Attributes:
             crop: share of each axis that a pasted crop takes.
-            weight: of pixels with a pseudo-label; labelled ones have 1.
+            weight: weight of pixels with a pseudo-label. Labelled pixels have the weight 1.
             pretraining: share of the steps, from the first, that use labelled slices only.
-            decay: of the teacher's average.
+            decay: decay of the teacher's average.
         """
 
         crop: float = Field(2 / 3, gt=0, lt=1)
@@ -145,7 +146,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
-        self.self_training = False  # no buffer: to read one waits for a GPU
+        self.self_training = False  # not a buffer, because reading one waits for a GPU
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if (total_steps - 1) / total_steps < self.loss.pretraining:

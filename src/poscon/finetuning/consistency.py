@@ -1,6 +1,6 @@
-"""What the methods that agree with a teacher share.
+"""What the methods share that make a student agree with a teacher.
 
-They differ in what the teacher is shown and in what is made of its answer.
+They differ in the teacher's input and in how its output is used.
 """
 
 import math
@@ -25,7 +25,7 @@ def ramp_up(progress: float, share: float) -> float:
 
     Args:
         progress: share of the training's steps that are done.
-        share: of the steps over which T rises from 0 to 1; above 0.
+        share: share of the steps over which T rises from 0 to 1; above 0.
     """
     return math.exp(-5 * (1 - min(progress / share, 1.0)) ** 2)
 
@@ -44,7 +44,7 @@ def consistency_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, classes, H, W) of the student, before the softmax.
-        targets: likewise, of the teacher, after it.
+        targets: (B, classes, H, W) probabilities of the teacher.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -57,7 +57,7 @@ def student_and_teacher_views(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A view of every slice for the student, and one of the same geometry for the teacher.
 
-    Only the intensity is drawn anew, so that what the two say of a pixel can be compared.
+    Only the intensity is drawn again, so that their predictions can be compared pixel by pixel.
 
     Returns:
         Two of (B + U, C, size, size), the labelled slices before the unlabelled ones; and the
@@ -79,9 +79,9 @@ class ConsistencySettings(settings.Settings):
     """Settings of the agreement with a teacher.
 
     Attributes:
-        weight: of the consistency at the end of the ramp-up.
+        weight: weight of the consistency at the end of the ramp-up.
         ramp_up: share of the steps, from the first, over which the weight rises.
-        decay: of the teacher's average.
+        decay: decay of the teacher's average.
     """
 
     weight: PositiveFloat
@@ -92,7 +92,7 @@ class ConsistencySettings(settings.Settings):
 class ConsistencyMethod(FinetuneMethod):
     """The supervised loss, and agreement with a teacher, which is the result.
 
-    The teacher is an average already; no other is kept, whatever ``ema_decay`` says.
+    The teacher is a moving average already, so there is no other one.
     """
 
     uses_unlabelled = True

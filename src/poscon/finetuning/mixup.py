@@ -15,7 +15,7 @@ from poscon.views import ViewMaker
 
 
 def draw_pairs(n: int, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a partner for each of ``n`` slices and how much of the slice is kept.
+    """Draw a partner for each of ``n`` slices, and the share of the slice that is kept.
 
     Returns:
         (n,) int64, a permutation of the slices; and (n,) float32 from Beta(alpha, alpha).
@@ -50,7 +50,7 @@ def soft_supervised_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, classes, H, W) before the softmax.
-        targets: likewise, from 0 to 1 and with a sum of 1 over the classes.
+        targets: (B, classes, H, W), from 0 to 1 and with a sum of 1 over the classes.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -66,7 +66,7 @@ class Mixup(FinetuneMethod):
         """Settings of the loss.
 
         Attributes:
-            alpha: shares come from Beta(alpha, alpha): the smaller, the less is mixed.
+            alpha: shares come from Beta(alpha, alpha). A smaller alpha mixes less.
         """
 
         alpha: PositiveFloat = 0.1

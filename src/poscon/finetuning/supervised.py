@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the labelled slices, augmented, and nothing else."""
+"""Supervised fine-tuning on augmented labelled slices."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ def supervised_loss(
 ) -> Tensor:
     """Cross-entropy, with or without soft Dice (Milletari et al. 2016; MONAI's ``DiceCELoss``).
 
-    Dice is taken over the foreground classes and over the batch as one volume, so that a slice
-    without a class does not count as a failure to find it.
+    Dice is taken over the foreground classes and over the whole batch, as if it was one volume. A
+    slice without a class then does not count as a failure to find the class.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
@@ -32,14 +32,14 @@ def supervised_loss(
 
 
 def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Dice and cross-entropy of some of the pixels; of all of them it is ``supervised_loss``.
+    """Dice and cross-entropy over some of the pixels. Over all pixels it is ``supervised_loss``.
 
     With p the softmax of the logits, y the labels as 0 and 1, and sums over the pixels of the mask
     in the whole batch,
 
         L_seg = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e)) - mean log p_y
 
-    with e = 1e-5. Without any pixel it is 0.
+    with e = 1e-5. If the mask is empty, it is 0.
 
     Args:
         logits: (B, classes, H, W) before the softmax.

@@ -1,9 +1,8 @@
-"""Supervised training with PCL beside it: the unlabelled slices never leave.
+"""Supervised training together with PCL on labelled and unlabelled slices.
 
-A combination of this project's own. Pre-training ends where fine-tuning begins, and what an encoder
-knows of the unlabelled patients may be forgotten within a few hundred steps on two labelled ones.
-Here their slices stay, and keep being contrasted by position (Zeng et al., MICCAI 2021,
-arXiv 2106.09157).
+This combination is the project's own. An encoder may forget what it has learned from the unlabelled
+patients within a few hundred steps on two labelled patients. Here the unlabelled slices remain part
+of each step, and are contrasted by position (Zeng et al., MICCAI 2021, arXiv 2106.09157).
 """
 
 import torch
@@ -24,14 +23,14 @@ from poscon.views import ViewMaker
 class SupervisedWithContrast(FinetuneMethod):
     """The supervised loss, and the PCL loss over all views of the batch.
 
-    Of a labelled slice that is the view which is segmented, of an unlabelled one two views.
+    A labelled slice has one view, which is segmented. An unlabelled slice has two views.
     """
 
     class Settings(settings.Settings):
         """Settings of the loss.
 
         Attributes:
-            weight: of the contrast; the supervised loss has 1.
+            weight: weight of the contrast. The supervised loss has the weight 1.
             threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
             temperature: of the softmax.
         """

@@ -26,7 +26,7 @@ class Transform:
     Attributes:
         turns: (B,) quarter turns, 0 to 3.
         mirrored: (B,) bool, left and right change places before the turn.
-        zoom: (B,) factor about the middle, or None for none, which leaves every value as it is.
+        zoom: (B,) factor about the middle. None: no zoom, and every value stays the same.
     """
 
     turns: Tensor
@@ -47,9 +47,9 @@ def draw_transform(n: int, scale: tuple[float, float], seed: int) -> Transform:
 def apply_transform(maps: Tensor, transform: Transform) -> Tensor:
     """Transform images or probabilities (B, channels, size, size), each by its own parameters.
 
-    Turns and mirrors move values and change none. Zoom interpolates linearly, and what is beyond
-    the border is as on it: each new value is a mean of old ones, so that probabilities still sum
-    to 1.
+    Turns and mirrors move values and change none. Zoom interpolates linearly. Beyond the border
+    are the values of the border. Each new value is a weighted mean of old ones, so that
+    probabilities still sum to 1.
     """
 
     def per_map(condition: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ class TransformationConsistency(ConsistencyMethod):
     """The supervised loss, and agreement with a teacher whose answer is transformed.
 
     The student sees transformed slices, labelled and unlabelled; the teacher sees them as they
-    were, at another intensity. The teacher is the result.
+    were, at another intensity. The teacher is the result of the training.
     """
 
     class Settings(ConsistencySettings):
         """Settings of the loss.
 
         Attributes:
-            scale: zoom between these factors.
+            scale: smallest and largest zoom factor.
         """
 
         weight: PositiveFloat = 1.0

@@ -16,14 +16,14 @@ class Teacher(nn.Module):
 
         theta' <- a theta' + (1 - a) theta,    a = min(decay, 1 - 1 / (t + 1))
 
-    (Tarvainen & Valpola 2017, Sec. 2; the rising a, which is in their code, makes it a plain mean
-    at first and lets the teacher forget the initial weights). Running statistics of BatchNorm are
-    averaged in the same way, on top of what the teacher's own forward passes in training mode make
-    of them; whole numbers are copied.
+    (Tarvainen & Valpola 2017, Sec. 2). The rising a, which is in their code, makes it a plain mean
+    at first, so that the teacher forgets the initial weights. The running statistics of BatchNorm
+    are averaged in the same way. The teacher's own forward passes in training mode change them
+    too. Integers are copied.
 
     Args:
-        student: the network; the teacher starts as its copy.
-        decay: of the average, a.
+        student: the network. The teacher starts as its copy.
+        decay: the largest a.
     """
 
     def __init__(self, student: SegmentationNetwork, decay: float) -> None:

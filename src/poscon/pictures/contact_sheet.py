@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from poscon.errors import PosconError
 from poscon.files import complete
+from poscon.pictures.orientation import caption, radiological
 from poscon.store.store import CaseRecord, Store
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -27,11 +28,6 @@ SOFTWARE = "poscon contact sheet"
 # Okabe & Ito's palette, the dark blue last and without black: neither stands out on grey.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 LINES: tuple[LineStyle, ...] = ("solid", "dashed", "dotted")
-DIRECTIONS = {
-    "axial": "axial: up is anterior, right is the patient's right, position rises to superior",
-    "coronal": "coronal: up is superior, right is the patient's right, position rises to anterior",
-    "sagittal": "sagittal: up is superior, right is anterior, position rises to patient's right",
-}
 
 _TILE = 1.5  # inches: width of a tile; the following are inches too
 _TILE_HEIGHT = (0.4, 2.4)  # narrowest and tallest that the shape of a slice may make it
@@ -124,7 +120,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
     heading = [f"{store.name}: {len(rows)} of {len(store.cases)} cases"]
     if store.channels > 1:
         heading.append(f"Shown is channel 0 ({store.manifest.channels[0]}) of {store.channels}")
-    heading += [f"By the headers, {DIRECTIONS[plane]}" for plane in planes]
+    heading += [caption(plane) for plane in planes]
     width = 2 * _MARGIN + len(POSITIONS) * _TILE + (len(POSITIONS) - 1) * _GAP
     legend_columns = len(POSITIONS)
 
@@ -155,16 +151,17 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
         text(left(column) + _TILE / 2, top, f"position {position:.2f}", ha="center")
     top -= _LINE
     for row in rows:
-        text(_MARGIN, top, _caption(row.case))
+        text(_MARGIN, top, _case_line(row.case))
         top -= _LINE
         images = store.image(row.case)[list(row.indices), 0].astype(np.float32)
+        images = radiological(store.image(row.case)[list(row.indices)].astype(np.float32))
         grey = np.percentile(images, (0.5, 99.5))
         for column, index in enumerate(row.indices):
             box = (left(column), top - row.height, _TILE, row.height)
             axes = figure.add_axes(
                 (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
             )
-            label = np.asarray(store.label(row.case)[index]) if row.case.labelled else None
+            label = radiological(store.label(row.case)[index]) if row.case.labelled else None
             _draw_slice(axes, images[column], label, row.case, (float(grey[0]), float(grey[1])))
             axes.text(
                 0.03, 0.97, f"{index + 1}/{row.case.shape[0]}", transform=axes.transAxes,
@@ -202,10 +199,10 @@ def _draw_slice(
     case: CaseRecord,
     grey: tuple[float, float],
 ) -> None:
-    """Draw (rows, columns) image and class outlines, row 0 at the bottom."""
+    """Draw (rows, columns) image and class outlines, row 0 at the top."""
     _, row_mm, column_mm = case.spacing
     axes.imshow(
-        image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="lower", aspect=row_mm / column_mm
+        image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="upper", aspect=row_mm / column_mm
     )
     if label is not None:
         padded = np.pad(label, 1)  # so that an outline closes at the border of the slice
@@ -216,12 +213,12 @@ def _draw_slice(
                 linestyles=_line(c), linewidths=0.8,
             )  # fmt: skip
     rows, columns = image.shape
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5), xticks=[], yticks=[])
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xticks=[], yticks=[])
     axes.set_facecolor("black")
     axes.axis("off")
 
 
-def _caption(case: CaseRecord) -> str:
+def _case_line(case: CaseRecord) -> str:
     slices, rows, columns = case.shape
     slice_mm, row_mm, column_mm = case.spacing
     return (

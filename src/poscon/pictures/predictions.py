@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
+from poscon.pictures.orientation import radiological
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
@@ -59,12 +60,10 @@ def draw_predictions(
             extent = (0.0, cols * mm_column, 0.0, rows * mm_row)
             low, high = np.percentile(image[number], (1, 99.5))
             axis.imshow(
-                image[number], cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent
+                radiological(image[number]), cmap="gray", vmin=low, vmax=high, extent=extent
             )
             if overlay is not None:
-                axis.imshow(
-                    _colours(overlay), origin="lower", extent=extent, interpolation="nearest"
-                )
+                axis.imshow(_colours(radiological(overlay)), extent=extent, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if axis in axes[0]:
                 axis.set_title(column, fontsize=10)

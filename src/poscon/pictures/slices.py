@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from poscon.pictures.contact_sheet import COLOURS
+from poscon.pictures.orientation import radiological
 
 MOST = 40
 """So many slices of a volume are shown at most, evenly spread."""
@@ -31,17 +32,18 @@ def outlined_pngs(
     height = max(1, round(WIDTH * rows * spacing[0] / (columns * spacing[1])))
     pngs = []
     for i in np.unique(np.linspace(0, n - 1, min(n, MOST)).round().astype(int)):
-        low, high = np.percentile(image[i].astype(np.float32), (1, 99.5))
-        grey = np.clip((image[i].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+        pixels = radiological(image[i]).astype(np.float32)
+        low, high = np.percentile(pixels, (1, 99.5))
+        grey = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)
         panels = []
-        for classes in (reference[i], prediction[i]):
+        for classes in (radiological(reference[i]), radiological(prediction[i])):
             panel = np.repeat(_resized(grey, height)[..., None], 3, axis=2)
             shown = _resized(classes, height)
             for index in range(1, int(classes.max()) + 1):
                 mask = shown == index
                 edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
                 panel[edge] = to_rgb(COLOURS[(index - 1) % len(COLOURS)])
-            panels.append(panel[::-1])  # rows rise
+            panels.append(panel)
         both = np.concatenate([panels[0], np.zeros((height, 4, 3)), panels[1]], axis=1)
         file = io.BytesIO()
         matplotlib.image.imsave(file, (both * 255).astype(np.uint8), format="png")

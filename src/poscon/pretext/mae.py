@@ -1,6 +1,6 @@
 """MAE: masked autoencoding (He et al., CVPR 2022, arXiv 2111.06377), dense, with a U-Net.
 
-In the form for convolutional U-Nets of Wald et al. (CVPR 2025, arXiv 2410.23132).
+The form for convolutional U-Nets is that of Wald et al. (CVPR 2025, arXiv 2410.23132).
 """
 
 import torch
@@ -21,18 +21,18 @@ from poscon.views import ViewMaker
 
 
 def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) -> Tensor:
-    """Which pixels of ``n`` views are hidden: random patches, as many in every view.
+    """Which pixels of ``n`` views are hidden: random patches, the same number in every view.
 
-    A view is cut into patches from its first corner; if they do not divide it, those at the far
-    borders are part patches. Of P patches, round(ratio * P) are hidden. The same seed gives the
-    same masks on any device.
+    A view is cut into patches from its first corner. If they do not divide it, those at the far
+    borders are smaller. round(ratio * P) of P patches are hidden. The same seed gives the same
+    masks on every device.
 
     Args:
         n: number of views.
         size: extent of a view in pixels.
         patch: extent of a patch in pixels.
         ratio: share of the patches to hide, between 0 and 1.
-        seed: of the choice.
+        seed: of the choice of patches.
 
     Returns:
         (n, 1, size, size) bool, True where hidden.
@@ -49,7 +49,9 @@ def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) ->
 
 
 def count_hidden(size: int, *, patch: int, ratio: float) -> tuple[int, int]:
-    """Patches along an axis of a view, and how many in all are hidden; see :func:`hidden_patches`.
+    """The number of patches along an axis and the number of hidden ones in a view.
+
+    See :func:`hidden_patches` for the arguments.
 
     Raises:
         PosconError: nothing or everything would be hidden.

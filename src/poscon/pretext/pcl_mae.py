@@ -1,8 +1,8 @@
 """PCL and MAE at once: contrast by position, and restore what one of the views hides.
 
-A combination of this project's own, from Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al.
-(CVPR 2022, arXiv 2111.06377). Contrast alone leaves the decoder at random, and restoring alone
-says nothing of which slices of two patients belong together.
+This project combines Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al. (CVPR 2022, arXiv
+2111.06377). Contrast alone leaves the decoder untrained. Restoring alone does not tell the encoder
+which slices of two patients show the same anatomy.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from poscon.views import ViewMaker
 
 
 class ContrastAndRestore(PretextMethod):
-    """Of two views of every slice, one has most patches set to zero.
+    """Two views of every slice, one of them with most patches set to zero.
 
     All 2B embeddings are contrasted by position, and the decoder restores the hidden patches. With
     several input channels see :func:`poscon.pretext.mae.masked_views`.
@@ -38,7 +38,7 @@ class ContrastAndRestore(PretextMethod):
             temperature: of the softmax.
             patch: extent of a patch in pixels of the view.
             ratio: share of the patches that are hidden.
-            weight: of the reconstruction; the contrast has 1.
+            weight: weight of the reconstruction. The contrast has the weight 1.
         """
 
         threshold: float = Field(0.1, gt=0, lt=1)

@@ -29,7 +29,7 @@ def all_rotations(images: Tensor) -> Tensor:
 
 
 def rotation_labels(n: int, device: torch.device) -> Tensor:
-    """The quarter turns that :func:`all_rotations` gives n images, (4n,) int64."""
+    """The quarter turns of the copies that :func:`all_rotations` makes of n images, (4n,) int64."""
     return torch.arange(TURNS, device=device).repeat_interleave(n)
 
 
@@ -54,10 +54,11 @@ def rotation_loss(logits: Tensor) -> Tensor:
 
 
 def refuse_hidden_turns(views: ViewSettings) -> None:
-    """Refuse views that are turned so far themselves that a quarter turn cannot be told.
+    """Refuse views whose own rotation or mirroring hides a quarter turn.
 
     Raises:
-        PosconError: turned by more than 45 degrees, or mirrored (both axes are half a turn).
+        PosconError: views are rotated by more than 45 degrees, or mirrored (mirroring both axes is
+            half a turn).
     """
     for setting, unusable in (
         (f"views.rotation={views.rotation:g}", views.rotation > 45),
@@ -71,7 +72,7 @@ def refuse_hidden_turns(views: ViewSettings) -> None:
 
 
 class Rotation(PretextMethod):
-    """All four rotations of a view of every slice; which one is it?"""
+    """Classify by how many quarter turns a view is turned. Each view is turned in all four ways."""
 
     has_head = False
 

@@ -4,6 +4,10 @@
 transform draws from its own named stream of the seed (:mod:`poscon.seeds`), so to switch one on or
 off changes nothing for the others. All geometry (:mod:`poscon.views.geometry`) is one warp with one
 interpolation. Changes of intensity (:mod:`poscon.views.intensity`) come after it.
+
+To add a transform, write a setting in :class:`ViewSettings`, a class with ``draw`` and ``apply`` in
+one of the two modules, and a row in its table ``AFFINE`` or ``INTENSITY``, at the place where it is
+to be applied. Setting and row have the same name.
 """
 
 from dataclasses import dataclass, replace
