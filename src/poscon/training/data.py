@@ -115,7 +115,7 @@ class SliceReader:
         for row, index in enumerate(indices):
             case, number = self.cases[self.case_of[index]], self.slice_of[index]
             image, target = self.store.image(case)[number], None
-            if labels is not None:
+            if labels is not None and oversample_foreground is not None:
                 label = self.store.label(case)[number]
                 if generator.random() < oversample_foreground:
                     pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers

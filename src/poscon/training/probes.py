@@ -154,7 +154,7 @@ def linear_segmentation_probe(
     probe = LinearProbe(channels, len(store.class_names) + 1)
     probe.to(next(encoder.parameters()).device)
     optimiser = torch.optim.AdamW(probe.parameters(), RATE)
-    for batch, _, _ in slices:
+    for batch, _, _ in slices.from_step(0):
         assert batch.labels is not None
         logits = probe(look(batch.images), size)
         loss = supervised_loss(logits, batch.labels.long().to(logits.device))
