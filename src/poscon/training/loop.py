@@ -112,8 +112,7 @@ def train(
                 progress.update(task, status=means.status())
             if not batches.ends_chunk(done):
                 continue
-            rate = float(schedule.get_last_lr()[0])
-            row: dict[str, float] = {"step": done, **means.row(), "lr": rate}
+            row = {"step": done, **means.row(), "lr": float(schedule.get_last_lr()[0])}
             if not math.isfinite(row["loss"]):
                 raise PosconError(
                     f"{run.path}: the loss is {row['loss']} by step {done}; "
