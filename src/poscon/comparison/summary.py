@@ -405,8 +405,8 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
     head = ["labelled", "init", "fine-tuning", "honest"]
     if selected:
         text += (
-            " The next two come from the curve of every training on the test subjects, on the "
-            "store's grid: its last checkpoint, and its best one."
+            " The next two come from the curve of every training, which was watched on the test "
+            "subjects, on the store's grid: its last checkpoint, and its best one."
         )
         head += ["last checkpoint", "best on the test subjects", "gained"]
     if pooled:
