@@ -175,8 +175,8 @@ class _Builder:
                     "transductive: has no effect, no scan that is tested on is pre-trained on"
                 )
             return (
-                f"Transductive: pre-training saw {n_seen} test scans, without their labels. Results "
-                "on new patients may be worse.",
+                f"Transductive: pre-training saw {n_seen} test scans, without their labels. "
+                "Results on new patients may be worse.",
                 True,
             )
         where = "of the fold" if self.source is None else "of another data set"

@@ -410,7 +410,7 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
         )
         head += ["last checkpoint", "best on the test subjects", "gained"]
     if pooled:
-        text += " The last figure counts the voxels of all test subjects together."
+        text += " The last figure is of the voxels of all test subjects put together."
         head += ["pooled voxels", "gained"]
     rows = []
     for cell, found in told:
