@@ -99,8 +99,8 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
         optimiser = job.settings["optimiser"]
-        told = f"{budget(job)}, {optimiser['name']}, learning rate {optimiser['lr']:g}"
-        trainings[f"{job.command} {job.finetuning or job.pretraining}"][told] = None
+        training = f"{budget(job)}, {optimiser['name']}, learning rate {optimiser['lr']:g}"
+        trainings[f"{job.command} {job.finetuning or job.pretraining}"][training] = None
     facts += [(name, "; ".join(texts)) for name, texts in trainings.items()]
     return Section("What was done", text, tables=[Table(("", ""), facts)])
 
