@@ -262,7 +262,7 @@ def test_identical_scans_are_counted_once_each(store: Path, tmp_path: Path) -> N
     (tmp_path / "test.txt").write_text("\n".join(case.subject for case in cases[:2]))
     told = plan(transductive=True, labelled=[1], folds=[{"test": "test.txt"}])
     protocol = make_schedule(told, opened, tmp_path).protocol
-    assert protocol.startswith("Transductive: pre-training saw 2 scans that are tested on")
+    assert protocol.startswith("Transductive: pre-training saw 2 test scans")
 
 
 def test_names_are_fit_for_folders(store: Path) -> None:

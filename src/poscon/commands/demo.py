@@ -25,7 +25,7 @@ SUBJECTS = 30
 TEST_SUBJECTS = 8
 LABELLED = 2
 RECIPE = "demo"
-STARTS = {"random": "random start", "pcl": "PCL start"}
+STARTS = {"random": "random init", "pcl": "PCL init"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Demo:
     """What the demo found.
 
     Attributes:
-        evaluations: of the test subjects, by start (``random``, ``pcl``).
+        evaluations: of the test subjects, by initialisation (``random``, ``pcl``).
         picture: image, reference and both predictions.
         seconds: how long each stage took; stages that were there already are not in it.
         modality: what the phantoms look like.
@@ -48,7 +48,7 @@ class Demo:
 
 
 def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> Demo:
-    """Pre-train on synthetic scans, fine-tune on two of them from two starts, compare.
+    """Pre-train on synthetic scans, fine-tune on two of them from two initialisations, compare.
 
     A stage that is there already is not done again, so an interrupted demo goes on where it was.
 
@@ -151,7 +151,7 @@ def demo_tables(result: Demo) -> list[object]:
     means: dict[str, Summary] = {start: summary[-1] for start, summary in summaries.items()}
     difference = means["pcl"].dice.mean - means["random"].dice.mean
     text = (
-        f"With {LABELLED} labelled subjects, the PCL start differs from the random start by "
+        f"With {LABELLED} labelled subjects, the PCL init differs from the random init by "
         f"{difference:+.3f} mean Dice in this one run."
     )
     took = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
