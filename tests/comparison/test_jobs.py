@@ -134,7 +134,7 @@ def test_transductive_pretraining_sees_everybody_once_and_says_so(store: Path) -
     (pretraining,) = by_command(schedule, "pretrain")  # shared by the folds
     assert set(pretraining.cases["pretrain"]) == {case.id for case in opened.cases}
     assert schedule.transductive
-    assert schedule.protocol.startswith("Transductive: pre-training saw 5 scans")
+    assert schedule.protocol.startswith("Transductive: pre-training saw 5 test scans")
 
 
 def test_watching_the_test_subjects_is_part_of_what_determines_a_run(store: Path) -> None:
