@@ -43,8 +43,8 @@ def batch_slices(pixels: int, device: torch.device) -> int:
 def choose_precision(precision: str, device: str) -> str:
     """The precision of a training, ``32`` or ``bf16``.
 
-    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX. There
-    it is faster, and the Dice is the same within the spread of seeds (decision 0015).
+    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX. What
+    that does to the Dice is in decision 0015.
     """
     if precision == "auto":
         return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
