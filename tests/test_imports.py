@@ -15,7 +15,7 @@ ROOMS = [
     *("volumes", "positions", "store", "leakage"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
-    *("training", "pictures", "commands", "comparison", "reports"),
+    *("training", "models", "pictures", "commands", "comparison", "reports"),
     *("cli", "__init__", "__main__"),
 ]
 """From left to right; nobody imports to the left of it... what is to its right."""
