@@ -217,7 +217,7 @@ def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
     batches: list[Tensor] = []
     handle = model.network.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     for case in cases:
-        model.segment(model.read(case, read_header(case.image)))
+        model.predict_classes(model.read(case))
     handle.remove()
     return batches
 

@@ -10,7 +10,17 @@ import poscon
 SOURCE = Path(poscon.__file__).parent
 
 ROOMS = [
-    *("version", "errors", "files", "memory", "progress", "seeds", "settings"),
+    *(
+        "version",
+        "errors",
+        "files",
+        "memory",
+        "progress",
+        "seeds",
+        "settings",
+        "arguments",
+        "plugins",
+    ),
     *("distributed", "executors", "metrics", "statistics"),
     *("volumes", "positions", "store", "leakage"),
     *("step", "views", "networks", "methods"),

@@ -1,128 +1,351 @@
-"""A trained network with all that it needs: scans in, label maps out."""
+"""Trained networks with all that they need: a scan in, its label map or its features out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
-from poscon.networks.unet import UNet
+from poscon.networks.unet import Encoder, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.store.intensity import check_voxels, guess_modality
 from poscon.store.preparation import case_geometry, pixels_sha256, prepare_stack
 from poscon.store.store import ClassRecord, Preparation
 from poscon.training.inference import (
+    batch_slices,
     channels_last,
     choose_device,
     largest_component,
+    pad_slices,
     predicted_classes,
 )
-from poscon.training.run import MODEL
+from poscon.training.probes import frozen, pooled_features
+from poscon.training.run import MODEL, part_file
 from poscon.volumes.case import Case, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
-from poscon.volumes.scan import Scan, ScanHeader, read_scan
+from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
+
+Spacing = tuple[float, float, float]
 
 
-class Model:
-    """A fine-tuned network with the preparation its training data had.
+def load_model(run: Path | str, device: str = "auto") -> "Model":
+    """Load the model of a fine-tuning run.
+
+    Args:
+        run: folder of a run of ``poscon finetune``.
+        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        PosconError: no such run, a damaged file, or no such device.
+    """
+    return Model(run, device)
+
+
+def load_encoder(run: Path | str, device: str = "auto") -> "FeatureExtractor":
+    """Load the encoder of a pre-training run, or that of a fine-tuned model.
+
+    Args:
+        run: folder of a run of ``poscon pretrain`` or ``poscon finetune``.
+        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        PosconError: no such run, a damaged file, or no such device.
+    """
+    return FeatureExtractor(run, device)
+
+
+@dataclass
+class PreparedScan:
+    """A scan as a network takes it.
+
+    Attributes:
+        scan: the scan as it was read.
+        geometry: how each of its volumes is sliced.
+        series: whether the scan is a 4-D series of which all frames are used.
+        stacks: the slices of each volume, (slices, rows, columns) float32, normalised, at the
+            network's spacing.
+        roles: the roles that its volumes had in the training of the network, where it was asked.
+    """
+
+    scan: Scan
+    geometry: SliceGeometry
+    series: bool
+    stacks: list[Tensor] = field(default_factory=list)
+    roles: set[str] = field(default_factory=set)
+
+
+class ScanPreparer:
+    """Prepares a scan as the training data of a network were prepared.
+
+    Args:
+        about: what the file of the weights says of itself.
+        path: that file, for messages.
+
+    Attributes:
+        preparation: what was done to the training data.
+        size: extent of the training crops in pixels.
+        modality: ``"CT"`` or ``"MR"``; None where the training data had both.
+
+    Raises:
+        PosconError: the file does not say how its data were prepared.
+    """
+
+    def __init__(self, about: Mapping[str, Any], path: Path) -> None:
+        try:
+            self.preparation = Preparation.model_validate(about["preparation"])
+            self.size = int(about["size"])
+            modalities: list[str] = about["modalities"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise PosconError(
+                f"{path}: does not say how its scans were prepared; train it again with this "
+                "version of poscon"
+            ) from error
+        self.modality = modalities[0] if len(modalities) == 1 else None
+
+    def prepare(self, scan: Scan, case: Case, preparation: Preparation) -> PreparedScan:
+        """Slice, resample and normalise a scan.
+
+        Args:
+            scan: the scan, 3-D or 4-D.
+            case: which frame of it is meant, and what the data set says of it.
+            preparation: what to do.
+
+        Raises:
+            PosconError: a voxel is not finite, or all are the same.
+        """
+        header = ScanHeader(scan.data.shape, scan.spacing, scan.affine)
+        geometry = case_geometry(case, header, preparation)
+        series = scan.data.ndim == 4 and case.frame_index is None
+        prepared = PreparedScan(scan, geometry, series)
+        for volume in _volumes(scan, case):
+            check_voxels(volume, where=str(case.image))
+            modality = self.modality or case.modality or guess_modality(volume)
+            stack, _ = prepare_stack(volume, geometry, preparation.spacing, modality)
+            prepared.stacks.append(torch.from_numpy(stack))
+        return prepared
+
+    def open_image(
+        self, image: Any, spacing: Spacing | None, affine: np.ndarray | None
+    ) -> tuple[Scan, Preparation]:
+        """What a user has in memory, or a file; and how to prepare it.
+
+        Raises:
+            PosconError: an image that cannot be used.
+        """
+        preparation = self.preparation
+        if spacing is not None:
+            preparation = preparation.model_copy(update={"source_spacing": _sizes(spacing)})
+        if isinstance(image, np.ndarray):
+            if spacing is not None and affine is not None:
+                raise PosconError("spacing and affine: both say the voxel size; give one of them")
+            if spacing is not None:
+                affine = np.diag([*_sizes(spacing), 1.0])
+            elif affine is not None:  # the headers of the training data are no matter here
+                preparation = preparation.model_copy(update={"source_spacing": None})
+        if isinstance(image, str | Path):
+            if affine is not None:
+                raise PosconError("affine: has no effect, the file has its own; leave it out")
+            return read_scan(Path(image)), preparation
+        return scan_in_memory(image, affine), preparation
+
+
+class Model(ScanPreparer):
+    """A fine-tuned network with the preparation that its training data had.
 
     Args:
         run: folder of a fine-tuning run.
         device: ``auto``, ``cpu`` or ``cuda``.
-        source_spacing: mm along the files' axes that replaces the headers'.
+        source_spacing: voxel size in mm along the files' axes; it replaces that of the headers.
 
     Attributes:
-        seen: by case id, the roles in the model's training of the scans segmented so far that took
-            part in it.
+        classes: the foreground classes, each with its name and its label values; the first value
+            is the one that a label map has.
+        known: the roles of the scans that took part in the training, by the hash of their pixels.
     """
 
     def __init__(
-        self,
-        run: Path | str,
-        device: str,
-        source_spacing: tuple[float, float, float] | None = None,
+        self, run: Path | str, device: str = "auto", source_spacing: Spacing | None = None
     ) -> None:
-        path = Path(run) / MODEL
+        self.run = _run_folder(run, "finetune")
+        path = self.run / MODEL
+        if not path.is_file() and part_file(self.run, "encoder").is_file():
+            raise PosconError(f"{run}: a pre-training run; start a poscon finetune --init from it")
         tensors, about = read_weights(path)
         settings = network_settings(about, path)
+        super().__init__(about, path)
         try:
-            self.preparation = Preparation.model_validate(about["preparation"])
-            self.size = int(about["size"])
             self.keep_largest_component = bool(about.get("keep_largest_component", False))
             self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
-            modalities: list[str] = about["modalities"]
         except (KeyError, TypeError, ValidationError) as error:
             raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
         if source_spacing is not None:
             self.preparation = self.preparation.model_copy(
                 update={"source_spacing": source_spacing}
             )
-        self.known = roles_by_pixels(read_entries(Path(run)))
-        self.seen: dict[str, tuple[str, ...]] = {}
-        self.modality = modalities[0] if len(modalities) == 1 else None
+        self.known = roles_by_pixels(read_entries(self.run))
         self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
         self.network = UNet(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
 
-    def read(self, case: Case, header: ScanHeader) -> "PreparedScan":
-        """A scan, prepared for the network.
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{c.values[0]} = {c.name}" for c in self.classes)
+        return f"Model({str(self.run)!r}: {classes})"
+
+    def segment(
+        self,
+        image: Any,
+        spacing: Spacing | None = None,
+        affine: np.ndarray | None = None,
+    ) -> Any:
+        """Segment one scan.
+
+        Args:
+            image: a file; a NIfTI image of nibabel; an image of SimpleITK; or an array,
+                (X, Y, Z) or (X, Y, Z, frames), in the axis order of nibabel.
+            spacing: voxel size in mm along the three axes. An array needs it, or ``affine``; the
+                axes then run towards right, anterior and superior. For a file or an image it
+                replaces the voxel size of the header.
+            affine: (4, 4), voxel index to mm, RAS+; for an array only.
+
+        Returns:
+            The label values on the grid of the scan. An array for an array, an image of nibabel or
+            SimpleITK for such an image; for a file, an image of the library that reads its format.
+
+        Raises:
+            PosconError: a file that cannot be read, an array without voxel size, a wrong number of
+                dimensions or of numbers per voxel, or voxels that are not finite.
+        """
+        scan, preparation = self.open_image(image, spacing, affine)
+        prepared = self.prepare(scan, _case_of(scan), preparation)
+        labels = self.label_map(prepared, self.predict_classes(prepared))
+        return label_image(labels, scan)
+
+    def read(self, case: Case) -> PreparedScan:
+        """Read a scan of a data set, prepare it, and find out whether the training saw it.
 
         Raises:
             PosconError: a scan that cannot be used.
         """
         scan = read_scan(case.image)
-        volumes = [scan.data]
-        if scan.data.ndim == 4:
-            frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
-            volumes = [scan.data[..., frame] for frame in frames]
-        geometry = case_geometry(case, header, self.preparation)
-        prepared = PreparedScan(case, scan, geometry)
-        for volume in volumes:
-            check_voxels(volume, where=str(case.image))
-            prepared.roles |= set(self.known.get(pixels_sha256(volume, header.affine), ()))
-            modality = self.modality or case.modality or guess_modality(volume)
-            stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
-            prepared.stacks.append(torch.from_numpy(stack))
+        prepared = self.prepare(scan, case, self.preparation)
+        for volume in _volumes(scan, case):
+            prepared.roles |= set(self.known.get(pixels_sha256(volume, scan.affine), ()))
         return prepared
 
-    def segment(self, prepared: "PreparedScan") -> list[np.ndarray]:
-        """Classes of each of the scan's volumes, (slices, rows, columns) as scanned, uint8."""
-        if prepared.roles:
-            self.seen[prepared.case.id] = tuple(sorted(prepared.roles))
+    def predict_classes(self, prepared: PreparedScan) -> list[np.ndarray]:
+        """Class indices of each volume of the scan, (slices, rows, columns) as scanned, uint8."""
         _, rows, columns = prepared.geometry.stack_shape
         return [
             predicted_classes(self.network, stack, self.size, (rows, columns))
             for stack in prepared.stacks
         ]
 
-    def label_map(self, prepared: "PreparedScan", classes: Sequence[np.ndarray]) -> np.ndarray:
+    def label_map(self, prepared: PreparedScan, classes: Sequence[np.ndarray]) -> np.ndarray:
         """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
         if self.keep_largest_component:
             classes = [largest_component(volume) for volume in classes]
         maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
-        several = prepared.scan.data.ndim == 4 and prepared.case.frame_index is None
-        return np.stack(maps, axis=-1) if several else maps[0]
+        return np.stack(maps, axis=-1) if prepared.series else maps[0]
 
 
-@dataclass
-class PreparedScan:
-    """A scan as the network takes it.
+class FeatureExtractor(ScanPreparer):
+    """A trained encoder with the preparation that its training data had.
 
-    Attributes:
-        case: which it is.
-        scan: as it was read.
-        geometry: how each of its volumes is sliced.
-        stacks: the slices of each, normalised, at the network's spacing.
-        roles: of its volumes in the model's training.
+    Args:
+        run: folder of a pre-training run or of a fine-tuning run.
+        device: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    case: Case
-    scan: Scan
-    geometry: SliceGeometry
-    stacks: list[torch.Tensor] = field(default_factory=list)
-    roles: set[str] = field(default_factory=set)
+    def __init__(self, run: Path | str, device: str = "auto") -> None:
+        self.run = _run_folder(run, "pretrain or finetune")
+        model, path = self.run / MODEL, part_file(self.run, "encoder")
+        if model.is_file():
+            path = model
+        tensors, about = read_weights(path)
+        if path == model:
+            prefix = "encoder."
+            tensors = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+        settings = network_settings(about, path)
+        super().__init__(about, path)
+        self.encoder = Encoder(settings)
+        load_by_name(self.encoder, tensors, where=str(path))
+        channels_last(self.encoder.to(choose_device(device))).eval()
+
+    def __repr__(self) -> str:
+        settings = self.encoder.settings
+        return f"FeatureExtractor({str(self.run)!r}: {settings.feature_channels} features)"
+
+    def embed(
+        self,
+        image: Any,
+        spacing: Spacing | None = None,
+        affine: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The features of every slice of one scan.
+
+        A slice is padded with zeros as in training. Its features are the output of the bottleneck,
+        averaged over the slice.
+
+        Args:
+            image: a 3-D scan, see :meth:`Model.segment`.
+            spacing: voxel size in mm, see there.
+            affine: (4, 4), see there.
+
+        Returns:
+            (slices, D) float32. The slices lie in the plane of the training data. They run towards
+            superior if they are axial, towards anterior if coronal, towards right if sagittal.
+
+        Raises:
+            PosconError: an unusable image, see :meth:`Model.segment`, or a 4-D series.
+        """
+        scan, preparation = self.open_image(image, spacing, affine)
+        if scan.data.ndim == 4:
+            raise PosconError(
+                f"{scan.path}: shape {scan.data.shape}, a 4-D series; embed one 3-D frame at a time"
+            )
+        (stack,) = self.prepare(scan, _case_of(scan), preparation).stacks
+        padded, _, _ = pad_slices(stack, self.size, self.encoder.settings.stride)
+        with frozen(self.encoder) as on:
+            parts = padded.split(batch_slices(padded[0].numel(), on))
+            features = [pooled_features(self.encoder, part.to(on)).cpu() for part in parts]
+        return torch.cat(features).float().numpy()
+
+
+def _sizes(spacing: Any) -> Spacing:
+    """Three voxel sizes, checked."""
+    sizes = np.asarray(spacing)
+    if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or not (sizes > 0).all():
+        raise PosconError(f"spacing: must be three positive sizes in mm, not {spacing!r}")
+    x, y, z = sizes.tolist()
+    return float(x), float(y), float(z)
+
+
+def _case_of(scan: Scan) -> Case:
+    """A scan that belongs to no data set."""
+    return Case(id=str(scan.path), subject=str(scan.path), image=scan.path)
+
+
+def _volumes(scan: Scan, case: Case) -> list[np.ndarray]:
+    """The 3-D volumes of a scan that are meant: one frame of a 4-D scan, or all of them."""
+    if scan.data.ndim == 3:
+        return [scan.data]
+    frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
+    return [scan.data[..., frame] for frame in frames]
+
+
+def _run_folder(run: Path | str, command: str) -> Path:
+    path = Path(run)
+    if not path.is_dir():
+        raise PosconError(f"{path}: no such folder; give that of a run of poscon {command}")
+    return path

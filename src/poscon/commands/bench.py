@@ -2,18 +2,18 @@
 
 import platform
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.errors import PosconError
 from poscon.progress import console
-from poscon.settings import Recipe, resolve
+from poscon.settings import GivenSettings, Recipe, resolve
 from poscon.store.selection import slice_size
 from poscon.store.store import Store
 from poscon.training.inference import choose_device
@@ -62,12 +62,13 @@ class Bench:
     changes: dict[str, float]
 
 
+@checked
 def bench(
     store: Path | str | None = None,
     *,
     method: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     seconds: float = 90.0,
 ) -> Bench:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.commands.evaluate import Evaluation, Summary, evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
@@ -47,6 +48,7 @@ class Demo:
     seed: int
 
 
+@checked
 def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> Demo:
     """Pre-train on synthetic scans, fine-tune on two of them from two starts, compare.
 

@@ -14,6 +14,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import write_text
 from poscon.leakage import describe, read_seen
@@ -146,6 +147,7 @@ class Evaluation:
         return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
 
 
+@checked
 def evaluate(
     predictions: Path | str,
     references: Path | str,

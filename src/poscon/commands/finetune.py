@@ -1,6 +1,6 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
@@ -16,9 +17,9 @@ from poscon.networks.unet import NetworkSettings, UNet
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import mix_seed
-from poscon.settings import Recipe, resolve, validate
+from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Store, read_names
+from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.training.configuration import TrainingSettings
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import (
@@ -109,21 +110,22 @@ def without_effect(method: str) -> list[str]:
     return ["ema_decay"] if find_method(method).has_own_ema else []
 
 
+@checked
 def finetune(
     store: Path | str,
     run: Path | str,
     *,
     init: Path | str | None = None,
     labelled: int | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
-    unlabelled: Path | str | None = None,
-    validation: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
+    unlabelled: Names | None = None,
+    validation: Names | None = None,
     method: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -173,7 +175,7 @@ def finetune(
                 ("--iterations", iterations),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
         config = folder.resume("finetune")
@@ -293,10 +295,10 @@ def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> F
 
 def _choose_roles(
     store: Store,
-    cases: Path | str | None,
-    exclude: Path | str | None,
-    unlabelled: Path | str | None,
-    validation: Path | str | None,
+    cases: Names | None,
+    exclude: Names | None,
+    unlabelled: Names | None,
+    validation: Names | None,
     labelled: int | None,
     chosen: FinetuneSettings,
     *,
@@ -321,11 +323,12 @@ def _choose_roles(
     roles = {}
     if validation is not None:
         names = read_names(validation)
-        watched = store.select(names, where=str(validation))
+        where = names_place(validation)
+        watched = store.select(names, where=where)
         with_labels = {c.subject for c in watched if c.labelled}
         for case in watched:  # of a subject that is named, only what is labelled can be meant
             if not case.labelled and (case.id in names or case.subject not in with_labels):
-                raise PosconError(f"{validation}: case {case.id} has no label map to validate on")
+                raise PosconError(f"{where}: case {case.id} has no label map to validate on")
         roles["validation"] = [c for c in watched if c.labelled]
         subjects = {c.subject for c in watched}
         pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
@@ -339,8 +342,9 @@ def _choose_roles(
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
         if not roles["unlabelled"]:
+            place = store.path if unlabelled is None else names_place(unlabelled)
             raise PosconError(
-                f"{store.path if unlabelled is None else unlabelled}: method {chosen.method} needs "
+                f"{place}: method {chosen.method} needs "
                 "cases to use without labels and none is left that is not drawn as labelled, "
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
@@ -350,7 +354,7 @@ def _choose_roles(
 def _check_unseen(
     store: Store,
     init: Path | str | None,
-    exclude: Path | str | None,
+    exclude: Names | None,
     validation: Sequence[CaseRecord],
     transductive: bool,
 ) -> None:
@@ -361,7 +365,8 @@ def _check_unseen(
     """
     apart = list(validation)
     if exclude is not None:
-        subjects = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        named = store.select(read_names(exclude), where=names_place(exclude))
+        subjects = {c.subject for c in named}
         apart += [c for c in store.cases if c.subject in subjects]
     known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
     seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
@@ -104,6 +105,7 @@ class Inspection:
         return [str(finding) for finding in self.findings]
 
 
+@checked
 def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     """Look a store over: read every array, find what is odd, draw a contact sheet.
 

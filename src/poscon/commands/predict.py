@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import usable_cores
 from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan
 from poscon.progress import console, progress_bar
-from poscon.store.store import read_names, write_json
+from poscon.store.selection import cases_named
+from poscon.store.store import Names, write_json
 from poscon.training.run import LABELS_FILE
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
@@ -36,6 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@checked
 def predict(
     run: Path | str,
     input: Path | str,
@@ -43,7 +46,7 @@ def predict(
     *,
     layout: str | None = None,
     channel: int | None = None,
-    cases: Path | str | None = None,
+    cases: Names | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -84,33 +87,39 @@ def predict(
             f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
-    headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
+    for case, _ in todo:  # bad files are found before any work
+        read_header(case.image)
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
 
-    def write(segmented: tuple[PreparedScan, list[np.ndarray], Path]) -> None:
-        prepared, classes, target = segmented
+    seen: dict[str, tuple[str, ...]] = {}
+
+    def write(segmented: tuple[Case, Path, PreparedScan, list[np.ndarray]]) -> None:
+        case, target, prepared, classes = segmented
+        roles = tuple(sorted(prepared.roles))
+        if roles:
+            seen[case.id] = roles
         if folder is not None:  # before the label map, which says that this scan is done
-            note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
+            note_seen(folder, case.id, roles)
         labels = model.label_map(prepared, classes)
         like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
-    cases_with_headers = [(case, header) for (case, _), header in zip(todo, headers, strict=True)]
     readers = max(1, min(READERS, usable_cores() // 2))
-    scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
+    scans = _in_threads(model.read, [case for case, _ in todo], readers)
     segmented = (
-        (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
+        (case, target, scan, model.predict_classes(scan))
+        for (case, target), scan in zip(todo, scans, strict=True)
     )
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
         for _ in _in_threads(write, segmented, 1):
             progress.advance(task)
-    if model.seen:
+    if seen:
         console.print(
-            f"note: {describe(model.seen)}; how well they are segmented says little of new scans",
+            f"note: {describe(seen)}; how well they are segmented says little of new scans",
             soft_wrap=True,
         )
     return [target for _, target in jobs]
@@ -152,21 +161,14 @@ def _folder_jobs(
     output: Path,
     layout: str | None,
     channel: int | None,
-    cases: Path | str | None,
+    cases: Names | None,
 ) -> list[tuple[Case, Path]]:
     """The scans of a folder and their targets: one a case, or one a 4-D series."""
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
     chosen = list(read_dataset(source, layout, channel=channel).cases)
     if cases is not None:
-        names = set(read_names(cases))
-        unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}
-        if unknown:
-            raise PosconError(
-                f"{cases}: {len(unknown)} name(s) are neither a case nor a subject of {source}: "
-                f"{', '.join(sorted(unknown)[:5])}"
-            )
-        chosen = [c for c in chosen if c.id in names or c.subject in names]
+        chosen = cases_named(chosen, cases, source)
     jobs = {}
     for case in chosen:
         if case.frame_index is not None and case.frame is not None:  # a frame, not a channel

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +11,22 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.progress import progress_bar
-from poscon.settings import Recipe, Settings, resolve
+from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, finished, prepare_case, relative
 from poscon.store.remote import is_url
+from poscon.store.selection import cases_named
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
     ClassRecord,
     Manifest,
+    Names,
     Preparation,
     Store,
-    read_names,
     write_json,
 )
 from poscon.version import __version__
@@ -65,23 +66,24 @@ class PrepareSettings(Settings):
         return value
 
 
+@checked
 def prepare(
     source: Path | str,
     store: Path | str,
     *,
     layout: str | None = None,
     plane: str | None = None,
-    spacing: float | str | None = None,
+    spacing: float | Literal["auto", "native"] | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     modality: str | None = None,
     labels: str | None = None,
     channel: int | None = None,
-    reverse: Path | str | None = None,
+    reverse: Names | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
 
@@ -98,7 +100,8 @@ def prepare(
         modality: likewise.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
         channel: which channel of a multi-channel data set.
-        reverse: file with the cases whose slices run the other way (see :func:`read_names`).
+        reverse: names of the cases or subjects whose slices run the other way: a file (see
+            :func:`poscon.store.store.read_names`), or a list.
         processes: how many to use; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
             same place.
@@ -136,7 +139,8 @@ def prepare(
     scheme = parse_labels(labels) if labels is not None else dataset.labels
     if labels is not None and not any(case.label for case in dataset.cases):
         raise PosconError(f"{source}: --labels has no effect, no case has a label map")
-    reversed_ids = _reversed(dataset, reverse)
+    backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
+    reversed_ids = {case.id for case in backwards}
     job = Job(
         root=source,
         store=store,
@@ -267,7 +271,7 @@ def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
 
 
 def _resolve_settings(
-    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
+    dataset: Dataset, recipe: Recipe | None, settings: GivenSettings, **arguments: Any
 ) -> PrepareSettings:
     """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
@@ -332,16 +336,3 @@ def _discover_labels(dataset: Dataset) -> LabelScheme:
             counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
     foreground = sorted(v for v in counts if v != 0)
     return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
-
-
-def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:
-    if reverse is None:
-        return set()
-    names = set(read_names(reverse))
-    unknown = names - {c.id for c in dataset.cases} - {c.subject for c in dataset.cases}
-    if unknown:
-        raise PosconError(
-            f"{reverse}: {len(unknown)} name(s) are neither a case nor a subject of "
-            f"{dataset.root}: {', '.join(sorted(unknown)[:5])}"
-        )
-    return {c.id for c in dataset.cases if c.id in names or c.subject in names}

@@ -1,12 +1,13 @@
 """``poscon pretrain``: unlabelled slices in, an encoder out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.distributed import joined, n_processes, rank, wait_for_all
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
@@ -16,9 +17,9 @@ from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import mix_seed
-from poscon.settings import Recipe, Settings, resolve, validate
+from poscon.settings import GivenSettings, Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
 from poscon.training.configuration import TrainingSettings
 from poscon.training.data import SliceReader, UnlabelledBatches
@@ -90,17 +91,18 @@ def without_effect(method: str) -> list[str]:
     return unused
 
 
+@checked
 def pretrain(
     store: Path | str,
     run: Path | str,
     *,
     method: str | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -140,7 +142,7 @@ def pretrain(
                 ("--epochs", epochs),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
         config = folder.resume("pretrain")
@@ -210,7 +212,7 @@ def _pretrain(
             after_chunk=CollapseWatch(diagnostics),
         )
     if rank() == 0:
-        _save(learner, chosen, store, run)
+        _save(learner, chosen, store, cases, run)
         rows = numbers(metrics.rows())
         draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title)
         conclude(title, rows)
@@ -257,11 +259,19 @@ def assemble(
     return Assembly(learner, reader, views, batches)
 
 
-def _save(learner: PretextMethod, chosen: PretrainSettings, store: Store, run: RunFolder) -> None:
+def _save(
+    learner: PretextMethod,
+    chosen: PretrainSettings,
+    store: Store,
+    cases: Sequence[CaseRecord],
+    run: RunFolder,
+) -> None:
     """Write the parts of the network; the encoder last: it says that all are there."""
     about = {
         "poscon_version": __version__,
         "network": chosen.network.model_dump(),
+        "size": chosen.size,
+        "modalities": sorted({case.intensity.modality for case in cases}),
         "method": chosen.method,
         "parts": list(learner.parts),
         "preparation": store.manifest.preparation.model_dump(mode="json"),

@@ -4,7 +4,7 @@ import fcntl
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.comparison.data import DATA, located, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, read_plan
@@ -38,6 +39,7 @@ from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine
 from poscon.files import read_json, write_text
 from poscon.progress import console
+from poscon.settings import GivenSettings
 from poscon.store.store import Store, write_json
 
 PLAN = "plan.yaml"
@@ -69,13 +71,14 @@ class Comparison:
         return summarise(self.plan, self.schedule, self.place, collect(self.schedule, self.place))
 
 
+@checked
 def compare(
     plan: str,
     out: Path | str,
     *,
     data: Path | str | None = None,
     pretrain_data: Path | str | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     processes: int | None = None,
     device: str | None = None,
     engine: str = "local",

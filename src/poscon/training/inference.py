@@ -66,16 +66,25 @@ def class_logits(network: UNet, stack: Tensor, size: int) -> Iterator[Tensor]:
     """
     device = next(network.parameters()).device
     _, rows, columns = stack.shape
-    stride = network.settings.stride
-    margins = []
-    for length in (columns, rows):  # last axis first, as pad wants it
-        extra = max(size, -(-length // stride) * stride) - length
-        margins += [extra // 2, extra - extra // 2]
-    padded = pad(stack[:, None], margins)
-    left, top = margins[0], margins[2]
+    padded, top, left = pad_slices(stack, size, network.settings.stride)
     for part in padded.split(batch_slices(padded[0].numel(), device)):
         logits: Tensor = network(part.to(device))
         yield logits[..., top : top + rows, left : left + columns].float()
+
+
+def pad_slices(stack: Tensor, size: int, stride: int) -> tuple[Tensor, int, int]:
+    """Pad slices with zeros on all sides, (S, H, W) -> (S, 1, H', W').
+
+    H' and W' are multiples of ``stride`` and at least ``size``.
+
+    Returns:
+        The padded slices, and how many rows and columns were added before the first.
+    """
+    margins = []
+    for length in reversed(stack.shape[1:]):  # last axis first, as pad wants it
+        extra = max(size, -(-length // stride) * stride) - length
+        margins += [extra // 2, extra - extra // 2]
+    return pad(stack[:, None], margins), margins[2], margins[0]
 
 
 def predicted_classes(

@@ -185,7 +185,7 @@ def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
     Raises:
         PosconError: one of the (name, value) pairs is given.
     """
-    given = [name for name, value in options if value not in (None, (), [])]
+    given = [name for name, value in options if value not in (None, (), [], {})]
     if given:
         raise PosconError(
             f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "
