@@ -83,9 +83,5 @@ def list_plans() -> Listing:
     rows = []
     for name in plan_names():
         plan = read_plan(name)
-        rows.append(
-            {"plan": name, "what it is": plan.description.strip(), "setting": plan.setting}
-        )
+        rows.append({"plan": name, "what it is": plan.description.strip(), "setting": plan.setting})
     return Listing(rows, [])
-
-

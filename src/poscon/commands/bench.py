@@ -4,6 +4,7 @@ import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -177,6 +178,26 @@ def bench_tables(result: Bench) -> list[Table | str]:
         *(f"what would help: {line}" for line in advice(result)),
     ]
     return [title, table, *lines]
+
+
+def bench_record(result: Bench) -> dict[str, Any]:
+    """For JSON: what was measured, what limits it and what would help."""
+    overhead = result.overhead
+    return {
+        "machine": result.machine,
+        "settings": result.settings.model_dump(mode="json"),
+        "size": result.size,
+        "steps": result.steps,
+        "slices_per_step": overhead.slices,
+        "seconds_per_step": result.parts,
+        "slices_per_second": overhead.slices_per_second,
+        "share_of_bare_arithmetic": overhead.share,
+        "operations_per_second": result.operations,
+        "matrix_operations_per_second": result.matrix_rate,
+        "times_as_fast": result.changes,
+        "limit": limit(result),
+        "advice": advice(result),
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -56,15 +56,15 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> De
 
     Args:
         out: folder to write.
-        seed: of the phantoms, the draw of the labelled subjects and the training.
-        modality: ``mr`` or ``ct``.
+        seed: decides the phantoms, the draw of the labelled subjects and the training.
+        modality: what the scans look like, ``MR`` or ``CT``, in upper or lower case.
 
     Raises:
         PosconError: unknown modality, or ``out`` is something else.
     """
-    out = Path(out)
+    out, modality = Path(out), modality.lower()
     if modality not in MODALITIES:
-        raise PosconError(f"--modality {modality}: must be {' or '.join(MODALITIES)}")
+        raise PosconError(f"--modality {modality}: must be MR or CT")
     _open(out, {"seed": seed, "modality": modality})
     seconds: dict[str, float] = {}
     scans, store, test = out / "phantom", out / "store", out / "test_subjects.txt"

@@ -57,6 +57,13 @@ class PrepareSettings(Settings):
     source_spacing: tuple[float, float, float] | None = None
     modality: Literal["auto", "CT", "MR"] = "auto"
 
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``mr`` is ``MR``."""
+        word = value.upper() if isinstance(value, str) else value
+        return word if word in ("CT", "MR") else value
+
     @field_validator("spacing", "source_spacing")
     @classmethod
     def _positive(cls, value: Any) -> Any:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from poscon.arguments import checked
-from poscon.comparison.data import DATA, located, prepare_once, scans_of
+from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, read_plan
 from poscon.comparison.summary import (
@@ -109,22 +109,13 @@ def compare(
         PosconError: the plan, the data or the folder cannot be used, which is found out before any
             run; or a run failed, in which case the others are done and kept.
     """
-    read, out = read_plan(str(plan), settings), Path(out).resolve()
+    known, out = plan_with_data(plan, settings, data, pretrain_data), Path(out).resolve()
     check_engine(engine, address, processes)
-    if pretrain_data is not None and read.pretrain_data is None:
-        raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
     _check_folder(out)
-    target = located(read.data, data, "--data")
-    source = (
-        None
-        if read.pretrain_data is None
-        else located(read.pretrain_data, pretrain_data, "--pretrain-data")
-    )
     with _alone(out):
-        known = read.model_copy(update={"data": target, "pretrain_data": source})
-        prepare_once(out / "store", target, "data", out)
-        if source is not None:
-            prepare_once(out / "pretrain-store", source, "pretrain_data", out)
+        prepare_once(out / "store", known.data, "data", out)
+        if known.pretrain_data is not None:
+            prepare_once(out / "pretrain-store", known.pretrain_data, "pretrain_data", out)
         place = _folder_of(out, known, device)
         opened = None if place.source is None else Store(place.source)
         schedule = make_schedule(known, Store(place.store), place.folder, opened)

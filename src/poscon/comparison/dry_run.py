@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from poscon.comparison.data import located
-from poscon.comparison.plan import RANDOM, Entry, FinetuneEntry, Plan, read_plan
-from poscon.errors import PosconError
+from poscon.commands import finetune, pretrain
+from poscon.comparison.data import plan_with_data
+from poscon.comparison.plan import RANDOM, Entry, FinetuneEntry, Plan
 from poscon.executors import check_engine
 from poscon.settings import GivenSettings, given_keys, load_recipe
 
@@ -84,14 +85,9 @@ def planned_runs(
     Raises:
         PosconError: the plan or an argument cannot be used.
     """
-    read = read_plan(str(plan), settings)
+    read = plan_with_data(plan, settings, data, pretrain_data)
     check_engine(engine, address, processes)
-    if pretrain_data is not None and read.pretrain_data is None:
-        raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
-    located(read.data, data, "--data")
-    if read.pretrain_data is not None:
-        located(read.pretrain_data, pretrain_data, "--pretrain-data")
-    origins = _Origins(str(plan), read, settings, device)
+    origins = _Origins(read, settings, device)
     folds = range(read.folds if isinstance(read.folds, int) else len(read.folds))
     runs: dict[str, PlannedRun] = {}
     for fold in folds:
@@ -127,12 +123,9 @@ def _runs_of(
 class _Origins:
     """Finds out where the settings of a plan's trainings come from."""
 
-    def __init__(
-        self, name: str, plan: Plan, settings: GivenSettings, device: str | None
-    ) -> None:
+    def __init__(self, plan: Plan, settings: GivenSettings, device: str | None) -> None:
         self.plan, self.device = plan, device
         self.given = given_keys(settings)
-        # what the plan itself says, without the recipe that reading it puts in
         self.recipe = {} if plan.recipe is None else load_recipe(plan.recipe)
 
     def of(
@@ -146,9 +139,14 @@ class _Origins:
             entry: the training's entry in the plan.
             init: the initialisation's entry, for a fine-tuning, whose network is that of it.
         """
+        unused = (pretrain if init is None else finetune).without_effect(entry.method)
+        if init is not None and init.method == RANDOM:
+            unused.append("init_parts")
         resolved = {}
         for key, value in _leaves(told):
-            if key == "device" and self.device is not None:
+            if key.partition(".")[0] in unused:
+                resolved[key] = Resolved(value, "default")
+            elif key == "device" and self.device is not None:
                 resolved[key] = Resolved(self.device, "--device")
             elif init is not None and key.partition(".")[0] == "network":
                 resolved[key] = Resolved(value, self._origin("pretrain", key, init))
@@ -167,13 +165,11 @@ class _Origins:
         of_both = {"network", "size", "precision", "seed"}
         if top in of_both and _has(plan.model_dump(exclude_unset=True), key):
             return "--set" if self._set(key) else "plan"
-        if _has(self.recipe.get(section) or {}, key) and self._takes_from_recipe(top, section, entry):
+        recipe = self.recipe.get(section) or {}
+        # the loss of a recipe is that of the recipe's method
+        if _has(recipe, key) and (top != "loss" or recipe.get("method") == entry.method):
             return "--set" if self._set(f"recipe.{section}.{key}") else "recipe"
         return "default"
-
-    def _takes_from_recipe(self, top: str, section: str, entry: Entry) -> bool:
-        """A recipe's loss is of its own method."""
-        return top != "loss" or self.recipe[section].get("method") == entry.method
 
     def _set(self, key: str) -> bool:
         """Whether ``--set`` gives this key, a group that it is in, or a part of it."""
@@ -208,11 +204,9 @@ def dry_run_tables(runs: list[PlannedRun]) -> list[object]:
         groups.setdefault(f"{run.command} {run.settings}", []).append(run)
     shown: list[object] = []
     for members in groups.values():
-        table = Table("setting", "value", "from", title_justify="left")
-        table.title = escape("\n".join(run.name for run in members))
+        shown += [Text(run.name, style="bold", no_wrap=True) for run in members]
+        table = Table("setting", "value", "from")
         for key, setting in members[0].settings.items():
             table.add_row(key, escape(str(setting.value)), setting.origin)
         shown.append(table)
     return [*shown, f"{len(runs)} runs; nothing was done"]
-
-

@@ -39,6 +39,12 @@ class PhantomSettings(Settings):
     seed: NonNegativeInt = 0
     modality: Literal["mr", "ct"] = "mr"
 
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``MR`` is ``mr``."""
+        return value.lower() if isinstance(value, str) else value
+
 
 class DataSettings(Settings):
     """A data set.
