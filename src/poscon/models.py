@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
 from poscon.networks.unet import Encoder, UNet
@@ -34,6 +35,7 @@ from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_i
 Spacing = tuple[float, float, float]
 
 
+@checked
 def load_model(run: Path | str, device: str = "auto") -> "Model":
     """Load the model of a fine-tuning run.
 
@@ -47,6 +49,7 @@ def load_model(run: Path | str, device: str = "auto") -> "Model":
     return Model(run, device)
 
 
+@checked
 def load_encoder(run: Path | str, device: str = "auto") -> "FeatureExtractor":
     """Load the encoder of a pre-training run, or that of a fine-tuned model.
 

@@ -88,7 +88,7 @@ def find(
                     )
             return found
     raise PosconError(
-        f"{KINDS[group]} {name!r} is unknown{nearest(name, known)}; known are {', '.join(known)}"
+        f"{KINDS[group]} {name!r} is unknown{nearest(name.lower(), known)}; known are {', '.join(known)}"
     )
 
 

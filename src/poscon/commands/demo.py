@@ -49,7 +49,7 @@ class Demo:
 
 
 @checked
-def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> Demo:
+def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> Demo:
     """Pre-train on synthetic scans, fine-tune on two of them from two starts, compare.
 
     A stage that is there already is not done again, so an interrupted demo goes on where it was.

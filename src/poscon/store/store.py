@@ -295,7 +295,7 @@ def read_names(source: Names) -> list[str]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"{path}: cannot read this file of names ({error})") from error
+        raise PosconError(f"{path}: cannot read the list of names ({error})") from error
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]
