@@ -88,7 +88,8 @@ def find(
                     )
             return found
     raise PosconError(
-        f"{KINDS[group]} {name!r} is unknown{nearest(name.lower(), known)}; known are {', '.join(known)}"
+        f"{KINDS[group]} {name!r} is unknown{nearest(name.lower(), known)}; "
+        f"known are {', '.join(known)}"
     )
 
 
