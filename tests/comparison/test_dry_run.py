@@ -23,7 +23,6 @@ PLAN: dict[str, Any] = {
             "method": "pcl",
             "loss": {"threshold": 0.3},
             "batch": 16,
-            "sampler": "uniform",
         },
         "finetune": {"iterations": 7, "ema_decay": 0.9},
     },
