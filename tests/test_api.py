@@ -329,8 +329,8 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             seen.update(signature.bind(*args, **kwargs).arguments)
             raise Called
 
-        monkeypatch.setattr(home, name, stand_in)
-        with pytest.raises(Called):
+        with monkeypatch.context() as patch, pytest.raises(Called):
+            patch.setattr(home, name, stand_in)
             command(name).main([*arguments], standalone_mode=False)
         return seen
 
