@@ -7,9 +7,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from poscon import plugins
+from poscon.cli import main
+from poscon.errors import PosconError
+from poscon.listings import list_layouts, list_methods
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add-a-method.md"
 TINY = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32"]
@@ -52,6 +59,22 @@ def poscon(*arguments: object, site: Path | None, cwd: Path) -> subprocess.Compl
     )
 
 
+@contextmanager
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The packages of a folder are there for this process, for a while."""
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        plugins._points.cache_clear()
+        for name in ("extra", "other"):
+            sys.modules.pop(name, None)
+        try:
+            yield
+        finally:
+            plugins._points.cache_clear()
+            for name in ("extra", "other"):
+                sys.modules.pop(name, None)
+
+
 @pytest.fixture
 def page_package(tmp_path: Path) -> Path:
     files = examples()
@@ -86,19 +109,21 @@ def test_the_package_of_the_page_goes_through_the_commands(
     assert "scale: 2" in (tmp_path / "near" / "config.yaml").read_text()
 
 
-def test_lists_say_where_a_member_comes_from(page_package: Path, tmp_path: Path) -> None:
+def test_lists_say_where_a_member_comes_from(
+    page_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = poscon("methods", "--json", site=page_package, cwd=tmp_path)
     rows = {row["method"]: row for row in json.loads(listed.stdout)}
     assert rows["near-is-like"]["from"] == "near-is-like"
     assert rows["near-is-like"]["kind"] == "pre-training"
     assert rows["cross-entropy"]["kind"] == "fine-tuning"
     assert rows["pcl"]["from"] == "poscon"
-    listed = poscon("layouts", "--json", site=page_package, cwd=tmp_path)
-    layouts = {row["layout"]: row["from"] for row in json.loads(listed.stdout)}
+    with installed(page_package, monkeypatch):
+        layouts = {row["layout"]: row["from"] for row in list_layouts().rows}
+        summaries = [row["what it does"] for row in list_methods().rows]
     assert layouts["clinic"] == "near-is-like"
     assert list(layouts)[-1] == "plain"  # which takes any folder, so it is tried last
-    table = poscon("methods", site=page_package, cwd=tmp_path).stdout
-    assert "the distance of features is the distance of positions" in table
+    assert "the distance of features is the distance of positions" in summaries
 
 
 def test_a_plan_takes_them(page_package: Path, tmp_path: Path) -> None:
@@ -114,7 +139,7 @@ def test_a_plan_takes_them(page_package: Path, tmp_path: Path) -> None:
     assert methods == {"near-is-like", "supervised", "cross-entropy"}
     without = poscon(*arguments, site=None, cwd=tmp_path)
     assert without.returncode == 2
-    assert "'near-is-like' is unknown" in without.stderr
+    assert "is unknown" in without.stderr
 
 
 GOOD = "class Thing: pass\nvalue = 3\n"
@@ -181,40 +206,56 @@ def test_what_cannot_be_used_is_one_line(
     words: str,
     store: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    site = install(tmp_path / "site", "extra", {group: {name: value}}, code)
+    install(tmp_path / "site", "extra", {group: {name: value}}, code)
     (tmp_path / "here").mkdir()
-    arguments = [str(store) if part == "store" and "prepare" not in arguments else part
-                 for part in arguments]  # fmt: skip
-    result = poscon(*arguments, site=site, cwd=tmp_path / "here")
-    assert result.returncode == 2
-    assert words in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path / "here")
+    places = {"store": str(store)} if "prepare" not in arguments else {}
+    with installed(tmp_path / "site", monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["poscon", *(places.get(a, a) for a in arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert words in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_two_packages_with_one_name(tmp_path: Path) -> None:
+def test_two_packages_with_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = {"poscon.finetuning": {"mine": "extra:Thing"}}
     install(tmp_path / "site", "extra", groups, GOOD)
     install(tmp_path / "site", "other", groups, GOOD)
-    result = poscon("methods", site=tmp_path / "site", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "'mine' of the package other: the name is taken by extra" in result.stderr
+    with (
+        installed(tmp_path / "site", monkeypatch),
+        pytest.raises(PosconError, match="'mine' of the package other: the name is taken by extra"),
+    ):
+        list_methods()
 
 
-def test_a_broken_package_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_a_broken_package_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     groups = {
         "poscon.pretext": {"mine": "extra:Thing"},
         "poscon.layouts": {"mine": "extra:Thing"},
     }
     site = install(tmp_path / "site", "extra", groups, BROKEN)
-    for listing, column, known in (("methods", "method", "pcl"), ("layouts", "layout", "acdc")):
-        result = poscon(listing, "--json", site=site, cwd=tmp_path)
-        assert result.returncode == 0
-        names = {row[column] for row in json.loads(result.stdout)}
-        assert known in names
-        assert "mine" not in names
-        assert result.stderr.startswith("note: ")
-        assert "cannot be imported" in result.stderr
-        assert result.stderr.count("\n") == 1
+    with installed(site, monkeypatch):
+        for listing, column, known in (
+            (list_methods(), "method", "pcl"),
+            (list_layouts(), "layout", "acdc"),
+        ):
+            names = {row[column] for row in listing.rows}
+            assert known in names
+            assert "mine" not in names
+            (problem,) = listing.problems
+            assert "cannot be imported" in problem
+    result = poscon("layouts", "--json", site=site, cwd=tmp_path)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)
+    assert result.stderr.startswith("note: ")
+    assert result.stderr.count("\n") == 1

@@ -170,7 +170,7 @@ def _open(out: Path, about: dict[str, object]) -> None:
                 f"{out}: holds a demo of seed {theirs['seed']}, modality {theirs['modality']}; "
                 "choose another folder or delete it"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PosconError(f"{out}: exists and is no demo; choose another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
