@@ -329,9 +329,10 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             seen.update(signature.bind(*args, **kwargs).arguments)
             raise Called
 
-        with monkeypatch.context() as patch, pytest.raises(Called):
+        with monkeypatch.context() as patch:
             patch.setattr(home, name, stand_in)
-            command(name).main([*arguments], standalone_mode=False)
+            with pytest.raises(Called):
+                command(name).main([*arguments], standalone_mode=False)
         return seen
 
     return called
