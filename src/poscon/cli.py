@@ -78,7 +78,9 @@ Layout = Annotated[
 Channel = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Takes this image channel of a data set that has several, counted from 0."
+        min=0,
+        help="Takes this image channel of a data set that has several, counted from 0. "
+        "Default: the only one.",
     ),
 ]
 Labels = Annotated[
@@ -453,7 +455,9 @@ def evaluate(
 )
 def compare(
     plan: Annotated[str, typer.Argument(help="A plan: a name (see poscon plans) or a YAML file.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write. A comparison that is in it is continued.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -469,7 +473,15 @@ def compare(
             "plan.",
         ),
     ] = None,
-    settings: Set = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Changes any key of the plan, such as -s draws=3. It may be repeated.",
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(min=1, help="Runs at a time. Default: one per GPU, else one per core."),
@@ -582,7 +594,7 @@ def bench(
 def demo(
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder to write; a demo in it is gone on with."),
+        typer.Option(metavar="DIR", help="Folder to write. A demo that is in it is continued."),
     ] = Path("demo"),
     seed: Annotated[
         int, typer.Option(min=0, help="Decides the synthetic scans and the training.")

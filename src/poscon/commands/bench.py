@@ -78,9 +78,9 @@ def bench(
     Args:
         store: prepared data set; None: a few built-in synthetic scans.
         method: pre-training method.
-        recipe: as of ``poscon pretrain``.
-        settings: likewise.
-        device: likewise.
+        recipe: name, file or content of a recipe with a ``pretrain`` section.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
+        device: ``auto``, ``cpu`` or ``cuda``.
         seconds: how long to measure, about.
 
     Raises:

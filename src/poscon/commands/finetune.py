@@ -140,17 +140,19 @@ def finetune(
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
-        cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
-        exclude: file naming those to leave out, such as the test subjects.
-        unlabelled: file naming cases to use without their labels, for methods that do so; None:
-            the rest of the cases to draw from.
-        validation: file naming cases to be set apart for validation.
-        method: fine-tuning method.
-        iterations: overrides the setting of that name.
-        seed: likewise; also draws the labelled subjects.
-        device: likewise.
+        cases: the cases or subjects to use or draw from: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        unlabelled: the cases to use without their labels, for methods that do so: a file or a
+            list; None: the rest of the cases to draw from.
+        validation: the cases to set apart for validation: a file or a list.
+        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        iterations: training steps; None: that of the recipe, else 2000.
+        seed: decides every random choice, the draw of labelled subjects too; None: that of the
+            recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``finetune`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 

@@ -63,8 +63,10 @@ def predict(
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: of an input folder; None detects it.
         channel: which channel of a multi-channel input folder.
-        cases: file naming the cases or subjects of the input folder to segment; None: all.
-        source_spacing: mm along the files' axes, for scans whose headers are wrong.
+        cases: the cases or subjects of the input folder to segment: a file that names them, or a
+            list of names; None: all.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: keep the label maps that are there already and make the others.
 

@@ -100,11 +100,13 @@ def prepare(
         source: the folder.
         store: the folder to write; must not exist, or be an unfinished one.
         layout: name of the layout; None detects it.
-        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
-            defaults.
-        spacing: likewise.
-        source_spacing: likewise.
-        modality: likewise.
+        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This and the next
+            three go before the recipe, which goes before the layout's own defaults.
+        spacing: pixel size in mm that slices are resampled to, ``"auto"`` (the median of the data
+            set) or ``"native"`` (as scanned).
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
+        modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
         channel: which channel of a multi-channel data set.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
@@ -114,7 +116,7 @@ def prepare(
             same place.
         address: of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
 
     Returns:
         The store, opened.

@@ -111,15 +111,15 @@ def pretrain(
     Args:
         store: prepared data set.
         run: folder to write, see :mod:`poscon.training.run`.
-        method: pre-training method.
-        cases: file naming the cases or subjects to use (see
-            :func:`poscon.store.store.read_names`); None: all.
-        exclude: file naming those to leave out, such as the test subjects.
-        epochs: overrides the setting of that name.
-        seed: likewise.
-        device: likewise.
+        method: pre-training method; None: that of the recipe, else ``pcl``.
+        cases: the cases or subjects to use: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        epochs: how often every slice is seen; None: that of the recipe, else 10.
+        seed: decides every random choice; None: that of the recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 

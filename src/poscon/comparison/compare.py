@@ -94,9 +94,9 @@ def compare(
         out: folder to write: ``results.csv`` (a row a patient, class and run), ``summary.md``,
             ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store`` (and
             ``pretrain-store``), ``runs``, ``logs``. :func:`poscon.report` makes a page of it.
-        data: folder of the data to fine-tune and test on; overrides the plan's.
-        pretrain_data: of a transfer, folder of the data to pre-train on; likewise.
-        settings: ``key=value`` texts that change the plan.
+        data: folder of the data to fine-tune and test on; None: that of the plan.
+        pretrain_data: folder of the data to pre-train on, in a transfer; None: that of the plan.
+        settings: changes of the plan, see :data:`poscon.settings.GivenSettings`.
         processes: runs at a time on this machine; None: one a GPU, else one a core.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``local`` or ``ray``.
