@@ -455,9 +455,7 @@ def evaluate(
 )
 def compare(
     plan: Annotated[str, typer.Argument(help="A plan: a name (see poscon plans) or a YAML file.")],
-    out: Annotated[
-        Path, typer.Argument(help="Folder to write. A comparison that is in it is continued.")
-    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write; one that is there is continued.")],
     data: Annotated[
         Path | None,
         typer.Option(
