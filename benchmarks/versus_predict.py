@@ -41,8 +41,9 @@ from versus.measuring import (
     versions,
 )
 
-from poscon.commands.predict import Model, predict
+from poscon.commands.predict import predict
 from poscon.errors import PosconError
+from poscon.models import Model
 from poscon.networks.build import build_network
 from poscon.networks.parts import SegmentationNetwork
 from poscon.networks.settings import NetworkSettings
@@ -57,15 +58,15 @@ from poscon.volumes.scan import NIFTI, read_header, read_scan, scan_suffix
 
 OURS, BARE = "poscon", "bare network"
 PARTS = {
-    "loading the model": ["commands.predict.read_weights"],
-    "reading headers and scans": ["commands.predict.read_header", "commands.predict.read_scan"],
-    "checking voxels": ["commands.predict.check_voxels"],
-    "hashing voxels": ["commands.predict.pixels_sha256"],
-    "normalising": ["store.prepare.normalise"],
-    "resampling": ["store.prepare.resample_images"],
+    "loading the model": ["models.read_weights"],
+    "reading headers and scans": ["commands.predict.read_header", "models.read_scan"],
+    "checking voxels": ["store.preparation.check_voxels"],
+    "hashing voxels": ["models.pixels_sha256"],
+    "normalising": ["store.preparation.normalise"],
+    "resampling": ["store.preparation.resample_images"],
     "network": ["networks.parts.SegmentationNetwork.forward"],
-    "resampling back": ["engine.inference.resample_probabilities"],
-    "largest structure": ["commands.predict.largest_component"],
+    "resampling back": ["training.inference.resample_probabilities"],
+    "largest structure": ["models.largest_component"],
     "writing": ["commands.predict.write_labels"],
 }
 """Functions that ``predict`` calls, none of them within another. Reading and writing go on beside
@@ -219,7 +220,7 @@ def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
     batches: list[Tensor] = []
     handle = model.network.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     for case in cases:
-        model.segment(model.read(case, read_header(case.image)))
+        model.predict_classes(model.read(case))
     handle.remove()
     return batches
 

@@ -24,7 +24,7 @@ from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, s
 
 import poscon
 from poscon.commands.finetune import FinetuneSettings, mean_dice
-from poscon.commands.predict import Model
+from poscon.models import Model
 from poscon.store.store import MANIFEST, Store
 
 LABELLED = 3

@@ -193,7 +193,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 
 
 def test_unknown_layout(tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"known are acdc, .*plain; did you mean 'nnunet'"):
+    with pytest.raises(PosconError, match=r"did you mean 'nnunet'\?\); known are acdc, .*plain$"):
         read_dataset(tmp_path, "nnUNetv2")
     with pytest.raises(PosconError, match=r"known are acdc, .*plain$"):
         read_dataset(tmp_path, "zzz")

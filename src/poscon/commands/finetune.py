@@ -1,6 +1,6 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
@@ -19,9 +20,9 @@ from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
-from poscon.settings import Recipe, resolve, validate
+from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Store, read_names
+from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.training.configuration import TrainingSettings
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import (
@@ -32,7 +33,7 @@ from poscon.training.inference import (
 )
 from poscon.training.loop import train
 from poscon.training.optimisation import EncoderRate, OptimiserSettings
-from poscon.training.run import MODEL, RunFolder, part_file, refuse_with_resume
+from poscon.training.run import MODEL, RunFolder, inputs_record, part_file, refuse_with_resume
 from poscon.version import __version__
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
@@ -122,21 +123,22 @@ def without_effect(method: str) -> dict[str, str]:
     return unused
 
 
+@checked
 def finetune(
     store: Path | str,
     run: Path | str,
     *,
     init: Path | str | None = None,
     labelled: int | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
-    unlabelled: Path | str | None = None,
-    validation: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
+    unlabelled: Names | None = None,
+    validation: Names | None = None,
     method: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -151,17 +153,19 @@ def finetune(
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
-        cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
-        exclude: file naming those to leave out, such as the test subjects.
-        unlabelled: file naming cases to use without their labels, for methods that do so; None:
-            the rest of the cases to draw from.
-        validation: file naming cases to be set apart for validation.
-        method: fine-tuning method.
-        iterations: overrides the setting of that name.
-        seed: overrides the setting of that name; it also draws the labelled subjects.
-        device: overrides the setting of that name.
+        cases: the cases or subjects to use or draw from: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        unlabelled: the cases to use without their labels, for methods that do so: a file or a
+            list; None: the rest of the cases to draw from.
+        validation: the cases to set apart for validation: a file or a list.
+        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        iterations: training steps; None: that of the recipe, else 2000.
+        seed: decides every random choice, the draw of labelled subjects too; None: that of the
+            recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``finetune`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 
@@ -185,7 +189,7 @@ def finetune(
                 ("--iterations", iterations),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
         return _finetune(Request.resume(folder, opened, device), folder)
@@ -229,10 +233,10 @@ class Request:
         settings: FinetuneSettings,
         init: Path | str | None,
         labelled: int | None,
-        cases: Path | str | None,
-        exclude: Path | str | None,
-        unlabelled: Path | str | None,
-        validation: Path | str | None,
+        cases: Names | None,
+        exclude: Names | None,
+        unlabelled: Names | None,
+        validation: Names | None,
     ) -> Self:
         """A new training; the arguments are those of :func:`finetune`.
 
@@ -309,15 +313,9 @@ def _finetune(request: Request, folder: RunFolder) -> Path:
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
-            "size": size,
             "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in store.manifest.classes],
-            "preparation": store.manifest.preparation.model_dump(mode="json"),
-            "channels": store.manifest.channels,
-            "modalities": [
-                sorted(set(of_channel))
-                for of_channel in zip(*(c.modalities for c in cases["labelled"]), strict=True)
-            ],
+            **inputs_record(store, cases["labelled"], size),
         },
     )
     return path
@@ -380,10 +378,10 @@ def make_learner(
 
 def _choose_roles(
     store: Store,
-    cases: Path | str | None,
-    exclude: Path | str | None,
-    unlabelled: Path | str | None,
-    validation: Path | str | None,
+    cases: Names | None,
+    exclude: Names | None,
+    unlabelled: Names | None,
+    validation: Names | None,
     labelled: int | None,
     chosen: FinetuneSettings,
     *,
@@ -408,11 +406,12 @@ def _choose_roles(
     roles = {}
     if validation is not None:
         names = read_names(validation)
-        watched = store.select(names, where=str(validation))
+        where = names_place(validation)
+        watched = store.select(names, where=where)
         with_labels = {c.subject for c in watched if c.labelled}
         for case in watched:  # of a subject that is named, only what is labelled can be meant
             if not case.labelled and (case.id in names or case.subject not in with_labels):
-                raise PosconError(f"{validation}: case {case.id} has no label map to validate on")
+                raise PosconError(f"{where}: case {case.id} has no label map to validate on")
         roles["validation"] = [c for c in watched if c.labelled]
         subjects = {c.subject for c in watched}
         pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
@@ -426,8 +425,9 @@ def _choose_roles(
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
         if not roles["unlabelled"]:
+            place = store.path if unlabelled is None else names_place(unlabelled)
             raise PosconError(
-                f"{store.path if unlabelled is None else unlabelled}: method {chosen.method} needs "
+                f"{place}: method {chosen.method} needs "
                 "cases to use without labels and none is left that is not drawn as labelled, "
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
@@ -437,7 +437,7 @@ def _choose_roles(
 def _check_unseen(
     store: Store,
     init: Path | str | None,
-    exclude: Path | str | None,
+    exclude: Names | None,
     validation: Sequence[CaseRecord],
     transductive: bool,
 ) -> None:
@@ -448,7 +448,8 @@ def _check_unseen(
     """
     apart = list(validation)
     if exclude is not None:
-        subjects = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        named = store.select(read_names(exclude), where=names_place(exclude))
+        subjects = {c.subject for c in named}
         apart += [c for c in store.cases if c.subject in subjects]
     known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
     seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}

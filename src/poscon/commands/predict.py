@@ -3,46 +3,29 @@
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-from pydantic import ValidationError
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import usable_cores
-from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
-from poscon.networks.build import build_network
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.leakage import describe, note_seen
+from poscon.models import Model, PreparedScan
 from poscon.progress import console, progress_bar
-from poscon.store.preparation import (
-    case_geometry,
-    check_same_grid,
-    one_volume,
-    pixels_sha256,
-    prepare_image,
-)
-from poscon.store.store import ClassRecord, Preparation, read_names, write_json
-from poscon.training.inference import (
-    channels_last,
-    choose_device,
-    largest_component,
-    predicted_classes,
-)
-from poscon.training.run import LABELS_FILE, MODEL
-from poscon.volumes.case import Case, Channel, LabelClass, LabelScheme
-from poscon.volumes.geometry import SliceGeometry
+from poscon.store.selection import cases_named
+from poscon.store.store import Names, write_json
+from poscon.training.run import LABELS_FILE
+from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import (
     NIFTI,
     Scan,
-    ScanHeader,
     read_header,
-    read_scan,
     scan_stem,
     scan_suffix,
     write_labels,
@@ -55,6 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@checked
 def predict(
     run: Path | str,
     input: Path | str,
@@ -62,7 +46,7 @@ def predict(
     *,
     layout: str | None = None,
     channel: int | None = None,
-    cases: Path | str | None = None,
+    cases: Names | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -80,8 +64,10 @@ def predict(
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: of an input folder; None detects it.
         channel: which channel of a multi-channel input folder, counted from 0; None: all.
-        cases: file naming the cases or subjects of the input folder to segment; None: all.
-        source_spacing: mm along the files' axes, for scans whose headers are wrong.
+        cases: the cases or subjects of the input folder to segment: a file that names them, or a
+            list of names; None: all.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: keep the label maps that are there already and make the others.
 
@@ -104,172 +90,42 @@ def predict(
             f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
-    headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
-    fitted = [model.fitted(case, header) for (case, _), header in zip(todo, headers, strict=True)]
+    # bad files are found before any work
+    fitted = [model.fitted(case, read_header(case.image)) for case, _ in todo]
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
 
-    def write(segmented: tuple[_Prepared, list[np.ndarray], Path]) -> None:
-        prepared, classes, target = segmented
+    seen: dict[str, tuple[str, ...]] = {}
+
+    def write(segmented: tuple[Case, Path, PreparedScan, list[np.ndarray]]) -> None:
+        case, target, prepared, classes = segmented
+        roles = model.roles(prepared)
+        if roles:
+            seen[case.id] = roles
         if folder is not None:  # before the label map, which says that this scan is done
-            note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
+            note_seen(folder, case.id, roles)
         labels = model.label_map(prepared, classes)
         like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
-    cases_with_headers = list(zip(fitted, headers, strict=True))
     readers = max(1, min(READERS, usable_cores() // 2))
-    scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
+    scans = _in_threads(model.read, fitted, readers)
     segmented = (
-        (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
+        (case, target, scan, model.predict_classes(scan))
+        for (case, target), scan in zip(todo, scans, strict=True)
     )
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
         for _ in _in_threads(write, segmented, 1):
             progress.advance(task)
-    if model.seen:
+    if seen:
         console.print(
-            f"note: {describe(model.seen)}; how well they are segmented says little of new scans",
+            f"note: {describe(seen)}; how well they are segmented says little of new scans",
             soft_wrap=True,
         )
     return [target for _, target in jobs]
-
-
-class Model:
-    """A fine-tuned network with the preparation its training data had.
-
-    Args:
-        run: folder of a fine-tuning run.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        source_spacing: mm along the files' axes that replaces the headers'.
-
-    Attributes:
-        seen: by case id, the roles in the model's training of the scans segmented so far that took
-            part in it.
-    """
-
-    def __init__(
-        self,
-        run: Path | str,
-        device: str,
-        source_spacing: tuple[float, float, float] | None = None,
-    ) -> None:
-        path = Path(run) / MODEL
-        tensors, about = read_weights(path)
-        settings = network_settings(about, path)
-        try:
-            self.preparation = Preparation.model_validate(about["preparation"])
-            self.size = int(about["size"])
-            self.keep_largest_component = bool(about.get("keep_largest_component", False))
-            self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
-            self.channels = [str(name) for name in about["channels"]]
-            modalities: list[list[str]] = about["modalities"]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
-        if source_spacing is not None:
-            self.preparation = self.preparation.model_copy(
-                update={"source_spacing": source_spacing}
-            )
-        self.known = roles_by_pixels(read_entries(Path(run)))
-        self.seen: dict[str, tuple[str, ...]] = {}
-        self.modalities = [found[0] if len(found) == 1 else None for found in modalities]
-        self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
-        self.network = build_network(settings, len(self.classes) + 1)
-        load_by_name(self.network, tensors, where=str(path))
-        channels_last(self.network.to(choose_device(device))).eval()
-
-    def fitted(self, case: Case, header: ScanHeader) -> Case:
-        """The case with the channels that the model takes; a 4-D file may hold them.
-
-        Raises:
-            PosconError: it has another number of channels, or they lie on different grids.
-        """
-        series = len(header.shape) > 3 and case.frame_index is None and not case.channels
-        if series and len(self.channels) > 1:
-            channels = tuple(Channel(case.image, number) for number in range(header.shape[3]))
-            case = replace(case, channels=channels)
-        if len(case.all_channels) != len(self.channels):
-            wanted = f"{len(self.channels)} ({', '.join(self.channels)})"
-            hint = "choose one with --channel" if len(self.channels) == 1 else "give scans that do"
-            raise PosconError(
-                f"{case.image}: has {len(case.all_channels)} image channel(s), the model takes "
-                f"{wanted}; {hint}"
-            )
-        for file in case.image_files[1:]:
-            check_same_grid(file, case.image, header)
-        return case
-
-    def read(self, case: Case, header: ScanHeader) -> "_Prepared":
-        """A scan, prepared for the network.
-
-        Raises:
-            PosconError: a scan that cannot be used.
-        """
-        files = {file: read_scan(file) for file in case.image_files}
-        prepared = _Prepared(case, files[case.image], case_geometry(case, header, self.preparation))
-        frames = [case.all_channels]
-        if prepared.several:
-            numbers = range(prepared.scan.data.shape[3])
-            frames = [(Channel(case.image, number, case.modality),) for number in numbers]
-        for channels in frames:
-            volumes = [one_volume(files[c.file].data, case, c) for c in channels]
-            prepared.roles |= set(self.known.get(pixels_sha256(volumes, header.affine), ()))
-            stack, _ = prepare_image(
-                volumes,
-                prepared.geometry,
-                self.preparation.spacing,
-                [
-                    known or channel.modality
-                    for known, channel in zip(self.modalities, channels, strict=True)
-                ],
-            )
-            prepared.stacks.append(torch.from_numpy(stack))
-        return prepared
-
-    def segment(self, prepared: "_Prepared") -> list[np.ndarray]:
-        """Classes of each of the scan's volumes, (slices, rows, columns) as scanned, uint8."""
-        if prepared.roles:
-            self.seen[prepared.case.id] = tuple(sorted(prepared.roles))
-        _, rows, columns = prepared.geometry.stack_shape
-        return [
-            predicted_classes(self.network, stack, self.size, (rows, columns))
-            for stack in prepared.stacks
-        ]
-
-    def label_map(self, prepared: "_Prepared", classes: Sequence[np.ndarray]) -> np.ndarray:
-        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
-        if self.keep_largest_component:
-            classes = [largest_component(volume) for volume in classes]
-        maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
-        return np.stack(maps, axis=-1) if prepared.several else maps[0]
-
-
-@dataclass
-class _Prepared:
-    """A scan as the network takes it.
-
-    Attributes:
-        case: which it is.
-        scan: its first channel's file, as it was read.
-        geometry: how each of its volumes is sliced.
-        stacks: the slices of each, (slices, channels, rows, columns), normalised, at the network's
-            spacing.
-        roles: of its volumes in the model's training.
-    """
-
-    case: Case
-    scan: Scan
-    geometry: SliceGeometry
-    stacks: list[torch.Tensor] = field(default_factory=list)
-    roles: set[str] = field(default_factory=set)
-
-    @property
-    def several(self) -> bool:
-        """Whether it is all frames of a 4-D time series, which come back together."""
-        one = self.case.channels or self.case.frame_index is not None
-        return self.scan.data.ndim == 4 and not one
 
 
 def _in_threads(
@@ -308,21 +164,14 @@ def _folder_jobs(
     output: Path,
     layout: str | None,
     channel: int | None,
-    cases: Path | str | None,
+    cases: Names | None,
 ) -> list[tuple[Case, Path]]:
     """The scans of a folder and their targets: one a case, or one a 4-D series."""
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
     chosen = list(read_dataset(source, layout, channel=channel).cases)
     if cases is not None:
-        names = set(read_names(cases))
-        unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}
-        if unknown:
-            raise PosconError(
-                f"{cases}: {len(unknown)} name(s) are neither a case nor a subject of {source}: "
-                f"{', '.join(sorted(unknown)[:5])}"
-            )
-        chosen = [c for c in chosen if c.id in names or c.subject in names]
+        chosen = cases_named(chosen, cases, source)
     jobs = {}
     for case in chosen:
         if case.frame_index is not None:

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +11,22 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.progress import progress_bar
-from poscon.settings import Recipe, Settings, resolve
+from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
+from poscon.store.selection import cases_named
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
     ClassRecord,
     Manifest,
+    Names,
     Preparation,
     Store,
-    read_names,
     write_json,
 )
 from poscon.version import __version__
@@ -55,6 +56,13 @@ class PrepareSettings(Settings):
     source_spacing: tuple[float, float, float] | None = None
     modality: Literal["auto", "CT", "MR"] = "auto"
 
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``mr`` is ``MR``."""
+        word = value.upper() if isinstance(value, str) else value
+        return word if word in ("CT", "MR") else value
+
     @field_validator("spacing", "source_spacing")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -64,23 +72,24 @@ class PrepareSettings(Settings):
         return value
 
 
+@checked
 def prepare(
     source: Path | str,
     store: Path | str,
     *,
     layout: str | None = None,
     plane: str | None = None,
-    spacing: float | str | None = None,
+    spacing: float | Literal["auto", "native"] | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     modality: str | None = None,
     labels: str | None = None,
     channel: int | None = None,
-    reverse: Path | str | None = None,
+    reverse: Names | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
 
@@ -90,20 +99,23 @@ def prepare(
         source: the folder.
         store: the folder to write; must not exist, or be an unfinished one.
         layout: name of the layout; None detects it.
-        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
-            defaults.
-        spacing: likewise.
-        source_spacing: likewise.
-        modality: likewise.
+        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This and the next
+            three go before the recipe, which goes before the layout's own defaults.
+        spacing: pixel size in mm that slices are resampled to, ``"auto"`` (the median of the data
+            set) or ``"native"`` (as scanned).
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
+        modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
         channel: which channel of a multi-channel data set, counted from 0; None: all channels.
-        reverse: file with the cases whose slices run the other way (see :func:`read_names`).
+        reverse: names of the cases or subjects whose slices run the other way: a file (see
+            :func:`poscon.store.store.read_names`), or a list.
         processes: how many to use; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
             same place.
         address: of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
 
     Returns:
         The store, opened.
@@ -135,7 +147,8 @@ def prepare(
     scheme = parse_labels(labels) if labels is not None else dataset.labels
     if labels is not None and not any(case.label for case in dataset.cases):
         raise PosconError(f"{source}: --labels has no effect, no case has a label map")
-    reversed_ids = _reversed(dataset, reverse)
+    backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
+    reversed_ids = {case.id for case in backwards}
     job = Job(
         root=source,
         store=store,
@@ -271,7 +284,7 @@ def _stamp(path: Path, root: Path) -> list[str | int]:
 
 
 def _resolve_settings(
-    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
+    dataset: Dataset, recipe: Recipe | None, settings: GivenSettings, **arguments: Any
 ) -> PrepareSettings:
     """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
@@ -320,16 +333,3 @@ def _discover_labels(dataset: Dataset) -> LabelScheme:
             counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
     foreground = sorted(v for v in counts if v != 0)
     return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
-
-
-def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:
-    if reverse is None:
-        return set()
-    names = set(read_names(reverse))
-    unknown = names - {c.id for c in dataset.cases} - {c.subject for c in dataset.cases}
-    if unknown:
-        raise PosconError(
-            f"{reverse}: {len(unknown)} name(s) are neither a case nor a subject of "
-            f"{dataset.root}: {', '.join(sorted(unknown)[:5])}"
-        )
-    return {c.id for c in dataset.cases if c.id in names or c.subject in names}

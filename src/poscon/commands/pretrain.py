@@ -1,6 +1,6 @@
 """``poscon pretrain``: unlabelled slices in, an encoder out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.distributed import joined, n_processes, rank, wait_for_all
 from poscon.errors import PosconError
 from poscon.networks.build import build_encoder
@@ -18,16 +19,16 @@ from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
-from poscon.settings import Recipe, Settings, resolve, validate
+from poscon.settings import GivenSettings, Recipe, Settings, resolve, validate
 from poscon.store.selection import choose_cases, slice_size
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
 from poscon.training.configuration import TrainingSettings
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics, numbers
 from poscon.training.inference import choose_device
 from poscon.training.loop import train
-from poscon.training.run import MetricsFile, RunFolder, part_file, refuse_with_resume
+from poscon.training.run import MetricsFile, RunFolder, inputs_record, part_file, refuse_with_resume
 from poscon.training.samplers import SamplerName
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
@@ -92,17 +93,18 @@ def without_effect(method: str) -> list[str]:
     return unused
 
 
+@checked
 def pretrain(
     store: Path | str,
     run: Path | str,
     *,
     method: str | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -111,15 +113,15 @@ def pretrain(
     Args:
         store: prepared data set.
         run: folder to write, see :mod:`poscon.training.run`.
-        method: pre-training method.
-        cases: file naming the cases or subjects to use (see
-            :func:`poscon.store.store.read_names`); None: all.
-        exclude: file naming those to leave out, such as the test subjects.
-        epochs: overrides the setting of that name.
-        seed: overrides the setting of that name.
-        device: overrides the setting of that name.
+        method: pre-training method; None: that of the recipe, else ``pcl``.
+        cases: the cases or subjects to use: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        epochs: how often every slice is seen; None: that of the recipe, else 10.
+        seed: decides every random choice; None: that of the recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 
@@ -142,7 +144,7 @@ def pretrain(
                 ("--epochs", epochs),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
         request = Request.resume(folder, opened, device)
@@ -186,8 +188,8 @@ class Request:
         cls,
         store: Store,
         settings: PretrainSettings,
-        cases: Path | str | None,
-        exclude: Path | str | None,
+        cases: Names | None,
+        exclude: Names | None,
     ) -> Self:
         """A new training; the arguments are those of :func:`pretrain`.
 
@@ -249,7 +251,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
             after_chunk=CollapseWatch(diagnostics),
         )
     if rank() == 0:
-        _save(learner, chosen, store, run)
+        _save(learner, chosen, store, cases, run)
         rows = numbers(metrics.rows())
         draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title)
         conclude(title, rows)
@@ -297,14 +299,20 @@ def assemble(
     return Assembly(learner, reader, views, batches)
 
 
-def _save(learner: PretextMethod, chosen: PretrainSettings, store: Store, run: RunFolder) -> None:
+def _save(
+    learner: PretextMethod,
+    chosen: PretrainSettings,
+    store: Store,
+    cases: Sequence[CaseRecord],
+    run: RunFolder,
+) -> None:
     """Write the parts of the network; the encoder last: it says that all are there."""
     about = {
         "poscon_version": __version__,
         "network": chosen.network.model_dump(),
         "method": chosen.method,
         "parts": list(learner.parts),
-        "preparation": store.manifest.preparation.model_dump(mode="json"),
+        **inputs_record(store, cases, chosen.size),
     }
     for part in reversed(learner.parts):
         save_weights(part_file(run.path, part), getattr(learner, part), about)

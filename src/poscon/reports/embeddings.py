@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from poscon.networks.build import build_encoder
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.models import load_encoder
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
 from poscon.training.probes import frozen, pooled_features
-from poscon.training.run import part_file
 
 SUBJECTS = 12
 
@@ -45,10 +43,7 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
         cases: the first case of each of up to `SUBJECTS` subjects is taken.
         size: pixels per side of the window at the middle of each slice that the encoder sees.
     """
-    path = part_file(run, "encoder")
-    tensors, about = read_weights(path)
-    encoder = build_encoder(network_settings(about, path))
-    load_by_name(encoder, tensors, where=str(path))
+    encoder = load_encoder(run, "cpu").encoder
     firsts = {case.subject: case for case in reversed(cases)}
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
     reader = SliceReader(store, chosen, size, encoder.settings.context)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from poscon.arguments import checked
 from poscon.comparison.compare import PLAN, open_comparison
 from poscon.errors import PosconError
 from poscon.files import write_text
@@ -11,6 +12,7 @@ from poscon.reports.run import run_page
 REPORT = "report.html"
 
 
+@checked
 def report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of a comparison, of a pre-training or of a fine-tuning.
 

@@ -40,6 +40,25 @@ def part_file(run: Path, part: str) -> Path:
     return run / f"{part}.safetensors"
 
 
+def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) -> dict[str, Any]:
+    """What the file of a network says of its inputs, so that a scan can be prepared for it.
+
+    Args:
+        store: what it was trained on.
+        cases: those it was trained on.
+        size: extent of the training crops in pixels.
+    """
+    return {
+        "size": size,
+        "channels": store.manifest.channels,
+        "modalities": [
+            sorted(set(of_channel))
+            for of_channel in zip(*(case.modalities for case in cases), strict=True)
+        ],
+        "preparation": store.manifest.preparation.model_dump(mode="json"),
+    }
+
+
 class RunFolder:
     """A run's folder.
 
@@ -229,7 +248,7 @@ def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
     Raises:
         PosconError: one of the (name, value) pairs is given.
     """
-    given = [name for name, value in options if value not in (None, (), [])]
+    given = [name for name, value in options if value not in (None, (), [], {})]
     if given:
         raise PosconError(
             f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "

@@ -1,4 +1,4 @@
-"""Reading a scan file and writing a label map that lies exactly on it.
+"""Reading a scan, from a file or in memory, and making a label map that lies exactly on it.
 
 NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever the format, the
 affine is in nibabel's convention: voxel index to millimetres in RAS+.
@@ -29,14 +29,15 @@ _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan file's content.
+    """A scan: the content of a file, or what was given in memory.
 
     Attributes:
-        path: the file.
+        path: the file; for a scan in memory, what messages call it.
         data: voxels, (X, Y, Z) or (X, Y, Z, frames), in the file's own axis order, scaled as the
             header says; integers stay integers where the header has no scaling.
         affine: (4, 4), voxel index to mm, RAS+.
-        header: what the format's library needs to write a file with the same geometry.
+        header: what the format's library needs to make an image with the same geometry; None for
+            a NumPy array, which has none.
     """
 
     path: Path
@@ -93,8 +94,7 @@ def read_header(path: Path) -> ScanHeader:
             shape = tuple(reader.GetSize())
             single = reader.GetNumberOfComponents() == 1
     _check_scalar(single, path)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise PosconError(f"{path}: its affine is singular or not finite; mend the header")
+    _check_affine(affine, path)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return ScanHeader(_spatial_shape(shape, path), (float(x), float(y), float(z)), affine)
 
@@ -108,18 +108,64 @@ def read_scan(path: Path) -> Scan:
     _check_file(path)
     with _readable(path):
         if scan_suffix(path) in NIFTI:
-            image = nib.load(path)
-            header = image.header.copy()
-            affine = np.asarray(image.affine, float)
-            data = np.asanyarray(image.dataobj)
-            single = data.dtype.kind in "biuf"
-        else:
-            header = SimpleITK.ReadImage(str(path))
-            affine = _sitk_affine(header)
-            data = SimpleITK.GetArrayFromImage(header).T
-            single = header.GetNumberOfComponentsPerPixel() == 1
-    _check_scalar(single, path)
-    return Scan(path, data.reshape(_spatial_shape(data.shape, path)), affine, header)
+            return _scan_of_nibabel(nib.load(path), path)
+        return _scan_of_itk(SimpleITK.ReadImage(str(path)), path)
+
+
+def scan_in_memory(image: Any, affine: np.ndarray | None = None) -> Scan:
+    """A scan that is in memory already.
+
+    Args:
+        image: a NIfTI image of nibabel, an image of SimpleITK, or an array, (X, Y, Z) or
+            (X, Y, Z, frames).
+        affine: (4, 4), voxel index to mm, RAS+; for an array, which needs it, and only for that.
+
+    Raises:
+        PosconError: another type, a wrong number of dimensions, several numbers per voxel, or an
+            affine that is missing, singular or not needed.
+    """
+    name = Path("image")
+    if isinstance(image, np.ndarray):
+        if affine is None:
+            raise PosconError("image: an array has no voxel size; give spacing or affine too")
+        if np.shape(affine) != (4, 4):
+            raise PosconError(f"affine: has shape {np.shape(affine)}, must be (4, 4)")
+        if image.ndim not in (3, 4) or 0 in image.shape:
+            raise PosconError(
+                f"image: an array of shape {image.shape}; give (X, Y, Z) or (X, Y, Z, frames)"
+            )
+        _check_scalar(image.dtype.kind in "biuf", name)
+        scan = Scan(name, image, np.asarray(affine, float), None)
+    elif affine is not None:
+        raise PosconError("affine: has no effect, the image has its own; leave it out")
+    elif isinstance(image, nib.Nifti1Pair):
+        # the header of a new image follows the affine, which may have been changed in place
+        follows = type(image)(image.dataobj, image.affine, image.header)
+        with _readable(name):
+            scan = _scan_of_nibabel(follows, name)
+    elif isinstance(image, SimpleITK.Image):
+        scan = _scan_of_itk(image, name)
+    else:
+        raise PosconError(
+            f"image: cannot be a {type(image).__name__}; give a file, a NumPy array, a NIfTI image "
+            "of nibabel or an image of SimpleITK"
+        )
+    _check_affine(scan.affine, name)
+    return scan
+
+
+def _scan_of_nibabel(image: Any, path: Path) -> Scan:
+    data = np.asanyarray(image.dataobj)
+    _check_scalar(data.dtype.kind in "biuf", path)
+    data = data.reshape(_spatial_shape(data.shape, path))
+    return Scan(path, data, np.asarray(image.affine, float), image.header.copy())
+
+
+def _scan_of_itk(image: Any, path: Path) -> Scan:
+    _check_scalar(image.GetNumberOfComponentsPerPixel() == 1, path)
+    data = SimpleITK.GetArrayFromImage(image).T
+    data = data.reshape(_spatial_shape(data.shape, path))
+    return Scan(path, data, _sitk_affine(image), image)
 
 
 def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
@@ -132,23 +178,40 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
         labels: integers of the same shape as ``like.data``.
         like: the scan that was segmented.
     """
-    assert labels.shape == like.data.shape
+    image = label_image(labels, like)
     with complete(path) as part:
-        if isinstance(like.header, nib.Nifti1Header):
-            header = like.header.copy()
-            header.set_data_dtype(labels.dtype)
-            header.set_slope_inter(1, 0)
-            header["cal_min"], header["cal_max"] = 0, 0
-            header["descrip"] = b""
-            # nibabel keeps both codes only when the affine is the header's own, and it is.
-            shape = header.get_data_shape()  # a file with trailing axes of 1 gets them back
-            image = type_of(header)(labels.reshape(shape), None, header)
-            nib.save(image, part)
-        else:
-            shape = like.header.GetSize()  # a single slice may be a 2-D file
-            image = SimpleITK.GetImageFromArray(labels.reshape(shape).T, isVector=False)
-            image.CopyInformation(like.header)
+        if isinstance(image, SimpleITK.Image):
             SimpleITK.WriteImage(image, str(part), useCompression=True)
+        else:
+            nib.save(image, part)
+
+
+def label_image(labels: np.ndarray, like: Scan) -> Any:
+    """A label map as an image of the same library as a scan, with the scan's geometry.
+
+    Args:
+        labels: integers of the same shape as ``like.data``.
+        like: the scan that was segmented.
+
+    Returns:
+        An image of nibabel or of SimpleITK; the array itself for a scan that is an array.
+    """
+    assert labels.shape == like.data.shape
+    if like.header is None:
+        return labels
+    if isinstance(like.header, nib.Nifti1Header):
+        header = like.header.copy()
+        header.set_data_dtype(labels.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"], header["cal_max"] = 0, 0
+        header["descrip"] = b""
+        # nibabel keeps both codes only when the affine is the header's own, and it is.
+        shape = header.get_data_shape()  # a file with trailing axes of 1 gets them back
+        return type_of(header)(labels.reshape(shape), header.get_best_affine(), header)
+    shape = like.header.GetSize()  # a single slice may be a 2-D file
+    image = SimpleITK.GetImageFromArray(labels.reshape(shape).T, isVector=False)
+    image.CopyInformation(like.header)
+    return image
 
 
 def type_of(header: Any) -> Any:
@@ -187,9 +250,14 @@ def _check_file(path: Path) -> None:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
 
 
+def _check_affine(affine: np.ndarray, path: Path) -> None:
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise PosconError(f"{path}: its affine is singular or not finite; correct the header")
+
+
 def _check_scalar(single: bool, path: Path) -> None:
     if not single:
-        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number a voxel")
+        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number per voxel")
 
 
 @contextmanager
