@@ -5,8 +5,8 @@
 
 Every way trains the same U-Net on the same random slices. The ways take turns, round by round, so
 that a busy machine slows all of them down alike. Printed is the median over the rounds of the time
-of a step, relative to that of the network as it is. With ``--profile`` the operations of a step of
-the network as it is follow, by their share of the time.
+of a step, relative to that of the network as it is. The up-sampling alone follows. With
+``--profile`` the operations of a step of the network as it is follow, by their share of the time.
 """
 
 import argparse
@@ -72,6 +72,7 @@ def main() -> None:
     for name, times in spent.items():
         ratios = [time_ / other for time_, other in zip(times, base, strict=True)]
         print(f"| {name} | {statistics.median(ratios):.2f} |")
+    print_layer(bfloat16, arguments.rounds)
     if arguments.profile:
         print_profile(steps[AS_IT_IS])
 
@@ -232,6 +233,27 @@ WAYS: dict[str, Callable[[SegmentationNetwork], SegmentationNetwork]] = {
 }
 """Ways to write the network. With ReLU and with mean pooling it is another network: these two say
 what LeakyReLU and max pooling cost."""
+
+
+def print_layer(bfloat16: bool, rounds: int) -> None:
+    """One up-sampling, from 32 channels of 64 x 64 to 16 of 128 x 128, forward and backward."""
+    up = UpSample2d(32, 16)
+    layers = {"as it is": up, "transposed": Transposed(up), "views and a copy": ViewedUp(up)}
+    images = torch.randn(8, 32, 64, 64).contiguous(memory_format=torch.channels_last)
+    images.requires_grad_()
+    spent: dict[str, list[float]] = {name: [] for name in layers}
+    for round_ in range(rounds + 2):
+        for name, layer in layers.items():
+            started = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                result = layer(images)
+            result.float().square().sum().backward()
+            if round_ > 1:
+                spent[name].append(time.process_time() - started)
+    base = statistics.median(spent["as it is"])
+    print("\n| up-sampling alone | processor time, relative |\n|---|---|")
+    for name, times in spent.items():
+        print(f"| {name} | {statistics.median(times) / base:.2f} |")
 
 
 def print_profile(step: Step) -> None:
