@@ -1,12 +1,12 @@
 """What a training step on a CPU costs, with one part of the network written in different ways.
 
     python benchmarks/cpu_step.py [--size 128] [--width 16] [--batch 16] [--threads 2] [--rounds 9]
-                                  [--precision bf16] [--profile]
+                                  [--precision bf16] [--profile] [--without WAY ...]
 
 Every way trains the same U-Net on the same random slices. The ways take turns, round by round, so
 that a busy machine slows all of them down alike. Printed is the median over the rounds of the time
-of a step, relative to that of the network as it is. With ``--profile`` the operations of a step of
-the network as it is follow, by their share of the time.
+of a step, relative to that of the network as it is. The up-sampling alone follows. With
+``--profile`` the operations of a step of the network as it is follow, by their share of the time.
 """
 
 import argparse
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--precision", choices=["32", "bf16"], default="bf16")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--without", nargs="*", default=[], choices=[*WAYS][1:], metavar="WAY")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -53,6 +54,7 @@ def main() -> None:
     steps = {
         name: stepper(change(copy.deepcopy(network)), images, labels, bfloat16)
         for name, change in WAYS.items()
+        if name not in arguments.without
     }
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(arguments.rounds + 2):
@@ -70,6 +72,7 @@ def main() -> None:
     for name, times in spent.items():
         ratios = [time_ / other for time_, other in zip(times, base, strict=True)]
         print(f"| {name} | {statistics.median(ratios):.2f} |")
+    print_layer(bfloat16, arguments.rounds)
     if arguments.profile:
         print_profile(steps[AS_IT_IS])
 
@@ -100,6 +103,23 @@ class Transposed(nn.ConvTranspose2d):
             self.weight.copy_(weight)
             assert self.bias is not None
             self.bias.copy_(up.bias)
+
+
+class ViewedUp(nn.Module):
+    """The same up-sampling with the pixels laid out by views and one copy, in channels last."""
+
+    def __init__(self, up: UpSample2d) -> None:
+        super().__init__()
+        outputs, inputs = len(up.bias), up.weight.shape[1]
+        rows = up.weight.detach().reshape(outputs, 4, inputs, 1, 1).transpose(0, 1)
+        self.weight = nn.Parameter(rows.reshape(4 * outputs, inputs, 1, 1).clone())
+        self.bias = nn.Parameter(up.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, rows, columns = x.shape
+        pixels = nn.functional.conv2d(x, self.weight, self.bias.repeat(4)).permute(0, 2, 3, 1)
+        pairs = pixels.reshape(n, rows, columns, 2, -1).transpose(2, 3)
+        return pairs.reshape(n, 2 * rows, 2 * columns, -1).permute(0, 3, 1, 2)
 
 
 class SplitBlock(nn.Module):
@@ -157,6 +177,13 @@ def with_transposed(network: SegmentationNetwork) -> SegmentationNetwork:
     return network
 
 
+def with_views(network: SegmentationNetwork) -> SegmentationNetwork:
+    network.decoder.ups = nn.ModuleList(
+        ViewedUp(up) for up in network.decoder.ups if isinstance(up, UpSample2d)
+    )
+    return network
+
+
 def without_concatenation(network: SegmentationNetwork) -> SegmentationNetwork:
     network.decoder = SplitDecoder(network.decoder)  # type: ignore[assignment]
     return network
@@ -170,7 +197,6 @@ def not_in_place(network: SegmentationNetwork) -> SegmentationNetwork:
 
 
 def with_relu(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Another network: it says what LeakyReLU costs more than ReLU."""
     for block in network.modules():
         if isinstance(block, ConvBlock):
             for number, module in enumerate(block):
@@ -179,8 +205,7 @@ def with_relu(network: SegmentationNetwork) -> SegmentationNetwork:
     return network
 
 
-def strided(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Mean pooling: it says what max pooling costs."""
+def with_mean_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
     network.encoder.pool = nn.AvgPool2d(2)
     return network
 
@@ -199,14 +224,36 @@ AS_IT_IS = "as it is"
 WAYS: dict[str, Callable[[SegmentationNetwork], SegmentationNetwork]] = {
     AS_IT_IS: lambda network: network,
     "transposed convolutions of torch": with_transposed,
+    "views and a copy for the pixel shuffle": with_views,
     "two convolutions summed for the concatenation": without_concatenation,
     "activations not in place": not_in_place,
     "ReLU for LeakyReLU": with_relu,
-    "mean pooling for max pooling": strided,
+    "mean pooling for max pooling": with_mean_pooling,
     "norm and activation compiled": compiled_norms,
 }
-"""Ways to write the network; the second, the third, the fourth and the last give equal numbers, to
-rounding and to how weights are drawn."""
+"""Ways to write the network. With ReLU and with mean pooling it is another network: these two say
+what LeakyReLU and max pooling cost."""
+
+
+def print_layer(bfloat16: bool, rounds: int) -> None:
+    """One up-sampling, from 32 channels of 64 x 64 to 16 of 128 x 128, forward and backward."""
+    up = UpSample2d(32, 16)
+    layers = {"as it is": up, "transposed": Transposed(up), "views and a copy": ViewedUp(up)}
+    images = torch.randn(8, 32, 64, 64).contiguous(memory_format=torch.channels_last)
+    images.requires_grad_()
+    spent: dict[str, list[float]] = {name: [] for name in layers}
+    for round_ in range(rounds + 2):
+        for name, layer in layers.items():
+            started = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                result = layer(images)
+            result.float().square().sum().backward()
+            if round_ > 1:
+                spent[name].append(time.process_time() - started)
+    base = statistics.median(spent["as it is"])
+    print("\n| up-sampling alone | processor time, relative |\n|---|---|")
+    for name, times in spent.items():
+        print(f"| {name} | {statistics.median(times) / base:.2f} |")
 
 
 def print_profile(step: Step) -> None:

@@ -19,7 +19,7 @@ ROOMS = [
     *("training", "models", "pictures", "commands", "comparison", "reports"),
     *("listings", "cli", "__init__", "__main__"),
 ]
-"""From left to right; nobody imports to the left of it... what is to its right."""
+"""From left to right. No room imports from a room to its right."""
 
 
 def room_of(module: str) -> str:
