@@ -21,7 +21,7 @@ LONGEST = 100
 """Characters of a line, except tables, code and what cannot be broken."""
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")
-COMMAND = re.compile(r"(?<![\w/.*-])poscon ([a-z][a-z-]*)(?![\w.])")
+COMMAND = re.compile(r"(?<![\w/.*-])(?<!from )poscon ([a-z][a-z-]*)(?![\w.])")
 SCRIPT = re.compile(r"\bpython ((?:benchmarks|experiments)/\w+\.py)")
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

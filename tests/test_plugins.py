@@ -97,7 +97,7 @@ def test_the_package_of_the_page_goes_through_the_commands(
         ["pretrain", "store", "near", "--method", "near-is-like", "--epochs", 1, *TINY],
         ["finetune", "store", "seg", "--init", "near", "--method", "cross-entropy"],
     ]
-    steps[1] += ["-s", "loss.scale=2", "-s", "batch=8"]
+    steps[1] += ["-s", "loss.scale=2", "-s", "batch=8", "-s", "network.architecture=strided"]
     steps[2] += ["--iterations", 3, "-s", "size=32", "-s", "batch=4"]
     said = ""
     for step in steps:
@@ -107,17 +107,20 @@ def test_the_package_of_the_page_goes_through_the_commands(
     assert "layout clinic" in said  # found without being named
     assert (tmp_path / "seg" / "model.safetensors").is_file()
     assert "scale: 2" in (tmp_path / "near" / "config.yaml").read_text()
+    for run in ("near", "seg"):
+        assert "architecture: strided" in (tmp_path / run / "config.yaml").read_text()
 
 
 def test_lists_say_where_a_member_comes_from(
     page_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = poscon("methods", "--json", site=page_package, cwd=tmp_path)
-    rows = {row["method"]: row for row in json.loads(listed.stdout)}
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
     assert rows["near-is-like"]["from"] == "near-is-like"
     assert rows["near-is-like"]["kind"] == "pre-training"
     assert rows["cross-entropy"]["kind"] == "fine-tuning"
-    assert rows["pcl"]["from"] == "poscon"
+    assert rows["pcl"]["from"] == rows["residual"]["from"] == "poscon"
+    assert (rows["strided"]["kind"], rows["strided"]["from"]) == ("architecture", "near-is-like")
     with installed(page_package, monkeypatch):
         layouts = {row["layout"]: row["from"] for row in list_layouts().rows}
         summaries = [row["what it does"] for row in list_methods().rows]
@@ -172,6 +175,15 @@ BROKEN = "import nothing_that_exists\n"
             "poscon.pretext", "mine", "extra:Thing", GOOD,
             ["pretrain", "store", "run", "--method", "mine"],
             "extra:Thing is not a subclass of poscon.pretext.base.PretextMethod",
+        ),
+        (
+            "poscon.networks", "mine", "extra:Thing", GOOD,
+            ["pretrain", "store", "run", "-s", "network.architecture=mine"],
+            "extra:Thing is not a subclass of poscon.networks.parts.Encoder",
+        ),
+        (
+            "poscon.networks", "unet", "extra:Thing", GOOD, ["pretrain", "store", "run"],
+            "architecture 'unet' of the package extra: the name is taken by poscon",
         ),
         (
             "poscon.finetuning", "mine", "extra:value", GOOD,

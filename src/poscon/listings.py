@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from poscon import finetuning, pretext
 from poscon.comparison.plan import plan_names, read_plan
 from poscon.errors import PosconError
+from poscon.networks.architectures import find_architecture, known_architectures
 from poscon.settings import load_recipe, recipe_names
 from poscon.volumes.layouts import find_layout, known_layouts
 
@@ -23,7 +24,7 @@ class Listing:
 
 
 def list_methods() -> Listing:
-    """Every pre-training and fine-tuning method.
+    """Every pre-training method, fine-tuning method and architecture.
 
     Raises:
         PosconError: two methods have the same name.
@@ -39,13 +40,29 @@ def list_methods() -> Listing:
             rows.append(
                 {
                     "kind": kind,
-                    "method": name,
+                    "name": name,
                     "what it does": method.summary,
                     "needs": method.needs,
                     "source": method.citation,
                     "from": package,
                 }
             )
+    for name, package in known_architectures().items():
+        try:
+            encoder = find_architecture(name)
+        except PosconError as error:
+            problems.append(str(error))
+            continue
+        rows.append(
+            {
+                "kind": "architecture",
+                "name": name,
+                "what it does": encoder.summary,
+                "needs": "",
+                "source": encoder.citation,
+                "from": package,
+            }
+        )
     return Listing(rows, problems)
 
 
