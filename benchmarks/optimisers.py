@@ -16,10 +16,10 @@ import time
 import torch
 from step_cost import CLASSES, random_batch
 
-from poscon.commands.finetune import FinetuneSettings
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import channels_last, choose_precision
 from poscon.training.optimisation import build_optimiser
 from poscon.views import ViewMaker, canvas_size

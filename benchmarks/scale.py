@@ -43,7 +43,6 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
@@ -61,6 +60,7 @@ from poscon.store.store import (
 )
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, time_loop
 
 BATCH = 64

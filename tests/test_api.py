@@ -16,10 +16,10 @@ import yaml
 
 import poscon
 from poscon.cli import app
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
 from poscon.settings import resolve
 from poscon.store.store import Store, read_names
+from poscon.training.pretrain_settings import PretrainSettings
 
 FUNCTIONS = [name for name in poscon.__all__ if name not in ("PosconError", "__version__")]
 COMMANDS = [name for name in FUNCTIONS if not name.startswith("load_")]

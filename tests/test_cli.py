@@ -221,9 +221,9 @@ def test_a_recipe_printed_can_be_used(tmp_path: Path) -> None:
     text = poscon("recipes", "paper-acdc").stdout
     (tmp_path / "mine.yaml").write_text(text.replace("threshold: 0.35", "treshold: 0.35"))
     (tmp_path / "store").mkdir()
-    from poscon.commands.pretrain import PretrainSettings
     from poscon.errors import PosconError
     from poscon.settings import resolve
+    from poscon.training.pretrain_settings import PretrainSettings
 
     with pytest.raises(PosconError, match="did you mean 'threshold'"):
         resolve(PretrainSettings, "pretrain", str(tmp_path / "mine.yaml"))

@@ -20,7 +20,7 @@ from poscon.commands.bench import bench
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import PretrainSettings, assemble, pretrain
+from poscon.commands.pretrain import pretrain
 from poscon.comparison.compare import compare
 from poscon.methods import Method
 from poscon.networks.build import build_network
@@ -35,6 +35,7 @@ from poscon.store.store import Store
 from poscon.training.data import Batches, LabelledBatches, SliceReader
 from poscon.training.inference import channels_last
 from poscon.training.optimisation import OptimiserSettings, build_optimiser
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.run import part_file
 from poscon.views import (
     View,

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from poscon.arguments import checked
 from poscon.commands.prepare import prepare
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.errors import PosconError
 from poscon.progress import console
 from poscon.settings import GivenSettings, Recipe, resolve
 from poscon.store.selection import slice_size
 from poscon.store.store import Store
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import (
     PARTS,
     Bare,

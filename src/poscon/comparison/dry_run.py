@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from poscon.commands import finetune, pretrain
 from poscon.comparison.data import plan_with_data
 from poscon.comparison.plan import RANDOM, Entry, FinetuneEntry, Plan
 from poscon.executors import check_engine
 from poscon.settings import GivenSettings, given_keys, load_recipe
+from poscon.training import finetune_settings, pretrain_settings
 
 Origin = Literal["default", "recipe", "plan", "entry", "--set", "--device"]
 """Where a value comes from: from poscon's defaults, from the plan's recipe, from the plan itself,
@@ -139,7 +139,8 @@ class _Origins:
             entry: the training's entry in the plan.
             init: the initialisation's entry, for a fine-tuning, whose network is that of it.
         """
-        unused = (pretrain if init is None else finetune).without_effect(entry.method)
+        section = pretrain_settings if init is None else finetune_settings
+        unused = [*section.without_effect(entry.method)]
         if init is not None and init.method == RANDOM:
             unused.append("init_parts")
         resolved = {}

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from poscon.commands.finetune import make_learner
-from poscon.commands.pretrain import assemble
 from poscon.comparison.folds import (
     Fold,
     check_leakage,
@@ -25,6 +23,8 @@ from poscon.networks.build import build_network
 from poscon.networks.settings import fit_channels
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.training.finetune_settings import make_learner
+from poscon.training.pretrain_settings import assemble
 from poscon.version import __version__
 from poscon.views import ViewMaker
 

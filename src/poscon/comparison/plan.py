@@ -8,9 +8,6 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from poscon.commands import finetune, pretrain
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
 from poscon.networks.settings import NetworkSettings
 from poscon.settings import (
@@ -24,6 +21,9 @@ from poscon.settings import (
     resolve,
     validate,
 )
+from poscon.training import finetune_settings, pretrain_settings
+from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.pretrain_settings import PretrainSettings
 
 _PLANS = files("poscon") / "plans"
 RANDOM = "random"
@@ -270,7 +270,11 @@ class Plan(Settings):
             PosconError: an unknown setting, or one without effect.
         """
         shared = self._shared("pretrain", entry.method, size)
-        shared = {k: v for k, v in shared.items() if k not in pretrain.without_effect(entry.method)}
+        shared = {
+            k: v
+            for k, v in shared.items()
+            if k not in pretrain_settings.without_effect(entry.method)
+        }
         return _resolved(PretrainSettings, "pretrain", entry, shared, self.seed)
 
     def finetune_settings(
@@ -291,7 +295,7 @@ class Plan(Settings):
                 f"finetuning {entry.name}: init_parts has no effect from {init.name}, "
                 "which is random; say with inits which ones it is for"
             )
-        ineffective = [*finetune.without_effect(entry.method)]
+        ineffective = [*finetune_settings.without_effect(entry.method)]
         ineffective += ["init_parts"] if init.method == RANDOM else []
         shared = {k: v for k, v in shared.items() if k not in ineffective}
         return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)
