@@ -139,8 +139,8 @@ class _Origins:
             entry: the training's entry in the plan.
             init: the initialisation's entry, for a fine-tuning, whose network is that of it.
         """
-        section = pretrain_settings if init is None else finetune_settings
-        unused = [*section.without_effect(entry.method)]
+        training = pretrain_settings if init is None else finetune_settings
+        unused = [*training.without_effect(entry.method)]
         if init is not None and init.method == RANDOM:
             unused.append("init_parts")
         resolved = {}
