@@ -207,6 +207,14 @@ def test_layout_can_be_overridden(tmp_path: Path) -> None:
     assert len(labelled(dataset)) == 4
 
 
+def test_a_key_that_is_twice_in_dataset_json(tmp_path: Path) -> None:
+    put_nnunet(tmp_path)
+    text = (tmp_path / "dataset.json").read_text()
+    (tmp_path / "dataset.json").write_text(text.replace('"RV": 1', '"RV": 1, "RV": 2'))
+    with pytest.raises(PosconError, match=r"dataset\.json: 'RV' occurs twice"):
+        read_dataset(tmp_path)
+
+
 def test_the_same_case_twice_names_both_files(tmp_path: Path) -> None:
     put(tmp_path, "ct_1001_image.nii.gz", "ct_1001_image.nrrd")
     with pytest.raises(PosconError, match=r"ct_1001_image\.nii\.gz and .*ct_1001_image\.nrrd"):
@@ -409,6 +417,18 @@ def test_nnunet_other_file_ending(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
         ({"labels": {"background": 0, "RV": 1, "ignore": 2}}, "'ignore' is not supported"),
         ({"labels": {"background": 0, "RV": "one"}}, "'RV': 'one' is no whole number"),
+        ({"labels": {"background": 0, "RV": 2.7}}, r"'RV': 2\.7 is no whole number"),
+        ({"labels": {"background": 0, "RV": True}}, "'RV': True is no whole number"),
+        ({"labels": {"background": 0, "RV": None}}, "'RV': None is no whole number"),
+        ({"labels": {"background": 0, "RV": -1}}, "'RV': -1 is no whole number"),
+        ({"labels": {"background": 0, "RV": 2**31}}, "'RV': 2147483648 is no whole number"),
+        ({"labels": {"background": 0, "RV": 1, "LV": 1}}, "value 1 occurs twice"),
+        ({"labels": {"background": 0, "RV": 0}}, "value 0 occurs twice"),
+        ({"labels": {"background": 0, "": 1}}, "a class has the name ''"),
+        ({"labels": {"0": "background", "1": "RV", "2": "RV"}}, "name 'RV' occurs twice"),
+        ({"labels": {"0": "background", "1": "RV", "01": "LV"}}, "value 1 occurs twice"),
+        ({"labels": {"0": "background", "1": None}}, "a class has the name None"),
+        ({"labels": {"0": "background", "1": "RV", "2.7": "LV"}}, "no whole number"),
         ({"labels": ["background", "RV"]}, "labels must be like"),
         ({"channel_names": ["CT"]}, "channel_names"),
         ({"file_ending": ".png"}, r"'\.png' is not read"),

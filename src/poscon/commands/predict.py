@@ -29,13 +29,14 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.run import LABELS_FILE, MODEL
-from poscon.volumes.case import Case, LabelClass, LabelScheme
+from poscon.volumes.case import Case, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import (
     NIFTI,
     Scan,
     ScanHeader,
+    first_volume,
     read_header,
     read_scan,
     scan_stem,
@@ -90,7 +91,7 @@ def predict(
     jobs = (
         _folder_jobs(source, output, layout, channel, cases)
         if source.is_dir()
-        else _file_job(source, output, layout=layout, channel=channel, cases=cases)
+        else _file_job(source, output, source_spacing, layout=layout, channel=channel, cases=cases)
     )
     existing = [target for _, target in jobs if target.exists()]
     if existing and not resume:
@@ -98,7 +99,9 @@ def predict(
             f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
-    headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
+    headers = [  # bad files are found before any work
+        read_header(case.image, spacing=source_spacing or case.spacing) for case, _ in todo
+    ]
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
@@ -108,7 +111,9 @@ def predict(
         if folder is not None:  # before the label map, which says that this scan is done
             note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
         labels = model.label_map(prepared, classes)
-        like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
+        like = (
+            prepared.scan if labels.ndim == prepared.scan.data.ndim else first_volume(prepared.scan)
+        )
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
@@ -167,7 +172,7 @@ class Model:
         self.known = roles_by_pixels(read_entries(Path(run)))
         self.seen: dict[str, tuple[str, ...]] = {}
         self.modality = modalities[0] if len(modalities) == 1 else None
-        self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
+        self.scheme = label_scheme(((c.name, c.values) for c in self.classes), where=str(path))
         self.network = UNet(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
@@ -178,7 +183,7 @@ class Model:
         Raises:
             PosconError: a scan that cannot be used.
         """
-        scan = read_scan(case.image)
+        scan = read_scan(case.image, spacing=self.preparation.source_spacing or case.spacing)
         volumes = [scan.data]
         if scan.data.ndim == 4:
             frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
@@ -245,12 +250,17 @@ def _in_threads(
             yield coming.popleft().result()
 
 
-def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
+def _file_job(
+    source: Path,
+    output: Path,
+    source_spacing: tuple[float, float, float] | None,
+    **folder_options: object,
+) -> list[tuple[Case, Path]]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
-    read_header(source)
+    read_header(source, spacing=source_spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
         return [(case, output / source.name)]
@@ -289,13 +299,6 @@ def _folder_jobs(
             case = replace(case, id=series, frame=None, frame_index=None)
         jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
     return list(jobs.values())
-
-
-def _frame(scan: Scan) -> Scan:
-    """The geometry of one channel of a 4-D NIfTI file, as a scan of its own."""
-    header = scan.header.copy()
-    header.set_data_shape(scan.data.shape[:3])
-    return replace(scan, data=scan.data[..., 0], header=header)
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:

@@ -3,9 +3,8 @@
 import json
 import math
 import shutil
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,15 +28,23 @@ from poscon.store.store import (
     write_json,
 )
 from poscon.version import __version__
-from poscon.volumes.case import Case, Dataset, LabelClass, LabelScheme, parse_labels
+from poscon.volumes.affine import apart_mm, same_place
+from poscon.volumes.case import (
+    Case,
+    Dataset,
+    LabelScheme,
+    discovered_scheme,
+    parse_labels,
+    whole_values,
+)
 from poscon.volumes.geometry import slice_geometry
+from poscon.volumes.label_maps import label_masks, read_label_header, read_labels
 from poscon.volumes.layouts import read_dataset
-from poscon.volumes.scan import ScanHeader, read_header, read_scan
+from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
 _MOST_CLASSES = 255  # a class index is stored in a byte
-_SAME_PLACE = 0.05  # of a voxel: how far image and label may lie apart
 
 
 class PrepareSettings(Settings):
@@ -146,7 +153,7 @@ def prepare(
             source_spacing=chosen.source_spacing,
             modality=None if chosen.modality == "auto" else chosen.modality,
         ),
-        scheme=scheme or _discover_labels(dataset),
+        scheme=scheme or _discover_labels(dataset, chosen.source_spacing),
     )
     if len(job.scheme.classes) > _MOST_CLASSES:
         raise PosconError(
@@ -259,11 +266,14 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
 
 
 def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
-    """What tells that a file is still the same."""
+    """What tells that a file, or every mask of a folder, is still the same."""
     if path is None:
         return None
-    status = path.stat()
-    return [relative(path, root), status.st_size, status.st_mtime_ns]
+    stamp: list[str | int] = [relative(path, root)]
+    for file in label_masks(path).values() if path.is_dir() else [path]:
+        status = file.stat()
+        stamp += [file.name, status.st_size, status.st_mtime_ns]
+    return stamp
 
 
 def _resolve_settings(
@@ -277,30 +287,27 @@ def _resolve_settings(
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
-    header = read_header(case.image)
+    spacing = settings.source_spacing or case.spacing
+    header = read_header(case.image, spacing=spacing)
     if len(header.shape) > 3 and case.frame_index is None:
         raise PosconError(
             f"{case.image}: shape {header.shape}, a 3-D volume was expected; "
             "write it as 3-D or leave it out"
         )
     if case.label is not None:
-        label = read_header(case.label)
+        label = read_label_header(case.label, spacing=spacing)
         if label.shape[:3] != header.shape[:3] or len(label.shape) > 3:
             raise PosconError(
                 f"{case.label}: shape {label.shape} differs from that of its image "
                 f"{case.image.name}, {header.shape[:3]}; fix or leave out the pair"
             )
-        corners = np.stack(
-            np.meshgrid(*([0, n - 1] for n in header.shape[:3]), [1], indexing="ij"), -1
-        ).reshape(-1, 4)
-        apart = np.abs(corners @ (header.affine - label.affine).T).max()
-        if apart > _SAME_PLACE * min(header.spacing):
+        if not same_place(header.shape, header.affine, label.affine):
+            apart = apart_mm(header.shape, header.affine, label.affine)
             raise PosconError(
                 f"{case.label}: lies up to {apart:.3g} mm from its image {case.image.name} "
                 "(the affines differ); fix or leave out the pair"
             )
-    stated = settings.source_spacing or case.spacing or header.spacing
-    return replace(header, spacing=stated)
+    return header
 
 
 def _common_spacing(
@@ -323,15 +330,14 @@ def _common_spacing(
     return round(median, 4)
 
 
-def _discover_labels(dataset: Dataset) -> LabelScheme:
+def _discover_labels(dataset: Dataset, spacing: tuple[float, float, float] | None) -> LabelScheme:
     """Every value that occurs becomes a class: for a folder that does not say what they mean."""
-    counts: Counter[int] = Counter()
+    values: set[int] = set()
     for case in dataset.cases:
         if case.label is not None:
-            values = np.unique(read_scan(case.label).data)
-            counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
-    foreground = sorted(v for v in counts if v != 0)
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
+            present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
+            values.update(int(v) for v in whole_values(present, where=str(case.label)))
+    return discovered_scheme(values, where=str(dataset.root))
 
 
 def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:

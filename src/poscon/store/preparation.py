@@ -20,6 +20,7 @@ from poscon.store.store import (
 )
 from poscon.volumes.case import Case, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
+from poscon.volumes.label_maps import read_labels
 from poscon.volumes.scan import ScanHeader, read_scan
 
 
@@ -69,9 +70,14 @@ def case_geometry(
     )
 
 
-def read_case_volume(case: Case) -> np.ndarray:
-    """(X, Y, Z) voxels of one case, one frame of a 4-D file, checked."""
-    data = read_scan(case.image).data
+def read_case_volume(case: Case, spacing: tuple[float, float, float] | None = None) -> np.ndarray:
+    """(X, Y, Z) voxels of one case, one frame of a 4-D file, checked.
+
+    Args:
+        case: the case.
+        spacing: mm along the file's axes where the user states it, else None.
+    """
+    data = read_scan(case.image, spacing=spacing or case.spacing).data
     if case.frame_index is not None:
         data = data[..., case.frame_index] if data.ndim == 4 else data
     where = str(case.image) if case.frame_index is None else f"{case.image} ({case.id})"
@@ -82,13 +88,14 @@ def read_case_volume(case: Case) -> np.ndarray:
 def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> None:
     """Write one case's folder; complete or absent."""
     geometry = case_geometry(case, header, job.preparation, reverse=reverse)
-    volume = read_case_volume(case)
+    volume = read_case_volume(case, job.preparation.source_spacing)
     modality = job.preparation.modality or case.modality or guess_modality(volume)
     image, intensity = prepare_stack(volume, geometry, job.preparation.spacing, modality)
     image = image.astype(np.float16)
     label, class_voxels = None, None
     if case.label is not None:
-        values = read_scan(case.label).data
+        spacing = job.preparation.source_spacing or case.spacing
+        values = read_labels(case.label, job.scheme, spacing=spacing).data
         classes = job.scheme.to_classes(values, where=str(case.label))
         n_classes = len(job.scheme.classes) + 1
         _, *in_plane = image.shape

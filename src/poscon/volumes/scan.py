@@ -1,30 +1,48 @@
 """Reading a scan file and writing a label map that lies exactly on it.
 
 NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever the format, the
-affine is in nibabel's convention: voxel index to millimetres in RAS+.
+affine is in nibabel's convention: voxel index to millimetres in RAS+. Every affine goes through
+:func:`poscon.volumes.affine.checked_affine`.
 """
 
+import logging
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import SimpleITK
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
 from poscon.files import complete
+from poscon.volumes.affine import (
+    OPTION,
+    Spacing,
+    checked_affine,
+    nifti_affines,
+    positive_sizes,
+    spacing_of,
+)
 
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd")
 SUFFIXES = NIFTI + OTHERS
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+_NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
+_QUIET = logging.getLogger("poscon.nifti")  # what matters is raised
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +63,9 @@ class Scan:
     header: Any
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
+    def spacing(self) -> Spacing:
         """Voxel size in mm along the three spatial axes of the file."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)
@@ -72,54 +89,74 @@ def scan_suffix(path: Path) -> str:
     return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
 
 
-def read_header(path: Path) -> ScanHeader:
-    """Read shape and spacing only.
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape only, (X, Y, Z) or (X, Y, Z, frames); the affine is not looked at.
 
     Raises:
         PosconError: the file is missing, empty, broken or of a format poscon does not read.
     """
-    _check_file(path)
-    with _readable(path):
-        if scan_suffix(path) in NIFTI:
-            image = nib.load(path)
-            affine = np.asarray(image.affine, float)
-            shape = tuple(image.shape)
-            single = image.get_data_dtype().kind in "biuf"
-        else:
-            reader = SimpleITK.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            affine = _sitk_affine(reader)
-            shape = tuple(reader.GetSize())
-            single = reader.GetNumberOfComponents() == 1
-    _check_scalar(single, path)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise PosconError(f"{path}: its affine is singular or not finite; mend the header")
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return ScanHeader(_spatial_shape(shape, path), (float(x), float(y), float(z)), affine)
+    return _open(path).shape
 
 
-def read_scan(path: Path) -> Scan:
-    """Read a scan or a label map.
+def read_header(path: Path, *, spacing: Spacing | None = None, option: str = OPTION) -> ScanHeader:
+    """Read shape, spacing and affine only.
+
+    Args:
+        path: the file.
+        spacing: the true voxel size in mm along the file's axes, where the header's is wrong.
+        option: the command-line option that states ``spacing``, for the message.
 
     Raises:
-        PosconError: the file is missing, empty, truncated, of an unknown format, not 3-D or 4-D.
+        PosconError: the file is missing, empty, broken or of a format poscon does not read; its
+            header cannot be believed.
     """
-    _check_file(path)
+    opened = _open(path)
+    affine = checked_affine(opened.affines, spacing, where=str(path), option=option)
+    return ScanHeader(opened.shape, spacing_of(affine), affine)
+
+
+def read_scan(path: Path, *, spacing: Spacing | None = None, option: str = OPTION) -> Scan:
+    """Read a scan or a label map.
+
+    Args:
+        path: the file.
+        spacing: the true voxel size in mm along the file's axes, where the header's is wrong.
+        option: the command-line option that states ``spacing``, for the message.
+
+    Raises:
+        PosconError: the file is missing, empty, truncated, of an unknown format, not 3-D or 4-D;
+            its header cannot be believed.
+    """
+    opened = _open(path)
+    affine = checked_affine(opened.affines, spacing, where=str(path), option=option)
     with _readable(path):
         if scan_suffix(path) in NIFTI:
-            image = nib.load(path)
-            header = image.header.copy()
-            affine = np.asarray(image.affine, float)
-            data = np.asanyarray(image.dataobj)
-            single = data.dtype.kind in "biuf"
+            header = opened.header
+            data = np.asanyarray(ArrayProxy(path, _mended(header)))
         else:
-            header = SimpleITK.ReadImage(str(path))
-            affine = _sitk_affine(header)
+            header = _itk_reader(path).Execute()
             data = SimpleITK.GetArrayFromImage(header).T
-            single = header.GetNumberOfComponentsPerPixel() == 1
-    _check_scalar(single, path)
-    return Scan(path, data.reshape(_spatial_shape(data.shape, path)), affine, header)
+    return Scan(path, data.reshape(opened.shape), affine, header)
+
+
+def first_volume(scan: Scan) -> Scan:
+    """The first volume of a 4-D scan as a 3-D scan with the same geometry in space."""
+    if isinstance(scan.header, nib.Nifti1Header):
+        header = scan.header.copy()
+        header.set_data_shape(scan.data.shape[:3])
+    else:
+        header = scan.header[:, :, :, 0]
+    return replace(scan, data=scan.data[..., 0], header=header)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The key and value pairs that a NRRD, MHA or MHD header holds beside the geometry.
+
+    Raises:
+        PosconError: the file is missing, empty or broken.
+    """
+    header = _open(path).header
+    return {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
 
 
 def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
@@ -167,6 +204,86 @@ def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     return tuple(int(n) for n in trimmed)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What a file's header says, before the affine is checked.
+
+    Attributes:
+        shape: (X, Y, Z) or (X, Y, Z, frames).
+        affines: see :func:`poscon.volumes.affine.checked_affine`.
+        header: the header as the format's library has it.
+    """
+
+    shape: tuple[int, ...]
+    affines: tuple[np.ndarray, ...]
+    header: Any
+
+
+def _open(path: Path) -> _Opened:
+    _check_file(path)
+    with _readable(path):
+        if scan_suffix(path) in NIFTI:
+            header = _nifti_header(path)
+            mended = _mended(header)
+            shape, affines = mended.get_data_shape(), nifti_affines(header)
+            single = mended.get_data_dtype().kind in "biuf"
+        else:
+            header = _itk_reader(path)
+            header.ReadImageInformation()
+            _check_axes(header, path)
+            shape, affines = header.GetSize(), _itk_affines(header)
+            single = header.GetNumberOfComponents() == 1
+    if not single:
+        raise PosconError(
+            f"{path}: colour, vector, complex or a list of volumes in each voxel; poscon reads one "
+            "number a voxel, and frames or channels along a fourth axis"
+        )
+    return _Opened(_spatial_shape(tuple(shape), path), affines, header)
+
+
+def _nifti_header(path: Path) -> Any:
+    """The header as it is in the file: nibabel's own reading replaces a voxel size of 0 by 1."""
+    with ImageOpener(path) as file:
+        length = file.read(4)
+        kinds = (_NIFTI_HEADERS.get(int.from_bytes(length, order)) for order in ("little", "big"))
+        kind = next((kind for kind in kinds if kind is not None), None)
+        if kind is None:
+            raise ImageFileError("it does not begin like a NIfTI file")
+        file.seek(0)
+        return kind.from_fileobj(file, check=False)
+
+
+def _mended(header: Any) -> Any:
+    """A copy with the small faults put right that do not matter for voxels.
+
+    Raises:
+        HeaderDataError: a fault that does matter.
+    """
+    mended = header.copy()
+    mended.check_fix(logger=_QUIET)
+    return mended
+
+
+def _itk_reader(path: Path) -> Any:
+    """A reader for the file; the format is given by name, for ITK knows no suffix in capitals."""
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(_ITK_READERS[scan_suffix(path)])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _check_axes(reader: Any, path: Path) -> None:
+    """Refuse a NRRD file whose first axes are not those of space: ITK would take them for it."""
+    keys = [f"NRRD_kinds[{axis}]" for axis in range(3)]
+    kinds = [reader.GetMetaData(key) for key in keys if reader.HasMetaDataKey(key)]
+    for axis, kind in enumerate(kinds, start=1):
+        if kind not in ("domain", "space", "???", "none"):
+            raise PosconError(
+                f"{path}: axis {axis} is a {kind} axis; poscon reads the three axes of space first "
+                "and frames or channels along the fourth: write the file in that order"
+            )
+
+
 def _sitk_affine(image: Any) -> np.ndarray:
     """The RAS+ affine of a SimpleITK image or reader, whose own world is LPS+."""
     size = image.GetDimension()
@@ -178,18 +295,34 @@ def _sitk_affine(image: Any) -> np.ndarray:
     return _RAS_FROM_LPS @ affine
 
 
+def _itk_affines(reader: Any) -> tuple[np.ndarray, ...]:
+    """The RAS+ affine of an ITK image, whose own world is LPS+; then that of voxels of 1 mm."""
+    size = reader.GetDimension()
+    axes = min(size, 3)
+    affines = []
+    for sizes in (positive_sizes(reader.GetSpacing()), np.ones(size)):
+        affine = np.eye(4)
+        direction = np.array(reader.GetDirection()).reshape(size, size)
+        affine[:axes, :axes] = (direction * sizes)[:axes, :axes]
+        affine[:axes, 3] = reader.GetOrigin()[:axes]
+        affines.append(_RAS_FROM_LPS @ affine)
+    return tuple(affines)
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise PosconError(f"{path}: no such file")
     if not scan_suffix(path):
         raise PosconError(f"{path}: not a format poscon reads ({', '.join(SUFFIXES)})")
-    if path.stat().st_size == 0:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise PosconError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
+        ) from error
+    if empty:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
-
-
-def _check_scalar(single: bool, path: Path) -> None:
-    if not single:
-        raise PosconError(f"{path}: colour, vector or complex; poscon reads one number a voxel")
 
 
 @contextmanager
@@ -208,7 +341,33 @@ def _readable(path: Path) -> Iterator[None]:
         ImageFileError,
         HeaderDataError,
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PosconError(
-            f"{path}: cannot be read, the file is truncated or damaged ({reason[:120]})"
-        ) from error
+        reason = _reason(error, path)
+        raise PosconError(f"{path}: cannot be read ({reason}); {_advice(path, reason)}") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """What a library says is wrong, without what it says of itself and of the path."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^Exception thrown in .*?\.[ch]xx:\d+: ", "", text)  # the library's own source
+    text = re.sub(r"(?:sitk|ITK|itk)::?\s?ERROR: |ITK ERROR: ", "", text)
+    text = re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)
+    text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
+    return text[:200] or type(error).__name__
+
+
+def _advice(path: Path, reason: str) -> str:
+    """What a user can do about a file that cannot be read."""
+    if "domain axes" in reason:
+        return "write it as 3-D files, or with frames as a fourth axis of space"
+    if scan_suffix(path) == ".mhd" and (voxels := _voxel_file(path)) and not voxels.is_file():
+        return f"its voxels should be in {voxels.name} beside it, which is missing"
+    if "spacing" in reason or "direction" in reason or "determinant" in reason:
+        return "mend its header"
+    return "is it truncated or damaged? Fetch it again"
+
+
+def _voxel_file(path: Path) -> Path | None:
+    """The file in which a .mhd header says that its voxels are, or None if it does not say."""
+    stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
+    name = "" if stated is None else stated[1].decode("utf-8", "replace")
+    return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset
-from poscon.volumes.scan import read_header, scan_stem, scan_suffix
+from poscon.volumes.scan import read_shape, scan_stem, scan_suffix
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def refuse_channel(channel: int | None, layout: str) -> None:
 
 def split_frames(case: Case) -> list[Case]:
     """One case a frame (``ID_frame01``, ...) if the image is a 4-D file, else the case itself."""
-    shape = read_header(case.image).shape
+    shape = read_shape(case.image)
     if len(shape) < 4:
         return [case]
     width = max(2, len(str(shape[3])))

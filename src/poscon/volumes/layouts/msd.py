@@ -15,11 +15,11 @@ from poscon.volumes.layouts.base import Layout, by_case, refuse_orphans, scan_fi
 from poscon.volumes.layouts.dataset_json import (
     channel_names,
     choose_channel,
-    label_scheme,
+    labels_of_description,
     read_description,
     require_description,
 )
-from poscon.volumes.scan import read_header, scan_stem
+from poscon.volumes.scan import read_shape, scan_stem
 
 NAME = "msd"
 
@@ -47,7 +47,7 @@ def read(root: Path, channel: int | None) -> Dataset:
     cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
     if len(names) > 1:
         cases = [_one_channel(case, chosen, len(names)) for case in cases]
-    return Dataset(NAME, root, tuple(cases), label_scheme(root, description))
+    return Dataset(NAME, root, tuple(cases), labels_of_description(root, description))
 
 
 def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
 
 
 def _one_channel(case: Case, channel: int, channels: int) -> Case:
-    shape = read_header(case.image).shape
+    shape = read_shape(case.image)
     if shape[3:] != (channels,):
         raise PosconError(
             f"{case.image}: shape {shape}, but dataset.json states {channels} channels; "

@@ -15,7 +15,7 @@ from poscon.volumes.layouts.dataset_json import (
     FILE,
     channel_names,
     choose_channel,
-    label_scheme,
+    labels_of_description,
     read_description,
     require_description,
 )
@@ -57,7 +57,7 @@ def read(root: Path, channel: int | None) -> Dataset:
         for name, image in training.items()
     ]
     cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
-    return Dataset(NAME, root, tuple(cases), label_scheme(root, description))
+    return Dataset(NAME, root, tuple(cases), labels_of_description(root, description))
 
 
 def _images(folder: Path, ending: str, channel: int) -> dict[str, Path]:
