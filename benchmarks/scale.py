@@ -343,7 +343,7 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                 spacing_from="header",
                 shape=shape,
                 spacing=(1.0, 0.7421875, 0.7421875),
-                intensity=IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125),
+                intensity=IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125, 0.0),
                 class_voxels=None,
                 pixels_sha256="0" * 64,
                 stored_sha256="0" * 64,

@@ -136,7 +136,7 @@ def test_processes_are_started_where_there_is_work_for_them(
     source, tmp_path, monkeypatch, processes, voxels, started
 ):
     seen = []
-    original = module._prepare_cases
+    original = module.prepare_cases
 
     def recording(told, done, workers):
         seen.append(workers is not None)
@@ -378,7 +378,7 @@ def test_recipe_and_settings(source, tmp_path):
 def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
     """Let the preparation of one case fail; returns the ids of those that were worked on."""
     done: list[str] = []
-    original = module._prepare_case
+    original = module.prepare_case
 
     def prepare_case(job, case, header, reverse):
         done.append(case.id)
@@ -389,7 +389,7 @@ def finishing(monkeypatch, stop_at: str, error: BaseException) -> list[str]:
             raise error
         original(job, case, header, reverse)
 
-    monkeypatch.setattr(module, "_prepare_case", prepare_case)
+    monkeypatch.setattr(module, "prepare_case", prepare_case)
     return done
 
 

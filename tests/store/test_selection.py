@@ -36,7 +36,7 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
         spacing_from="header",
         shape=shape,
         spacing=(1, 1, 1),
-        intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1),
+        intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1, padding=0),
         class_voxels=(1,) if labelled else None,
         pixels_sha256="",
         stored_sha256="",

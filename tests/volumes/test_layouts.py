@@ -332,6 +332,70 @@ def test_msd_mri(tmp_path: Path) -> None:
     assert {case.modality for case in read_dataset(tmp_path).cases} == {"MR"}
 
 
+@pytest.mark.parametrize("name", ["CT", "ct", "CTA", " CT "])
+def test_msd_ct_in_every_spelling(tmp_path: Path, name: str) -> None:
+    put_msd(tmp_path, modality={"0": name})
+    assert {case.modality for case in read_dataset(tmp_path).cases} == {"CT"}
+
+
+IMAGE, LABEL = "./imagesTr/spleen_2.nii.gz", "./labelsTr/spleen_2.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"image": IMAGE, "label": LABEL, "fold": 0, "weight": 0.5, "site": None},
+        {"image": [IMAGE], "label": [LABEL], "meta": {"age": 3}},
+        {"image": IMAGE, "label": LABEL, "classes": ["a", "b"]},
+        {"fold": 1},
+    ],
+)
+def test_msd_further_fields_of_an_entry_say_nothing_of_files(tmp_path: Path, entry: Any) -> None:
+    put_msd(tmp_path)
+    expected = read_dataset(tmp_path)
+    put_msd(tmp_path, training=[entry])
+    assert read_dataset(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"image": 3, "label": LABEL}, "names 3, which is no file name"),
+        ({"image": [IMAGE, None]}, "which is no file name"),
+        ({"image": IMAGE, "label": "./labelsTr/spleen_3.nii.gz"}, "pairs spleen_2.*spleen_3"),
+        ({"image": "./imagesTs/spleen_1.nii.gz"}, "is listed but not in imagesTr"),
+        ({"image": "../elsewhere/imagesTr/spleen_1.nii.gz"}, "is listed but not in imagesTr"),
+    ],
+)
+def test_msd_entries_that_are_not_read_as_they_say(
+    tmp_path: Path, entry: Any, message: str
+) -> None:
+    put_msd(tmp_path, training=[entry])
+    with pytest.raises(PosconError, match=rf"dataset\.json: .*{message}"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("put_it", [put_msd, put_nnunet])
+def test_what_dataset_json_states_and_the_files_do_not_bear_out(
+    tmp_path: Path, put_it: Any
+) -> None:
+    put_it(tmp_path, numTraining=2)
+    assert read_dataset(tmp_path).notes == ()
+    put_it(tmp_path, numTraining=3, labels={"0": "RV", "1": "LV"})
+    numbers, zero = read_dataset(tmp_path).notes
+    assert "3 training cases" in numbers
+    assert "2 label maps" in numbers
+    assert "calls the value 0 'RV'" in zero
+    put_it(tmp_path, labels={"RV": 0, "LV": 1})
+    assert "calls the value 0 'RV'" in read_dataset(tmp_path).notes[-1]
+
+
+def test_nnunet_files_elsewhere_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    put_nnunet(tmp_path, dataset={"heart_1": {"images": ["/x/a.nii.gz"], "label": "/x/b.nii.gz"}})
+    with pytest.raises(PosconError, match="lists its files under 'dataset'"):
+        read_dataset(tmp_path)
+
+
 def test_msd_takes_unlisted_files_and_misses_listed_ones(tmp_path: Path) -> None:
     put_msd(tmp_path)
     put(tmp_path, "imagesTr/spleen_4.nii.gz")

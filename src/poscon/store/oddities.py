@@ -83,6 +83,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_other_way(cases, profiles),
         *_missing_classes(store),
         *_unusual_volumes(store),
+        *_padded(cases),
         *_few_slices(cases),
         *_far_from_median(cases),
         *_mixed(
@@ -239,6 +240,19 @@ def _unusual_volumes(store: Store) -> list[Oddity]:
             for j in np.flatnonzero(np.abs(deviation) > OUTLIER * spread)
         )
     return oddities
+
+
+def _padded(cases: Sequence[CaseRecord]) -> list[Oddity]:
+    return [
+        Oddity(
+            "padded",
+            case.id,
+            f"{case.intensity.padding:.1%} of the voxels are padding far below air; they were "
+            "counted as air, or left out at the margin",
+        )
+        for case in cases
+        if case.intensity.padding > 0
+    ]
 
 
 def _few_slices(cases: Sequence[CaseRecord]) -> list[Oddity]:

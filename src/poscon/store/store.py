@@ -77,6 +77,7 @@ class IntensityRecord:
     high: float | None
     mean: float
     std: float
+    padding: float
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

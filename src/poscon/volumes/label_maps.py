@@ -112,7 +112,7 @@ def looks_like_label_map(volume: np.ndarray) -> bool:
     Args:
         volume: (X, Y, Z) or (X, Y, Z, frames).
     """
-    sample = volume.ravel()[:: max(1, volume.size // _SAMPLE)]
+    sample = volume.ravel(order="K")[:: max(1, volume.size // _SAMPLE)]
     if not _few_whole(sample) or not _few_whole(volume):
         return False
     values = len(np.unique(volume))

@@ -350,6 +350,7 @@ def _reason(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"^Exception thrown in .*?\.[ch]xx:\d+: ", "", text)  # the library's own source
     text = re.sub(r"(?:sitk|ITK|itk)::?\s?ERROR: |ITK ERROR: ", "", text)
+    text = text.removesuffix(" Reason: Success")  # of the operating system, which saw no fault
     text = re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)
     text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
     return text[:200] or type(error).__name__

@@ -120,3 +120,36 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
         )
     scheme = label_scheme(((name, (value,)) for value, name in foreground), where=str(path))
     return scheme if scheme.classes else None
+
+
+def modality_of(channel: str) -> str | None:
+    """``"CT"`` or ``"MR"`` by a channel's name; None where the name does not tell."""
+    name = channel.strip().upper()
+    if name.startswith("CT"):  # CTA too
+        return "CT"
+    return "MR" if name in ("MR", "MRI") else None
+
+
+def notes_of_description(root: Path, description: dict[str, Any], labelled: int) -> tuple[str, ...]:
+    """What ``dataset.json`` says that the files do not bear out, one sentence each.
+
+    Args:
+        root: the data set's folder.
+        description: the content of its ``dataset.json``.
+        labelled: how many training cases have a label map.
+    """
+    notes = []
+    stated = description.get("numTraining")
+    if stated is not None and stated != labelled:
+        notes.append(
+            f"{FILE} states {stated} training cases (numTraining), but {labelled} label maps are "
+            f"in {root / 'labelsTr'}."
+        )
+    labels = description.get("labels", {})
+    zero = [key if value == 0 else value for key, value in labels.items() if 0 in (key, value)]
+    zero += [name for value, name in labels.items() if value == "0"]
+    if zero and "background" not in str(zero[0]).lower():
+        notes.append(
+            f"{FILE} calls the value 0 {zero[0]!r}: poscon reads 0 as background, not as a class."
+        )
+    return tuple(notes)

@@ -16,6 +16,8 @@ from poscon.volumes.layouts.dataset_json import (
     channel_names,
     choose_channel,
     labels_of_description,
+    modality_of,
+    notes_of_description,
     read_description,
     require_description,
 )
@@ -32,8 +34,8 @@ def read(root: Path, channel: int | None) -> Dataset:
     description = require_description(root)
     names = channel_names(root, description)
     chosen = choose_channel(root, names, channel)
-    modality = "CT" if names[chosen] == "CT" else "MR"
-    _refuse_missing(root, description)
+    modality = modality_of(names[chosen]) or "MR"
+    _check_training(root, description)
 
     training, labels, test = (
         by_case((scan_stem(path), path) for path in scan_files(root / folder))
@@ -47,23 +49,59 @@ def read(root: Path, channel: int | None) -> Dataset:
     cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
     if len(names) > 1:
         cases = [_one_channel(case, chosen, len(names)) for case in cases]
-    return Dataset(NAME, root, tuple(cases), labels_of_description(root, description))
+    return Dataset(
+        NAME,
+        root,
+        tuple(cases),
+        labels_of_description(root, description),
+        notes=notes_of_description(root, description, len(labels)),
+    )
 
 
-def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
-    """Every training file that ``dataset.json`` lists must be there (test images need not be)."""
+def _check_training(root: Path, description: dict[str, Any]) -> None:
+    """What ``dataset.json`` lists for training must be there, paired as it is paired here.
+
+    Further fields of an entry, such as ``fold``, say nothing about files. Test images need not be
+    there.
+    """
+    path = root / "dataset.json"
     entries = description.get("training", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise PosconError(
-            f'{root / "dataset.json"}: training must be a list of {{"image": ..., "label": ...}}'
-        )
-    listed = [root / path for entry in entries for path in entry.values()]
-    missing = [path for path in listed if not path.is_file()]
+        raise PosconError(f'{path}: training must be a list of {{"image": ..., "label": ...}}')
+    listed: list[Path] = []
+    for entry in entries:
+        named = {
+            folder: _file_names(entry.get(key, []), path)
+            for key, folder in (("image", "imagesTr"), ("label", "labelsTr"))
+        }
+        for folder, names in named.items():
+            for name in names:
+                if (root / name).parent.resolve() != (root / folder).resolve():
+                    raise PosconError(
+                        f"{path}: {name} is listed but not in {folder}, from where the files are "
+                        "read; move the file there"
+                    )
+                listed.append(root / name)
+        images, labels = ({Path(name).name for name in names} for names in named.values())
+        if labels and images and not labels <= images:
+            raise PosconError(
+                f"{path}: pairs {min(images)} with {min(labels)}, but image and label map must "
+                "have the same name; rename one"
+            )
+    missing = [file for file in listed if not file.is_file()]
     if missing:
         raise PosconError(
             f"{missing[0]}: listed in dataset.json but missing "
             f"({len(missing)} of {len(listed)} training files are); fetch the data set again"
         )
+
+
+def _file_names(stated: Any, path: Path) -> list[str]:
+    """The file or the files that a field of an entry names."""
+    names = stated if isinstance(stated, list) else [stated]
+    if not all(isinstance(name, str) for name in names):
+        raise PosconError(f"{path}: an entry of training names {stated!r}, which is no file name")
+    return names
 
 
 def _one_channel(case: Case, channel: int, channels: int) -> Case:

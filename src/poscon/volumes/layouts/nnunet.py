@@ -16,6 +16,8 @@ from poscon.volumes.layouts.dataset_json import (
     channel_names,
     choose_channel,
     labels_of_description,
+    modality_of,
+    notes_of_description,
     read_description,
     require_description,
 )
@@ -37,9 +39,14 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     description = require_description(root)
+    if "dataset" in description:
+        raise PosconError(
+            f"{root / FILE}: lists its files under 'dataset', which poscon does not read; put them "
+            "into imagesTr and labelsTr"
+        )
     names = channel_names(root, description)
     chosen = choose_channel(root, names, channel)
-    modality = {"CT": "CT", "MR": "MR", "MRI": "MR"}.get(names[chosen].upper())
+    modality = modality_of(names[chosen])
     ending = description.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
         raise PosconError(
@@ -57,7 +64,13 @@ def read(root: Path, channel: int | None) -> Dataset:
         for name, image in training.items()
     ]
     cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
-    return Dataset(NAME, root, tuple(cases), labels_of_description(root, description))
+    return Dataset(
+        NAME,
+        root,
+        tuple(cases),
+        labels_of_description(root, description),
+        notes=notes_of_description(root, description, len(labels)),
+    )
 
 
 def _images(folder: Path, ending: str, channel: int) -> dict[str, Path]:
