@@ -17,12 +17,10 @@ from poscon.errors import PosconError
 from poscon.files import write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
-from poscon.training.run import LABELS_FILE
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import (
     LabelScheme,
     discovered_scheme,
-    label_scheme,
     parse_labels,
     whole_values,
 )
@@ -33,8 +31,8 @@ from poscon.volumes.layouts.dataset_json import (
     FILE,
     labels_of_description,
     read_description,
-    read_json_once,
 )
+from poscon.volumes.layouts.labels_json import read_labels_file
 from poscon.volumes.scan import Scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
@@ -381,28 +379,13 @@ def _stated_labels(folder: Path) -> LabelScheme | None:
     ``poscon predict`` writes ``labels.json``; nnU-Net copies ``dataset.json`` beside its
     predictions and has it above its ``labelsTr`` and ``labelsTs``.
     """
-    if (folder / LABELS_FILE).is_file():
-        return _labels_file(folder / LABELS_FILE)
+    if scheme := read_labels_file(folder):
+        return scheme
     above = folder.parent if folder.name in ("labelsTr", "labelsTs") else folder
     for root in (folder, above):
         if (root / FILE).is_file():
             return labels_of_description(root, read_description(root))
     return None
-
-
-def _labels_file(path: Path) -> LabelScheme:
-    """The content of ``labels.json``."""
-    content = read_json_once(path)
-    try:
-        classes = [(entry["name"], entry["values"]) for entry in content["classes"]]
-        if not classes or not all(isinstance(values, list) for _, values in classes):
-            raise TypeError
-    except (KeyError, TypeError) as error:
-        raise PosconError(
-            f'{path}: expected {{"classes": [{{"name": "RV", "values": [1]}}, ...]}}; correct it '
-            "or remove it"
-        ) from error
-    return label_scheme(classes, where=str(path))
 
 
 def _discovered(pairs: Sequence[_Pair], spacing: Spacing | None) -> LabelScheme:

@@ -28,10 +28,11 @@ from poscon.training.inference import (
     largest_component,
     predicted_classes,
 )
-from poscon.training.run import LABELS_FILE, MODEL
+from poscon.training.run import MODEL
 from poscon.volumes.case import Case, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.scan import (
     NIFTI,
     Scan,

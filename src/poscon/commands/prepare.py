@@ -187,7 +187,7 @@ def prepare(
         layout=dataset.layout,
         preparation=job.preparation,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
     for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed

@@ -22,7 +22,8 @@ class Case:
         subject: the person (or animal) scanned; several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
         image: the file with the intensities.
-        label: the file with the reference segmentation, or None.
+        label: the file with the reference segmentation, or a folder with one mask per organ, see
+            :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
         frame_index: which frame of a 4-D ``image`` this is, or None for a 3-D file.
         spacing: the voxel size in mm along the file's axes where the data set states it because
@@ -126,6 +127,7 @@ class Dataset:
         preparation: settings of ``poscon prepare`` that this layout's field uses or that its
             files make necessary, e.g. ``{"spacing": 1.25}``; the user's own settings override them.
         notes: what a user should know of these files, one sentence each.
+        passed_over: what the folder holds and was not read, counted, one line for each kind.
     """
 
     layout: str
@@ -134,6 +136,7 @@ class Dataset:
     labels: LabelScheme | None = None
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 LARGEST_VALUE = 2**31 - 1

@@ -8,8 +8,23 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Dataset
-from poscon.volumes.layouts import acdc, chd, hvsmr, mms, mmwhs, msd, nnunet, plain
+from poscon.volumes.layouts import (
+    acdc,
+    bids,
+    chd,
+    dataset_json,
+    hvsmr,
+    kits,
+    labels_json,
+    mms,
+    mmwhs,
+    msd,
+    nnunet,
+    plain,
+    totalsegmentator,
+)
 from poscon.volumes.layouts.base import Layout
+from poscon.volumes.layouts.tree import passed_over
 
 __all__ = ["LAYOUTS", "Layout", "read_dataset"]
 
@@ -21,9 +36,16 @@ LAYOUTS: tuple[Layout, ...] = (
     hvsmr.LAYOUT,
     nnunet.LAYOUT,
     msd.LAYOUT,
+    totalsegmentator.LAYOUT,
+    kits.LAYOUT,
+    bids.LAYOUT,
     plain.LAYOUT,
 )
 """Every layout in the order in which they are tried: the most specific first."""
+
+
+_COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
+"""Files without scans that need no mention."""
 
 
 def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
@@ -50,7 +72,8 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
-    return _with_safe_ids(dataset)
+    used = [path for case in dataset.cases for path in (case.image, case.label) if path is not None]
+    return replace(_with_safe_ids(dataset), passed_over=passed_over(root, used, _COMPANIONS))
 
 
 def _by_name(name: str) -> Layout:
