@@ -192,7 +192,8 @@ def _unscaled(scan: Scan) -> np.ndarray:
     if slope in (None, 0, 1) or abs(slope) > 0.1:
         return scan.data
     whole = np.rint(scan.data)
-    near = np.abs(scan.data - whole) <= 0.5001 * abs(slope)
+    rounding = 2 * float(np.finfo(np.float32).eps) * np.abs(scan.data).max()  # the scale is float32
+    near = np.abs(scan.data - whole) <= 0.5 * abs(slope) + rounding
     return whole if near.all() else scan.data
 
 

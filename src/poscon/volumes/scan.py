@@ -159,6 +159,13 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
 
 
+def voxel_file(path: Path) -> Path | None:
+    """The file in which a .mhd header says that its voxels are, or None if it does not say."""
+    stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
+    name = "" if stated is None else stated[1].decode("utf-8", "replace")
+    return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name
+
+
 def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
     """Write a label map with the geometry of ``like``: shape, affine and header codes.
 
@@ -360,15 +367,8 @@ def _advice(path: Path, reason: str) -> str:
     """What a user can do about a file that cannot be read."""
     if "domain axes" in reason:
         return "write it as 3-D files, or with frames as a fourth axis of space"
-    if scan_suffix(path) == ".mhd" and (voxels := _voxel_file(path)) and not voxels.is_file():
+    if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)) and not voxels.is_file():
         return f"its voxels should be in {voxels.name} beside it, which is missing"
     if "spacing" in reason or "direction" in reason or "determinant" in reason:
         return "mend its header"
     return "is it truncated or damaged? Fetch it again"
-
-
-def _voxel_file(path: Path) -> Path | None:
-    """The file in which a .mhd header says that its voxels are, or None if it does not say."""
-    stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
-    name = "" if stated is None else stated[1].decode("utf-8", "replace")
-    return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name

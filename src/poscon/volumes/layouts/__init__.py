@@ -1,6 +1,7 @@
 """The data set layouts that poscon reads: one file a layout, each with its ``LAYOUT``."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
@@ -25,6 +26,7 @@ from poscon.volumes.layouts import (
 )
 from poscon.volumes.layouts.base import Layout
 from poscon.volumes.layouts.tree import passed_over
+from poscon.volumes.scan import scan_suffix, voxel_file
 
 __all__ = ["LAYOUTS", "Layout", "read_dataset"]
 
@@ -72,8 +74,19 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
-    used = [path for case in dataset.cases for path in (case.image, case.label) if path is not None]
-    return replace(_with_safe_ids(dataset), passed_over=passed_over(root, used, _COMPANIONS))
+    return replace(
+        _with_safe_ids(dataset), passed_over=passed_over(root, _files_of(dataset), _COMPANIONS)
+    )
+
+
+def _files_of(dataset: Dataset) -> Iterator[Path]:
+    """Every file that is read, and every folder of masks."""
+    for case in dataset.cases:
+        for path in (case.image, case.label):
+            if path is not None:
+                yield path
+            if path is not None and scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)):
+                yield voxels
 
 
 def _by_name(name: str) -> Layout:

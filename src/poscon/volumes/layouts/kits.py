@@ -6,11 +6,10 @@ Heller et al., Medical Image Analysis 2021, https://github.com/neheller/kits23. 
 annotators drew is not read.
 """
 
-import re
 from pathlib import Path
 
 from poscon.volumes.case import Case, Dataset, parse_labels
-from poscon.volumes.layouts.base import Layout, by_case, refuse_channel, scan_files
+from poscon.volumes.layouts.base import Layout, by_case, refuse_channel, refuse_orphans, scan_files
 from poscon.volumes.scan import scan_stem
 
 NAME = "kits"
@@ -25,9 +24,11 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     refuse_channel(channel, NAME)
-    labels = [_files(root, name) for name in _LABELS]
+    images, labels = _files(root, "imaging"), [_files(root, name) for name in _LABELS]
+    for found in labels:
+        refuse_orphans(images, found)
     cases = []
-    for case, image in _files(root, "imaging").items():
+    for case, image in images.items():
         label = next((found[case] for found in labels if case in found), None)
         cases.append(Case(case, case, image, label, modality="CT"))
     return Dataset(NAME, root, tuple(cases), LABELS)
@@ -37,7 +38,7 @@ def _files(root: Path, stem: str) -> dict[str, Path]:
     """The files of one name, by case."""
     files = [path for home in _HOMES for path in scan_files(root / home, f"case_*/{stem}.*")]
     found = [path for path in files if scan_stem(path) == stem]
-    return by_case((re.sub(r"\s", "_", path.parent.name), path) for path in found)
+    return by_case((path.parent.name, path) for path in found)
 
 
 LAYOUT = Layout(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from poscon.volumes.case import Case, Dataset, label_scheme
 from poscon.volumes.label_maps import label_masks
-from poscon.volumes.layouts.base import Layout, by_case, refuse_channel, scan_files
+from poscon.volumes.layouts.base import Layout, by_case, refuse_channel, refuse_orphans, scan_files
 from poscon.volumes.scan import scan_stem
 
 NAME = "totalsegmentator"
@@ -24,13 +24,16 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     refuse_channel(channel, NAME)
-    cases, organs = [], set[str]()
-    for subject, image in _images(root).items():
-        masks = image.parent / MASKS
-        found = label_masks(masks) if masks.is_dir() else {}
-        organs.update(found)
-        modality = _MODALITY[scan_stem(image).lower()]
-        cases.append(Case(subject, subject, image, masks if found else None, modality=modality))
+    images = _images(root)
+    masks = {
+        path.parent.name: path for path in sorted(root.glob(f"*/{MASKS}")) if label_masks(path)
+    }
+    refuse_orphans(images, masks)
+    organs = {organ for folder in masks.values() for organ in label_masks(folder)}
+    cases = [
+        Case(name, name, image, masks.get(name), modality=_MODALITY[scan_stem(image).lower()])
+        for name, image in images.items()
+    ]
     classes = ((organ, (value,)) for value, organ in enumerate(sorted(organs), start=1))
     labels = label_scheme(classes, where=str(root)) if organs else None
     return Dataset(NAME, root, tuple(cases), labels)
@@ -39,7 +42,9 @@ def read(root: Path, channel: int | None) -> Dataset:
 def _images(root: Path) -> dict[str, Path]:
     """The scans by subject."""
     files = scan_files(root, "*/*")
-    return by_case((path.parent.name, path) for path in files if scan_stem(path) in _MODALITY)
+    return by_case(
+        (path.parent.name, path) for path in files if scan_stem(path).lower() in _MODALITY
+    )
 
 
 LAYOUT = Layout(
