@@ -470,3 +470,15 @@ def test_headers_are_not_believed(tmp_path):
         evaluate(a, b)
     (row, *_) = evaluate(a, b, spacing=SPACING).rows
     assert (row.spacing, row.dice, row.hd95_mm) == (SPACING, 1.0, 0.0)
+
+
+def test_references_with_one_mask_per_organ(tmp_path):
+    labels = heart()
+    save(tmp_path / "d" / "s1" / "ct.nii.gz", labels)
+    for value, organ in enumerate(("a", "b", "c"), start=1):
+        save(tmp_path / "d" / "s1" / "segmentations" / f"{organ}.nii.gz", labels == value)
+    save(tmp_path / "p" / "s1.nii.gz", heart(rv=3, myo=2, lv=1))
+    name_values(tmp_path / "p", c=1, b=2, a=3)
+    evaluation = evaluate(tmp_path / "p", tmp_path / "d")
+    assert evaluation.classes == ("a", "b", "c")
+    assert {row.dice for row in evaluation.rows} == {1.0}

@@ -777,6 +777,38 @@ def test_plain_labels_file_beside_the_label_maps_says_what_they_mean(tmp_path: P
     assert (dataset.labels.names, dataset.labels.values) == (("RV",), (3,))
 
 
+def test_plain_labels_files_that_differ(tmp_path: Path) -> None:
+    for part, value in (("train", 1), ("test", 2)):
+        put(tmp_path, f"{part}/images/a.nii.gz", f"{part}/labels/a.nii.gz")
+        content = {"classes": [{"name": "RV", "values": [value]}]}
+        (tmp_path / part / "labels" / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(PosconError, match=r"test/labels/labels\.json and .*train/labels"):
+        read_dataset(tmp_path)
+
+
+def test_plain_a_labels_file_of_another_program_says_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "a.nii.gz")
+    (tmp_path / "labels.json").write_text('{"1": "liver"}')
+    assert ids(read_dataset(tmp_path)) == ["a"]
+
+
+def test_plain_segments_of_slicer_name_the_classes(tmp_path: Path) -> None:
+    put(tmp_path, "a.nrrd", "b.nrrd")
+    for name, segments in (("a", ("liver", "spleen")), ("b", ("spleen",))):
+        image = SimpleITK.GetImageFromArray(np.zeros((2, 4, 3), np.uint8))
+        for number, segment in enumerate(segments):
+            image.SetMetaData(f"Segment{number}_Name", segment)
+            image.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
+        SimpleITK.WriteImage(image, str(tmp_path / f"{name}.seg.nrrd"))
+    dataset = read_dataset(tmp_path)
+    assert labelled(dataset) == ["a", "b"]
+    assert dataset.labels is not None
+    assert (dataset.labels.names, dataset.labels.values) == (("liver", "spleen"), (1, 2))
+    put(tmp_path, "c.nrrd", "c.seg.nrrd")
+    with pytest.raises(PosconError, match=r"c\.seg\.nrrd: has no names of segments"):
+        read_dataset(tmp_path)
+
+
 def test_plain_a_data_set_within(tmp_path: Path) -> None:
     put_nnunet(tmp_path / "Dataset001")
     with pytest.raises(PosconError, match=r"Dataset001 in it has imagesTr"):

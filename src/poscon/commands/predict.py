@@ -283,7 +283,10 @@ def _folder_jobs(
     """The scans of a folder and their targets: one a case, or one a 4-D series."""
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    chosen = list(read_dataset(source, layout, channel=channel).cases)
+    dataset = read_dataset(source, layout, channel=channel)
+    for line in dataset.passed_over:
+        console.print(f"note: {line}", soft_wrap=True, markup=False)
+    chosen = list(dataset.cases)
     if cases is not None:
         names = set(read_names(cases))
         unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}

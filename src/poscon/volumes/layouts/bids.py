@@ -114,9 +114,7 @@ def _classes(root: Path) -> LabelScheme | None:
     """The classes that the tables of the segmentations name, or None if there is no table."""
     schemes: dict[LabelScheme, Path] = {}
     for path in sorted(root.rglob(f"*_{_LABEL_SUFFIX}.tsv")):
-        rows = list(
-            csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")
-        )
+        rows = _rows(path)
         if not rows or not {"index", "name"} <= rows[0].keys():
             raise PosconError(f"{path}: expected the columns index and name; correct or remove it")
         classes = [
@@ -131,6 +129,14 @@ def _classes(root: Path) -> LabelScheme | None:
             f"{first} and {second} name other classes; keep one, or use --layout plain"
         )
     return next(iter(schemes), None)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PosconError(f"{path}: cannot be read ({error}); mend or remove it") from error
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 
 LAYOUT = Layout(

@@ -30,3 +30,15 @@ def read_labels_file(folder: Path) -> LabelScheme | None:
             "or remove it"
         ) from error
     return label_scheme(classes, where=str(path))
+
+
+def says_labels(folder: Path) -> bool:
+    """Whether a folder has a ``labels.json`` like that of ``poscon predict``: it holds label maps.
+
+    A file of that name that another program wrote says nothing.
+    """
+    path = folder / LABELS_FILE
+    if not path.is_file():
+        return False
+    content = read_json_once(path)
+    return isinstance(content, dict) and "classes" in content

@@ -16,7 +16,7 @@ from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme
 from poscon.volumes.label_maps import segment_values
 from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
-from poscon.volumes.layouts.labels_json import LABELS_FILE, read_labels_file
+from poscon.volumes.layouts.labels_json import LABELS_FILE, read_labels_file, says_labels
 from poscon.volumes.scan import scan_stem, scan_suffix
 
 NAME = "plain"
@@ -128,7 +128,7 @@ def _without_predictions(root: Path) -> tuple[list[_File], list[Path]]:
     files, predicted = [], set()
     for path in scan_files(root, "**/*"):
         file = _file(path, root)
-        if (path.parent / LABELS_FILE).is_file() and not file.is_label_folder:
+        if not file.is_label_folder and says_labels(path.parent):
             predicted.add(path.parent)
         else:
             files.append(file)
@@ -196,9 +196,15 @@ def _pairs(images: list[_File], labels: list[_File]) -> dict[Path, Path]:
 def _classes(labels: Iterable[Path]) -> LabelScheme | None:
     """What ``labels.json`` beside the label maps says, or the names of 3D Slicer's segments."""
     paths = sorted(labels)
+    stated: dict[LabelScheme, Path] = {}
     for folder in sorted({path.parent for path in paths}):
         if scheme := read_labels_file(folder):
-            return scheme
+            stated.setdefault(scheme, folder / LABELS_FILE)
+    if len(stated) > 1:
+        first, second, *_ = stated.values()
+        raise PosconError(f"{first} and {second} say different things; make them alike")
+    if stated:
+        return next(iter(stated))
     named = {path: segment_values(path) for path in paths if scan_suffix(path) == ".nrrd"}
     names = dict.fromkeys(name for segments in named.values() for name in segments)
     if not names:
