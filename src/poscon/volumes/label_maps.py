@@ -115,16 +115,24 @@ def looks_like_label_map(volume: np.ndarray) -> bool:
     sample = volume.ravel(order="K")[:: max(1, volume.size // _SAMPLE)]
     if not _few_whole(sample) or not _few_whole(volume):
         return False
-    values = len(np.unique(volume))
-    if values <= FEW_VALUES:
-        return True
+    few = len(np.unique(volume)) <= FEW_VALUES
+    return few or same_as_neighbour(volume) >= SAME_AS_NEIGHBOUR
+
+
+def same_as_neighbour(volume: np.ndarray) -> float:
+    """Share of the neighbouring pairs of voxels, not both 0, that have the same value.
+
+    Args:
+        volume: (X, Y, Z) or (X, Y, Z, frames); pairs are along the three axes of space.
+    """
     equal = foreground = 0
     for axis in range(3):
-        here, there = (np.take(volume, range(i, volume.shape[axis] - 1 + i), axis) for i in (0, 1))
+        length = volume.shape[axis]
+        here, there = (np.take(volume, range(i, length - 1 + i), axis) for i in (0, 1))
         inside = (here != 0) | (there != 0)
         foreground += int(inside.sum())
         equal += int((inside & (here == there)).sum())
-    return equal >= SAME_AS_NEIGHBOUR * max(foreground, 1)
+    return equal / max(foreground, 1)
 
 
 def _few_whole(values: np.ndarray) -> bool:
