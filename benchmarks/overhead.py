@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from poscon import finetuning
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.memory import keep_freed_memory
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.store.store import Store
 from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, measure_overhead
 from poscon.views import ViewMaker, canvas_size
 
@@ -82,7 +83,8 @@ def pretraining(store: Store, size: int, device: str, chosen: PretrainSettings) 
 
 def finetuning_of(store: Store, size: int, device: str, chosen: FinetuneSettings) -> Training:
     method = finetuning.find_method(chosen.method)
-    network = UNet(chosen.network or NetworkSettings(), len(store.class_names) + 1)
+    settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
+    network = build_network(settings, len(store.class_names) + 1)
     learner = method(
         network, method.Settings(**chosen.loss), chosen.deep_supervision, chosen.ema_decay
     )
@@ -95,7 +97,7 @@ def finetuning_of(store: Store, size: int, device: str, chosen: FinetuneSettings
         chosen.seed,
         chosen.checkpoint_every,
     )
-    views = ViewMaker(chosen.views, size)
+    views = ViewMaker(chosen.views, size, store.channels)
     return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
 
 

@@ -43,7 +43,6 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
@@ -51,6 +50,7 @@ from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
+    ChannelRecord,
     GeometryRecord,
     IntensityRecord,
     Manifest,
@@ -60,6 +60,7 @@ from poscon.store.store import (
 )
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, time_loop
 
 BATCH = 64
@@ -319,7 +320,7 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
         name = case_name(number)
         if arrays:
             image = np.random.default_rng(number).integers(0, 15360, shape, np.uint16)
-            image = image.view(np.float16)  # positive, below 1
+            image = image.view(np.float16)[:, None]  # positive, below 1; one channel
             (path / "cases" / name).mkdir(parents=True)
             with (path / "cases" / name / "image.npy").open("wb") as file:
                 np.save(file, image)
@@ -330,7 +331,13 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                 id=name,
                 subject=name,
                 frame=None,
-                source=f"images/{name}.nii.gz",
+                channels=(
+                    ChannelRecord(
+                        f"images/{name}.nii.gz",
+                        None,
+                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125, 0.0),
+                    ),
+                ),
                 source_label=None,
                 frame_index=None,
                 geometry=GeometryRecord(
@@ -343,7 +350,6 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                 spacing_from="header",
                 shape=shape,
                 spacing=(1.0, 0.7421875, 0.7421875),
-                intensity=IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125, 0.0),
                 class_voxels=None,
                 pixels_sha256="0" * 64,
                 stored_sha256="0" * 64,
@@ -354,6 +360,7 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
         poscon_version="0",
         layout="plain",
         preparation=Preparation(plane="axial", spacing=None, source_spacing=None, modality=None),
+        channels=("image",),
         classes=(),
         notes=(),
         cases=tuple(records),

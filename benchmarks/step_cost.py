@@ -17,12 +17,13 @@ from functools import partial
 import torch
 
 from poscon import finetuning, pretext
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings
 from poscon.methods import Method
-from poscon.networks.unet import Encoder, NetworkSettings, UNet
+from poscon.networks.build import build_encoder, build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import channels_last
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, canvas_size
 
 CLASSES = 4
@@ -52,7 +53,7 @@ def main() -> None:
                 method = build(name)
                 if method is not None:
                     steps[stage] = trainer(method, batch, views, progress)
-        encoder = channels_last(Encoder(NetworkSettings())).eval()
+        encoder = channels_last(build_encoder(NetworkSettings())).eval()
         images = views(batch.images, 0)
         spent: dict[str, list[float]] = {name: [] for name in steps}
         for round_ in range(arguments.rounds + 1):
@@ -83,13 +84,13 @@ def pretraining(n_slices: int, name: str) -> Method | None:
     if not method.trains:
         return None
     loss = method.Settings(**settings.loss)
-    return method(Encoder(settings.network), settings.head, loss, n_slices)
+    return method(build_encoder(settings.network), settings.head, loss, n_slices)
 
 
 def finetuning_method(name: str) -> Method | None:
     method = finetuning.find_method(name)
     settings = FinetuneSettings(method=name)
-    return method(UNet(NetworkSettings(), CLASSES), method.Settings(**settings.loss))
+    return method(build_network(NetworkSettings(), CLASSES), method.Settings(**settings.loss))
 
 
 def random_batch(n: int, canvas: int) -> SliceBatch:

@@ -85,7 +85,7 @@ def main() -> None:
             place = Path(folder) / name.split(",")[0].replace(" ", "")
             place.mkdir()
             arrays[name] = [
-                write(place, case.id, np.array(store.image(case))) for case in store.cases
+                write(place, case.id, np.array(store.image(case)[:, 0])) for case in store.cases
             ]
             sizes[name] = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         generator = np.random.default_rng(0)

@@ -86,8 +86,9 @@ def ways(source: Path, store: Store) -> dict[str, Way]:
     from versus import with_monai, with_torchio
 
     cases = read_dataset(source).cases
-    modalities = {case.intensity.modality for case in store.cases}
-    if len(modalities) > 1 or any(case.frame_index is not None for case in cases):
+    modalities = {case.modality for case in store.cases}
+    several = any(case.frame_index is not None or case.channels for case in cases)
+    if len(modalities) > 1 or several:
         raise PosconError(f"{source}: 4-D or of two modalities; give 3-D files of one modality")
     spacing = store.manifest.preparation.spacing
     assert spacing is not None  # auto is a number
@@ -115,7 +116,7 @@ def agreement(store: Store, folder: Path) -> tuple[str, str]:
         image = np.load(files / "image.npy")
         if image.shape != case.shape:
             continue
-        differences.append(np.abs(store.image(case).astype(np.float32) - image).mean())
+        differences.append(np.abs(store.image(case)[:, 0].astype(np.float32) - image).mean())
         if case.labelled:
             equal.append((store.label(case) == np.load(files / "label.npy")).mean())
     same = f"{len(differences)} of {len(store.cases)} volumes"

@@ -39,7 +39,7 @@ from versus.measuring import (
 from versus.slices import noise_store
 from versus.training import Training, TwoPasses, contrast
 
-from poscon.networks.unet import NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.pcl import PositionalContrast
 from poscon.store.store import Store
 from poscon.training.data import SliceReader, UnlabelledBatches

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 
 import poscon
-from poscon.commands.pretrain import PretrainSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.build import build_encoder
 from poscon.pretext.contrast import floor_level
 from poscon.pretext.pcl import PositionalContrast, near
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import resolve
 from poscon.store.selection import choose_cases
 from poscon.store.store import Store
 from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, canvas_size
 
 PUBLISHED = [
@@ -61,15 +61,15 @@ def before_the_first_step(store: Store, cases: str | None, settings: list[str]) 
     batches = UnlabelledBatches(reader, chosen.batch, 1, chosen.seed, 1)
     batch = batches.batch(0)
     batch.images = batch.images.float()
-    torch.manual_seed(mix_seed(chosen.seed, -1))
+    torch.manual_seed(stream(chosen.seed, "initialisation"))
     method = PositionalContrast(
-        Encoder(chosen.network),
+        build_encoder(chosen.network),
         chosen.head,
         PositionalContrast.Settings(**chosen.loss),
         len(reader),
     )
     views = ViewMaker(chosen.views, chosen.size)
-    step = method.step(batch, views, mix_seed(chosen.seed, 0), 0.0)
+    step = method.step(batch, views, stream(chosen.seed, "step", 0), 0.0)
     step.loss.backward()
     squares = [p.grad.square().sum() for p in method.encoder.parameters() if p.grad is not None]
     threshold = chosen.loss["threshold"]

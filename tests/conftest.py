@@ -27,6 +27,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_amx() -> Iterator[None]:
+    """``precision: auto`` is float32, so that the numbers are those of every other CPU.
+
+    A test that starts poscon in another process and compares numbers sets ``precision=32``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real scans beside the repository; the test is skipped where it is absent."""

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from poscon.distributed import gather, n_processes, rank, total
+from poscon.networks.build import build_encoder
 from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import contrast
 from poscon.pretext.pcl import near
 from poscon.pretext.simclr import slice_contrast
@@ -27,7 +28,7 @@ class _Embed(nn.Module):
     def __init__(self, grad_cache_chunk=None):
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = Encoder(NetworkSettings(width=2, levels=2))
+        self.encoder = build_encoder(NetworkSettings(width=2, levels=2))
         self.head = ProjectionHead(8, HeadSettings(dimension=4))
         self.grad_cache_chunk = grad_cache_chunk
         self.double().eval()

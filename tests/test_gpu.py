@@ -20,22 +20,23 @@ from poscon.commands.bench import bench
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import PretrainSettings, assemble, pretrain
+from poscon.commands.pretrain import pretrain
 from poscon.comparison.compare import compare
 from poscon.methods import Method
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import read_weights
 from poscon.pretext.blockwise import anchor_losses
 from poscon.pretext.contrast import unit
 from poscon.pretext.pcl import near
 from poscon.settings import resolve
-from poscon.step import SliceBatch, Step
+from poscon.step import Step
 from poscon.store.store import Store
 from poscon.training.data import Batches, LabelledBatches, SliceReader
 from poscon.training.inference import channels_last
 from poscon.training.optimisation import OptimiserSettings, build_optimiser
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.run import part_file
-from poscon.training.timing import to_device
 from poscon.views import (
     View,
     ViewMaker,
@@ -66,9 +67,10 @@ def _exact_products() -> Iterator[None]:
 
 @pytest.mark.parametrize("canvas", [48, 60])
 def test_views_are_those_of_a_cpu(canvas: int) -> None:
-    images = torch.randn(6, 1, canvas, canvas, generator=torch.Generator().manual_seed(0))
+    """Two image channels of three neighbouring slices."""
+    images = torch.randn(6, 6, canvas, canvas, generator=torch.Generator().manual_seed(0))
     without_noise = EVERYTHING.model_copy(update={"noise": 0.0})  # drawn where the images are
-    view = draw_view(6, without_noise, 3)
+    view = draw_view(6, without_noise, 3, channels=2)
     expected = apply_view(images, view, 48)
     torch.testing.assert_close(apply_view(images.to(GPU), view, 48).cpu(), expected)
     labels = (images[:, 0] > 0).to(torch.uint8)
@@ -100,8 +102,7 @@ def test_what_is_read_a_gpu_copies_by_itself(store: Path) -> None:
     opened = Store(store)
     reader = SliceReader(opened, opened.cases, 44)
     batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10, unlabelled=reader)
-    batches.pinned = True
-    batch, _, _ = next(iter(batches))
+    batch, _, _ = next(batches.from_step(0, pinned=True))
     assert batch.unlabelled is not None
     expected = batches.batch(0)
     for part, same in ((batch, expected), (batch.unlabelled, expected.unlabelled)):
@@ -125,9 +126,9 @@ def gradients(name: str, store: Path, device: str) -> tuple[Step, dict[str, torc
     opened = Store(store)
     method, _, views, batches = assemble(chosen, opened, opened.cases, 32)
     channels_last(method.to(device).double())
-    batch = to_device(batches.batch(0), device)
+    batch = batches.batch(0).to(device)
     batch.images, batch.positions = batch.images.double(), batch.positions.double()
-    step = method.step(batch, MadeOnCpu(views.settings, views.size), 1, 0.0)
+    step = method.step(batch, MadeOnCpu(views.settings, views.size, views.channels), 1, 0.0)
     step.loss.backward()
     trained = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     return step, trained
@@ -145,25 +146,14 @@ def test_loss_and_gradients_are_those_of_a_cpu(name: str, store: Path) -> None:
         torch.testing.assert_close(gradient.cpu(), expected[parameter], rtol=1e-5, atol=1e-8)
 
 
-def on_gpu(batch: SliceBatch) -> SliceBatch:
-    """As the training loop moves a batch, whose images it has pinned."""
-    moved = {
-        name: value.to(GPU, non_blocking=True)
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor)
-    }
-    moved["images"] = moved["images"].float()
-    return SliceBatch(**moved)
-
-
 def check_no_wait(method: Method, batches: Batches, views: ViewMaker) -> None:
     """A step: a GPU that is waited for stands still while the next step is being prepared."""
     channels_last(method.to(GPU))
-    optimiser = build_optimiser(method.parameters(), OptimiserSettings(), 10)["optimizer"]
+    optimiser, _ = build_optimiser(method.parameters(), OptimiserSettings(), 10)
 
     def step(number: int) -> torch.Tensor:
         with torch.autocast(GPU, torch.bfloat16):
-            loss = method.step(on_gpu(batches.batch(number)), views, number, 0.0).loss
+            loss = method.step(batches.batch(number).pinned().to(GPU), views, number, 0.0).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -196,7 +186,7 @@ def test_a_step_of_finetuning_does_not_wait(name: str, store: Path) -> None:
     views = ViewMaker(ViewSettings(), 32)
     reader = SliceReader(opened, opened.cases, canvas_size(32, views.settings))
     batches = LabelledBatches(reader, 8, 32, 10, 0.5, 0, 10)
-    network = UNet(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
+    network = build_network(NetworkSettings(width=8, levels=2), len(opened.class_names) + 1)
     found = finetuning.find_method(name)
     check_no_wait(found(network, found.Settings(), 1, 0.99), batches, views)
 

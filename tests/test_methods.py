@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from poscon import finetuning, pretext
+from poscon.errors import PosconError
+from poscon.finetuning.base import FinetuneMethod
 from poscon.methods import Method
+from poscon.networks.build import build_encoder, build_network
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings, UNet
+from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
 from poscon.views import View, ViewMaker, ViewSettings, canvas_size
 
@@ -29,16 +32,16 @@ class ViewsOfNothing(ViewMaker):
         return torch.empty(len(labels), self.size, self.size, dtype=torch.int64, device=NOWHERE)
 
 
-def slices(labels: torch.Tensor | None = None) -> SliceBatch:
-    numbers = torch.arange(SLICES, device=NOWHERE)
-    images = torch.empty(SLICES, 1, CANVAS, CANVAS, device=NOWHERE)
-    positions = torch.empty(SLICES, device=NOWHERE)
+def slices(labels: torch.Tensor | None = None, n: int = SLICES) -> SliceBatch:
+    numbers = torch.arange(n, device=NOWHERE)
+    images = torch.empty(n, 1, CANVAS, CANVAS, device=NOWHERE)
+    positions = torch.empty(n, device=NOWHERE)
     return SliceBatch(images, positions, labels, numbers, numbers)
 
 
-def labelled() -> SliceBatch:
+def labelled(unlabelled: int = SLICES) -> SliceBatch:
     batch = slices(torch.empty(SLICES, CANVAS, CANVAS, dtype=torch.uint8, device=NOWHERE))
-    batch.unlabelled = slices()
+    batch.unlabelled = slices(n=unlabelled)
     return batch
 
 
@@ -60,13 +63,15 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_of_pretraining_reads_no_number(name: str, progress: float) -> None:
     """A GPU that is read from is waited for, and stands still while the next step is prepared."""
     method = pretext.find_method(name)
-    two_steps(method(Encoder(TINY), HeadSettings(), method.Settings(), 100), slices(), progress)
+    two_steps(
+        method(build_encoder(TINY), HeadSettings(), method.Settings(), 100), slices(), progress
+    )
 
 
-def finetuning_method(name: str) -> Method:
+def finetuning_method(name: str) -> FinetuneMethod:
     method = finetuning.find_method(name)
     average = 0.0 if method.has_own_ema else 0.99
-    return method(UNet(TINY, 4), method.Settings(), 1, average)
+    return method(build_network(TINY, 4), method.Settings(), 1, average)
 
 
 WAITS = ("bcp", 0.99)
@@ -77,6 +82,26 @@ STAGES = [(name, progress) for name in finetuning.METHODS for progress in (0.0, 
 @pytest.mark.parametrize(("name", "progress"), [stage for stage in STAGES if stage != WAITS])
 def test_a_step_of_finetuning_reads_no_number(name: str, progress: float) -> None:
     two_steps(finetuning_method(name), labelled(), progress)
+
+
+PAIRED = ("bcp",)
+"""It pastes between a labelled and an unlabelled slice."""
+
+
+@pytest.mark.parametrize("unlabelled", [3, 13])
+@pytest.mark.parametrize("name", [n for n in finetuning.METHODS if n not in PAIRED])
+def test_any_number_of_unlabelled_slices_goes_along(name: str, unlabelled: int) -> None:
+    method = finetuning_method(name)
+    method.check_batches(SLICES, unlabelled)
+    two_steps(method, labelled(unlabelled), 0.99)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_pairs_need_as_many_unlabelled_slices(name: str) -> None:
+    method = finetuning_method(name)
+    method.check_batches(SLICES, SLICES)
+    with pytest.raises(PosconError, match=f"unlabelled_batch = 3: method {name} .* = {SLICES}"):
+        method.check_batches(SLICES, 3)
 
 
 def test_what_reads_a_number_is_found() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poscon.positions import relative_positions
+from poscon.positions import neighbours, relative_positions
 
 
 def test_positions_follow_the_paper():
@@ -27,3 +27,14 @@ def test_positions_rise_evenly_to_one(n):
 def test_a_volume_cut_finer_has_its_positions_in_between(n, factor):
     coarse, fine = relative_positions(n), relative_positions(n * factor)
     np.testing.assert_allclose(fine[factor - 1 :: factor], coarse, rtol=1e-12)
+
+
+def test_neighbours_stay_in_the_volume():
+    numbers = np.array([0, 1, 4])
+    assert neighbours(numbers, 5, 0).tolist() == [[0], [1], [4]]
+    assert neighbours(numbers, 5, 2).tolist() == [
+        [0, 0, 0, 1, 2],
+        [0, 0, 1, 2, 3],
+        [2, 3, 4, 4, 4],
+    ]
+    assert neighbours(numbers, np.array([1, 2, 6]), 1).tolist() == [[0, 0, 0], [0, 1, 1], [3, 4, 5]]

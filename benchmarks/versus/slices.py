@@ -37,6 +37,6 @@ def image_file(reader: SliceReader, index: int) -> Path:
 
 
 def read_slice(reader: SliceReader, index: int) -> np.ndarray:
-    """(1, rows, columns) float32."""
+    """(channels, rows, columns) float32."""
     volume = reader.store.image(reader.cases[reader.case_of[index]])
-    return volume[reader.slice_of[index]][None].astype(np.float32)
+    return volume[reader.slice_of[index]].astype(np.float32)

@@ -7,8 +7,9 @@ from itertools import count
 
 import torch
 
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import PositionalContrast, positional_contrastive_loss
 from poscon.step import SliceBatch, Step
@@ -44,9 +45,9 @@ class Training:
         self.views = views
         self.device = device
         self.bf16 = bf16
-        self.optimiser: torch.optim.Optimizer = build_optimiser(
+        self.optimiser, _ = build_optimiser(
             method.parameters(), optimiser or OptimiserSettings(), ENDLESS
-        )["optimizer"]
+        )
         self.threads = threads
         self.seeds = count()
 
@@ -88,7 +89,7 @@ def contrast(
     width: int, method: type[PositionalContrast] = PositionalContrast
 ) -> PositionalContrast:
     """Positional contrast around a fresh encoder."""
-    encoder = Encoder(NetworkSettings(width=width))
+    encoder = build_encoder(NetworkSettings(width=width))
     return method(encoder, HeadSettings(), PositionalContrast.Settings(), n_slices=0)
 
 

@@ -13,7 +13,7 @@ from monai.inferers import SliceInferer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from poscon.commands.predict import Model
+from poscon.models import Model
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
@@ -123,12 +123,12 @@ class Segment:
 
     def __init__(self, model: Model, target: Path) -> None:
         self.network = model.network
-        spacing, size, stride = model.preparation.spacing, model.size, self.network.settings.stride
+        spacing, size, stride = model.preparation.spacing, model.size, self.network.encoder.stride
         self.before = mt.Compose(
             [
                 mt.LoadImaged("image", ensure_channel_first=True),
                 mt.Orientationd("image", axcodes="RAS", labels=None),
-                *_normalise(model.modality),
+                *_normalise(model.modalities[0]),
                 mt.Spacingd("image", pixdim=(spacing, spacing, -1), dtype=np.float32),
                 mt.SpatialPadd("image", spatial_size=(size, size, -1)),
                 mt.DivisiblePadd("image", k=(stride, stride, 1)),

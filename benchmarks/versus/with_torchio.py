@@ -10,7 +10,7 @@ import torchio as tio
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from poscon.commands.predict import Model
+from poscon.models import Model
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
@@ -107,7 +107,7 @@ class Segment:
     def __init__(self, model: Model, target: Path) -> None:
         self.model = model
         self.target = target
-        self.before = tio.Compose([tio.ToCanonical(), _normalise(model.modality)])
+        self.before = tio.Compose([tio.ToCanonical(), _normalise(model.modalities[0])])
 
     @torch.no_grad()
     def __call__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ class Segment:
         assert self.model.preparation.spacing is not None
         subject = _resample_in_plane(subject, self.model.preparation.spacing)
         network = self.model.network
-        stride = network.settings.stride
+        stride = network.encoder.stride
         *in_plane, slices = subject.spatial_shape
         width, height = (max(self.model.size, -(-n // stride) * stride) for n in in_plane)
         subject = tio.CropOrPad((width, height, slices))(subject)

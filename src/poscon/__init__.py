@@ -20,6 +20,8 @@ _HOME = {
     "compare": "poscon.comparison.compare",
     "demo": "poscon.commands.demo",
     "report": "poscon.reports.report",
+    "load_model": "poscon.models",
+    "load_encoder": "poscon.models",
     "PosconError": "poscon.errors",
 }
 
@@ -32,6 +34,8 @@ __all__ = [
     "evaluate",
     "finetune",
     "inspect",
+    "load_encoder",
+    "load_model",
     "predict",
     "prepare",
     "pretrain",
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from poscon.commands.pretrain import pretrain
     from poscon.comparison.compare import compare
     from poscon.errors import PosconError
+    from poscon.models import load_encoder, load_model
     from poscon.reports.report import report
 
 

@@ -47,6 +47,11 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def json_text(content: Any) -> str:
+    """Content as JSON for people and programs; NaN is an error, as JSON has none."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file of poscon's own says.
 

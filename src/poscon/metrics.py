@@ -16,10 +16,10 @@ class ClassMetrics:
     Attributes:
         name: the class.
         dice: 2 |A and B| / (|A| + |B|), 0 to 1.
-        hd95_mm: the larger of the two directed 95th percentiles of the surface distances, mm.
-        assd_mm: the mean of the surface distances of both directions, pooled, mm.
-        volume_ml: volume of the class in the prediction.
-        reference_volume_ml: volume of the class in the reference.
+        hd95_mm: the larger of the two directed 95th percentiles of the surface distances, in mm.
+        assd_mm: the mean of the surface distances of both directions together, in mm.
+        volume_ml: volume of the class in the prediction, in ml.
+        reference_volume_ml: volume of the class in the reference, in ml.
     """
 
     name: str
@@ -38,15 +38,14 @@ def segmentation_metrics(
 ) -> list[ClassMetrics]:
     """Compare two class maps class by class.
 
-    The surface of a class is its voxels with at least one of the 6 face neighbours outside the
-    class; what lies outside the volume counts as outside the class. The distance of a surface
-    voxel is the Euclidean distance in mm between its centre and the nearest centre of the other
+    The surface of a class is its voxels that have at least one of their 6 face neighbours outside
+    the class. Everything outside the volume is outside the class. The distance of a surface voxel
+    is the Euclidean distance in mm between its centre and the nearest voxel centre of the other
     surface. Percentiles are interpolated linearly.
 
-    A class absent from both maps gives nothing to measure: Dice, HD95 and ASSD are NaN, to be left
-    out of means. A class absent from exactly one map has Dice 0, and HD95 and ASSD are the
-    diagonal of the volume in mm: the worst possible, so that missing a structure can never
-    improve a mean.
+    If a class is absent from both maps, Dice, HD95 and ASSD are NaN, and means leave them out. If
+    it is absent from exactly one map, Dice is 0, and HD95 and ASSD are the diagonal of the volume
+    in mm. These are the worst values, so a missed structure can never improve a mean.
 
     Args:
         prediction: (X, Y, Z), integers, 0 = background, ``i + 1`` = ``class_names[i]``.
@@ -56,6 +55,9 @@ def segmentation_metrics(
 
     Returns:
         One entry for each class, in the order of ``class_names``.
+
+    Raises:
+        ValueError: the maps do not have the same 3-D shape.
     """
     if prediction.shape != reference.shape or prediction.ndim != 3:
         raise ValueError(f"expected two equal 3-D shapes: {prediction.shape}, {reference.shape}")
@@ -83,14 +85,14 @@ def _surface_distances(
 ) -> tuple[float, float]:
     """HD95 and ASSD in mm of two masks (X, Y, Z), neither of them empty.
 
-    MONAI's functions follow the definitions above, in single precision; the tests hold them against
-    a brute-force reference. They are not asked about empty masks: there they give NaN or infinity.
+    MONAI's functions follow the definitions above, in single precision. The tests compare them with
+    a brute-force reference. For empty masks they would give NaN or infinity.
     """
     import torch
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
     from scipy.ndimage import find_objects
 
-    # MONAI copies the whole volume to float before it crops: crop to what matters first.
+    # MONAI copies the whole volume to float before it crops, so it is cropped here first.
     (box,) = find_objects((a | b).view(np.uint8))
     y_pred, y = (torch.from_numpy(mask[box].copy())[None, None] for mask in (a, b))
     with warnings.catch_warnings():

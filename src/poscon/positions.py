@@ -14,3 +14,19 @@ def relative_positions(n_slices: int) -> np.ndarray:
         (n_slices,) float64 in (0, 1].
     """
     return np.arange(1, n_slices + 1) / n_slices
+
+
+def neighbours(numbers: np.ndarray, n_slices: int | np.ndarray, context: int) -> np.ndarray:
+    """Numbers of each slice's neighbours and of itself; at the ends the end slice repeats.
+
+    Args:
+        numbers: (N,) numbers of slices, from 0.
+        n_slices: of the volume, or (N,) of the volume of each.
+        context: how many neighbours on each side, k.
+
+    Returns:
+        (N, 2k + 1), from the lowest number to the highest.
+    """
+    around = numbers[:, None] + np.arange(-context, context + 1)
+    last = np.reshape(n_slices, (-1, 1)) - 1
+    return np.clip(around, 0, last)

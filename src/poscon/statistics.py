@@ -1,7 +1,7 @@
-"""What a comparison of a few dozen patients can say: intervals and paired tests.
+"""Statistics for comparisons of a few dozen patients: intervals and paired tests.
 
-The unit is the subject: its frames and its repeated runs are averaged or kept together, because
-they are not independent.
+The unit is the subject. The frames and repeated runs of a subject are averaged or kept together,
+because they are not independent.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,7 +18,7 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval of a mean; both ends are the mean where there is nothing to draw."""
+    """A confidence interval of a mean. Without variation, both ends are the mean."""
 
     low: float
     high: float
@@ -36,18 +36,19 @@ def mean_interval(
 ) -> Interval:
     """Bootstrap confidence interval of a mean over subjects.
 
-    Bias-corrected and accelerated (BCa; Efron 1987, J. Am. Stat. Assoc. 82:171), by
+    It is bias-corrected and accelerated (BCa; Efron 1987, J. Am. Stat. Assoc. 82:171), by
     :func:`scipy.stats.bootstrap`. With ``subjects``, whole subjects are drawn, each with all of its
     values, and the mean is over values (the cluster bootstrap; Davison & Hinkley 1997, Sec. 3.8).
 
     Args:
         values: (n,), finite.
-        subjects: (n,) whose value it is; None: each of a subject of its own.
+        subjects: (n,), the subject of each value. None: each value has its own subject.
         confidence: between 0 and 1.
         seed: of the draws.
 
     Raises:
-        PosconError: no value, or one that is not finite.
+        PosconError: there is no value, or one is not finite.
+        ValueError: the numbers of values and subjects differ.
     """
     values = _finite(values)
     names = list(range(len(values))) if subjects is None else list(subjects)
@@ -74,7 +75,7 @@ def mean_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number, step-down (Holm 1979, Scand. J. Stat. 6:65).
+    """P-values adjusted for their number by Holm's step-down method (1979, Scand. J. Stat. 6:65).
 
     With p_(1) <= ... <= p_(m), the k-th becomes max over i <= k of min(1, (m - i + 1) p_(i)).
     """
@@ -91,13 +92,14 @@ class Difference:
     """A method against a baseline on the same subjects.
 
     Attributes:
-        mean: of the differences, method minus baseline.
-        interval: 95 % bootstrap interval of that mean.
+        mean: mean of the differences, method minus baseline.
+        interval: 95 % bootstrap interval of that mean over subjects. It says what other subjects
+            would show with the same trainings, and so does p.
         p: two-sided Wilcoxon signed-rank p-value, Holm-adjusted over the methods compared.
-        wins, losses: subjects on which the method is greater, or less.
-        subjects: how many there are.
-        trainings: the mean difference in each pair of trainings (a fold and draw), where they are
-            told apart: interval and p are of other subjects, with these very trainings.
+        wins, losses: number of subjects on which the method is greater, or less.
+        subjects: number of subjects.
+        trainings: the mean difference in each pair of trainings (one for each fold and draw), or
+            None if trainings are not distinguished.
     """
 
     mean: float
@@ -120,10 +122,10 @@ class Difference:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether it is ruled out that nothing differs.
+        """Whether the difference is distinguishable from 0.
 
-        By the test (at 0.05) and the interval over subjects; and, where trainings are told apart,
-        by their interval too, which one training alone does not have.
+        The test over subjects (at 0.05) and the interval over subjects must exclude 0. If trainings
+        are distinguished, their interval must exclude 0 too. One training alone has no interval.
         """
         by_subjects = self.p < 0.05 and 0 not in self.interval
         if self.trainings is None:
@@ -140,12 +142,12 @@ def differences(
     """Compare methods with one baseline, subject by subject.
 
     Args:
-        baseline: one value a subject, such as its mean Dice over frames, classes and draws.
-        methods: likewise, by name of the method.
+        baseline: one value per subject, such as its mean Dice over frames, classes and draws.
+        methods: one value per subject for each method, by the name of the method.
         seed: of the bootstrap.
 
     Raises:
-        PosconError: a method is not of the baseline's subjects, or a value is not finite.
+        PosconError: a method has other subjects than the baseline, or a value is not finite.
     """
     found: dict[str, tuple[np.ndarray, float]] = {}
     for name, values in methods.items():

@@ -1,7 +1,10 @@
 """What goes into a training step and what comes out."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -10,13 +13,15 @@ class SliceBatch:
     """A batch of slices.
 
     Attributes:
-        images: (B, 1, canvas, canvas) float, slices cut or padded to one canvas that is larger
-            than what the network sees, so that a view can be turned without losing its corners.
+        images: (B, in_channels, canvas, canvas) float, slices cut or padded to one canvas that is
+            larger than what the network sees, so that a view can be turned without losing its
+            corners. Channel c of the slice at offset o from -k to k (the context) is input
+            channel (o + k) * channels + c.
         positions: (B,) float, each slice's position in its volume.
         labels: (B, canvas, canvas) uint8 class indices, or None.
         slice_ids: (B,) int64, each slice's number among all slices of the training.
         volumes: (B,) int64, the number of the volume that it is from.
-        unlabelled: as many slices without labels, for methods that use them.
+        unlabelled: (U,) slices without labels, for methods that use them.
     """
 
     images: Tensor
@@ -25,6 +30,26 @@ class SliceBatch:
     slice_ids: Tensor | None = None
     volumes: Tensor | None = None
     unlabelled: "SliceBatch | None" = None
+
+    def to(self, device: torch.device | str) -> "SliceBatch":
+        """The batch as a method is given it: on a device, images in float32.
+
+        A GPU copies :meth:`pinned` memory by itself; nothing waits for it.
+        """
+        moved = self._map(lambda values: values.to(device, non_blocking=True))
+        return moved._map(lambda values: values.float() if values.is_floating_point() else values)
+
+    def pinned(self) -> "SliceBatch":
+        """The batch in pinned memory, as far as it is not on a GPU already."""
+        return self._map(lambda values: values.pin_memory() if values.is_cpu else values)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "SliceBatch":
+        parts: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        if self.unlabelled is not None:
+            parts["unlabelled"] = self.unlabelled._map(change)
+        return replace(self, **parts)
 
 
 @dataclass

@@ -140,7 +140,7 @@ def test_spacing_that_the_data_set_states_overrides_the_header(folders):
         save(folder / f"A1B2C3_sa_{frame}_gt.nii.gz", heart(), (1.0, 1.0, 1.0))
     save(predictions / "A1B2C3_sa_ED.nii.gz", heart(), (1.0, 1.0, 1.0))
     assert evaluate(predictions, references).rows[0].spacing == (1.25, 1.25, 10.0)
-    stated = evaluate(predictions, references, spacing=(1.0, 1.0, 5.0)).rows[0]
+    stated = evaluate(predictions, references, source_spacing=(1.0, 1.0, 5.0)).rows[0]
     assert stated.spacing == (1.0, 1.0, 5.0)
     assert stated.volume_ml == pytest.approx(4 * 5 / 1000)  # RV is 3 in M&Ms
 
@@ -388,8 +388,8 @@ def test_empty_folder(tmp_path):
 
 def test_impossible_spacing(tmp_path):
     a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
-    with pytest.raises(PosconError, match="--spacing"):
-        evaluate(a, b, spacing=(1.0, 0.0, 1.0))
+    with pytest.raises(PosconError, match="--source-spacing"):
+        evaluate(a, b, source_spacing=(1.0, 0.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -466,9 +466,11 @@ def test_values_found_must_be_whole(tmp_path):
 def test_headers_are_not_believed(tmp_path):
     a = save(tmp_path / "a.nii.gz", heart(), (0.0015, 0.0015, 0.008))
     b = save(tmp_path / "b.nii.gz", heart(), (0.0015, 0.0015, 0.008))
-    with pytest.raises(PosconError, match=r"a\.nii\.gz: .*0\.0015 x 0\.0015.*with --spacing$"):
+    with pytest.raises(
+        PosconError, match=r"a\.nii\.gz: .*0\.0015 x 0\.0015.*with --source-spacing$"
+    ):
         evaluate(a, b)
-    (row, *_) = evaluate(a, b, spacing=SPACING).rows
+    (row, *_) = evaluate(a, b, source_spacing=SPACING).rows
     assert (row.spacing, row.dice, row.hd95_mm) == (SPACING, 1.0, 0.0)
 
 

@@ -17,6 +17,8 @@ from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod
 from poscon.networks.weights import read_weights
 from poscon.pretext.base import PretextMethod
+from poscon.step import SliceBatch
+from poscon.training.data import LabelledBatches
 from poscon.training.run import part_file
 
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
@@ -147,7 +149,7 @@ def test_finetuning_learns_and_resumes(
     [
         ("mean-teacher", "teacher", []),
         ("tcsm", "teacher", []),
-        *((name, "averaged", ["ema_decay=0.9"]) for name in AVERAGED),
+        *((name, "ema", ["ema_decay=0.9"]) for name in AVERAGED),
     ],
 )
 def test_the_result_is_the_average_after_every_step(
@@ -157,12 +159,12 @@ def test_the_result_is_the_average_after_every_step(
     run = tmp_path / "run"
     finetune(store, run, method=name, labelled=2, iterations=12, settings=[*FINETUNE, *settings])
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    state = checkpoint["state_dict"]
-    assert int(state[f"method.{averaged}._extra_state"]) == 12
+    state = checkpoint["method"]
+    assert int(state[f"{averaged}._extra_state"]) == 12
     result = read_weights(run / "model.safetensors")[0]
     for tensor, value in result.items():
-        assert torch.equal(value, state[f"method.{averaged}.network.{tensor}"]), tensor
-    last = state["method.network.classifier.weight"]
+        assert torch.equal(value, state[f"{averaged}.network.{tensor}"]), tensor
+    last = state["network.classifier.weight"]
     assert not torch.allclose(result["classifier.weight"], last)
 
 
@@ -188,8 +190,8 @@ def test_coarser_resolutions_are_supervised_as_asked(
     run = tmp_path / "run"
     settings = [*FINETUNE, f"deep_supervision={levels}"]
     finetune(store, run, labelled=2, iterations=1, settings=settings)
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert len([k for k in state if k.startswith("method.coarse") and "weight" in k]) == levels
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["method"]
+    assert len([k for k in state if k.startswith("coarse") and "weight" in k]) == levels
 
 
 @pytest.mark.parametrize("name", finetuning.METHODS)
@@ -285,13 +287,48 @@ def test_settings_without_an_effect(
 
 @pytest.mark.parametrize("name", ["mean-teacher", "tcsm"])
 def test_an_average_of_a_method_that_has_its_own(name: str, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=f"average has no effect with method {name}, .* see loss"):
+    message = f"ema_decay has no effect with method {name}, .* .see loss"
+    with pytest.raises(PosconError, match=message):
         finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "ema_decay=0.9"])
     assert not (tmp_path / "run").exists()
 
 
+def test_unlabelled_slices_of_a_method_that_uses_none(store: Path, tmp_path: Path) -> None:
+    message = "unlabelled_batch has no effect with method supervised, which uses labelled slices"
+    with pytest.raises(PosconError, match=message):
+        finetune(store, tmp_path / "run", settings=[*FINETUNE, "unlabelled_batch=2"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_of_another_number_leave_nothing(store: Path, tmp_path: Path) -> None:
+    settings = [*FINETUNE, "unlabelled_batch=2"]
+    with pytest.raises(PosconError, match="setting unlabelled_batch = 2: method bcp pastes"):
+        finetune(store, tmp_path / "run", method="bcp", labelled=2, settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["mean-teacher", "tcsm", "supervised-pcl"])
+def test_the_number_of_unlabelled_slices_is_a_setting(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[int, int]] = set()
+    read = LabelledBatches.batch
+
+    def watched(batches: LabelledBatches, step: int) -> SliceBatch:
+        batch = read(batches, step)
+        assert batch.unlabelled is not None
+        seen.add((len(batch.images), len(batch.unlabelled.images)))
+        return batch
+
+    monkeypatch.setattr(LabelledBatches, "batch", watched)
+    settings = [*FINETUNE, "batch=4", "unlabelled_batch=6"]
+    finetune(store, tmp_path / "run", method=name, labelled=2, iterations=2, settings=settings)
+    assert seen == {(4, 6)}
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_start_without_an_effect(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match="start: has no effect without --init"):
+    with pytest.raises(PosconError, match="init_parts: has no effect without --init"):
         finetune(store, tmp_path / "run", labelled=2, settings=["init_parts=encoder"])
 
 

@@ -14,7 +14,7 @@ import poscon.commands.prepare as module
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.positions import relative_positions
-from poscon.store.preparation import case_geometry, prepare_stack, read_case_volume
+from poscon.store.preparation import case_geometry, prepare_stack, read_case_volumes
 from poscon.store.store import Preparation, Store
 from poscon.volumes.case import Case
 from poscon.volumes.geometry import slice_geometry
@@ -92,7 +92,7 @@ def test_what_is_stored_is_the_normalised_stack(source, tmp_path):
     assert [case.id for case in store.cases] == ["a", "b", "c"]
     case, volume = store.cases[1], scan(1).astype(float)
     expected = ((volume - volume.mean()) / volume.std()).transpose(2, 1, 0)
-    image, label = store.image(case), store.label(case)
+    image, label = store.image(case)[:, 0], store.label(case)
     assert image.dtype == np.float16
     np.testing.assert_allclose(image, expected, atol=2e-3)
     classes = np.select([segmentation() == 1, segmentation() == 3], [1, 2])
@@ -104,7 +104,7 @@ def test_what_is_stored_is_the_normalised_stack(source, tmp_path):
     np.testing.assert_array_equal(case.positions, relative_positions(5))
     assert case.class_voxels == tuple(np.bincount(label.ravel(), minlength=3)[1:])
     assert (case.source, case.source_label) == ("b.nii.gz", "b_seg.nii.gz")
-    assert case.intensity.mean == pytest.approx(volume.mean())
+    assert case.channels[0].intensity.mean == pytest.approx(volume.mean())
     assert store.manifest.preparation == Preparation(
         plane="auto", spacing=None, source_spacing=None, modality=None
     )
@@ -188,7 +188,7 @@ def test_the_axis_order_of_the_file_does_not_matter(tmp_path):
     for case in store.cases[1:]:
         assert store.image(case).tobytes() == store.image(first).tobytes()
         assert store.label(case).tobytes() == store.label(first).tobytes()
-        assert case.intensity == first.intensity
+        assert case.channels[0].intensity == first.channels[0].intensity
         assert case.class_voxels == first.class_voxels
         assert case.spacing == pytest.approx(first.spacing)
         assert case.geometry.plane == "axial"
@@ -204,8 +204,8 @@ def test_prepare_stack_is_exactly_equal_for_every_axis_order(tmp_path, modality)
             Case("a", "a", path),
             Preparation(plane="auto", spacing=1.0, source_spacing=None, modality=None),
         )
-        geometry = case_geometry(case, read_header(path), preparation)
-        stack, record = prepare_stack(read_case_volume(case), geometry, 1.0, modality)
+        geometry = case_geometry(read_header(path), preparation)
+        stack, record = prepare_stack(read_case_volumes(case)[0], geometry, 1.0, modality)
         stacks.append(stack.tobytes())
         records.append(record)
     assert len(set(stacks)) == 1
@@ -240,7 +240,7 @@ def test_spacing(source, tmp_path, mm):
     assert case.shape == (5, round(8 * 1.25 / mm), round(9 * 1.5 / mm))
     rows, columns = case.shape[1:]
     assert case.spacing == pytest.approx((6.0, 8 * 1.25 / rows, 9 * 1.5 / columns))
-    assert store.image(case).shape == store.label(case).shape == case.shape
+    assert store.image(case)[:, 0].shape == store.label(case).shape == case.shape
     assert set(np.unique(store.label(case))) == {0, 1, 2}
 
 
@@ -291,14 +291,14 @@ def test_ct_is_clipped_mr_is_not(tmp_path):
     mr = prepare(tmp_path / "scans", tmp_path / "mr", modality="MR", spacing="native")
     guessed = prepare(tmp_path / "scans", tmp_path / "guessed", spacing="native")
     low, high = np.percentile(volume, (1, 99))
-    intensity = ct.cases[0].intensity
+    intensity = ct.cases[0].channels[0].intensity
     assert (intensity.low, intensity.high) == pytest.approx((low, high))
     clipped = volume.clip(low, high)
     expected = ((clipped - clipped.mean()) / clipped.std()).transpose(2, 1, 0)
-    np.testing.assert_allclose(ct.image(ct.cases[0]), expected, atol=3e-3)
-    assert mr.cases[0].intensity.low is None
+    np.testing.assert_allclose(ct.image(ct.cases[0])[:, 0], expected, atol=3e-3)
+    assert mr.cases[0].channels[0].intensity.low is None
     assert mr.image(mr.cases[0]).max() > 15
-    assert guessed.cases[0].intensity == intensity  # it goes below -200
+    assert guessed.cases[0].channels[0].intensity == intensity  # it goes below -200
     for store in (ct, mr):
         image = store.image(store.cases[0]).astype(float)
         assert image.mean() == pytest.approx(0, abs=1e-3)
@@ -691,11 +691,11 @@ def test_real_hippocampi(shared_data, tmp_path):
         geometry = slice_geometry(voxels.shape, voxels.affine)
         values = geometry.to_stack(np.asarray(voxels.dataobj).astype(float))
         expected = (values - values.mean()) / values.std()
-        np.testing.assert_allclose(store.image(case), expected, atol=0.01)
+        np.testing.assert_allclose(store.image(case)[:, 0], expected, atol=0.01)
         np.testing.assert_array_equal(store.label(case), geometry.to_stack(labels))
         assert case.class_voxels == (int((labels == 1).sum()), int((labels == 2).sum()))
         assert case.spacing == pytest.approx((1, 1, 1))
-        assert case.intensity.modality == "MR"
+        assert case.channels[0].intensity.modality == "MR"
 
 
 def test_a_real_heart_of_acdc(shared_data, tmp_path):
@@ -838,5 +838,6 @@ def test_padding_of_a_ct_is_kept_with_the_case(source, tmp_path):
     volume = scan(1) - 1000
     volume[:2] = -3024
     put(source / "b.nii.gz", volume)
-    padded = {c.id: c.intensity.padding for c in prepare(source, tmp_path / "store").cases}
+    cases = prepare(source, tmp_path / "store").cases
+    padded = {case.id: case.channels[0].intensity.padding for case in cases}
     assert padded == {"a": 0, "b": pytest.approx(2 / 9), "c": 0}

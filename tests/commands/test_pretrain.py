@@ -18,13 +18,13 @@ import yaml
 
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
-from poscon.training import training
+from poscon.training import loop
 from poscon.training.data import UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics
-from poscon.training.loop import MetricsFile
+from poscon.training.run import MetricsFile
 
 DIAGNOSTICS = [
     "alignment",
@@ -154,18 +154,28 @@ def test_resumed_equals_uninterrupted(
 
 def renamed(checkpoint: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    content["state_dict"] = {f"old.{k}": value for k, value in content["state_dict"].items()}
+    content["method"] = {f"old.{k}": value for k, value in content["method"].items()}
     torch.save(content, checkpoint)
+
+
+def of_another_shape(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["method"] = {k: torch.zeros(3, 3, 3, 3, 3) for k in content["method"]}
+    torch.save(content, checkpoint)
+
+
+DAMAGED = r"last\.ckpt: damaged, or written by another version of poscon; start"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-2000]), r"last\.ckpt: damaged; start"),
-        (lambda path: torch.save({}, path), r"last\.ckpt: damaged; start"),
-        (lambda path: torch.save([1], path), r"last\.ckpt: damaged; start"),
-        (lambda path: torch.save({"state_dict": None}, path), r"last\.ckpt: damaged; start"),
-        (renamed, r"last\.ckpt: written by another version of poscon"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-2000]), DAMAGED),
+        (lambda path: torch.save({}, path), DAMAGED),
+        (lambda path: torch.save([1], path), DAMAGED),
+        (lambda path: torch.save({"method": None}, path), DAMAGED),
+        (of_another_shape, DAMAGED),
+        (renamed, r"last\.ckpt: holds other weights than this version of poscon trains"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_one_line(
@@ -244,7 +254,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     with pytest.raises(PosconError, match=r"last\.ckpt: cannot be written \(No space left"):
         pretrain(store, broken, epochs=3, settings=TINY)
     (checkpoint,) = (broken / "checkpoints").iterdir()  # and nothing half-written
-    assert torch.load(checkpoint, weights_only=True)["epoch"] == 0
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
     monkeypatch.setattr(Path, "write_bytes", write)
     pretrain(store, broken, resume=True)
     assert_same(weights(whole), weights(broken))
@@ -283,7 +293,7 @@ def test_a_random_start_has_a_row_of_diagnostics(
     assert row == {name: metrics(pretrained)[0][name] for name in row}  # all methods start there
     assert (run / "diagnostics.png").is_file()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pre-training (none): effective rank ")
+    assert line.startswith("pre-training (random): effective rank ")
     pretrain(store, run, resume=True)
     assert metrics(run) == [row]
 
@@ -457,6 +467,36 @@ def test_a_cpu_that_does_not_multiply_in_bfloat16(
     assert ("does not multiply in bfloat16" in capsys.readouterr().err) == told
 
 
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("precision", ["auto", "32", "bf16"])
+def test_auto_is_bfloat16_where_the_cpu_multiplies_in_it(
+    precision: str,
+    able: bool,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And one line says so, unless the precision was set."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: able)
+    seen = set()
+    forward = Encoder.forward
+
+    def watched(encoder: Encoder, images: torch.Tensor) -> list[torch.Tensor]:
+        features = forward(encoder, images)
+        if encoder.training:
+            seen.add(features[-1].dtype)
+        return features
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    pretrain(store, tmp_path / "run", epochs=1, settings=[*TINY, f"precision={precision}"])
+    mixed = precision == "bf16" or (precision == "auto" and able)
+    assert seen == {torch.bfloat16 if mixed else torch.float32}
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("precision: ")]
+    assert len(lines) == (precision == "auto" and able)
+    assert all("--set precision=32" in line for line in lines)
+
+
 @pytest.mark.slow
 def test_compiled_equals_eager(store: Path, tmp_path: Path) -> None:
     for compiled in ("true", "false"):
@@ -473,13 +513,13 @@ def test_what_a_gpu_still_works_on_counts(
 ) -> None:
     """The speed of a chunk is told once its last loss is known, not once it has been asked for."""
     clock = [0.0]
-    read = training._Chunks._means
+    read = loop.ChunkMeans.mean
 
-    def waited_for(self: training._Chunks, device: torch.device) -> dict[str, float]:
-        clock[0] += 4.0
-        return read(self, device)
+    def waited_for(self: loop.ChunkMeans, name: str) -> float:
+        clock[0] += 4.0 if name == "loss" else 0.0
+        return read(self, name)
 
-    monkeypatch.setattr(training._Chunks, "_means", waited_for)
+    monkeypatch.setattr(loop.ChunkMeans, "mean", waited_for)
     monkeypatch.setattr("poscon.training.loop.time.perf_counter", lambda: clock[0])
     pretrain(store, tmp_path / "run", epochs=1, settings=TINY)
     with (tmp_path / "run" / "metrics.csv").open() as file:
@@ -507,7 +547,7 @@ def in_two_processes(store: Path, run: Path, *options: str) -> subprocess.Comple
 
 
 def test_two_processes_train_one_encoder(store: Path, tmp_path: Path) -> None:
-    settings = [option for setting in TINY for option in ("-s", setting)]
+    settings = [option for setting in [*TINY, "precision=32"] for option in ("-s", setting)]
     done = in_two_processes(store, tmp_path / "two", "--epochs", "3", *settings)
     assert done.returncode == 0, done.stderr
     pretrain(store, tmp_path / "one", epochs=3, settings=TINY)

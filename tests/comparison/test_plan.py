@@ -85,8 +85,8 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
     none, rotation = plan.pretraining
     supervised, teacher = plan.finetuning
     assert plan.pretrain_settings(rotation, "auto").epochs == 3
-    assert plan.finetune_settings(supervised, rotation, 0, "auto").average == 0.5
-    assert plan.finetune_settings(teacher, rotation, 0, "auto").average == 0.99
+    assert plan.finetune_settings(supervised, rotation, 0, "auto").ema_decay == 0.5
+    assert plan.finetune_settings(teacher, rotation, 0, "auto").ema_decay == 0.99
     assert plan.finetune_settings(supervised, rotation, 0, "auto").init_parts == "encoder"
     assert plan.finetune_settings(supervised, none, 0, "auto").init_parts == "all"
 
@@ -134,7 +134,7 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ({"order": "listed"}, "needs folds that name a train file"),
         ({"pretraining": ["random"], "transductive": True}, "nothing is pre-trained"),
         ({"baseline": "random | supervise"}, "did you mean 'random | supervised'"),
-        ({"pretrain": {"epoch": 3}}, "pretrain, none: unknown setting 'epoch'"),
+        ({"pretrain": {"epoch": 3}}, "pretrain, random: unknown setting 'epoch'"),
         ({"pretrain": {"loss": {"threshold": 1}}}, "pretrain.loss: belongs to one method"),
         ({"finetune": {"seed": 1}}, "finetune.seed: give the plan's own seed"),
         ({"pretrain": {"network": {}}}, "give the plan's own network"),

@@ -21,8 +21,9 @@ from poscon.finetuning.bcp import (
     masked_loss,
 )
 from poscon.finetuning.supervised import supervised_loss
-from poscon.networks.unet import NetworkSettings, UNet
-from poscon.seeds import mix_seed
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view, apply_view_to_labels, canvas_size
@@ -305,7 +306,7 @@ PLAIN = ViewMaker(ViewSettings(mirror=True, noise=0.1), SIZE)
 
 def method(seed=0, classes=3, **loss) -> BidirectionalCopyPaste:
     torch.manual_seed(seed)
-    network = UNet(NetworkSettings(width=2, levels=2), classes)
+    network = build_network(NetworkSettings(width=2, levels=2), classes)
     return BidirectionalCopyPaste(network, BidirectionalCopyPaste.Settings(**loss))
 
 
@@ -328,7 +329,7 @@ def train(bcp, start, stop, *, total=8, lr=0.1, n=4):
     optimiser = torch.optim.SGD([p for p in bcp.parameters() if p.requires_grad], lr)
     for k in range(start, stop):
         optimiser.zero_grad()
-        bcp.step(batch(n, seed=k), PLAIN, mix_seed(0, k), k / total).loss.backward()
+        bcp.step(batch(n, seed=k), PLAIN, stream(0, "step", k), k / total).loss.backward()
         optimiser.step()
         bcp.after_step()
     return bcp
@@ -356,7 +357,7 @@ def test_a_step_of_pretraining(n):
     images = apply_view(slices.images, view, SIZE)
     labels = apply_view_to_labels(slices.labels, view, SIZE)
     half = (n + 1) // 2
-    mask = draw_masks(half, SIZE, 2 / 3, mix_seed(seed, 10))
+    mask = draw_masks(half, SIZE, 2 / 3, stream(seed, "masks"))
     expected = []
     for stack, m in ((images, mask[:, None].float()), (labels, mask.long())):
         a, b = stack[:half], stack[n - half :]
@@ -386,7 +387,7 @@ def test_a_step_of_self_training(n):
     pseudo = torch.tensor(slow_largest_components(answer.argmax(1).numpy()))
     assert pseudo.any()
     half = (n + 1) // 2
-    mask = draw_masks(half, SIZE, 0.5, mix_seed(seed, 10))
+    mask = draw_masks(half, SIZE, 0.5, stream(seed, "masks"))
     expected = []
     for x, u, m in ((images, unlabelled, mask[:, None].float()), (labels, pseudo, mask.long())):
         i, j, p, q = x[:half], x[n - half :], u[:half], u[n - half :]

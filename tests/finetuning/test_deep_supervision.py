@@ -5,7 +5,8 @@ import torch
 
 from poscon import finetuning
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings
 
@@ -14,7 +15,7 @@ VIEWS = ViewMaker(ViewSettings(), 16)
 
 def build(name: str, deep_supervision: int, levels: int = 3) -> FinetuneMethod:
     torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=2, levels=levels), 3)
+    network = build_network(NetworkSettings(width=2, levels=levels), 3)
     method = finetuning.find_method(name)
     return method(network, method.Settings(), deep_supervision)
 

@@ -11,7 +11,8 @@ from poscon.errors import PosconError
 from poscon.finetuning.consistency import student_and_teacher_views
 from poscon.finetuning.mean_teacher import MeanTeacher
 from poscon.finetuning.supervised import Supervised, supervised_loss
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view_to_labels, canvas_size
@@ -23,7 +24,7 @@ ONE_INTENSITY = ViewMaker(ViewSettings(brightness=0, contrast=0, gamma=0, noise=
 
 def method(width=2, **told) -> MeanTeacher:
     torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=width, levels=2), 3)
+    network = build_network(NetworkSettings(width=width, levels=2), 3)
     return MeanTeacher(network, MeanTeacher.Settings(**told))
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from poscon.errors import PosconError
 from poscon.finetuning.mixup import Mixup, draw_pairs, mix, soft_supervised_loss
 from poscon.finetuning.supervised import Supervised, supervised_loss
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view_to_labels, canvas_size
@@ -150,7 +151,9 @@ def test_low_precision_is_only_that_of_the_input(dtype):
 
 def method(alpha=1.0, width=2) -> Mixup:
     torch.manual_seed(0)
-    return Mixup(UNet(NetworkSettings(width=width, levels=2), 3), Mixup.Settings(alpha=alpha))
+    return Mixup(
+        build_network(NetworkSettings(width=width, levels=2), 3), Mixup.Settings(alpha=alpha)
+    )
 
 
 def batch(n=4, views=VIEWS) -> SliceBatch:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from poscon.finetuning.supervised import Supervised, supervised_loss
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings
 
@@ -44,7 +45,7 @@ def test_a_perfect_prediction_costs_nothing() -> None:
 
 def test_a_step_follows_from_its_seed() -> None:
     torch.manual_seed(0)
-    method = Supervised(UNet(NetworkSettings(width=2, levels=2), 3), Supervised.Settings())
+    method = Supervised(build_network(NetworkSettings(width=2, levels=2), 3), Supervised.Settings())
     method.eval()
     batch = SliceBatch(
         torch.randn(4, 1, 24, 24),
@@ -61,7 +62,7 @@ def test_a_step_follows_from_its_seed() -> None:
 def test_the_average_of_the_weights_is_the_result() -> None:
     """By the formula of the moving average, with its rising decay."""
     torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=2, levels=1), 3)
+    network = build_network(NetworkSettings(width=2, levels=1), 3)
     method = Supervised(network, Supervised.Settings(), ema_decay=0.6)
     weight = network.classifier.weight
     expected = weight.detach().clone()
@@ -75,7 +76,7 @@ def test_the_average_of_the_weights_is_the_result() -> None:
 
 
 def test_without_an_average_the_last_weights_are_the_result() -> None:
-    network = UNet(NetworkSettings(width=2, levels=1), 3)
+    network = build_network(NetworkSettings(width=2, levels=1), 3)
     method = Supervised(network, Supervised.Settings())
     method.after_step()
     assert method.model is network

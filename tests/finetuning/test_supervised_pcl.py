@@ -6,9 +6,10 @@ import torch
 from poscon.errors import PosconError
 from poscon.finetuning.supervised import Supervised
 from poscon.finetuning.supervised_pcl import SupervisedWithContrast
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import two_views
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view, canvas_size
@@ -19,7 +20,7 @@ VIEWS = ViewMaker(ViewSettings(), SIZE)
 
 def method(deep_supervision=0, **told) -> SupervisedWithContrast:
     torch.manual_seed(0)
-    network = UNet(NetworkSettings(width=2, levels=2), 3)
+    network = build_network(NetworkSettings(width=2, levels=2), 3)
     settings = SupervisedWithContrast.Settings(**{"threshold": 0.3, **told})
     return SupervisedWithContrast(network, settings, deep_supervision)
 
@@ -58,7 +59,7 @@ def test_a_step_is_both_losses(weight):
     assert images.shape == (12, 1, SIZE, SIZE)
     view = VIEWS.draw(4, seed)
     torch.testing.assert_close(images[:4], apply_view(slices.images, view, SIZE))
-    pairs = two_views(slices.unlabelled, VIEWS, mix_seed(seed, 10))
+    pairs = two_views(slices.unlabelled, VIEWS, stream(seed, "unlabelled"))
     torch.testing.assert_close(images[4:], pairs)
     assert not torch.allclose(pairs[:4], pairs[4:])
     of_unlabelled = slices.unlabelled.positions

@@ -19,8 +19,9 @@ from poscon.finetuning.tcsm import (
     apply_transform,
     draw_transform,
 )
-from poscon.networks.unet import NetworkSettings, UNet
-from poscon.seeds import mix_seed
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, apply_view_to_labels, canvas_size
@@ -193,7 +194,7 @@ class Pointwise(nn.Module):
 
 def method(network=None, width=2, **told) -> TransformationConsistency:
     torch.manual_seed(0)
-    network = network or UNet(NetworkSettings(width=width, levels=2), 3)
+    network = network or build_network(NetworkSettings(width=width, levels=2), 3)
     return TransformationConsistency(network, TransformationConsistency.Settings(**told))
 
 
@@ -254,7 +255,7 @@ def test_a_step_is_that_of_the_formula(scale, progress, weight):
         )
     step = tcsm.step(slices, VIEWS, seed, progress)
     student, teacher, labels = student_and_teacher_views(slices, VIEWS, seed)
-    transform = draw_transform(8, scale, mix_seed(seed, 11))
+    transform = draw_transform(8, scale, stream(seed, "transforms"))
     (given, logits), (given_to_teacher, theirs) = seen["network"], seen["teacher"]
     assert torch.equal(given[:4], student[:4])
     assert torch.equal(given_to_teacher, teacher)

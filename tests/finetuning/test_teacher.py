@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from poscon.finetuning.teacher import Teacher
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 
 SIZE = 16
 
 
-def network(seed=0) -> UNet:
+def network(seed=0) -> SegmentationNetwork:
     torch.manual_seed(seed)
-    return UNet(NetworkSettings(width=2, levels=2), 3)
+    return build_network(NetworkSettings(width=2, levels=2), 3)
 
 
-def change(student: UNet, seed: int) -> None:
+def change(student: SegmentationNetwork, seed: int) -> None:
     """What a step of the optimiser does to weights, and a forward pass to BatchNorm."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

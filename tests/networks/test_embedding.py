@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from poscon.networks.build import build_encoder
 from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 
 
 def networks():
     torch.manual_seed(0)
     return nn.ModuleList(
         [
-            Encoder(NetworkSettings(width=2, levels=2)),
+            build_encoder(NetworkSettings(width=2, levels=2)),
             ProjectionHead(8, HeadSettings(dimension=4)),
         ]
     ).double()

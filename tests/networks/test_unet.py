@@ -3,15 +3,17 @@ import torch
 from torch import nn
 
 from poscon.errors import PosconError
-from poscon.networks.unet import Decoder, Encoder, NetworkSettings, UNet
+from poscon.networks.build import build_decoder, build_encoder, build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.settings import validate
 
 SMALL = NetworkSettings(width=2, levels=2)
 
 
-def network(settings=SMALL, n_classes=3) -> UNet:
+def network(settings=SMALL, n_classes=3) -> SegmentationNetwork:
     torch.manual_seed(0)
-    return UNet(settings, n_classes).eval()
+    return build_network(settings, n_classes).eval()
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -24,18 +26,20 @@ def test_scores_have_the_extent_of_the_picture(levels, shape):
 
 def test_the_encoder_halves_the_extent_and_doubles_the_channels():
     settings = NetworkSettings(width=3, levels=3)
-    features = Encoder(settings)(torch.zeros(2, 1, 16, 8))
+    encoder = build_encoder(settings)
+    features = encoder(torch.zeros(2, 1, 16, 8))
+    assert encoder.channels_of_level == (3, 6, 12, 24)
     assert [tuple(f.shape) for f in features] == [
         (2, 3, 16, 8), (2, 6, 8, 4), (2, 12, 4, 2), (2, 24, 2, 1),
     ]  # fmt: skip
-    assert settings.feature_channels == 24
-    assert settings.stride == 8
+    assert encoder.feature_channels == 24
+    assert encoder.stride == settings.stride == 8
 
 
 def test_the_architecture_of_the_paper():
     """Widths w to 16w, four poolings, two convolutions a level, normalised save the bottleneck."""
     settings = NetworkSettings(width=4, levels=4, bottleneck_norm=False)
-    encoder = Encoder(settings)
+    encoder = build_encoder(settings)
     convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [4, 4, 8, 8, 16, 16, 32, 32, 64, 64]
     assert all(c.kernel_size == (3, 3) for c in convolutions)
@@ -49,7 +53,7 @@ def test_the_architecture_of_the_paper():
 @pytest.mark.parametrize("last", [False, True])
 def test_images_are_laid_out_as_the_convolutions_are(last):
     """By strides alone, which say nothing where there is one channel; pixels are the same."""
-    encoder = Encoder(SMALL)
+    encoder = build_encoder(SMALL)
     if last:
         encoder.to(memory_format=torch.channels_last)
     seen = []
@@ -64,7 +68,7 @@ def test_images_are_laid_out_as_the_convolutions_are(last):
 
 
 def test_the_bottleneck_is_normalised_when_asked():
-    bottleneck = Encoder(SMALL).blocks[-1]
+    bottleneck = build_encoder(SMALL).blocks[-1]
     assert [type(m) for m in bottleneck] == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU] * 2
 
 
@@ -73,9 +77,9 @@ def test_parameters_are_the_encoders_or_the_decoders():
     whole = network()
     names = [*whole.state_dict()]
     assert {name.split(".")[0] for name in names} == {"encoder", "decoder", "classifier"}
-    encoder = {f"encoder.{name}" for name in Encoder(SMALL).state_dict()}
+    encoder = {f"encoder.{name}" for name in build_encoder(SMALL).state_dict()}
     assert encoder == {name for name in names if name.startswith("encoder.")}
-    decoder = {f"decoder.{name}" for name in Decoder(SMALL).state_dict()}
+    decoder = {f"decoder.{name}" for name in build_decoder(build_encoder(SMALL)).state_dict()}
     assert decoder == {name for name in names if name.startswith("decoder.")}
 
 
@@ -104,7 +108,7 @@ def test_forward_is_the_decoder_of_the_encoder():
 def test_a_decoder_of_some_blocks_is_the_beginning_of_the_whole(blocks):
     """By name too, so that what it learnt has a place in the whole."""
     whole = network()
-    part = Decoder(SMALL, blocks=blocks)
+    part = build_decoder(whole.encoder, blocks=blocks)
     names = part.state_dict().keys()
     part.load_state_dict({k: v for k, v in whole.decoder.state_dict().items() if k in names})
     features = whole.encoder(torch.randn(1, 1, 8, 8))
@@ -128,26 +132,32 @@ def test_initial_activations_keep_their_size():
     torch.manual_seed(0)
     for norm in (True, False):
         settings = NetworkSettings(width=16, levels=4, bottleneck_norm=norm)
-        features = Encoder(settings).train()(torch.randn(4, 1, 64, 64))
+        features = build_encoder(settings).train()(torch.randn(4, 1, 64, 64))
         assert all(0.1 < float(f.detach().square().mean()) < 10 for f in features)
 
 
 def test_he_initialisation():
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=32, levels=1))
+    encoder = build_encoder(NetworkSettings(width=32, levels=1))
     last = encoder.blocks[-1][-3]
     fan_in = last.in_channels * 9
     assert float(last.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
     assert not any(
         m.bias.detach().any()
-        for m in Encoder(NetworkSettings(width=2, bottleneck_norm=False)).modules()
+        for m in build_encoder(NetworkSettings(width=2, bottleneck_norm=False)).modules()
         if isinstance(m, nn.Conv2d) and m.bias is not None
     )
 
 
 def test_volumes():
     settings = NetworkSettings(width=2, levels=1)
-    assert UNet(settings, 3, dimensions=3)(torch.zeros(1, 1, 4, 2, 6)).shape == (1, 3, 4, 2, 6)
+    assert build_network(settings, 3, dimensions=3)(torch.zeros(1, 1, 4, 2, 6)).shape == (
+        1,
+        3,
+        4,
+        2,
+        6,
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"levels": 0}, {"dimensions": 3}, {"depth": 2}])

@@ -6,18 +6,20 @@ import torch
 from safetensors.torch import save_file
 
 from poscon.errors import PosconError
-from poscon.networks.unet import Encoder, NetworkSettings, UNet
+from poscon.networks.build import build_encoder, build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 
 SMALL = NetworkSettings(width=2, levels=2)
 
 
-def network(seed=0, **settings) -> UNet:
+def network(seed=0, **settings) -> SegmentationNetwork:
     torch.manual_seed(seed)
-    return UNet(SMALL.model_copy(update=settings), 3)
+    return build_network(SMALL.model_copy(update=settings), 3)
 
 
-def trained(seed=0) -> UNet:
+def trained(seed=0) -> SegmentationNetwork:
     """A network whose buffers are not as they start either."""
     whole = network(seed)
     whole(torch.randn(2, 1, 8, 8))
@@ -120,7 +122,7 @@ def test_a_mismatch_in_the_last_tensor_changes_nothing():
 
 def test_nothing_to_load_is_an_error():
     """An encoder's own names, without their prefix, fit nowhere."""
-    tensors = Encoder(SMALL).state_dict()
+    tensors = build_encoder(SMALL).state_dict()
     message = refusal(load_by_name, network(), tensors, where="a.safetensors")
     assert message.startswith(f"a.safetensors: none of its {len(tensors)} tensors")
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder, build_network
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings, UNet
+from poscon.networks.settings import NetworkSettings
 from poscon.positions import relative_positions
 from poscon.pretext.gcl import (
     GlobalLocalContrast,
@@ -306,7 +307,7 @@ LOCAL = 0.9
 
 def method(levels=2, **loss) -> GlobalLocalContrast:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=levels))
+    encoder = build_encoder(NetworkSettings(width=2, levels=levels))
     chosen = validate(GlobalLocalContrast.Settings, loss)
     return GlobalLocalContrast(encoder, HeadSettings(dimension=8), chosen, n_slices=8)
 
@@ -370,7 +371,7 @@ def test_a_global_step_with_a_partition_a_slice_is_that_of_simclr():
     slices = batch(6, volumes=1)
     gcl = method(partitions=6, local=0)
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     simclr = SimCLR(encoder, HeadSettings(dimension=8), SimCLR.Settings(), n_slices=6)
     step, other = (m.step(slices, VIEWS, 5, 0.0) for m in (gcl, simclr))
     torch.testing.assert_close(step.loss, other.loss)
@@ -539,7 +540,7 @@ def test_an_encoder_in_evaluation_mode_stays_so():
 def test_the_decoder_fits_the_start_of_a_network(blocks, trained):
     gcl = method(levels=3, decoder_blocks=blocks)
     assert gcl.parts == ("encoder", "decoder")
-    network = UNet(gcl.encoder.settings, 2)
+    network = build_network(gcl.encoder.settings, 2)
     theirs = network.decoder.state_dict()
     ours = gcl.decoder.state_dict()
     assert {name: value.shape for name, value in ours.items()} == {

@@ -7,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
-from poscon.pretext.mae import MaskedAutoencoder, hidden_patches, masked_error, spread
-from poscon.seeds import mix_seed
+from poscon.networks.settings import NetworkSettings
+from poscon.pretext.mae import (
+    MaskedAutoencoder,
+    hidden_patches,
+    masked_error,
+    masked_views,
+    spread,
+)
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -142,7 +149,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.5), SIZE)
 
 def method(patch=4, ratio=0.75) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     loss = MaskedAutoencoder.Settings(patch=patch, ratio=ratio)
     return MaskedAutoencoder(encoder, HeadSettings(), loss, n_slices=8)
 
@@ -184,7 +191,7 @@ def test_a_step_is_the_error_where_a_view_was_hidden():
     """In goes the view with its noise; asked for is the same view without changes of intensity."""
     mae, slices = method(), batch()
     step, seen, prediction = run(mae, slices)
-    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=mix_seed(5, 10))
+    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=stream(5, "masks"))
     view = VIEWS(slices.images, 5)
     torch.testing.assert_close(seen, view.masked_fill(hidden, 0.0))
     steady = VIEWS.settings.model_copy(
@@ -206,7 +213,7 @@ def test_hidden_pixels_do_not_reach_the_network():
         ViewSettings(rotation=0, scale=(1, 1), shift=0, elastic=0, intensity_probability=0), SIZE
     )
     mae, slices = method(), batch(views=still)
-    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=mix_seed(5, 10))
+    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=stream(5, "masks"))
     assert slices.images.shape == hidden.shape
     step, _, prediction = run(mae, slices, views=still)
     slices.images = torch.where(hidden, slices.images * 7 + 3, slices.images)
@@ -220,7 +227,7 @@ def test_hidden_pixels_do_not_reach_the_network():
 @pytest.mark.parametrize("width", [2, 16])
 def test_a_fresh_network_is_at_chance(width):
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=width, levels=2))
+    encoder = build_encoder(NetworkSettings(width=width, levels=2))
     mae = MaskedAutoencoder(encoder, HeadSettings(), MaskedAutoencoder.Settings(patch=4), 8)
     step = mae.step(batch(16), VIEWS, 0, 0.0)
     assert float(step.loss.detach()) == pytest.approx(float(step.chance), rel=0.1)
@@ -278,3 +285,18 @@ def test_settings_that_cannot_work(wrong):
 def test_a_patch_that_leaves_nothing_to_see_or_to_restore(wrong):
     with pytest.raises(PosconError, match="patch"):
         method(**wrong).check(100, VIEWS)
+
+
+def test_a_patch_is_hidden_in_all_input_channels_and_the_slice_itself_is_restored():
+    """Two image channels, one neighbour on each side: channels 2 and 3 of 6 are the slice."""
+    images = torch.randn(3, 6, 24, 24) + 5
+    views = ViewMaker(ViewSettings(), SIZE, 2)
+    seen, target, hidden = masked_views(images, views, 7, slice(2, 4), patch=4, ratio=0.5)
+    assert seen.shape == (3, 6, SIZE, SIZE)
+    assert hidden.shape == (3, 1, SIZE, SIZE)
+    assert not seen.masked_select(hidden).any()
+    plain = ViewMaker(ViewSettings(intensity_probability=0.0), SIZE, 2)
+    assert torch.equal(target, plain(images, 7)[:, 2:4])
+    squared = (target - 1).square()[hidden.expand_as(target)]
+    ones = torch.ones_like(target)
+    assert float(masked_error(ones, target, hidden)) == pytest.approx(float(squared.mean()))

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext import blockwise, contrast
 from poscon.pretext.pcl import PositionalContrast, near, positional_contrastive_loss
 from poscon.settings import validate
@@ -385,7 +386,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.1), SIZE)
 
 def method(threshold=0.3, temperature=0.1) -> PositionalContrast:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     loss = PositionalContrast.Settings(threshold=threshold, temperature=temperature)
     return PositionalContrast(encoder, HeadSettings(dimension=8), loss, n_slices=8)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.mae import MaskedAutoencoder, hidden_patches
 from poscon.pretext.pcl_mae import ContrastAndRestore
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -22,7 +23,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.3), SIZE)
 
 def method(**told) -> ContrastAndRestore:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     loss = ContrastAndRestore.Settings(**{"threshold": 0.3, "patch": 4, **told})
     return ContrastAndRestore(encoder, HeadSettings(dimension=8), loss, n_slices=8)
 
@@ -71,7 +72,7 @@ def slow_error(restored, target, hidden) -> float:
 def test_a_step_is_both_losses_of_a_hidden_and_a_whole_view(weight):
     both, slices, seed = method(weight=weight), batch(), 5
     step, images, embeddings, restored = run(both, slices, seed)
-    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=mix_seed(seed, 10))
+    hidden = hidden_patches(4, SIZE, patch=4, ratio=0.75, seed=stream(seed, "masks"))
     masked, whole = images[:4], images[4:]
     torch.testing.assert_close(masked, VIEWS(slices.images, seed).masked_fill(hidden, 0.0))
     torch.testing.assert_close(whole, VIEWS(slices.images, seed, view=1))

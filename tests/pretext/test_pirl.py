@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext import find_method
 from poscon.pretext.pirl import (
-    NEGATIVES_STREAM,
     PIRL,
     JigsawHead,
     check_patches,
@@ -25,7 +25,7 @@ from poscon.pretext.pirl import (
     nce_floor,
     nce_loss,
 )
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
@@ -272,7 +272,7 @@ def test_patches_lie_where_their_place_in_the_grid_is():
 
 def test_every_pixel_reaches_the_encoder():
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=3)).double()
+    encoder = build_encoder(NetworkSettings(width=2, levels=3)).double()
     images = torch.randn(2, 1, 32, 32, dtype=torch.float64, requires_grad=True)
     patches = jigsaw_patches(images, 3, encoder.settings.stride)
     (encoder(patches.flatten(0, 1))[-1] ** 3).sum().backward()
@@ -315,7 +315,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.1), SIZE)
 
 def method(n_slices=8, dimension=8, **loss) -> PIRL:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     return PIRL(encoder, HeadSettings(dimension=dimension), PIRL.Settings(**loss), n_slices)
 
 
@@ -365,7 +365,7 @@ def test_a_step_is_the_loss_of_a_view_and_of_the_patches_of_another(n):
     torch.testing.assert_close(inputs[1], patches.flatten(0, 1))
     image, jigsaw = heads
     assert image.shape == jigsaw.shape == (4, 8)
-    drawn, negatives = draw_negatives(slices.slice_ids, 8, n, mix_seed(seed, NEGATIVES_STREAM))
+    drawn, negatives = draw_negatives(slices.slice_ids, 8, n, stream(seed, "negatives"))
     rows = bank[slices.slice_ids], bank[drawn], negatives
     expected = 0.3 * slow_loss(jigsaw, *rows, temperature=0.2)
     expected += 0.7 * slow_loss(image, *rows, temperature=0.2)
@@ -461,7 +461,7 @@ def test_a_resumed_training_is_the_uninterrupted_one():
     first = method(negatives=3)
     train(first, torch.optim.SGD(first.parameters(), 0.1), range(3))
     torch.manual_seed(99)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     second = PIRL(encoder, HeadSettings(dimension=8), first.loss, 8)
     second.load_state_dict(first.state_dict())
     train(second, torch.optim.SGD(second.parameters(), 0.1), range(3, 6))
@@ -495,7 +495,7 @@ def test_a_few_steps_tell_slices_apart():
     calm = ViewSettings(rotation=5, scale=(0.95, 1.05), shift=0, brightness=0, gamma=0, noise=0)
     views = ViewMaker(calm, SIZE)
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=4, levels=2))
+    encoder = build_encoder(NetworkSettings(width=4, levels=2))
     pirl = PIRL(encoder, HeadSettings(dimension=16), PIRL.Settings(), 8)
     optimiser = torch.optim.Adam(pirl.parameters(), 0.01)
     losses = []

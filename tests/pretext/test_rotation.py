@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext import find_method
 from poscon.pretext.rotation import Rotation, all_rotations, rotation_labels, rotation_loss
 from poscon.settings import validate
 from poscon.step import SliceBatch
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 CPU = torch.device("cpu")
@@ -114,7 +115,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.1), SIZE)
 
 def method(width=2) -> Rotation:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=width, levels=2))
+    encoder = build_encoder(NetworkSettings(width=width, levels=2))
     return Rotation(encoder, HeadSettings(), Rotation.Settings(), n_slices=8)
 
 

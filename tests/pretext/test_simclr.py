@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext import blockwise, contrast
 from poscon.pretext.pcl import PositionalContrast
 from poscon.pretext.simclr import SimCLR, nt_xent_loss
@@ -106,7 +107,7 @@ VIEWS = ViewMaker(ViewSettings(noise=0.1), SIZE)
 
 def method(temperature=0.1, kind=SimCLR, **loss):
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=2, levels=2))
+    encoder = build_encoder(NetworkSettings(width=2, levels=2))
     chosen = kind.Settings(temperature=temperature, **loss)
     return kind(encoder, HeadSettings(dimension=8), chosen, n_slices=8)
 

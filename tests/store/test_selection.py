@@ -9,6 +9,7 @@ from poscon.store.selection import choose_cases, draw_subjects, slice_size
 from poscon.store.store import (
     SCHEMA_VERSION,
     CaseRecord,
+    ChannelRecord,
     GeometryRecord,
     IntensityRecord,
     Manifest,
@@ -23,7 +24,15 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
         id=name,
         subject=subject,
         frame=None,
-        source=f"{name}.nii",
+        channels=(
+            ChannelRecord(
+                source=f"{name}.nii",
+                index=None,
+                intensity=IntensityRecord(
+                    modality="MR", low=None, high=None, mean=0, std=1, padding=0
+                ),
+            ),
+        ),
         source_label=f"{name}_gt.nii" if labelled else None,
         frame_index=None,
         geometry=GeometryRecord(
@@ -36,7 +45,6 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
         spacing_from="header",
         shape=shape,
         spacing=(1, 1, 1),
-        intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1, padding=0),
         class_voxels=(1,) if labelled else None,
         pixels_sha256="",
         stored_sha256="",
@@ -54,6 +62,7 @@ def store(tmp_path: Path) -> Store:
         poscon_version="0",
         layout="acdc",
         preparation=preparation,
+        channels=("image",),
         classes=(),
         notes=(),
         cases=tuple(cases),

@@ -58,6 +58,10 @@ def test_a_store_is_read(made):
     assert isinstance(label.base, np.memmap)
     assert not image.flags.writeable
     assert (image.dtype, label.dtype) == (np.float16, np.uint8)
+    slices, rows, columns = case.shape
+    assert (image.shape, label.shape) == ((slices, 1, rows, columns), case.shape)
+    assert store.channels == len(case.channels) == 1
+    assert store.manifest.channels == ("image",)
     assert slices_sha256(image, label) == case.stored_sha256
     assert slices_sha256(store.image(store.cases[2]), None) == store.cases[2].stored_sha256
     assert store.image(case) is image  # mapped once
@@ -74,10 +78,10 @@ def test_a_store_that_is_larger_than_memory_asks_for_a_slice_first(made, monkeyp
     image = store.image(case)
     assert isinstance(image if memory == 0 else image.base, np.memmap)
     plain = np.load(made / "cases/a/image.npy")
-    for key in (0, 2, -1, np.int64(1), slice(1, 3), [0, 2], (1, 2), plain > 0, ...):
+    for key in (0, 2, -1, np.int64(1), slice(1, 3), [0, 2], (1, 0, 2), plain > 0, ...):
         np.testing.assert_array_equal(image[key], plain[key])
     np.testing.assert_array_equal(image[1:][1], plain[2])
-    np.testing.assert_array_equal(image[0][1], plain[0, 1])
+    np.testing.assert_array_equal(image[0][0, 1], plain[0, 0, 1])
     with pytest.raises(IndexError):
         image[3]
     size = plain[0].nbytes
@@ -112,37 +116,24 @@ def test_an_unfinished_store(copy):
     assert refusal(Store, copy).startswith(f"{copy}: an unfinished store")
 
 
-def test_a_store_of_version_1_is_read(made, copy):
-    """It had a list of positions, which follow from the number of slices."""
-
-    def as_version_1(content):
-        content["schema_version"] = 1
-        for case in content["cases"]:
-            n = case["shape"][0]
-            case["positions"] = [(i + 1) / n for i in range(n)]
-
-    rewrite(copy, as_version_1)
-    assert Store(copy).manifest == Store(made).manifest
-
-
 def test_positions_are_relative(made):
     for case in Store(made).cases:
         assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("version", [0, 3, 99, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, 99, "3", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
-    assert f"schema version {version}, this poscon reads 1 and 2" in message
+    assert f"schema version {version}, this poscon reads 3; prepare the store again" in message
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", "[]", "null", "{}", '"store"', "\x00", '{"schema_version": 2}'),
-        *(f'{{"schema_version": 1{more}}}' for more in ("", ', "cases": 1', ', "cases": [1]')),
+        *("", "{", "[]", "null", "{}", '"store"', "\x00", '{"schema_version": 3}'),
+        *(f'{{"schema_version": 3{more}}}' for more in ("", ', "cases": 1', ', "cases": [1]')),
     ],
 )
 def test_a_damaged_manifest(copy, text):
@@ -162,7 +153,11 @@ def test_a_manifest_that_is_no_text(copy):
         lambda content: content.update(colour="red"),
         lambda content: content.pop("classes"),
         lambda content: content["cases"][1].update(shape=[1, 2]),
-        lambda content: content["cases"][1].pop("intensity"),
+        lambda content: content["cases"][1].pop("channels"),
+        lambda content: content["cases"][1]["channels"][0].pop("intensity"),
+        lambda content: content["cases"][1].update(channels=[]),
+        lambda content: content.update(channels=[]),
+        lambda content: content.update(channels=["a", "b"]),
         lambda content: content["cases"][1].update(positions=[0.5, 1.0]),
         lambda content: content["cases"][1]["geometry"].update(colour="red"),
         lambda content: content["preparation"].update(plane="oblique"),
@@ -186,10 +181,10 @@ def test_a_damaged_array(copy, kept):
 
 
 def test_an_array_of_another_shape(copy):
-    np.save(copy / "cases/b/image.npy", np.zeros((3, 6, 6), np.float16))
+    np.save(copy / "cases/b/image.npy", np.zeros((3, 1, 6, 6), np.float16))
     store = Store(copy)
     message = refusal(store.image, store.cases[1])
-    assert message.startswith(f"{copy}: case b: image is float16 of shape (3, 6, 6)")
+    assert message.startswith(f"{copy}: case b: image is float16 of shape (3, 1, 6, 6)")
 
 
 def test_the_hash_sees_every_array():

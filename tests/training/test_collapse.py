@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.build import build_encoder
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import unit
 from poscon.store.store import Store
 from poscon.training.collapse import PATIENCE, CollapseWatch, conclude, learnt, symptoms
@@ -123,7 +124,7 @@ def test_an_encoder_that_only_makes_views_alike_collapses_and_that_is_seen(
 ) -> None:
     """The textbook collapse: nothing keeps the slices apart."""
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=4, levels=2, bottleneck_norm=norm))
+    encoder = build_encoder(NetworkSettings(width=4, levels=2, bottleneck_norm=norm))
     views, opened = ViewMaker(ViewSettings(), 32), Store(store)
     reader = SliceReader(opened, opened.cases, canvas_size(32, views.settings))
     measure = Diagnostics(encoder, reader, views, 0)

@@ -1,5 +1,6 @@
 """Batches read from a store whose every pixel says where it comes from."""
 
+import json
 import threading
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import torch
 
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.store.store import Store
 from poscon.training.data import Batches, LabelledBatches, SliceReader, UnlabelledBatches
 
@@ -52,7 +53,7 @@ def slow_crop(picture: np.ndarray, canvas: int, top: int, left: int) -> np.ndarr
 def where(store: Store, read: SliceReader, index: int):
     case = read.cases[read.case_of[index]]
     number = read.slice_of[index]
-    return store.image(case)[number], store.label(case)[number]
+    return store.image(case)[number, 0], store.label(case)[number]
 
 
 # Centred
@@ -112,7 +113,7 @@ def place(picture: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
 
 def labelled(read, index, seed, extent, foreground):
     generator = np.random.default_rng(seed)
-    batch = read.labelled(np.array([index]), generator, extent, foreground)
+    batch = read.windows(np.array([index]), generator, extent, foreground)
     return batch.images[0, 0].numpy(), batch.labels[0].numpy(), float(batch.positions[0])
 
 
@@ -177,7 +178,7 @@ def test_without_foreground_windows_the_whole_slice_is_seen(store):
     """Uniformly: every place a window fits is drawn, corners included."""
     read = reader(store, 20, "large")
     generator = np.random.default_rng(0)
-    batch = read.labelled(np.ones(600, int), generator, 20, 0.0)
+    batch = read.windows(np.ones(600, int), generator, 20, 0.0)
     picture, _ = where(store, read, 1)
     tally: dict[tuple[int, int], int] = {}
     for image in batch.images[:, 0].numpy():
@@ -204,7 +205,7 @@ def test_the_share_of_foreground_windows(store):
     generator = np.random.default_rng(0)
     shown = []
     for share in (0.0, 0.5, 1.0):
-        labels = read.labelled(np.full(400, 1), generator, 4, share).labels
+        labels = read.windows(np.full(400, 1), generator, 4, share).labels
         shown.append(float(labels.flatten(1).any(1).float().mean()))
     assert shown[0] < 0.1
     assert shown[1] == pytest.approx(0.5 + shown[0] / 2, abs=0.1)
@@ -227,7 +228,7 @@ def unlabelled(store, **told) -> UnlabelledBatches:
 
 
 def drawn_labelled(store, **told) -> LabelledBatches:
-    how = {"batch_size": 4, "extent": 6, "iterations": 7, "foreground": 0.5, "seed": 5}
+    how = {"batch_size": 4, "extent": 6, "iterations": 7, "oversample_foreground": 0.5, "seed": 5}
     return LabelledBatches(reader(store, 8), **(how | {"chunk_steps": 3} | told))
 
 
@@ -280,40 +281,43 @@ def test_a_batch_is_a_function_of_seed_and_step(store, make):
 
 
 @pytest.mark.parametrize("make", [unlabelled, drawn_labelled])
-def test_chunks_in_a_row_are_all_steps(store, make):
+def test_from_the_first_step_all_are_gone_through(store, make):
     batches = make(store)
-    seen = []
-    batches.steps_done = lambda: len(seen)
-    for _ in range(batches.chunks):
-        part = list(batches)
-        assert 1 <= len(part) <= batches.chunk_steps
-        seen += part
+    seen = list(batches.from_step(0))
     assert len(seen) == batches.total_steps
     for step, (batch, seed, progress) in enumerate(seen):
         assert progress == step / batches.total_steps
         assert same(batch, batches.batch(step))
-        assert seed == mix_seed(5, step)
-    assert list(batches) == []
+        assert seed == stream(5, "step", step)
+    assert list(batches.from_step(batches.total_steps)) == []
 
 
 def test_iteration_starts_where_the_run_is(store):
     batches = drawn_labelled(store)
-    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (0, 1, 2)]
-    batches.steps_done = lambda: 5
-    assert [seed for _, seed, _ in batches] == [mix_seed(5, step) for step in (5, 6)]
+    assert [seed for _, seed, _ in batches.from_step(5)] == [
+        stream(5, "step", step) for step in (5, 6)
+    ]
 
 
 def test_what_is_read_does_not_depend_on_the_chunks(store):
     a, b = unlabelled(store, chunk_steps=1), unlabelled(store, chunk_steps=3)
-    assert (a.chunks, b.chunks) == (9, 3)
     assert all(same(a.batch(step), b.batch(step)) for step in range(9))
 
 
 @pytest.mark.parametrize(
-    ("total", "chunk", "chunks"), [(10, 5, 2), (11, 5, 3), (1, 5, 1), (5, 5, 1)]
+    ("total", "chunk", "ends"), [(10, 5, [5, 10]), (11, 5, [5, 10, 11]), (1, 5, [1]), (5, 5, [5])]
 )
-def test_number_of_chunks(total, chunk, chunks):
-    assert Batches(0, total, chunk).chunks == chunks
+def test_where_chunks_end(total, chunk, ends):
+    batches = Batches(0, total, chunk)
+    assert [done for done in range(1, total + 1) if batches.ends_chunk(done)] == ends
+
+
+def test_another_length_leaves_the_batches_alone(store):
+    batches = drawn_labelled(store)
+    longer = batches.of_length(20, 10)
+    assert (longer.total_steps, longer.chunk_steps) == (20, 10)
+    assert (batches.total_steps, batches.chunk_steps) == (7, 3)
+    assert same(longer.batch(3), batches.batch(3))
 
 
 def test_a_chunk_is_at_most_an_epoch(store):
@@ -327,7 +331,7 @@ def test_a_long_training_has_chunks_of_several_epochs(store, epochs, chunk_epoch
     """So that looking at the encoder and writing checkpoints stay a small part of it."""
     batches = unlabelled(store, epochs=epochs, chunk_steps=10**6)
     assert batches.chunk_steps == 3 * chunk_epochs
-    assert batches.chunks <= 100
+    assert batches.total_steps / batches.chunk_steps <= 100
     assert unlabelled(store, epochs=epochs, chunk_steps=2).chunk_steps == 2
 
 
@@ -349,25 +353,47 @@ def test_slices_and_volumes_are_numbered(store):
     """Methods keep a memory of each slice, and pair slices of different volumes, by these."""
     read = reader(store, 4)
     order = np.array([12, 0, 6, 5, 7])
-    labelled = read.labelled(order, np.random.default_rng(0), 4, 0.5)
+    labelled = read.windows(order, np.random.default_rng(0), 4, 0.5)
     for batch in (read.centred(order), labelled):
         assert batch.slice_ids.tolist() == order.tolist()
         assert batch.volumes.tolist() == [int(read.case_of[index]) for index in order]
     assert labelled.unlabelled is None
 
 
-def test_as_many_unlabelled_slices_go_along_from_their_own_cases(store):
+@pytest.mark.parametrize(("number", "expected"), [(None, 5), (2, 2), (9, 9)])
+def test_unlabelled_slices_go_along_from_their_own_cases(store, number, expected):
     labelled, rest = reader(store, 8, "small"), reader(store, 8, "wide", "large")
-    batches = LabelledBatches(labelled, 5, 4, 20, 0.5, 3, 10, rest)
+    batches = LabelledBatches(labelled, 5, 4, 40, 0.5, 3, 10, rest, number)
     seen = set()
-    for step in range(20):
+    for step in range(40):
         batch = batches.batch(step)
-        assert len(batch.unlabelled.images) == 5
+        assert len(batch.images) == 5
+        assert len(batch.unlabelled.images) == expected
         assert batch.unlabelled.labels is None
-        expected = rest.centred(batch.unlabelled.slice_ids.numpy())
-        assert torch.equal(batch.unlabelled.images, expected.images)
         seen |= set(batch.unlabelled.slice_ids.tolist())
     assert seen == set(range(len(rest)))
+
+
+def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):
+    """At a random place of a slice that is larger than the window, drawn by the same rule."""
+    read = reader(store, 4, "large")
+    indices = np.repeat(np.arange(len(read)), 40)
+    without = read.windows(indices, np.random.default_rng(2), 4)
+    places = {image.numpy().tobytes() for image in without.images}
+    assert len(places) > 10 * len(read)
+    for image, index in zip(without.images[:, 0].numpy(), indices, strict=True):
+        whole = read.store.image(read.cases[read.case_of[index]])[read.slice_of[index]]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4)).reshape(-1, 4, 4)
+        assert (windows == image).all((1, 2)).any()
+
+
+def test_windows_without_labels_need_no_label_map(store, monkeypatch):
+    def never(*_):
+        raise AssertionError("labels were read")
+
+    monkeypatch.setattr(Store, "label", never)
+    read = reader(store, 8)
+    assert read.windows(np.arange(len(read)), np.random.default_rng(0), 8).labels is None
 
 
 # Reading ahead, and holding all slices
@@ -383,7 +409,7 @@ def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
         return read(step)
 
     batches.batch = damaged
-    iterator = iter(batches)
+    iterator = batches.from_step(0)
     assert same(next(iterator)[0], read(0))
     with pytest.raises(PosconError, match="case x: damaged"):
         next(iterator)
@@ -391,23 +417,23 @@ def test_a_batch_that_cannot_be_read_says_so_when_its_turn_comes(store):
 
 def test_batches_read_ahead_come_in_their_turn(store):
     batches = drawn_labelled(store, chunk_steps=7)
-    read = list(batches)
+    read = list(batches.from_step(0))
     assert len(read) == 7
     assert all(same(batch, batches.batch(step)) for step, (batch, _, _) in enumerate(read))
 
 
-def test_nothing_is_read_ahead_of_the_chunk(store):
-    batches = unlabelled(store, chunk_steps=2)
+def test_nothing_is_read_beyond_the_last_step(store):
+    batches = unlabelled(store, epochs=1)
     read, asked = batches.batch, []
     batches.batch = lambda step: (asked.append(step), read(step))[1]
-    list(batches)
-    assert asked == [0, 1]
+    list(batches.from_step(1))
+    assert asked == [1, 2]
 
 
 def test_who_stops_early_waits_for_no_more_than_is_being_read(store):
     batches = unlabelled(store, chunk_steps=3)
     threads = threading.active_count()
-    iterator = iter(batches)
+    iterator = batches.from_step(0)
     next(iterator)
     iterator.close()
     assert threading.active_count() == threads
@@ -458,7 +484,7 @@ def test_processes_draw_other_views(store, monkeypatch):
     seeds = []
     for number in range(3):
         as_process(monkeypatch, number, of=3)
-        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3)])
+        seeds.append([seed for _, seed, _ in unlabelled(store, batch_size=3).from_step(0)])
     assert len({seed for of_process in seeds for seed in of_process}) == sum(map(len, seeds))
 
 
@@ -466,3 +492,78 @@ def test_a_batch_that_cannot_be_shared(store, monkeypatch):
     as_process(monkeypatch, 0, of=3)
     with pytest.raises(PosconError, match="batch = 4: cannot be shared evenly by 3 processes"):
         unlabelled(store)
+
+
+# Channels and neighbours
+
+
+@pytest.fixture(scope="module")
+def two_channels(tmp_path_factory) -> Store:
+    """Two cases of different length with two channels, all labelled."""
+    folder = tmp_path_factory.mktemp("channels")
+    for seed, (name, slices) in enumerate((("long", 5), ("short", 2))):
+        data = np.random.default_rng(seed).normal(size=(9, 7, slices, 2)).astype(np.float32)
+        labels = (data[..., 0] > 1).astype(np.uint8)
+        affine = np.diag([1, 1, 5, 1])
+        for place, content in (("imagesTr", data), ("labelsTr", labels)):
+            (folder / "scans" / place).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(content, affine), folder / f"scans/{place}/{name}.nii.gz")
+    about = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "x"}}
+    (folder / "scans/dataset.json").write_text(json.dumps(about))
+    return prepare(folder / "scans", folder / "store", spacing="native")
+
+
+def slow_context(store: Store, read: SliceReader, index: int, context: int) -> list[np.ndarray]:
+    """For each offset, for each channel; within the volume."""
+    image = store.image(read.cases[read.case_of[index]])
+    number = int(read.slice_of[index])
+    return [
+        image[min(max(number + offset, 0), len(image) - 1), channel]
+        for offset in range(-context, context + 1)
+        for channel in range(2)
+    ]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_channels_and_neighbours_of_the_middle(two_channels, context, held):
+    read = SliceReader(two_channels, two_channels.cases, 8, context)
+    if held:
+        read.hold("cpu")
+        assert read.held_bytes == 7 * 2 * 64 * 2  # each slice once
+    order = np.array([6, 0, 3, 4, 5, 1])
+    images = read.centred(order).images
+    assert images.shape == (6, (2 * context + 1) * 2, 8, 8)
+    for row, index in enumerate(order):
+        expected = slow_context(two_channels, read, index, context)
+        for channel, picture in enumerate(expected):
+            top, left = (n // 2 - 4 for n in picture.shape)
+            crop = slow_crop(picture, 8, top, left)
+            np.testing.assert_array_equal(images[row, channel], crop)
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_channels_and_neighbours_of_a_window_are_at_one_place(two_channels, context):
+    read = SliceReader(two_channels, two_channels.cases, 6, context)
+    plain = SliceReader(two_channels, two_channels.cases, 6)
+    for seed in range(10):
+        indices = np.array([0, 4, 6, 2])
+        batch, alone = (
+            r.labelled(indices, np.random.default_rng(seed), 6, 0.5) for r in (read, plain)
+        )
+        own = slice(2 * context, 2 * context + 2)
+        assert torch.equal(batch.images[:, own], alone.images)
+        assert torch.equal(batch.labels, alone.labels)
+        for row, index in enumerate(indices):
+            pictures = slow_context(two_channels, read, index, context)
+            own_picture, found = pictures[2 * context], batch.images[row, 2 * context].numpy()
+            places = [
+                (top, left)
+                for top in range(-6, 13)
+                for left in range(-6, 13)
+                if np.array_equal(slow_crop(own_picture, 6, top, left), found)
+            ]
+            assert len(places) == 1
+            for channel, picture in enumerate(pictures):
+                crop = slow_crop(picture, 6, *places[0])
+                np.testing.assert_array_equal(batch.images[row, channel], crop)

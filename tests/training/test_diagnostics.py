@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.build import build_encoder
+from poscon.networks.parts import Encoder
+from poscon.networks.settings import NetworkSettings
 from poscon.store.store import Store
 from poscon.training.data import SliceReader
 from poscon.training.diagnostics import (
@@ -157,7 +159,7 @@ def test_sample_is_a_quarter_of_a_small_store_but_not_nothing():
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    encoder = Encoder(NetworkSettings(width=3, levels=2))
+    encoder = build_encoder(NetworkSettings(width=3, levels=2))
     images = torch.randn(8, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     for _ in range(3):  # statistics that are not those of a fresh network
         encoder(images)
@@ -233,7 +235,7 @@ def test_what_is_not_defined_is_left_out(encoder, store):
     values = diagnostics(encoder, store, subjects=1)()
     assert values.keys() == {"alignment", "uniformity", "effective_rank"}
     torch.manual_seed(0)
-    broken = Encoder(NetworkSettings(width=2, levels=2))
+    broken = build_encoder(NetworkSettings(width=2, levels=2))
     torch.nn.init.constant_(broken.blocks[0][0].weight, torch.nan)
     assert diagnostics(broken, store)() == {}
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings
 from poscon.store.resample import resample_probabilities
 from poscon.training import inference
 from poscon.training.inference import (
@@ -21,12 +23,12 @@ from poscon.training.inference import (
 
 
 @pytest.fixture(scope="module")
-def network() -> UNet:
+def network() -> SegmentationNetwork:
     torch.manual_seed(0)
-    return UNet(NetworkSettings(width=2, levels=2), 3).eval()
+    return build_network(NetworkSettings(width=2, levels=2), 3).eval()
 
 
-def scores_of(network: UNet, stack: torch.Tensor, size: int) -> torch.Tensor:
+def scores_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat(list(class_logits(network, stack, size)))
 
 
@@ -38,31 +40,33 @@ def scores_of(network: UNet, stack: torch.Tensor, size: int) -> torch.Tensor:
     size=st.integers(1, 6).map(lambda n: 4 * n),
 )
 def test_any_slice_gets_scores_for_each_pixel(
-    network: UNet, slices: int, rows: int, columns: int, size: int
+    network: SegmentationNetwork, slices: int, rows: int, columns: int, size: int
 ) -> None:
-    stack = torch.randn(slices, rows, columns)
+    stack = torch.randn(slices, 1, rows, columns)
     logits = scores_of(network, stack, size)
     assert logits.shape == (slices, 3, rows, columns)
     assert torch.isfinite(logits).all()
 
 
-def test_a_slice_that_fits_is_not_padded(network: UNet) -> None:
-    stack = torch.randn(2, 16, 24)
+def test_a_slice_that_fits_is_not_padded(network: SegmentationNetwork) -> None:
+    stack = torch.randn(2, 1, 16, 24)
     with torch.no_grad():
-        torch.testing.assert_close(scores_of(network, stack, 8), network(stack[:, None]))
+        torch.testing.assert_close(scores_of(network, stack, 8), network(stack))
 
 
-def test_padding_is_zero_and_even(network: UNet) -> None:
-    stack = torch.randn(1, 13, 16)
-    padded = torch.zeros(1, 16, 16)
-    padded[:, 1:14] = stack
+def test_padding_is_zero_and_even(network: SegmentationNetwork) -> None:
+    stack = torch.randn(1, 1, 13, 16)
+    padded = torch.zeros(1, 1, 16, 16)
+    padded[:, :, 1:14] = stack
     torch.testing.assert_close(
         scores_of(network, stack, 8), scores_of(network, padded, 8)[..., 1:14, :]
     )
 
 
-def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    stack = torch.randn(7, 12, 12)
+def test_batches_do_not_matter(
+    network: SegmentationNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = torch.randn(7, 1, 12, 12)
     together = scores_of(network, stack, 12)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 1)
     assert [len(part) for part in class_logits(network, stack, 12)] == [1] * 7
@@ -71,10 +75,10 @@ def test_batches_do_not_matter(network: UNet, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("grid", [None, (12, 10), (25, 17), (7, 30)])
 def test_the_class_of_the_highest_probability_is_predicted(
-    network: UNet, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    network: SegmentationNetwork, grid: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 12 * 12)  # of five slices two at a time
-    stack = torch.randn(5, 12, 10, generator=torch.Generator().manual_seed(1))
+    stack = torch.randn(5, 1, 12, 10, generator=torch.Generator().manual_seed(1))
     classes = predicted_classes(network, stack, 12, grid)
     probabilities = scores_of(network, stack, 12).softmax(1)
     expected = probabilities if grid is None else resample_probabilities(probabilities, grid)
@@ -82,7 +86,23 @@ def test_the_class_of_the_highest_probability_is_predicted(
     np.testing.assert_array_equal(classes, expected.numpy().argmax(1))
 
 
-def test_memory_layout_does_not_change_the_result(network: UNet) -> None:
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_neighbours_and_channels_are_input_channels(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each offset, for each channel; the end slice repeats."""
+    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", batch * 8 * 12)
+    chosen = NetworkSettings(width=2, levels=2, channels=2, context=2)
+    wide, stack = build_network(chosen, 3).eval(), torch.randn(4, 2, 8, 12)
+    inputs = torch.empty(4, 10, 8, 12)
+    for number, offset, channel in itertools.product(range(4), range(-2, 3), range(2)):
+        neighbour = min(max(number + offset, 0), 3)
+        inputs[number, (offset + 2) * 2 + channel] = stack[neighbour, channel]
+    with torch.no_grad():
+        torch.testing.assert_close(scores_of(wide, stack, 8), wide(inputs))
+
+
+def test_memory_layout_does_not_change_the_result(network: SegmentationNetwork) -> None:
     images = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         plain = network(images)

@@ -67,10 +67,8 @@ def test_very_short_runs(total):
 )
 def test_the_optimiser_asked_for_follows_the_curve(told, kind):
     settings = OptimiserSettings(lr=0.5, min_lr=0.1, warmup=0.3, weight_decay=0.02, **told)
-    built = build_optimiser(nn.Linear(2, 1).parameters(), settings, 10)
-    optimiser, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
+    optimiser, scheduler = build_optimiser(nn.Linear(2, 1).parameters(), settings, 10)
     assert type(optimiser) is kind
-    assert built["lr_scheduler"]["interval"] == "step"
     (group,) = optimiser.param_groups
     assert group["weight_decay"] == 0.02
     assert group.get("momentum", 0) == told.get("momentum", 0)
@@ -85,7 +83,7 @@ def test_the_optimiser_asked_for_follows_the_curve(told, kind):
 def test_plain_sgd_takes_a_plain_step():
     weight = nn.Parameter(torch.tensor([1.0]))
     settings = OptimiserSettings(name="sgd", lr=0.5, warmup=0, weight_decay=0)
-    optimiser = build_optimiser([weight], settings, 10)["optimizer"]
+    optimiser, _ = build_optimiser([weight], settings, 10)
     for _ in range(2):
         weight.grad = torch.tensor([0.1])
         optimiser.step()
@@ -121,22 +119,21 @@ def test_settings_that_cannot_work(wrong):
 def test_what_needs_no_gradient_is_passed_over():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    built = build_optimiser(layer.parameters(), OptimiserSettings(), 10)
-    assert [group["params"] for group in built["optimizer"].param_groups] == [[layer.weight]]
+    optimiser, _ = build_optimiser(layer.parameters(), OptimiserSettings(), 10)
+    assert [group["params"] for group in optimiser.param_groups] == [[layer.weight]]
 
 
 def test_an_encoder_is_held_back():
     """Frozen for its share of the steps, then at its share of the learning rate."""
     encoder, rest = nn.Linear(3, 3), nn.Linear(3, 1)
     before = encoder.weight.detach().clone()
-    built = build_optimiser(
+    optimiser, scheduler = build_optimiser(
         [*encoder.parameters(), *rest.parameters()],
         OptimiserSettings(lr=0.1, warmup=0, weight_decay=0.5),
         10,
         encoder=encoder.parameters(),
         encoder_rate=EncoderRate(factor=0.25, frozen=0.4),
     )
-    optimiser, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
     others, own = optimiser.param_groups
     assert others["params"] == [*rest.parameters()]
     assert own["params"] == [*encoder.parameters()]

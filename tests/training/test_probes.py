@@ -11,9 +11,10 @@ from torch.nn.functional import conv2d, interpolate
 
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
-from poscon.networks.unet import Encoder, NetworkSettings
+from poscon.networks.build import build_encoder
+from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import load_by_name, read_weights
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.store.store import Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import BATCH_PIXELS
@@ -88,7 +89,7 @@ def test_an_encoder_that_maps_all_to_one_point_is_at_chance(value):
 
 
 def test_frozen_leaves_every_module_in_its_mode():
-    encoder = Encoder(NetworkSettings(width=2, levels=2)).train()
+    encoder = build_encoder(NetworkSettings(width=2, levels=2)).train()
     encoder.blocks[1].eval()
     modes = [module.training for module in encoder.modules()]
     images = torch.randn(2, 1, 8, 8)
@@ -191,7 +192,7 @@ def test_probe_cannot_segment_by_constant_features(blocks):
 
 def test_probe_changes_nothing_but_follows_its_seed(blocks, monkeypatch):
     torch.manual_seed(3)
-    encoder = Encoder(NetworkSettings(width=2, levels=2)).train()
+    encoder = build_encoder(NetworkSettings(width=2, levels=2)).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.get_rng_state()
     logits = probe(encoder, blocks)
@@ -237,8 +238,8 @@ def test_pretraining_by_position_is_seen_in_subjects_it_has_not_seen(tmp_path):
     reader = SliceReader(store, store.cases[16:], 32)
     slices = reader.centred(np.arange(len(reader)))
     subjects = [reader.cases[case].subject for case in reader.case_of]
-    torch.manual_seed(mix_seed(0, -1))
-    encoder = Encoder(network)
+    torch.manual_seed(stream(0, "initialisation"))
+    encoder = build_encoder(network)
     found = []
     for tensors in (encoder.state_dict(), read_weights(encoder_file)[0]):
         load_by_name(encoder, tensors, where="")

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.methods import Method
-from poscon.step import SliceBatch
 from poscon.store.store import Store
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import (
     PARTS,
     TURNS,
@@ -19,7 +18,6 @@ from poscon.training.timing import (
     matrix_rate,
     measure_overhead,
     time_parts,
-    to_device,
 )
 
 
@@ -158,19 +156,6 @@ def test_a_clock_knows_what_runs() -> None:
             assert clock.running == ["outer", "inner"]
     assert clock.running == []
     assert clock.spent["outer"][0] >= clock.spent["inner"][0]
-
-
-def test_a_batch_as_a_method_gets_it() -> None:
-    rest = SliceBatch(torch.ones(2, 1, 4, 4, dtype=torch.float16), torch.rand(2))
-    labels = torch.ones(2, 4, 4, dtype=torch.uint8)
-    batch = SliceBatch(rest.images, rest.positions, labels, unlabelled=rest)
-    moved = to_device(batch, "cpu")
-    assert moved.images.dtype == torch.float32
-    assert moved.labels is not None
-    assert moved.labels.dtype == torch.uint8
-    assert moved.unlabelled is not None
-    assert moved.unlabelled.images.dtype == torch.float32
-    assert moved.slice_ids is None
 
 
 def test_a_matrix_product_has_a_rate() -> None:

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 
 from poscon.errors import PosconError
-from poscon.volumes.case import Dataset
+from poscon.volumes.case import Channel, Dataset
 from poscon.volumes.layouts import LAYOUTS, read_dataset
 from poscon.volumes.scan import read_header
 
@@ -218,7 +218,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 
 
 def test_unknown_layout(tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"known are acdc, .*plain; did you mean 'nnunet'"):
+    with pytest.raises(PosconError, match=r"did you mean 'nnunet'\?\); known are acdc, .*plain$"):
         read_dataset(tmp_path, "nnUNetv2")
     with pytest.raises(PosconError, match=r"known are acdc, .*plain$"):
         read_dataset(tmp_path, "zzz")
@@ -438,9 +438,15 @@ def test_msd_channels(tmp_path: Path) -> None:
     describe(tmp_path, modality=modality, labels={"0": "background", "1": "edema"})
     dataset = read_dataset(tmp_path, channel=1)
     assert labelled(dataset) == list(names)
-    assert {case.frame_index for case in dataset.cases} == {1}
-    with pytest.raises(PosconError, match=r"several channels \(0 FLAIR, 1 T1w\)"):
-        read_dataset(tmp_path)
+    assert dataset.channels == ("T1w",)
+    for case in dataset.cases:
+        assert case.channels == (Channel(case.image, 1, "MR"),)
+        assert case.frame_index is None
+    whole = read_dataset(tmp_path)
+    assert whole.channels == ("FLAIR", "T1w")
+    for case in whole.cases:
+        assert case.channels == tuple(Channel(case.image, i, "MR") for i in (0, 1))
+        assert case.image_files == (case.image,)
     with pytest.raises(PosconError, match="no channel 2; choose from: 0 FLAIR, 1 T1w"):
         read_dataset(tmp_path, channel=2)
     put(tmp_path, "imagesTr/BRATS_003.nii.gz")
@@ -488,10 +494,32 @@ def test_nnunet_channels(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path, channel=1)
     assert ids(dataset) == ["heart_1", "heart_2", "heart_3"]
     assert all(case.image.name.endswith("_0001.nii.gz") for case in dataset.cases)
-    with pytest.raises(PosconError, match=r"several channels \(0 channel 0, 1 channel 1\)"):
-        read_dataset(tmp_path)
+    assert dataset.channels == ("channel 1",)
+    whole = read_dataset(tmp_path)
+    assert labelled(whole) == labelled(dataset)
+    assert whole.channels == ("channel 0", "channel 1")
+    for case, one in zip(whole.cases, dataset.cases, strict=True):
+        assert [file.name for file in case.image_files] == [
+            f"{case.id}_0000.nii.gz",
+            f"{case.id}_0001.nii.gz",
+        ]
+        assert one.all_channels == case.all_channels[1:]
     with pytest.raises(PosconError, match="no channel -1"):
         read_dataset(tmp_path, channel=-1)
+
+
+def test_nnunet_modality_of_each_channel(tmp_path: Path) -> None:
+    put_nnunet(tmp_path, channels=3, channel_names={"0": "MRI", "1": "CT", "2": "PET"})
+    for case in read_dataset(tmp_path).cases:
+        assert [channel.modality for channel in case.all_channels] == ["MR", "CT", None]
+
+
+def test_nnunet_case_without_one_of_its_channels(tmp_path: Path) -> None:
+    put_nnunet(tmp_path, channels=2)
+    (tmp_path / "imagesTr" / "heart_2_0001.nii.gz").unlink()
+    with pytest.raises(PosconError, match=r"heart_2_0001\.nii\.gz: no such file, .* --channel"):
+        read_dataset(tmp_path)
+    assert len(read_dataset(tmp_path, channel=0).cases) == 3
 
 
 def test_nnunet_other_file_ending(tmp_path: Path) -> None:

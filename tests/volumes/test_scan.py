@@ -223,11 +223,11 @@ def test_neither_volume_nor_series(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 def test_colour_is_refused(tmp_path: Path) -> None:
     colour = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    with pytest.raises(PosconError, match="one number a voxel"):
+    with pytest.raises(PosconError, match="one number per voxel"):
         read_scan(write_nifti(tmp_path / "scan.nii.gz", colour))
     vectors = SimpleITK.GetImageFromArray(np.zeros((6, 5, 4, 3), np.uint8), isVector=True)
     SimpleITK.WriteImage(vectors, str(tmp_path / "scan.nrrd"))
-    with pytest.raises(PosconError, match="one number a voxel"):
+    with pytest.raises(PosconError, match="one number per voxel"):
         read_scan(tmp_path / "scan.nrrd")
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +12,9 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import json_text, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
 from poscon.volumes.affine import Spacing, apart_mm, same_place
@@ -37,7 +37,6 @@ from poscon.volumes.scan import Scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
 OUT_SUFFIXES = (".json", ".csv")
-OPTION = "--spacing"
 RULES = (
     "Dice = 2 |A and B| / (|A| + |B|).",
     "The surface of a class is its voxels with a face neighbour outside the class; what lies "
@@ -63,7 +62,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One class of one case; the measures are those of `poscon.metrics.ClassMetrics`.
+    """One class of one case. The measures are those of `poscon.metrics.ClassMetrics`.
 
     Attributes:
         case: the prediction's file name without suffix, for a 4-D file followed by
@@ -157,6 +156,7 @@ class Evaluation:
         return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
 
 
+@checked
 def evaluate(
     predictions: Path | str,
     references: Path | str,
@@ -165,7 +165,7 @@ def evaluate(
     layout: str | None = None,
     channel: int | None = None,
     labels: str | None = None,
-    spacing: tuple[float, float, float] | None = None,
+    source_spacing: tuple[float, float, float] | None = None,
 ) -> Evaluation:
     """Compare predictions with references; conventions are in `RULES`.
 
@@ -185,7 +185,11 @@ def evaluate(
         layout: read ``references`` as a data set of this layout.
         channel: which image channel of a data set that has several; its label maps are the same.
         labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
-        spacing: voxel size in mm along the file's axes, where the headers are wrong.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers for all measures.
+
+    Returns:
+        Every measure of every case and class.
 
     Raises:
         PosconError: no prediction has a reference, or one lies on another grid than its reference;
@@ -193,8 +197,10 @@ def evaluate(
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
-    if spacing is not None and not all(0 < size < math.inf for size in spacing):
-        raise PosconError(f"--spacing: must be three positive sizes in mm, not {spacing}")
+    if source_spacing is not None and not all(0 < size < math.inf for size in source_spacing):
+        raise PosconError(
+            f"--source-spacing: must be three positive sizes in mm, not {source_spacing}"
+        )
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
     found, expected = _references(references, predicted, layout, channel)
@@ -204,7 +210,7 @@ def evaluate(
     own, seen = _stated_labels(folder), read_seen(folder)
     if declared is None and expected is None:
         expected = _stated_labels(beside)
-    reference_scheme = declared or expected or own or _discovered(pairs, spacing)
+    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
@@ -218,8 +224,8 @@ def evaluate(
     rows: list[Row] = []
     not_annotated: list[str] = []
     for pair in pairs:
-        prediction, reference = pair.read(reference_scheme, spacing)
-        size = spacing or pair.reference.spacing or prediction.spacing
+        prediction, reference = pair.read(reference_scheme, source_spacing)
+        size = source_spacing or pair.reference.spacing or prediction.spacing
         prediction_map = order[prediction_scheme.to_classes(prediction.data, where=str(pair.path))]
         reference_map = reference_scheme.to_classes(reference.data, where=str(pair.reference.path))
         for case, a, b in _frames(pair.id, prediction_map, reference_map):
@@ -236,8 +242,9 @@ def evaluate(
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
     alone = tuple(sorted(set(predicted) - set(found)))
     evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated))
+    record = evaluation_record(evaluation)
     for path in outputs:
-        write_text(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
+        write_text(path, json_text(record) if path.suffix == ".json" else _csv(evaluation))
     return evaluation
 
 
@@ -293,8 +300,8 @@ class _Pair:
             PosconError: a file cannot be used; shape or affine differ.
         """
         stated = spacing or self.reference.spacing
-        prediction = read_labels(self.path, spacing=stated, option=OPTION)
-        reference = read_labels(self.reference.path, scheme, spacing=stated, option=OPTION)
+        prediction = read_labels(self.path, spacing=stated)
+        reference = read_labels(self.reference.path, scheme, spacing=stated)
         data = reference.data
         if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
             data = data[..., self.reference.frame_index]
@@ -456,7 +463,8 @@ def _record(row: Row) -> dict[str, Any]:
     return {"class" if key == "class_name" else key: value for key, value in record.items()}
 
 
-def _json(evaluation: Evaluation) -> str:
+def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+    """What ``FILE.json`` holds: summary, cases, what was left out, and the rules; None for NaN."""
     *classes, mean = (asdict(s) for s in evaluation.summary())
     content = {
         "summary": {"classes": classes, "mean": mean},
@@ -466,7 +474,8 @@ def _json(evaluation: Evaluation) -> str:
         "not_annotated": evaluation.not_annotated,
         "rules": RULES,
     }
-    return json.dumps(_without_nan(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    record: dict[str, Any] = _without_nan(content)
+    return record
 
 
 def _without_nan(content: Any) -> Any:

@@ -1,26 +1,28 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
-from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
-from poscon.networks.unet import NetworkSettings, UNet
+from poscon.networks.build import build_network
+from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
-from poscon.seeds import mix_seed
-from poscon.settings import Recipe, resolve, validate
+from poscon.seeds import stream
+from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Store, read_names
-from poscon.training.configuration import TrainingSettings
+from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.finetune_settings import FinetuneSettings, make_learner
 from poscon.training.inference import (
     choose_device,
     choose_precision,
@@ -28,102 +30,27 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.loop import train
-from poscon.training.optimisation import EncoderRate, OptimiserSettings
-from poscon.training.run import MODEL, RunFolder, part_file, refuse_with_resume
+from poscon.training.run import MODEL, RunFolder, inputs_record, part_file, refuse_with_resume
 from poscon.version import __version__
-from poscon.views import ViewMaker, ViewSettings, canvas_size
-
-_VIEWS = ViewSettings(
-    mirror=False,
-    rotation=30.0,
-    scale=(0.7, 1.4),
-    shift=0.05,
-    elastic=0.01,
-    brightness=0.2,
-    contrast=0.35,
-    gamma=0.5,
-    noise=0.15,
-    blur=1.0,
-    low_resolution=2.0,
-    intensity_probability=0.3,
-)
+from poscon.views import ViewMaker, canvas_size
 
 
-class FinetuneSettings(TrainingSettings):
-    """What ``poscon finetune`` may be told besides what all training may.
-
-    Attributes:
-        method: fine-tuning method, see ``poscon methods``.
-        network: the architecture; None: that of the pre-trained encoder, else the default.
-        iterations: training steps, whatever the number of labelled cases.
-        batch: slices a step.
-        checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
-            look at the validation cases.
-        oversample_foreground: share of the slices cropped around foreground; it matters
-            only for slices larger than ``size``.
-        deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
-            so many.
-        ema_decay: decay of an exponential moving average of the weights, which is then the
-            result; 0: no average, the result is the last weights.
-        init_parts: which parts to take from the pre-training run: all that it trained, or the
-            encoder.
-        encoder_rate: holds the encoder back.
-        keep_largest_component: whether all classes together are one connected structure. Then
-            everything but the largest component is removed from what the model predicts.
-        transductive: whether pre-training may have seen the excluded and the validation cases.
-    """
-
-    method: str = "supervised"
-    network: NetworkSettings | None = None
-    iterations: PositiveInt = 2000
-    batch: PositiveInt = 8
-    checkpoint_every: PositiveInt = 100
-    oversample_foreground: float = Field(0.5, ge=0, le=1)
-    deep_supervision: NonNegativeInt = 2
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    init_parts: Literal["all", "encoder"] = "all"
-    encoder_rate: EncoderRate = EncoderRate()
-    keep_largest_component: bool = False
-    transductive: bool = False
-    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, min_lr=None)
-    views: ViewSettings = _VIEWS
-
-    @classmethod
-    def method_class(cls, name: str) -> type[FinetuneMethod]:
-        return find_method(name)
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        for name in without_effect(self.method):
-            default = type(self).model_fields[name].default
-            if getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} has no effect with method {self.method}, whose teacher is the result; "
-                    f"see loss.decay (what a recipe says of it goes with --set {name}={default})"
-                )
-        return self
-
-
-def without_effect(method: str) -> list[str]:
-    """The settings that a fine-tuning method makes nothing of."""
-    return ["ema_decay"] if find_method(method).has_own_ema else []
-
-
+@checked
 def finetune(
     store: Path | str,
     run: Path | str,
     *,
     init: Path | str | None = None,
     labelled: int | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
-    unlabelled: Path | str | None = None,
-    validation: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
+    unlabelled: Names | None = None,
+    validation: Names | None = None,
     method: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -138,17 +65,19 @@ def finetune(
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
-        cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
-        exclude: file naming those to leave out, such as the test subjects.
-        unlabelled: file naming cases to use without their labels, for methods that do so; None:
-            the rest of the cases to draw from.
-        validation: file naming cases to be set apart for validation.
-        method: fine-tuning method.
-        iterations: overrides the setting of that name.
-        seed: likewise; also draws the labelled subjects.
-        device: likewise.
+        cases: the cases or subjects to use or draw from: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        unlabelled: the cases to use without their labels, for methods that do so: a file or a
+            list; None: the rest of the cases to draw from.
+        validation: the cases to set apart for validation: a file or a list.
+        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        iterations: training steps; None: that of the recipe, else 2000.
+        seed: decides every random choice, the draw of labelled subjects too; None: that of the
+            recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``finetune`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 
@@ -158,8 +87,7 @@ def finetune(
     Raises:
         PosconError: an unusable store, setting, selection, checkpoint or run folder.
     """
-    folder = RunFolder(run)
-    opened = Store(store)
+    folder, opened = RunFolder(run), Store(store)
     if resume:
         refuse_with_resume(
             [
@@ -173,68 +101,112 @@ def finetune(
                 ("--iterations", iterations),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
-        config = folder.resume("finetune")
-        elsewhere = {} if device is None else {"device": device}
-        chosen = validate(FinetuneSettings, {**config["settings"], **elsewhere})
-        roles = folder.resume_cases("finetune", opened)
-        # once there is a checkpoint, the encoder's file is not needed any more
-        init = config["inputs"]["init"] if folder.checkpoint is None else None
-    else:
-        folder.check_new()
-        chosen = resolve(
-            FinetuneSettings,
-            "finetune",
-            recipe,
-            settings,
-            method=method,
-            iterations=iterations,
-            seed=seed,
-            device=device,
-        )
-        if init is None and chosen.init_parts != "all":
+        return _finetune(Request.resume(folder, opened, device), folder)
+    folder.check_new()
+    chosen = resolve(
+        FinetuneSettings,
+        "finetune",
+        recipe,
+        settings,
+        method=method,
+        iterations=iterations,
+        seed=seed,
+        device=device,
+    )
+    files = (cases, exclude, unlabelled, validation)
+    return _finetune(Request.from_arguments(opened, chosen, init, labelled, *files), folder)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be fine-tuned, and on what.
+
+    Attributes:
+        store: the prepared data set.
+        settings: every setting; in a resumed run with ``size`` and ``network``.
+        cases: the cases by role: ``labelled``, and where there are such ``unlabelled`` and
+            ``validation``.
+        init: folder of the pre-training run whose weights are still to be loaded. None: random
+            weights, or those of the run's own checkpoint.
+    """
+
+    store: Store
+    settings: FinetuneSettings
+    cases: dict[str, list[CaseRecord]]
+    init: Path | None
+
+    @classmethod
+    def from_arguments(
+        cls,
+        store: Store,
+        settings: FinetuneSettings,
+        init: Path | str | None,
+        labelled: int | None,
+        cases: Names | None,
+        exclude: Names | None,
+        unlabelled: Names | None,
+        validation: Names | None,
+    ) -> Self:
+        """A new training; the arguments are those of :func:`finetune`.
+
+        Raises:
+            PosconError: a selection that cannot be used, or pre-training on cases kept apart.
+        """
+        if init is None and settings.init_parts != "all":
             raise PosconError("setting init_parts: has no effect without --init")
         files = (cases, exclude, unlabelled, validation)
-        roles = _choose_roles(opened, *files, labelled, chosen, pretrained=init is not None)
-        _check_unseen(opened, init, exclude, roles.get("validation", []), chosen.transductive)
-    hardware = choose_device(chosen.device)
-    network, loaded = _network(chosen, init, opened)
-    size = slice_size(roles["labelled"], chosen.size, network.settings.stride)
-    views = ViewMaker(chosen.views, size)
+        roles = _choose_roles(store, *files, labelled, settings, pretrained=init is not None)
+        watched = roles.get("validation", [])
+        _check_unseen(store, init, exclude, watched, settings.transductive)
+        return cls(store, settings, roles, None if init is None else Path(init))
+
+    @classmethod
+    def resume(cls, folder: RunFolder, store: Store, device: str | None) -> Self:
+        """The training of a run folder, on the same device or on another one.
+
+        Raises:
+            PosconError: the folder has no such run, or the store has changed.
+        """
+        config = folder.resume("finetune")
+        elsewhere = {} if device is None else {"device": device}
+        settings = validate(FinetuneSettings, {**config["settings"], **elsewhere})
+        init = config["inputs"]["init"]
+        # once there is a checkpoint, the encoder's file is not needed any more
+        needed = init is not None and folder.checkpoint is None
+        cases = folder.resume_cases("finetune", store)
+        return cls(store, settings, cases, Path(init) if needed else None)
+
+
+def _finetune(request: Request, folder: RunFolder) -> Path:
+    """Train what is requested to its end, and write the model."""
+    chosen, store, cases, init = request.settings, request.store, request.cases, request.init
+    device = choose_device(chosen.device)
+    network, loaded = _network(chosen, init, store)
+    size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
+    views = ViewMaker(chosen.views, size, store.channels)
     learner = make_learner(chosen, network, views)
-    if not resume:
-        chosen = chosen.model_copy(update={"size": size, "network": network.settings})
+    if not folder.begun:
+        resolved = chosen.model_copy(update={"size": size, "network": network.settings})
         folder.begin(
             "finetune",
-            opened,
-            chosen.model_dump(mode="json"),
-            roles,
-            earlier=[] if init is None else read_entries(Path(init)),
+            store,
+            resolved.model_dump(mode="json"),
+            cases,
+            earlier=[] if init is None else read_entries(init),
             init=None if init is None else str(init),
             loaded=loaded,
         )
-    canvas = canvas_size(size, chosen.views)
-    without = roles.get("unlabelled")
-    batches = LabelledBatches(
-        SliceReader(opened, roles["labelled"], canvas),
-        chosen.batch,
-        size,
-        chosen.iterations,
-        chosen.oversample_foreground,
-        chosen.seed,
-        chosen.checkpoint_every,
-        None if without is None else SliceReader(opened, without, canvas),
-    )
-    watched = roles.get("validation")
+    watched = cases.get("validation")
     train(
         learner,
         views,
-        batches,
+        _batches(request, size, network.settings.context),
         optimiser=chosen.optimiser,
         run=folder,
-        device=hardware,
+        device=device,
         precision=chosen.precision,
         compiled=chosen.compile,
         title=f"fine-tuning ({chosen.method})",
@@ -243,7 +215,7 @@ def finetune(
         after_chunk=(
             None
             if not watched
-            else lambda _: mean_dice(learner.model, opened, watched, size, chosen)
+            else lambda _: mean_dice(learner.model, store, watched, size, chosen)
         ),
     )
     path = folder.path / MODEL
@@ -253,50 +225,44 @@ def finetune(
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
-            "size": size,
             "keep_largest_component": chosen.keep_largest_component,
-            "classes": [c.model_dump() for c in opened.manifest.classes],
-            "preparation": opened.manifest.preparation.model_dump(mode="json"),
-            "modalities": sorted({c.intensity.modality for c in roles["labelled"]}),
+            "classes": [c.model_dump() for c in store.manifest.classes],
+            **inputs_record(store, cases["labelled"], size),
         },
     )
     return path
 
 
-def make_learner(chosen: FinetuneSettings, network: UNet, views: ViewMaker) -> FinetuneMethod:
-    """The method around the network that it trains.
+def _batches(request: Request, size: int, context: int) -> LabelledBatches:
+    """The batches of a training on views of ``size`` pixels.
 
     Args:
-        chosen: the settings.
-        network: to train.
-        views: that the training will be given.
-
-    Raises:
-        PosconError: the method cannot train so.
+        request: what is trained.
+        size: extent of the views in pixels.
+        context: neighbouring slices on each side that the network sees.
     """
-    method = find_method(chosen.method)
-    settings = method.Settings(**chosen.loss)
-    learner = method(network, settings, chosen.deep_supervision, chosen.ema_decay)
-    learner.check(chosen.iterations, views)
-    if chosen.batch < learner.smallest_batch:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
-            f"together; use {learner.smallest_batch} or more"
-        )
-    if chosen.batch * (views.size // network.settings.stride) ** 2 < 2:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
-            "channel, too few to normalise; use a larger batch or size"
-        )
-    return learner
+    chosen, cases = request.settings, request.cases
+    canvas = canvas_size(size, chosen.views)
+    unlabelled = cases.get("unlabelled")
+    return LabelledBatches(
+        SliceReader(request.store, cases["labelled"], canvas, context),
+        chosen.batch,
+        size,
+        chosen.iterations,
+        chosen.oversample_foreground,
+        chosen.seed,
+        chosen.checkpoint_every,
+        None if unlabelled is None else SliceReader(request.store, unlabelled, canvas, context),
+        chosen.unlabelled_batch,
+    )
 
 
 def _choose_roles(
     store: Store,
-    cases: Path | str | None,
-    exclude: Path | str | None,
-    unlabelled: Path | str | None,
-    validation: Path | str | None,
+    cases: Names | None,
+    exclude: Names | None,
+    unlabelled: Names | None,
+    validation: Names | None,
     labelled: int | None,
     chosen: FinetuneSettings,
     *,
@@ -321,11 +287,12 @@ def _choose_roles(
     roles = {}
     if validation is not None:
         names = read_names(validation)
-        watched = store.select(names, where=str(validation))
+        where = names_place(validation)
+        watched = store.select(names, where=where)
         with_labels = {c.subject for c in watched if c.labelled}
         for case in watched:  # of a subject that is named, only what is labelled can be meant
             if not case.labelled and (case.id in names or case.subject not in with_labels):
-                raise PosconError(f"{validation}: case {case.id} has no label map to validate on")
+                raise PosconError(f"{where}: case {case.id} has no label map to validate on")
         roles["validation"] = [c for c in watched if c.labelled]
         subjects = {c.subject for c in watched}
         pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
@@ -339,8 +306,9 @@ def _choose_roles(
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
         if not roles["unlabelled"]:
+            place = store.path if unlabelled is None else names_place(unlabelled)
             raise PosconError(
-                f"{store.path if unlabelled is None else unlabelled}: method {chosen.method} needs "
+                f"{place}: method {chosen.method} needs "
                 "cases to use without labels and none is left that is not drawn as labelled, "
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
@@ -350,7 +318,7 @@ def _choose_roles(
 def _check_unseen(
     store: Store,
     init: Path | str | None,
-    exclude: Path | str | None,
+    exclude: Names | None,
     validation: Sequence[CaseRecord],
     transductive: bool,
 ) -> None:
@@ -361,7 +329,8 @@ def _check_unseen(
     """
     apart = list(validation)
     if exclude is not None:
-        subjects = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        named = store.select(read_names(exclude), where=names_place(exclude))
+        subjects = {c.subject for c in named}
         apart += [c for c in store.cases if c.subject in subjects]
     known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
     seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}
@@ -379,21 +348,23 @@ def _check_unseen(
 
 def _network(
     chosen: FinetuneSettings, init: Path | str | None, store: Store
-) -> tuple[UNet, str | None]:
+) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
-    torch.manual_seed(mix_seed(chosen.seed, -1))
+    torch.manual_seed(stream(chosen.seed, "initialisation"))
     if init is None:
-        return UNet(chosen.network or NetworkSettings(), n_classes), None
+        settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
+        return build_network(settings, n_classes), None
     path = part_file(Path(init), "encoder")
     if not Path(init).is_dir():
         raise PosconError(f"--init {init}: give the folder of a pre-training run")
     if (Path(init) / MODEL).is_file():
         raise PosconError(f"--init {init}: a fine-tuning run; give one of poscon pretrain")
     tensors, about = read_weights(path)
-    theirs = network_settings(about, path)
-    if chosen.network not in (None, theirs):
-        differing = _differences(theirs.model_dump(), chosen.network.model_dump())
+    theirs = fit_channels(network_settings(about, path), store.channels, store.path)
+    ours = chosen.network and fit_channels(chosen.network, store.channels, store.path)
+    if ours not in (None, theirs):
+        differing = _differences(theirs.model_dump(), ours.model_dump())
         raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
     parts = {"encoder": tensors}
     if chosen.init_parts == "all":
@@ -406,7 +377,7 @@ def _network(
             f"({_differences(about['preparation'], preparation)})",
             soft_wrap=True,
         )
-    network = UNet(theirs, n_classes)
+    network = build_network(theirs, n_classes)
     reports = []
     for part, tensors in parts.items():
         where = str(part_file(Path(init), part))
@@ -427,7 +398,11 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def mean_dice(
-    network: UNet, store: Store, cases: Sequence[CaseRecord], size: int, chosen: FinetuneSettings
+    network: SegmentationNetwork,
+    store: Store,
+    cases: Sequence[CaseRecord],
+    size: int,
+    chosen: FinetuneSettings,
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
     scores = []

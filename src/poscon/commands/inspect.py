@@ -3,15 +3,16 @@
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
@@ -104,6 +105,7 @@ class Inspection:
         return [str(finding) for finding in self.findings]
 
 
+@checked
 def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     """Look a store over: read every array, find what is odd, draw a contact sheet.
 
@@ -134,7 +136,7 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
         subjects=len({case.subject for case in cases}),
         labelled_subjects=len({case.subject for case in labelled}),
         labelled_cases=len(labelled),
-        modalities=dict(Counter(case.intensity.modality for case in cases)),
+        modalities=dict(Counter(case.modality for case in cases)),
         planes=dict(Counter(case.geometry.plane for case in cases)),
         slices=sum(case.shape[0] for case in cases),
         slice_range=_range(case.shape[0] for case in cases),
@@ -171,6 +173,27 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     ]
 
 
+def inspection_record(inspection: Inspection) -> dict[str, Any]:
+    """For JSON: counts and ranges, every class, what is odd, and where the pictures are."""
+    manifest = inspection.manifest
+    ranges = ("slice_range", "row_range", "column_range", "in_plane_mm", "slice_mm")
+    counts = ("cases", "subjects", "labelled_cases", "labelled_subjects", "slices", "stored_bytes")
+    return {
+        "store": str(inspection.store),
+        "layout": manifest.layout,
+        "preparation": manifest.preparation.model_dump(mode="json"),
+        **{name: getattr(inspection, name) for name in counts},
+        "modalities": inspection.modalities,
+        "planes": inspection.planes,
+        **{name: list(getattr(inspection, name)) for name in ranges},
+        "classes": [asdict(each) for each in inspection.classes],
+        "notes": list(inspection.notes),
+        "oddities": [asdict(finding) for finding in inspection.findings],
+        "contact_sheet": str(inspection.contact_sheet),
+        "case_table": str(inspection.case_table),
+    }
+
+
 def _range(values: Iterable[Number]) -> tuple[Number, Number]:
     found = list(values)
     return min(found), max(found)
@@ -185,6 +208,7 @@ def _summary_table(inspection: Inspection) -> RenderableType:
         "layout": manifest.layout,
         "cases": f"{inspection.cases} of {inspection.subjects} subjects",
         "labelled": f"{inspection.labelled_cases} of {inspection.labelled_subjects} subjects",
+        "channels": ", ".join(f"{i} {name}" for i, name in enumerate(manifest.channels)),
         "modality": _counts(inspection.modalities),
         "plane": _counts(inspection.planes),
         "slices": f"{inspection.slices}, {_span(inspection.slice_range)} a case",
@@ -291,7 +315,7 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
                     case.frame or "",
                     case.source,
                     case.source_label or "",
-                    case.intensity.modality,
+                    case.modality,
                     case.geometry.plane,
                     *case.shape,
                     *(f"{mm:.6g}" for mm in case.spacing),

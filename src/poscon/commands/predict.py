@@ -3,43 +3,31 @@
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-from pydantic import ValidationError
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import usable_cores
-from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
-from poscon.networks.unet import UNet
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.leakage import describe, note_seen
+from poscon.models import Model, PreparedScan
 from poscon.progress import console, progress_bar
-from poscon.store.intensity import check_voxels, guess_modality
-from poscon.store.preparation import case_geometry, pixels_sha256, prepare_stack
-from poscon.store.store import ClassRecord, Preparation, read_names, write_json
-from poscon.training.inference import (
-    channels_last,
-    choose_device,
-    largest_component,
-    predicted_classes,
-)
-from poscon.training.run import MODEL
-from poscon.volumes.case import Case, label_scheme
-from poscon.volumes.geometry import SliceGeometry
+from poscon.store.preparation import stated_spacing
+from poscon.store.selection import cases_named
+from poscon.store.store import Names, write_json
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.scan import (
     NIFTI,
-    Scan,
-    ScanHeader,
     first_volume,
     read_header,
-    read_scan,
     scan_stem,
     scan_suffix,
     write_labels,
@@ -52,6 +40,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@checked
 def predict(
     run: Path | str,
     input: Path | str,
@@ -59,7 +48,7 @@ def predict(
     *,
     layout: str | None = None,
     channel: int | None = None,
-    cases: Path | str | None = None,
+    cases: Names | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -67,7 +56,8 @@ def predict(
     """Segment scans with a fine-tuned model.
 
     Every label map lies exactly on its scan: same shape, affine, header codes and file format,
-    with the label values of the model's training data. A 4-D scan comes back 4-D.
+    with the label values of the model's training data. A 4-D time series comes back 4-D. For a
+    model of several image channels, a 4-D file holds the channels of one scan.
 
     Args:
         run: folder of a fine-tuning run.
@@ -75,9 +65,11 @@ def predict(
         output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: of an input folder; None detects it.
-        channel: which channel of a multi-channel input folder.
-        cases: file naming the cases or subjects of the input folder to segment; None: all.
-        source_spacing: mm along the files' axes, for scans whose headers are wrong.
+        channel: which channel of a multi-channel input folder, counted from 0; None: all.
+        cases: the cases or subjects of the input folder to segment: a file that names them, or a
+            list of names; None: all.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: keep the label maps that are there already and make the others.
 
@@ -92,7 +84,14 @@ def predict(
     jobs = (
         _folder_jobs(source, output, layout, channel, cases)
         if source.is_dir()
-        else _file_job(source, output, source_spacing, layout=layout, channel=channel, cases=cases)
+        else _file_job(
+            source,
+            output,
+            model.preparation.source_spacing,
+            layout=layout,
+            channel=channel,
+            cases=cases,
+        )
     )
     existing = [target for _, target in jobs if target.exists()]
     if existing and not resume:
@@ -100,17 +99,24 @@ def predict(
             f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
-    headers = [  # bad files are found before any work
-        read_header(case.image, spacing=source_spacing or case.spacing) for case, _ in todo
+    # bad files are found before any work
+    fitted = [
+        model.fitted(case, read_header(case.image, spacing=stated_spacing(case, model.preparation)))
+        for case, _ in todo
     ]
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
 
-    def write(segmented: tuple[_Prepared, list[np.ndarray], Path]) -> None:
-        prepared, classes, target = segmented
+    seen: dict[str, tuple[str, ...]] = {}
+
+    def write(segmented: tuple[Case, Path, PreparedScan, list[np.ndarray]]) -> None:
+        case, target, prepared, classes = segmented
+        roles = model.roles(prepared)
+        if roles:
+            seen[case.id] = roles
         if folder is not None:  # before the label map, which says that this scan is done
-            note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
+            note_seen(folder, case.id, roles)
         labels = model.label_map(prepared, classes)
         like = (
             prepared.scan if labels.ndim == prepared.scan.data.ndim else first_volume(prepared.scan)
@@ -118,123 +124,22 @@ def predict(
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
-    cases_with_headers = [(case, header) for (case, _), header in zip(todo, headers, strict=True)]
     readers = max(1, min(READERS, usable_cores() // 2))
-    scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
+    scans = _in_threads(model.read, fitted, readers)
     segmented = (
-        (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
+        (case, target, scan, model.predict_classes(scan))
+        for (case, target), scan in zip(todo, scans, strict=True)
     )
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
         for _ in _in_threads(write, segmented, 1):
             progress.advance(task)
-    if model.seen:
+    if seen:
         console.print(
-            f"note: {describe(model.seen)}; how well they are segmented says little of new scans",
+            f"note: {describe(seen)}; how well they are segmented says little of new scans",
             soft_wrap=True,
         )
     return [target for _, target in jobs]
-
-
-class Model:
-    """A fine-tuned network with the preparation its training data had.
-
-    Args:
-        run: folder of a fine-tuning run.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        source_spacing: mm along the files' axes that replaces the headers'.
-
-    Attributes:
-        seen: by case id, the roles in the model's training of the scans segmented so far that took
-            part in it.
-    """
-
-    def __init__(
-        self,
-        run: Path | str,
-        device: str,
-        source_spacing: tuple[float, float, float] | None = None,
-    ) -> None:
-        path = Path(run) / MODEL
-        tensors, about = read_weights(path)
-        settings = network_settings(about, path)
-        try:
-            self.preparation = Preparation.model_validate(about["preparation"])
-            self.size = int(about["size"])
-            self.keep_largest_component = bool(about.get("keep_largest_component", False))
-            self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
-            modalities: list[str] = about["modalities"]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
-        if source_spacing is not None:
-            self.preparation = self.preparation.model_copy(
-                update={"source_spacing": source_spacing}
-            )
-        self.known = roles_by_pixels(read_entries(Path(run)))
-        self.seen: dict[str, tuple[str, ...]] = {}
-        self.modality = modalities[0] if len(modalities) == 1 else None
-        self.scheme = label_scheme(((c.name, c.values) for c in self.classes), where=str(path))
-        self.network = UNet(settings, len(self.classes) + 1)
-        load_by_name(self.network, tensors, where=str(path))
-        channels_last(self.network.to(choose_device(device))).eval()
-
-    def read(self, case: Case, header: ScanHeader) -> "_Prepared":
-        """A scan, prepared for the network.
-
-        Raises:
-            PosconError: a scan that cannot be used.
-        """
-        scan = read_scan(case.image, spacing=self.preparation.source_spacing or case.spacing)
-        volumes = [scan.data]
-        if scan.data.ndim == 4:
-            frames = range(scan.data.shape[3]) if case.frame_index is None else [case.frame_index]
-            volumes = [scan.data[..., frame] for frame in frames]
-        geometry = case_geometry(case, header, self.preparation)
-        prepared = _Prepared(case, scan, geometry)
-        for volume in volumes:
-            check_voxels(volume, where=str(case.image))
-            prepared.roles |= set(self.known.get(pixels_sha256(volume, header.affine), ()))
-            modality = self.modality or case.modality or guess_modality(volume)
-            stack, _ = prepare_stack(volume, geometry, self.preparation.spacing, modality)
-            prepared.stacks.append(torch.from_numpy(stack))
-        return prepared
-
-    def segment(self, prepared: "_Prepared") -> list[np.ndarray]:
-        """Classes of each of the scan's volumes, (slices, rows, columns) as scanned, uint8."""
-        if prepared.roles:
-            self.seen[prepared.case.id] = tuple(sorted(prepared.roles))
-        _, rows, columns = prepared.geometry.stack_shape
-        return [
-            predicted_classes(self.network, stack, self.size, (rows, columns))
-            for stack in prepared.stacks
-        ]
-
-    def label_map(self, prepared: "_Prepared", classes: Sequence[np.ndarray]) -> np.ndarray:
-        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
-        if self.keep_largest_component:
-            classes = [largest_component(volume) for volume in classes]
-        maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
-        several = prepared.scan.data.ndim == 4 and prepared.case.frame_index is None
-        return np.stack(maps, axis=-1) if several else maps[0]
-
-
-@dataclass
-class _Prepared:
-    """A scan as the network takes it.
-
-    Attributes:
-        case: which it is.
-        scan: as it was read.
-        geometry: how each of its volumes is sliced.
-        stacks: the slices of each, normalised, at the network's spacing.
-        roles: of its volumes in the model's training.
-    """
-
-    case: Case
-    scan: Scan
-    geometry: SliceGeometry
-    stacks: list[torch.Tensor] = field(default_factory=list)
-    roles: set[str] = field(default_factory=set)
 
 
 def _in_threads(
@@ -254,14 +159,14 @@ def _in_threads(
 def _file_job(
     source: Path,
     output: Path,
-    source_spacing: tuple[float, float, float] | None,
+    spacing: Spacing | None,
     **folder_options: object,
 ) -> list[tuple[Case, Path]]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
-    read_header(source, spacing=source_spacing)
+    read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
         return [(case, output / source.name)]
@@ -278,7 +183,7 @@ def _folder_jobs(
     output: Path,
     layout: str | None,
     channel: int | None,
-    cases: Path | str | None,
+    cases: Names | None,
 ) -> list[tuple[Case, Path]]:
     """The scans of a folder and their targets: one a case, or one a 4-D series."""
     if output.is_file() or scan_suffix(output):
@@ -288,17 +193,10 @@ def _folder_jobs(
         console.print(f"note: {line}", soft_wrap=True, markup=False)
     chosen = list(dataset.cases)
     if cases is not None:
-        names = set(read_names(cases))
-        unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}
-        if unknown:
-            raise PosconError(
-                f"{cases}: {len(unknown)} name(s) are neither a case nor a subject of {source}: "
-                f"{', '.join(sorted(unknown)[:5])}"
-            )
-        chosen = [c for c in chosen if c.id in names or c.subject in names]
+        chosen = cases_named(chosen, cases, source)
     jobs = {}
     for case in chosen:
-        if case.frame_index is not None and case.frame is not None:  # a frame, not a channel
+        if case.frame_index is not None:
             series = re.sub(r"_frame\d+$", "", case.id)
             case = replace(case, id=series, frame=None, frame_index=None)
         jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")

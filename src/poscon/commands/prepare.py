@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -11,24 +10,26 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.progress import progress_bar
-from poscon.settings import Recipe, Settings, resolve
-from poscon.store.preparation import Job, finished, prepare_case, relative
+from poscon.settings import GivenSettings, Recipe, Settings, resolve
+from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
+from poscon.store.selection import cases_named
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
     ClassRecord,
     Manifest,
+    Names,
     Preparation,
     Store,
-    read_names,
     write_json,
 )
 from poscon.version import __version__
-from poscon.volumes.affine import apart_mm, same_place
+from poscon.volumes.affine import Spacing
 from poscon.volumes.case import (
     Case,
     Dataset,
@@ -38,7 +39,7 @@ from poscon.volumes.case import (
     whole_values,
 )
 from poscon.volumes.geometry import slice_geometry
-from poscon.volumes.label_maps import label_masks, read_label_header, read_labels
+from poscon.volumes.label_maps import label_masks, read_labels
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header
 
@@ -63,6 +64,13 @@ class PrepareSettings(Settings):
     source_spacing: tuple[float, float, float] | None = None
     modality: Literal["auto", "CT", "MR"] = "auto"
 
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``mr`` is ``MR``."""
+        word = value.upper() if isinstance(value, str) else value
+        return word if word in ("CT", "MR") else value
+
     @field_validator("spacing", "source_spacing")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -72,23 +80,24 @@ class PrepareSettings(Settings):
         return value
 
 
+@checked
 def prepare(
     source: Path | str,
     store: Path | str,
     *,
     layout: str | None = None,
     plane: str | None = None,
-    spacing: float | str | None = None,
+    spacing: float | Literal["auto", "native"] | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     modality: str | None = None,
     labels: str | None = None,
     channel: int | None = None,
-    reverse: Path | str | None = None,
+    reverse: Names | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
 
@@ -98,20 +107,23 @@ def prepare(
         source: the folder.
         store: the folder to write; must not exist, or be an unfinished one.
         layout: name of the layout; None detects it.
-        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
-            defaults.
-        spacing: likewise.
-        source_spacing: likewise.
-        modality: likewise.
+        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This and the next
+            three go before the recipe, which goes before the layout's own defaults.
+        spacing: pixel size in mm that slices are resampled to, ``"auto"`` (the median of the data
+            set) or ``"native"`` (as scanned).
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
+        modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
-        channel: which channel of a multi-channel data set.
-        reverse: file with the cases whose slices run the other way (see :func:`read_names`).
+        channel: which channel of a multi-channel data set, counted from 0; None: all channels.
+        reverse: names of the cases or subjects whose slices run the other way: a file (see
+            :func:`poscon.store.store.read_names`), or a list.
         processes: how many to use; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
             same place.
         address: of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
 
     Returns:
         The store, opened.
@@ -143,7 +155,8 @@ def prepare(
     scheme = parse_labels(labels) if labels is not None else dataset.labels
     if labels is not None and not any(case.label for case in dataset.cases):
         raise PosconError(f"{source}: --labels has no effect, no case has a label map")
-    reversed_ids = _reversed(dataset, reverse)
+    backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
+    reversed_ids = {case.id for case in backwards}
     job = Job(
         root=source,
         store=store,
@@ -164,7 +177,9 @@ def prepare(
     try:
         _open_target(job, dataset, reversed_ids)
         todo = [case for case in dataset.cases if finished(store, case) is None]
-        voxels = sum(math.prod(headers[case.id].shape[:3]) for case in todo)
+        voxels = sum(
+            math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
+        )
         few = processes is None and voxels < _WORTH_PROCESSES
         alone = engine == "local" and (processes == 1 or few)
         done = len(dataset.cases) - len(todo)
@@ -186,6 +201,7 @@ def prepare(
         poscon_version=__version__,
         layout=dataset.layout,
         preparation=job.preparation,
+        channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
         notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
@@ -242,7 +258,11 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
         "preparation": job.preparation.model_dump(mode="json"),
         "labels": asdict(job.scheme),
         "cases": {
-            case.id: [_stamp(case.image, root), _stamp(case.label, root), case.id in reversed_ids]
+            case.id: [
+                [[*_stamp(channel.file, root), channel.index] for channel in case.all_channels],
+                None if case.label is None else _stamp(case.label, root),
+                case.id in reversed_ids,
+            ]
             for case in dataset.cases
         },
     }
@@ -265,10 +285,8 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     write_json(path, state)
 
 
-def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
+def _stamp(path: Path, root: Path) -> list[str | int]:
     """What tells that a file, or every mask of a folder, is still the same."""
-    if path is None:
-        return None
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
@@ -277,7 +295,7 @@ def _stamp(path: Path | None, root: Path) -> list[str | int] | None:
 
 
 def _resolve_settings(
-    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
+    dataset: Dataset, recipe: Recipe | None, settings: GivenSettings, **arguments: Any
 ) -> PrepareSettings:
     """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
@@ -289,24 +307,11 @@ def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
     spacing = settings.source_spacing or case.spacing
     header = read_header(case.image, spacing=spacing)
-    if len(header.shape) > 3 and case.frame_index is None:
-        raise PosconError(
-            f"{case.image}: shape {header.shape}, a 3-D volume was expected; "
-            "write it as 3-D or leave it out"
-        )
+    whole = [channel.file for channel in case.all_channels if channel.index is None]
     if case.label is not None:
-        label = read_label_header(case.label, spacing=spacing)
-        if label.shape[:3] != header.shape[:3] or len(label.shape) > 3:
-            raise PosconError(
-                f"{case.label}: shape {label.shape} differs from that of its image "
-                f"{case.image.name}, {header.shape[:3]}; fix or leave out the pair"
-            )
-        if not same_place(header.shape, header.affine, label.affine):
-            apart = apart_mm(header.shape, header.affine, label.affine)
-            raise PosconError(
-                f"{case.label}: lies up to {apart:.3g} mm from its image {case.image.name} "
-                "(the affines differ); fix or leave out the pair"
-            )
+        whole.append(case.label)
+    for path in dict.fromkeys(whole):
+        check_same_grid(path, case.image, header, spacing)
     return header
 
 
@@ -320,17 +325,15 @@ def _common_spacing(
         return settings.spacing
     in_plane: list[float] = []
     for case in dataset.cases:
-        x, y, z, *_ = headers[case.id].shape
         header = headers[case.id]
-        geometry = slice_geometry(
-            (x, y, z), header.affine, spacing=header.spacing, plane=settings.plane
-        )
+        x, y, z, *_ = header.shape
+        geometry = slice_geometry((x, y, z), header.affine, plane=settings.plane)
         in_plane.extend(geometry.spacing[1:])
     median = float(np.median(in_plane))
     return round(median, 4)
 
 
-def _discover_labels(dataset: Dataset, spacing: tuple[float, float, float] | None) -> LabelScheme:
+def _discover_labels(dataset: Dataset, spacing: Spacing | None) -> LabelScheme:
     """Every value that occurs becomes a class: for a folder that does not say what they mean."""
     values: set[int] = set()
     for case in dataset.cases:
@@ -338,16 +341,3 @@ def _discover_labels(dataset: Dataset, spacing: tuple[float, float, float] | Non
             present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
             values.update(int(v) for v in whole_values(present, where=str(case.label)))
     return discovered_scheme(values, where=str(dataset.root))
-
-
-def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:
-    if reverse is None:
-        return set()
-    names = set(read_names(reverse))
-    unknown = names - {c.id for c in dataset.cases} - {c.subject for c in dataset.cases}
-    if unknown:
-        raise PosconError(
-            f"{reverse}: {len(unknown)} name(s) are neither a case nor a subject of "
-            f"{dataset.root}: {', '.join(sorted(unknown)[:5])}"
-        )
-    return {c.id for c in dataset.cases if c.id in names or c.subject in names}

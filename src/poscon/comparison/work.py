@@ -101,48 +101,45 @@ def _pretrain(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> 
     if resume:
         pretrain(store, folder, device=place.device, resume=True)
         return
-    with _lists(place, job) as lists:
-        pretrain(
-            store,
-            folder,
-            cases=lists["pretrain"],
-            recipe={"pretrain": job.settings},
-            device=place.device,
-        )
+    pretrain(
+        store,
+        folder,
+        cases=job.cases["pretrain"],
+        recipe={"pretrain": job.settings},
+        device=place.device,
+    )
 
 
 def _finetune(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> None:
     if resume:
         finetune(place.store, folder, device=place.device, resume=True)
         return
-    with _lists(place, job) as lists:
-        finetune(
-            place.store,
-            folder,
-            init=None if job.init is None else place.run(job.init),
-            cases=lists["labelled"],
-            unlabelled=lists.get("unlabelled"),
-            validation=lists.get("validation"),
-            recipe={"finetune": job.settings},
-            device=place.device,
-        )
+    finetune(
+        place.store,
+        folder,
+        init=None if job.init is None else place.run(job.init),
+        cases=job.cases["labelled"],
+        unlabelled=job.cases.get("unlabelled"),
+        validation=job.cases.get("validation"),
+        recipe={"finetune": job.settings},
+        device=place.device,
+    )
 
 
 def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     """Segment the test cases, compare with the references; the file of results comes last."""
     # as the store has it: a folder of scans and label maps could be read in more than one way
     layout = Store(place.store).manifest.layout
-    with _lists(place, job) as lists:
-        predict(
-            folder,
-            place.folder,
-            folder / PREDICTIONS,
-            layout=layout,
-            channel=place.data.channel,
-            cases=lists["test"],
-            device=place.device,
-            resume=True,
-        )
+    predict(
+        folder,
+        place.folder,
+        folder / PREDICTIONS,
+        layout=layout,
+        channel=place.data.channel,
+        cases=job.cases["test"],
+        device=place.device,
+        resume=True,
+    )
     allowed = {"validation", *(["pretrain"] if place.transductive else [])}
     seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
     if seen:  # which the guard would have found, had the scans not changed since
@@ -155,21 +152,8 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
-        spacing=None if spacing is None else tuple(spacing),
+        source_spacing=None if spacing is None else tuple(spacing),
     )
-
-
-@contextlib.contextmanager
-def _lists(place: ComparisonFolder, job: Job) -> Iterator[dict[str, Path]]:
-    """A file of case ids a role, as the commands take them."""
-    folder = place.out / WORK / f"lists-{job.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    lists = {}
-    for role, cases in job.cases.items():
-        lists[role] = folder / f"{role}.json"
-        write_json(lists[role], list(cases))
-    yield lists
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What every fine-tuning method is: a segmentation network and a loss."""
+"""The base of all fine-tuning methods: a segmentation network and a loss."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -9,52 +9,63 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.finetuning.teacher import Teacher
 from poscon.methods import Method
-from poscon.networks.unet import UNet, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import SegmentationNetwork
 
 
 class FinetuneMethod(Method):
-    """Base of the fine-tuning methods: built around a segmentation network."""
+    """Base of the fine-tuning methods. A method is built around a segmentation network."""
 
     uses_unlabelled: ClassVar[bool] = False
-    """Whether ``batch.unlabelled`` is needed: as many slices of cases without labels."""
+    """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
-    """Whether its result is a teacher of its own, so that ``ema_decay`` has no effect."""
+    """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""
 
     def __init__(
         self,
-        network: UNet,
+        network: SegmentationNetwork,
         loss: settings.Settings,
         deep_supervision: int = 0,
         ema_decay: float = 0.0,
     ) -> None:
-        """Build what is trained besides the network.
+        """Build the modules that are trained besides the network.
 
         Args:
             network: trained in place.
-            loss: of the class ``Settings`` of the method.
+            loss: the settings of the loss, of the class ``Settings`` of the method.
             deep_supervision: at how many coarser resolutions the decoder is supervised too, if it
                 has so many.
-            ema_decay: decay of a moving average of the network's weights, which is then the result;
-                0: none, the result is the network.
+            ema_decay: decay of a moving average of the network's weights, which is then the result.
+                0: there is no average, and the network is the result.
         """
         super().__init__()
         self.network = network
         self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
-        width, levels = network.settings.width, network.settings.levels
+        coarser = network.decoder.channels_of_map[-2::-1]  # from fine to coarse
         self.coarse = nn.ModuleList(
-            nn.Conv2d(width * 2**k, network.n_classes, 1)
-            for k in range(1, min(deep_supervision, levels - 1) + 1)
+            nn.Conv2d(channels, network.n_classes, 1) for channels in coarser[:deep_supervision]
         ).apply(initialise)
 
+    def check_batches(self, labelled: int, unlabelled: int) -> None:
+        """Refuse, before any work, numbers of slices per step that the method cannot use.
+
+        Args:
+            labelled: labelled slices per step.
+            unlabelled: slices without labels per step.
+
+        Raises:
+            PosconError: the method needs other numbers.
+        """
+
     def logits(self, images: Tensor) -> list[Tensor]:
-        """Class logits at full resolution, then at each halving of it that is supervised too."""
+        """Class logits at full resolution, then at each coarser resolution that is supervised."""
         if not self.coarse:
             return [self.network(images)]
         return self.scores_of(self.network.encoder(images))
 
     def scores_of(self, features: list[Tensor]) -> list[Tensor]:
-        """The same from the encoder's features at every level."""
+        """Class logits as of :meth:`logits`, from the encoder's features at every level."""
         *coarser, finest = self.network.decoder(features)
         logits = [self.network.classifier(finest)]
         for classifier, level in zip(self.coarse, reversed(coarser), strict=False):
@@ -62,7 +73,7 @@ class FinetuneMethod(Method):
         return logits
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> SegmentationNetwork:
         """The network that is the result."""
         return self.network if self.ema is None else self.ema.network
 
@@ -74,11 +85,11 @@ class FinetuneMethod(Method):
 def over_resolutions(loss: Callable[[Tensor, int], Tensor], logits: Sequence[Tensor]) -> Tensor:
     """Deep supervision (Lee et al., AISTATS 2015) with the weights of Isensee et al. 2021.
 
-    The k-th halving of the resolution has the weight 2^-k, divided by the sum of all weights.
+    The resolution that is halved k times has the weight 2^-k, divided by the sum of all weights.
 
     Args:
-        loss: of the logits at one resolution and its stride 2^k: targets are brought to it by
-            taking every 2^k-th pixel.
+        loss: from the logits at one resolution and its stride 2^k to a scalar. It takes every
+            2^k-th pixel of the targets.
         logits: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
     """
     losses = torch.stack([loss(part, 2**k) * 0.5**k for k, part in enumerate(logits)])

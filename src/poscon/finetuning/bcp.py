@@ -10,8 +10,8 @@ from poscon import settings
 from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.teacher import Teacher
-from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.networks.parts import SegmentationNetwork
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -22,10 +22,10 @@ def draw_masks(n: int, size: int, crop: float, seed: int) -> Tensor:
     """Draw M of Bai et al. 2023, Sec. 3.1: where a mixed slice shows its background.
 
     Args:
-        n: how many masks.
-        size: their extent in pixels.
-        crop: beta; the crop takes int(crop * size) pixels of each axis, but at least one.
-        seed: of the places. Every place where the crop lies inside is as likely.
+        n: number of masks.
+        size: extent of a mask in pixels.
+        crop: beta. The crop takes int(crop * size) pixels of each axis, and at least one.
+        seed: of the places. All places where the crop lies inside have the same probability.
 
     Returns:
         (n, size, size) bool, False in the crop and True around it.
@@ -45,7 +45,7 @@ def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
 
     Args:
         labelled: X_i and X_j, (n, ...) each.
-        unlabelled: X_p and X_q, likewise.
+        unlabelled: X_p and X_q, (n, ...) each.
         mask: M, bool, with as many dimensions as they have.
 
     Returns:
@@ -56,16 +56,16 @@ def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
 
 
 def halves(batch: Tensor) -> Pair:
-    """The first and the last rows of a batch; the middle one of an odd number is in both."""
+    """The first and the last half of the rows. If the number is odd, the middle row is in both."""
     n = (len(batch) + 1) // 2
     return batch[:n], batch[-n:]
 
 
 def largest_components(labels: Tensor) -> Tensor:
-    """Keep the largest connected component of each class in each slice; the rest is background.
+    """Keep the largest connected component of each class in each slice. The rest is background.
 
-    Pixels that touch at a corner are connected. Of components of equal size, the one stays that
-    comes first when reading row by row.
+    Pixels that touch at a corner are connected. If components have the same size, the one that
+    comes first row by row stays.
 
     Args:
         labels: (B, H, W) class indices, at most 255.
@@ -80,14 +80,14 @@ def largest_components(labels: Tensor) -> Tensor:
 
 
 def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Dice and cross-entropy of some of the pixels; of all of them it is ``supervised_loss``.
+    """Dice and cross-entropy over some of the pixels. Over all pixels it is ``supervised_loss``.
 
     With p the softmax of the logits, y the labels as 0 and 1, and sums over the pixels of the mask
     in the whole batch,
 
         L_seg = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e)) - mean log p_y
 
-    with e = 1e-5. Without any pixel it is 0.
+    with e = 1e-5. If the mask is empty, it is 0.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
@@ -122,7 +122,7 @@ def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: 
         logits: (2n, classes, H, W) before the softmax: all Q_in, then all Q_out.
         labels: (2n, H, W) class indices: all Y_in, then all Y_out.
         mask: (n, H, W) bool, M.
-        weight: of the pixels from unlabelled slices, alpha.
+        weight: alpha, the weight of the pixels from unlabelled slices.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -136,10 +136,11 @@ def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: 
 
 
 class BidirectionalCopyPaste(FinetuneMethod):
-    """Crops of labelled slices on unlabelled ones and the other way round, under a teacher.
+    """Paste crops of labelled slices into unlabelled ones, and the other way round.
 
-    Before that the network is trained on labelled slices alone, pasted into each other. The
-    teacher starts as a copy of the network when self-training begins.
+    A teacher labels the unlabelled slices. Before that, the network is trained on labelled slices
+    only, which are pasted into each other. The teacher starts as a copy of the network when
+    self-training begins.
     """
 
     class Settings(settings.Settings):
@@ -147,9 +148,9 @@ class BidirectionalCopyPaste(FinetuneMethod):
 
         Attributes:
             crop: share of each axis that a pasted crop takes.
-            weight: of pixels with a pseudo-label; labelled ones have 1.
+            weight: weight of pixels with a pseudo-label. Labelled pixels have the weight 1.
             pretraining: share of the steps, from the first, that use labelled slices only.
-            decay: of the teacher's average.
+            decay: decay of the teacher's average.
         """
 
         crop: float = Field(2 / 3, gt=0, lt=1)
@@ -164,12 +165,16 @@ class BidirectionalCopyPaste(FinetuneMethod):
     smallest_batch = 2
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss
         self.teacher = Teacher(network, loss.decay)
-        self.self_training = False  # no buffer: to read one waits for a GPU
+        self.self_training = False  # not a buffer, because reading one waits for a GPU
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if (total_steps - 1) / total_steps < self.loss.pretraining:
@@ -178,13 +183,20 @@ class BidirectionalCopyPaste(FinetuneMethod):
                 "none is left for self-training; train longer or lower it"
             )
 
+    def check_batches(self, labelled: int, unlabelled: int) -> None:
+        if labelled != unlabelled:
+            raise PosconError(
+                f"setting unlabelled_batch = {unlabelled}: method bcp pastes between pairs of a "
+                f"labelled and an unlabelled slice, so it must be batch = {labelled}; leave it out"
+            )
+
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
         images = halves(views.apply(batch.images, view))
         labels = halves(views.apply_to_labels(batch.labels, view))
         n = len(images[0])
-        mask = draw_masks(n, views.size, self.loss.crop, mix_seed(seed, 10))
+        mask = draw_masks(n, views.size, self.loss.crop, stream(seed, "masks"))
         mask = mask.to(batch.images.device, non_blocking=True)
         if progress < self.loss.pretraining:  # one half stands in for the unlabelled slices
             weight = 1.0
@@ -213,7 +225,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
         )
 
     def _pseudo_labels(self, images: Tensor) -> Tensor:
-        """What the teacher sees in (B, 1, H, W) images: (B, H, W), by Eq. 3 of the paper."""
+        """What the teacher sees in (B, C, H, W) images: (B, H, W), by Eq. 3 of the paper."""
         if not self.self_training:
             self.teacher.network.load_state_dict(self.network.state_dict())
             self.self_training = True

@@ -1,6 +1,6 @@
-"""What the methods that agree with a teacher share.
+"""What the methods share that make a student agree with a teacher.
 
-They differ in what the teacher is shown and in what is made of its answer.
+They differ in the teacher's input and in how its output is used.
 """
 
 import math
@@ -14,8 +14,8 @@ from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.finetuning.teacher import Teacher
-from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.networks.parts import SegmentationNetwork
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, with_intensity
 
@@ -25,7 +25,7 @@ def ramp_up(progress: float, share: float) -> float:
 
     Args:
         progress: share of the training's steps that are done.
-        share: of the steps over which T rises from 0 to 1; above 0.
+        share: share of the steps over which T rises from 0 to 1; above 0.
     """
     return math.exp(-5 * (1 - min(progress / share, 1.0)) ** 2)
 
@@ -44,7 +44,7 @@ def consistency_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, classes, H, W) of the student, before the softmax.
-        targets: likewise, of the teacher, after it.
+        targets: (B, classes, H, W) probabilities of the teacher.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -57,16 +57,16 @@ def student_and_teacher_views(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A view of every slice for the student, and one of the same geometry for the teacher.
 
-    Only the intensity is drawn anew, so that what the two say of a pixel can be compared.
+    Only the intensity is drawn again, so that their predictions can be compared pixel by pixel.
 
     Returns:
-        Two of (B + U, 1, size, size), the labelled slices before the unlabelled ones; and the
+        Two of (B + U, C, size, size), the labelled slices before the unlabelled ones; and the
         labels (B, size, size) of the former.
     """
     assert batch.labels is not None
     assert batch.unlabelled is not None
     pairs = []
-    for slices, own_seed in ((batch, seed), (batch.unlabelled, mix_seed(seed, 10))):
+    for slices, own_seed in ((batch, seed), (batch.unlabelled, stream(seed, "unlabelled"))):
         view, other = (views.draw(len(slices.images), own_seed, view=number) for number in (0, 1))
         same_place = with_intensity(view, other)
         pairs.append([views.apply(slices.images, v) for v in (view, same_place)])
@@ -79,9 +79,9 @@ class ConsistencySettings(settings.Settings):
     """Settings of the agreement with a teacher.
 
     Attributes:
-        weight: of the consistency at the end of the ramp-up.
+        weight: weight of the consistency at the end of the ramp-up.
         ramp_up: share of the steps, from the first, over which the weight rises.
-        decay: of the teacher's average.
+        decay: decay of the teacher's average.
     """
 
     weight: PositiveFloat
@@ -92,7 +92,7 @@ class ConsistencySettings(settings.Settings):
 class ConsistencyMethod(FinetuneMethod):
     """The supervised loss, and agreement with a teacher, which is the result.
 
-    The teacher is an average already; no other is kept, whatever ``ema_decay`` says.
+    The teacher is a moving average already, so there is no other one.
     """
 
     uses_unlabelled = True
@@ -100,7 +100,7 @@ class ConsistencyMethod(FinetuneMethod):
 
     def __init__(
         self,
-        network: UNet,
+        network: SegmentationNetwork,
         loss: ConsistencySettings,
         deep_supervision: int = 0,
         ema_decay: float = 0.0,
@@ -110,7 +110,7 @@ class ConsistencyMethod(FinetuneMethod):
         self.weight, self.ramp_up = loss.weight, loss.ramp_up
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> SegmentationNetwork:
         """The teacher."""
         return self.teacher.network
 

@@ -15,11 +15,11 @@ from poscon.views import ViewMaker
 class MeanTeacher(ConsistencyMethod):
     """The supervised loss, and agreement with a teacher on labelled and unlabelled slices.
 
-    The teacher sees the same view at another intensity. It is the result.
+    The teacher sees the same view at another intensity. The teacher is the result of the training.
     """
 
     class Settings(ConsistencySettings):
-        """Settings of the loss; the weight and its ramp-up are those of Yu et al. 2019."""
+        """Settings of the loss. The weight and its ramp-up are those of Yu et al. 2019."""
 
         weight: PositiveFloat = 0.1
         ramp_up: float = Field(1.0, gt=0, le=1)

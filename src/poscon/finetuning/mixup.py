@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
-from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.networks.parts import SegmentationNetwork
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
 
 def draw_pairs(n: int, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a partner for each of ``n`` slices and how much of the slice is kept.
+    """Draw a partner for each of ``n`` slices, and the share of the slice that is kept.
 
     Returns:
         (n,) int64, a permutation of the slices; and (n,) float32 from Beta(alpha, alpha).
@@ -50,7 +50,7 @@ def soft_supervised_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, classes, H, W) before the softmax.
-        targets: likewise, from 0 to 1 and with a sum of 1 over the classes.
+        targets: (B, classes, H, W), from 0 to 1 and with a sum of 1 over the classes.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
@@ -66,7 +66,7 @@ class Mixup(FinetuneMethod):
         """Settings of the loss.
 
         Attributes:
-            alpha: shares come from Beta(alpha, alpha): the smaller, the less is mixed.
+            alpha: shares come from Beta(alpha, alpha). A smaller alpha mixes less.
         """
 
         alpha: PositiveFloat = 0.1
@@ -77,7 +77,11 @@ class Mixup(FinetuneMethod):
     smallest_batch = 2
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss
@@ -88,7 +92,7 @@ class Mixup(FinetuneMethod):
         images = views.apply(batch.images, view)
         labels = views.apply_to_labels(batch.labels, view)
         one_hot = nn.functional.one_hot(labels, self.network.n_classes).movedim(-1, 1)
-        pairs = draw_pairs(len(images), self.loss.alpha, mix_seed(seed, 10))
+        pairs = draw_pairs(len(images), self.loss.alpha, stream(seed, "pairs"))
         partners, shares = (drawn.to(images.device, non_blocking=True) for drawn in pairs)
         targets = mix(one_hot, partners, shares)
         loss = over_resolutions(

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the labelled slices, augmented, and nothing else."""
+"""Supervised fine-tuning on augmented labelled slices."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -17,8 +17,8 @@ def supervised_loss(
 ) -> Tensor:
     """Cross-entropy, with or without soft Dice (Milletari et al. 2016; MONAI's ``DiceCELoss``).
 
-    Dice is taken over the foreground classes and over the batch as one volume, so that a slice
-    without a class does not count as a failure to find it.
+    Dice is taken over the foreground classes and over the whole batch, as if it was one volume. A
+    slice without a class then does not count as a failure to find the class.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
@@ -48,7 +48,11 @@ class Supervised(FinetuneMethod):
     needs = "labelled slices"
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.loss = loss

@@ -1,9 +1,8 @@
-"""Supervised training with PCL beside it: the unlabelled slices never leave.
+"""Supervised training together with PCL on labelled and unlabelled slices.
 
-A combination of this project's own. Pre-training ends where fine-tuning begins, and what an encoder
-knows of the unlabelled patients may be forgotten within a few hundred steps on two labelled ones.
-Here their slices stay, and keep being contrasted by position (Zeng et al., MICCAI 2021,
-arXiv 2106.09157).
+This combination is the project's own. An encoder may forget what it has learned from the unlabelled
+patients within a few hundred steps on two labelled patients. Here the unlabelled slices remain part
+of each step, and are contrasted by position (Zeng et al., MICCAI 2021, arXiv 2106.09157).
 """
 
 import torch
@@ -13,10 +12,10 @@ from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 from poscon.pretext.contrast import two_views
 from poscon.pretext.pcl import positional_contrastive_loss
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -24,14 +23,14 @@ from poscon.views import ViewMaker
 class SupervisedWithContrast(FinetuneMethod):
     """The supervised loss, and the PCL loss over all views of the batch.
 
-    Of a labelled slice that is the view which is segmented, of an unlabelled one two views.
+    A labelled slice has one view, which is segmented. An unlabelled slice has two views.
     """
 
     class Settings(settings.Settings):
         """Settings of the loss.
 
         Attributes:
-            weight: of the contrast; the supervised loss has 1.
+            weight: weight of the contrast. The supervised loss has the weight 1.
             threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
             temperature: of the softmax.
         """
@@ -46,10 +45,14 @@ class SupervisedWithContrast(FinetuneMethod):
     uses_unlabelled = True
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
-        self.head = ProjectionHead(network.settings.feature_channels, HeadSettings())
+        self.head = ProjectionHead(network.encoder.feature_channels, HeadSettings())
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
@@ -58,7 +61,7 @@ class SupervisedWithContrast(FinetuneMethod):
         view, n = views.draw(len(batch.images), seed), len(batch.images)
         labels = views.apply_to_labels(batch.labels, view)
         images = views.apply(batch.images, view)
-        without = two_views(batch.unlabelled, views, mix_seed(seed, 10))
+        without = two_views(batch.unlabelled, views, stream(seed, "unlabelled"))
         features = self.network.encoder(torch.cat([images, without]))
         supervised = over_resolutions(
             lambda logits, s: supervised_loss(logits, labels[:, ::s, ::s]),

@@ -13,8 +13,8 @@ from poscon.finetuning.consistency import (
     probabilities,
     student_and_teacher_views,
 )
-from poscon.networks.unet import UNet
-from poscon.seeds import mix_seed
+from poscon.networks.parts import SegmentationNetwork
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -26,7 +26,7 @@ class Transform:
     Attributes:
         turns: (B,) quarter turns, 0 to 3.
         mirrored: (B,) bool, left and right change places before the turn.
-        zoom: (B,) factor about the middle, or None for none, which leaves every value as it is.
+        zoom: (B,) factor about the middle. None: no zoom, and every value stays the same.
     """
 
     turns: Tensor
@@ -47,9 +47,9 @@ def draw_transform(n: int, scale: tuple[float, float], seed: int) -> Transform:
 def apply_transform(maps: Tensor, transform: Transform) -> Tensor:
     """Transform images or probabilities (B, channels, size, size), each by its own parameters.
 
-    Turns and mirrors move values and change none. Zoom interpolates linearly, and what is beyond
-    the border is as on it: each new value is a mean of old ones, so that probabilities still sum
-    to 1.
+    Turns and mirrors move values and change none. Zoom interpolates linearly. Beyond the border
+    are the values of the border. Each new value is a weighted mean of old ones, so that
+    probabilities still sum to 1.
     """
 
     def per_map(condition: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ class TransformationConsistency(ConsistencyMethod):
     """The supervised loss, and agreement with a teacher whose answer is transformed.
 
     The student sees transformed slices, labelled and unlabelled; the teacher sees them as they
-    were, at another intensity. The teacher is the result.
+    were, at another intensity. The teacher is the result of the training.
     """
 
     class Settings(ConsistencySettings):
         """Settings of the loss.
 
         Attributes:
-            scale: zoom between these factors.
+            scale: smallest and largest zoom factor.
         """
 
         weight: PositiveFloat = 1.0
@@ -97,14 +97,18 @@ class TransformationConsistency(ConsistencyMethod):
     needs = "labelled and unlabelled slices"
 
     def __init__(
-        self, network: UNet, loss: Settings, deep_supervision: int = 0, ema_decay: float = 0.0
+        self,
+        network: SegmentationNetwork,
+        loss: Settings,
+        deep_supervision: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.scale = loss.scale
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         student, teacher, labels = student_and_teacher_views(batch, views, seed)
-        transform = draw_transform(len(student), self.scale, mix_seed(seed, 11))
+        transform = draw_transform(len(student), self.scale, stream(seed, "transforms"))
         n = len(labels)
         logits = self.logits(torch.cat([student[:n], apply_transform(student, transform)]))
         targets = apply_transform(probabilities(self.teacher(teacher)), transform)

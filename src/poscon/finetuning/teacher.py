@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from poscon.networks.unet import UNet
+from poscon.networks.parts import SegmentationNetwork
 
 
 class Teacher(nn.Module):
@@ -16,24 +16,24 @@ class Teacher(nn.Module):
 
         theta' <- a theta' + (1 - a) theta,    a = min(decay, 1 - 1 / (t + 1))
 
-    (Tarvainen & Valpola 2017, Sec. 2; the rising a, which is in their code, makes it a plain mean
-    at first and lets the teacher forget the initial weights). Running statistics of BatchNorm are
-    averaged in the same way, on top of what the teacher's own forward passes in training mode make
-    of them; whole numbers are copied.
+    (Tarvainen & Valpola 2017, Sec. 2). The rising a, which is in their code, makes it a plain mean
+    at first, so that the teacher forgets the initial weights. The running statistics of BatchNorm
+    are averaged in the same way. The teacher's own forward passes in training mode change them
+    too. Integers are copied.
 
     Args:
-        student: the network; the teacher starts as its copy.
-        decay: of the average, a.
+        student: the network. The teacher starts as its copy.
+        decay: the largest a.
     """
 
-    def __init__(self, student: UNet, decay: float) -> None:
+    def __init__(self, student: SegmentationNetwork, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.steps = 0  # a number and no buffer: to read one waits for a GPU
 
     @torch.no_grad()
-    def update(self, student: UNet) -> None:
+    def update(self, student: SegmentationNetwork) -> None:
         """Take in the student's weights; call it after each step of the optimiser."""
         a = min(self.decay, 1 - 1 / (self.steps + 1))
         theirs = student.state_dict()
@@ -55,7 +55,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits, without a gradient; see :meth:`poscon.networks.unet.UNet.forward`.
+        """The network's class logits, without a gradient.
 
         While the student is trained, the teacher is in training mode too: BatchNorm normalises by
         the batch, as in the code of Tarvainen & Valpola 2017, Yu et al. 2019 and Li et al. 2020,

@@ -1,1 +1,1 @@
-"""Networks: the U-Net, the heads, and which parameters are the encoder."""
+"""Networks: the architectures, their parts, the heads, and building all of it from settings."""

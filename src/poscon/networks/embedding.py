@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 def embed(
     encoder: nn.Module, head: nn.Module, images: Tensor, grad_cache_chunk: int | None = None
 ) -> Tensor:
-    """The head's embeddings of images, (B, 1, H, W) -> (B, D).
+    """The head's embeddings of images, (B, in_channels, H, W) -> (B, D).
 
     With ``grad_cache_chunk`` the images go through in the fewest parts of at most so many, of even
     size. Only the embeddings of a part are kept. The backward pass makes the rest again when it

@@ -3,7 +3,7 @@
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from poscon.networks.unet import initialise
+from poscon.networks.layers import initialise
 from poscon.settings import Settings
 
 

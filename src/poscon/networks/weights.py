@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.networks.unet import NetworkSettings
+from poscon.networks.settings import NetworkSettings
 
 
 def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:

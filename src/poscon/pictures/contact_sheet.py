@@ -1,4 +1,4 @@
-"""The contact sheet: a few slices of a few cases on one picture, to see what a store holds."""
+"""The contact sheet: a few slices of a few cases on one picture, to show what a store holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from poscon.errors import PosconError
 from poscon.files import complete
+from poscon.pictures.orientation import caption, radiological
 from poscon.store.store import CaseRecord, Store
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -22,16 +23,11 @@ POSITIONS = tuple((i + 0.5) / 6 for i in range(6))
 """Relative positions of the columns; each shows the slice that covers its position."""
 
 SOFTWARE = "poscon contact sheet"
-"""The mark in the PNG by which a picture of ours is known."""
+"""The mark in the PNG by which poscon knows its own picture."""
 
 # Okabe & Ito's palette, the dark blue last and without black: neither stands out on grey.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 LINES: tuple[LineStyle, ...] = ("solid", "dashed", "dotted")
-DIRECTIONS = {
-    "axial": "axial: up is anterior, right is the patient's right, position rises to superior",
-    "coronal": "coronal: up is superior, right is the patient's right, position rises to anterior",
-    "sagittal": "sagittal: up is superior, right is anterior, position rises to patient's right",
-}
 
 _TILE = 1.5  # inches: width of a tile; the following are inches too
 _TILE_HEIGHT = (0.4, 2.4)  # narrowest and tallest that the shape of a slice may make it
@@ -43,12 +39,12 @@ _ID_LENGTH = 60
 
 @dataclass(frozen=True)
 class _Row:
-    """One case on the sheet: its slices and where they go.
+    """One case on the sheet.
 
     Attributes:
         case: its record.
-        indices: slice of each column.
-        height: of its tiles, inches.
+        indices: the slice in each column.
+        height: height of its tiles, inches.
     """
 
     case: CaseRecord
@@ -57,14 +53,14 @@ class _Row:
 
 
 def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | None = None) -> None:
-    """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined.
+    """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined; the first channel.
 
-    Cases are spread evenly over the labelled ones in order of id, then the others.
+    The cases are spread evenly over all candidates: labelled ones by id, then the others by id.
 
     Args:
-        store: where the pixels are.
-        path: the PNG to write, complete or not at all; its folder is made.
-        cases: choose among these only.
+        store: holds the pixels.
+        path: the PNG to write, complete or not at all. Its folder is created.
+        cases: the candidates; None means all cases.
 
     Raises:
         PosconError: no case to draw, or a file exists there that is no contact sheet.
@@ -82,10 +78,10 @@ def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | N
 
 
 def check_target(path: Path) -> None:
-    """Refuse a path that is no PNG or whose file we did not draw.
+    """Check that the contact sheet may be written there.
 
     Raises:
-        PosconError: as said.
+        PosconError: the path is no PNG, is a folder, or holds a file that poscon did not draw.
     """
     if path.suffix.lower() != ".png":
         raise PosconError(
@@ -119,10 +115,12 @@ def _row(case: CaseRecord) -> _Row:
 
 
 def _figure(store: Store, rows: list[_Row]) -> Figure:
-    """Lay the sheet out from the top: heading, columns' positions, cases, legend."""
+    """Lay the sheet out from the top: heading, positions of the columns, cases, legend."""
     planes = sorted({row.case.geometry.plane for row in rows})
     heading = [f"{store.name}: {len(rows)} of {len(store.cases)} cases"]
-    heading += [f"By the headers, {DIRECTIONS[plane]}" for plane in planes]
+    if store.channels > 1:
+        heading.append(f"Shown is channel 0 ({store.manifest.channels[0]}) of {store.channels}")
+    heading += [caption(plane) for plane in planes]
     width = 2 * _MARGIN + len(POSITIONS) * _TILE + (len(POSITIONS) - 1) * _GAP
     legend_columns = len(POSITIONS)
 
@@ -153,16 +151,17 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
         text(left(column) + _TILE / 2, top, f"position {position:.2f}", ha="center")
     top -= _LINE
     for row in rows:
-        text(_MARGIN, top, _caption(row.case))
+        text(_MARGIN, top, _case_line(row.case))
         top -= _LINE
-        images = store.image(row.case)[list(row.indices)].astype(np.float32)
+        images = store.image(row.case)[list(row.indices), 0].astype(np.float32)
+        images = radiological(store.image(row.case)[list(row.indices)].astype(np.float32))
         grey = np.percentile(images, (0.5, 99.5))
         for column, index in enumerate(row.indices):
             box = (left(column), top - row.height, _TILE, row.height)
             axes = figure.add_axes(
                 (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
             )
-            label = np.asarray(store.label(row.case)[index]) if row.case.labelled else None
+            label = radiological(store.label(row.case)[index]) if row.case.labelled else None
             _draw_slice(axes, images[column], label, row.case, (float(grey[0]), float(grey[1])))
             axes.text(
                 0.03, 0.97, f"{index + 1}/{row.case.shape[0]}", transform=axes.transAxes,
@@ -200,13 +199,13 @@ def _draw_slice(
     case: CaseRecord,
     grey: tuple[float, float],
 ) -> None:
-    """Draw (rows, columns) image and class outlines, row 0 at the bottom."""
+    """Draw (rows, columns) image and class outlines, row 0 at the top."""
     _, row_mm, column_mm = case.spacing
     axes.imshow(
-        image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="lower", aspect=row_mm / column_mm
+        image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="upper", aspect=row_mm / column_mm
     )
     if label is not None:
-        padded = np.pad(label, 1)  # so that an outline closes at the border of the slice
+        padded = np.pad(label, 1)  # an outline closes at the border of the slice
         at = [np.arange(-1, n + 1) for n in label.shape]
         for c in np.unique(label[label > 0]).tolist():
             axes.contour(
@@ -214,23 +213,23 @@ def _draw_slice(
                 linestyles=_line(c), linewidths=0.8,
             )  # fmt: skip
     rows, columns = image.shape
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5), xticks=[], yticks=[])
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xticks=[], yticks=[])
     axes.set_facecolor("black")
     axes.axis("off")
 
 
-def _caption(case: CaseRecord) -> str:
+def _case_line(case: CaseRecord) -> str:
     slices, rows, columns = case.shape
     slice_mm, row_mm, column_mm = case.spacing
     return (
-        f"{_shorten(case.id, _ID_LENGTH)}    {case.intensity.modality}, {slices} slices of "
+        f"{_shorten(case.id, _ID_LENGTH)}    {case.modality}, {slices} slices of "
         f"{rows} x {columns}, {row_mm:.3g} x {column_mm:.3g} mm, {slice_mm:.3g} mm apart"
         f"{'' if case.labelled else ', not labelled'}"
     )
 
 
 def _shorten(name: str, length: int) -> str:
-    """The name, its middle left out where it is longer than that."""
+    """The name, without its middle if it is longer than that."""
     if len(name) <= length:
         return name
     keep = length - 3

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
+from poscon.pictures.orientation import radiological
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
@@ -29,22 +30,24 @@ def draw_predictions(
 ) -> None:
     """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
 
-    The slices are spread over the slices that have reference foreground: the first case shows a
-    low one, the last a high one.
+    If there are several image channels, the first is drawn.
+
+    The slices are spread over those with reference foreground: the first case shows a low slice,
+    the last case a high one.
 
     Args:
         path: PNG to write.
-        store: where image and reference come from.
-        cases: case ids, labelled ones.
-        predictions: folders of label maps named by case, by what to call them.
-        title: of the picture.
+        store: holds images and references.
+        cases: ids of labelled cases.
+        predictions: by title of the column, a folder of label maps that are named by case.
+        title: title of the picture.
     """
     columns = ["image", "reference", *predictions]
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(cases) + 1.0), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for place, (row, name) in enumerate(zip(axes, cases, strict=True)):
         (case,) = [c for c in store.cases if c.id == name]
-        image, reference = store.image(case), store.label(case)
+        image, reference = store.image(case)[:, 0], store.label(case)
         labelled = np.flatnonzero((reference > 0).any(axis=(1, 2)))
         number = int(labelled[int((place + 0.5) / len(cases) * len(labelled))])
         overlays: list[np.ndarray | None] = [None, reference[number]]
@@ -57,12 +60,10 @@ def draw_predictions(
             extent = (0.0, cols * mm_column, 0.0, rows * mm_row)
             low, high = np.percentile(image[number], (1, 99.5))
             axis.imshow(
-                image[number], cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent
+                radiological(image[number]), cmap="gray", vmin=low, vmax=high, extent=extent
             )
             if overlay is not None:
-                axis.imshow(
-                    _colours(overlay), origin="lower", extent=extent, interpolation="nearest"
-                )
+                axis.imshow(_colours(radiological(overlay)), extent=extent, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if axis in axes[0]:
                 axis.set_title(column, fontsize=10)
@@ -78,7 +79,7 @@ def draw_predictions(
 
 
 def read_prediction(store: Store, case: CaseRecord, folder: Path) -> np.ndarray:
-    """A case's predicted classes, (slices, rows, columns) on the scan's own grid in plane.
+    """The predicted classes of a case, (slices, rows, columns), on the scan's own grid in plane.
 
     Raises:
         PosconError: the folder has no label map of the case.

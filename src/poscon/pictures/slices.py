@@ -1,4 +1,4 @@
-"""A volume's slices with outlines, reference beside prediction, as pictures for a page."""
+"""The slices of a volume as pictures for a page: reference and prediction, side by side."""
 
 import base64
 import io
@@ -9,9 +9,10 @@ from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from poscon.pictures.contact_sheet import COLOURS
+from poscon.pictures.orientation import radiological
 
 MOST = 40
-"""So many slices of a volume are shown at most, evenly spread."""
+"""The most slices of a volume that are shown, evenly spread."""
 WIDTH = 192
 """Pixels of one of the two pictures."""
 
@@ -19,29 +20,30 @@ WIDTH = 192
 def outlined_pngs(
     image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float]
 ) -> list[str]:
-    """Base64 PNGs, one a slice: the image with the reference's outlines, then the prediction's.
+    """One base64 PNG per slice: the image with the reference's outlines, then the prediction's.
 
     Args:
         image: (slices, rows, columns).
-        reference: class indices likewise.
-        prediction: class indices of as many slices, on any grid in plane.
+        reference: class indices, of the image's shape.
+        prediction: class indices of the same slices, on any grid in plane.
         spacing: mm between rows and between columns of the image.
     """
     n, rows, columns = image.shape
     height = max(1, round(WIDTH * rows * spacing[0] / (columns * spacing[1])))
     pngs = []
     for i in np.unique(np.linspace(0, n - 1, min(n, MOST)).round().astype(int)):
-        low, high = np.percentile(image[i].astype(np.float32), (1, 99.5))
-        grey = np.clip((image[i].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+        pixels = radiological(image[i]).astype(np.float32)
+        low, high = np.percentile(pixels, (1, 99.5))
+        grey = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)
         panels = []
-        for classes in (reference[i], prediction[i]):
+        for classes in (radiological(reference[i]), radiological(prediction[i])):
             panel = np.repeat(_resized(grey, height)[..., None], 3, axis=2)
             shown = _resized(classes, height)
             for index in range(1, int(classes.max()) + 1):
                 mask = shown == index
                 edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
                 panel[edge] = to_rgb(COLOURS[(index - 1) % len(COLOURS)])
-            panels.append(panel[::-1])  # rows rise
+            panels.append(panel)
         both = np.concatenate([panels[0], np.zeros((height, 4, 3)), panels[1]], axis=1)
         file = io.BytesIO()
         matplotlib.image.imsave(file, (both * 255).astype(np.uint8), format="png")
@@ -50,7 +52,7 @@ def outlined_pngs(
 
 
 def _resized(plane: np.ndarray, height: int) -> np.ndarray:
-    """The nearest pixels."""
+    """(rows, columns) resampled to (height, WIDTH), nearest neighbour."""
     rows = ((np.arange(height) + 0.5) * plane.shape[0] / height).astype(int)
     columns = ((np.arange(WIDTH) + 0.5) * plane.shape[1] / WIDTH).astype(int)
     return plane[np.ix_(rows, columns)]

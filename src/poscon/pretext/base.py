@@ -1,39 +1,39 @@
-"""What every pre-training method is: an encoder, what it puts on top, a loss."""
+"""The base of all pre-training methods: an encoder, further layers on top of it, a loss."""
 
 from typing import ClassVar
 
 from poscon import settings
 from poscon.methods import Method
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 
 
 class PretextMethod(Method):
-    """Base of the pre-training methods: built around an encoder."""
+    """Base of the pre-training methods. A method is built around an encoder."""
 
     parts: tuple[str, ...] = ("encoder",)
     """The attributes that are parts of the U-Net, which ``finetune`` starts from."""
     trains: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
-    """Whether it has a projection head; if not, the head's settings have no effect."""
+    """Whether it has a projection head. If not, the settings of the head have no effect."""
     in_processes: ClassVar[bool] = False
-    """Whether several processes, with a share of the batch each, train as one would."""
+    """Whether several processes that share each batch train as one process does."""
     uses_grad_cache: ClassVar[bool] = False
-    """Whether it honours ``grad_cache_chunk``."""
+    """Whether ``grad_cache_chunk`` has an effect."""
     grad_cache_chunk: int | None = None
-    """Most views that go through the network at once (:func:`poscon.networks.embedding.embed`);
-    None: all."""
+    """How many views go through the network at once (:func:`poscon.networks.embedding.embed`).
+    None: all views."""
 
     def __init__(
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int
     ) -> None:
-        """Build what goes on top of the encoder.
+        """Build the layers on top of the encoder.
 
         Args:
             encoder: trained in place.
-            head: the projection head's settings.
-            loss: of the class ``Settings`` of the method.
-            n_slices: how many slices there are; ``batch.slice_ids`` numbers them.
+            head: the settings of the projection head.
+            loss: the settings of the loss, of the class ``Settings`` of the method.
+            n_slices: number of slices of the training; ``batch.slice_ids`` are below it.
         """
         super().__init__()
         self.encoder = encoder

@@ -1,8 +1,8 @@
 """The loss of each anchor without the matrix of all pairs, forward and backward.
 
-A block of anchors is compared with all rows at a time. Of the pairs nothing is kept: the backward
-pass computes the logits again from the embeddings and each anchor's log partition, which is what
-FlashAttention (Dao et al. 2022, arXiv 2205.14135) does with the softmax of attention.
+One block of anchors after another is compared with all rows. Nothing is kept for each pair. The
+backward pass computes the logits again from the embeddings and the log partition of each anchor, as
+FlashAttention (Dao et al. 2022, arXiv 2205.14135) does for the softmax of attention.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 Related = Callable[[Tensor, Tensor], Tensor]
-"""The rule of which rows are positives: keys of A anchors and of B rows -> a new (A, B) bool."""
+"""The rule for positives: from keys (A,) of anchors and (B,) of rows to a new (A, B) bool."""
 
 BLOCK_PAIRS = 2**22
-"""Pairs of a block; in single precision 16 MiB a matrix, of which a handful exists at a time."""
+"""Pairs in one block. A matrix of them has 16 MiB in float32, and a few exist at a time."""
 
 
 def anchor_losses(
@@ -27,14 +27,14 @@ def anchor_losses(
     anchors: range | None = None,
     block: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`poscon.pretext.contrast.contrastive_loss` takes the mean of.
+    """The terms whose mean is :func:`poscon.pretext.contrast.contrastive_loss`.
 
-    It can be differentiated once, with respect to z; ``create_graph`` is a RuntimeError.
+    They can be differentiated once, with respect to z.
 
     Args:
         z: (B, D), at unit length, in float32 or float64.
-        keys: (B,), what the rule judges by.
-        related: the rule. A row is never its own positive, whatever the rule says.
+        keys: (B,), the input of the rule.
+        related: the rule. A row is never its own positive.
         temperature: greater than zero.
         anchors: which rows are anchors; None: all.
         block: anchors at a time; None: as many as make ``BLOCK_PAIRS`` pairs.
@@ -42,6 +42,10 @@ def anchor_losses(
     Returns:
         (A,) the loss L_i of each anchor, 0 where it has no positive; and (A,) int64, the number of
         positives of each.
+
+    Raises:
+        RuntimeError: in the backward pass, if it is asked for a second derivative
+            (``create_graph``).
     """
     anchors = range(len(z)) if anchors is None else anchors
     block = max(1, BLOCK_PAIRS // len(z)) if block is None else block
@@ -49,7 +53,7 @@ def anchor_losses(
 
 
 class _Pairs:
-    """The pairs of all anchors with all rows, a block of anchors after the other."""
+    """The pairs of all anchors with all rows, one block of anchors after another."""
 
     def __init__(self, related: Related, temperature: float, anchors: range, block: int) -> None:
         self.related = related
@@ -58,7 +62,7 @@ class _Pairs:
         self.block = block
 
     def __call__(self, z: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Of each block: which anchors, which rows they are, logits and positives, both (a, B)."""
+        """For each block: which anchors, their rows, the logits (a, B) and the positives (a, B)."""
         for first in range(0, len(self.anchors), self.block):
             chosen = self.anchors[first : first + self.block]
             rows = slice(chosen.start, chosen.stop)

@@ -1,6 +1,6 @@
-"""What the contrastive methods share: a cross-entropy over pairs of views, told which go together.
+"""What the contrastive methods share: a cross-entropy over pairs of views.
 
-The methods differ in their positives (and GCL in its negatives), and in nothing else.
+The methods differ in which pairs are positives. GCL differs in its negatives too.
 """
 
 import math
@@ -14,7 +14,7 @@ from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
 DENSE = 1024
-"""Up to so many views all pairs are made at once: blocks would save nothing that matters there."""
+"""The largest number of views for which all pairs are made at once. Blocks save little there."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -26,21 +26,21 @@ def unit(embeddings: Tensor) -> Tensor:
 def contrastive_loss(
     embeddings: Tensor, positives: Tensor, *, temperature: float, negatives: Tensor | None = None
 ) -> Tensor:
-    """Contrast each row with the others; rows that are its positives should be nearest.
+    """Contrast each row with the others. Its positives should be nearest to it.
 
     With z the embeddings at unit length and T the temperature, anchor i with positives P(i) has
 
         L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / D_ij )
 
     where D_ij sums exp(z_i.z_k / T) over all k != i, or, if ``negatives`` are given, over j and
-    the negatives of i. The loss is the mean of L_i over the anchors that have a positive; anchors
-    without one are skipped, and if no anchor has one the loss is 0 (with a gradient of 0).
+    the negatives of i. The loss is the mean of L_i over the anchors that have a positive. If no
+    anchor has one, the loss is 0 and its gradient is 0.
 
     Args:
         embeddings: (B, D), of any length other than zero.
         positives: (B, B) bool; row i marks the positives of anchor i. The diagonal is ignored.
         temperature: greater than zero.
-        negatives: (B, B) bool likewise, or None.
+        negatives: (B, B) bool; row i marks the negatives of anchor i. None: all other rows.
 
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
@@ -48,7 +48,7 @@ def contrastive_loss(
     z = unit(embeddings)
     itself = _diagonal(positives)
     positives = positives & ~itself
-    with torch.autocast(z.device.type, enabled=False):  # else a product of bfloat16
+    with torch.autocast(z.device.type, enabled=False):  # otherwise it multiplies in bfloat16
         logits = z @ z.T / temperature
     n_positives = positives.sum(dim=1)
     # a finite filling keeps the gradient finite where nothing is left to sum
@@ -67,22 +67,22 @@ def contrastive_loss(
 
 
 def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature: float) -> Step:
-    """Contrast the views of all processes, whose positives a rule tells.
+    """Contrast the views of all processes. A rule says which of them are positives.
 
-    The loss is that of :func:`contrastive_loss` without ``negatives``, in memory that grows with
-    the number of views and not of pairs: see docs/explanation/loss-at-scale.md. In a distributed
-    training it is the loss of all processes' views, the same in each; a process takes its own
-    views as anchors. Every process must have the same number of views.
+    The loss is that of :func:`contrastive_loss` without ``negatives``. Its memory grows with the
+    number of views, not with the number of pairs (docs/explanation/loss-at-scale.md). In a
+    distributed training it is the loss over the views of all processes, the same in each process.
+    Each process takes its own views as anchors. All processes must have the same number of views.
 
     Args:
         embeddings: (B, D), of any length other than zero.
-        keys: (B,), what the rule judges by; alike in meaning in all processes.
-        related: keys of A anchors and of B views -> (A, B) bool, which are positives of which. A
-            view is never its own.
+        keys: (B,), the input of the rule, with the same meaning in all processes.
+        related: from keys (A,) of anchors and (B,) of views to (A, B) bool: which views are
+            positives of which anchor. A view is never its own positive.
         temperature: greater than zero.
 
     Returns:
-        The step; it logs the mean similarity of the embeddings.
+        The step. It logs the mean similarity of the embeddings.
     """
     z = gather(unit(embeddings))
     if n_processes() == 1 and len(z) <= DENSE:
@@ -110,7 +110,7 @@ def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature:
 
 
 def chance_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
-    """What :func:`contrastive_loss` comes to when all embeddings are alike; same masks."""
+    """The value of :func:`contrastive_loss` when all embeddings are equal; the same masks."""
     itself = _diagonal(positives)
     has = (positives & ~itself).any(dim=1)
     if negatives is None:
@@ -121,10 +121,10 @@ def chance_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
 
 
 def floor_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
-    """About what it comes to when positives are alike and far from all others; same masks.
+    """About the value when positives are equal and far from all others; the same masks.
 
-    Where the denominator has all views, the softmax is even over the positives and
-    L_i = log |P(i)|; where it has negatives only, nothing competes with a positive.
+    If the denominator has all views, the softmax is even over the positives and L_i = log |P(i)|.
+    If it has negatives only, nothing competes with a positive and the value is 0.
     """
     if negatives is not None:
         return torch.zeros((), dtype=torch.float64, device=positives.device)
@@ -133,7 +133,7 @@ def floor_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
 
 
 def _logarithms(n_positives: Tensor) -> Tensor:
-    """Of numbers of positives, 0 where there is none."""
+    """Logarithms of numbers of positives. Where there is none, the result is 0."""
     return n_positives.clamp(min=1).double().log()
 
 
@@ -147,6 +147,6 @@ def two_views(batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:
 
 
 def mean_similarity(embeddings: Tensor) -> Tensor:
-    """Mean cosine of different rows: near 1 when all point the same way."""
+    """Mean cosine of different rows. It is near 1 when all rows have the same direction."""
     z, n = unit(embeddings.detach()), len(embeddings)
     return (z.sum(0).square().sum() - n) / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""GCL: contrasting slices by partition, then regions (Chaitanya et al., NeurIPS 2020)."""
+"""GCL: contrast slices by partition, then regions (Chaitanya et al., NeurIPS 2020)."""
 
 from dataclasses import replace
 from typing import Literal, Self
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.errors import PosconError
+from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Decoder, Encoder, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import Decoder, Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import (
     chance_level,
@@ -28,14 +30,14 @@ LocalVariant = Literal["LR", "LD"]
 Denominator = Literal["negatives", "all"]
 
 _QUARTERS = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(1, 1), (1, 3), (3, 1), (3, 3)]
-"""Where the regions of a map lie, in quarters of the way from its first to its last place."""
+"""The places of the regions of a map, in quarters of the way from the first to the last place."""
 
 
 def partitions_of(positions: Tensor, count: int) -> Tensor:
-    """The partition that each slice falls in, when every volume is cut into ``count`` equal parts.
+    """The partition of each slice, where every volume is cut into ``count`` equal parts.
 
     Partition s = 0 .. count - 1 holds the positions above s / count, up to and including
-    (s + 1) / count, so that slice i of n, at (i + 1) / n, is in partition i when there are n.
+    (s + 1) / count. With n partitions, slice i of n, at (i + 1) / n, is in partition i.
 
     Args:
         positions: (N,), in (0, 1].
@@ -44,7 +46,7 @@ def partitions_of(positions: Tensor, count: int) -> Tensor:
     Returns:
         (N,) int64.
     """
-    below = 1 - 1e-6  # a position on a border counts down, also if it was rounded up
+    below = 1 - 1e-6  # a position on a border belongs to the part below, even if it was rounded up
     return (positions * (count * below)).long()
 
 
@@ -52,11 +54,12 @@ def global_pairs(partitions: Tensor, variant: GlobalVariant) -> tuple[Tensor, Te
     """Positives and negatives of the global loss, for two views of N slices.
 
     Args:
-        partitions: (N,), of each slice.
+        partitions: (N,), the partition of each slice.
         variant: see :func:`global_contrastive_loss`.
 
     Returns:
-        Two (2N, 2N) bool; row i marks those of anchor i. The diagonal of the positives is set.
+        Positives and negatives, (2N, 2N) bool each. Row i marks those of anchor i. The diagonal of
+        the positives is set.
     """
     slices = torch.arange(len(partitions), device=partitions.device).repeat(2)
     partitions = partitions.repeat(2)
@@ -96,9 +99,9 @@ def global_contrastive_loss(
 
     Args:
         embeddings: (2N, D), of any length other than zero.
-        partitions: (N,), of each slice.
-        variant: which strategy of the paper.
-        denominator: ``negatives``, as above, or ``all``: the sum under the fraction is over all
+        partitions: (N,), the partition of each slice.
+        variant: the strategy of the paper.
+        denominator: ``negatives``, as above, or ``all``: the sum in the denominator is over all
             k != i, as in supervised contrastive learning.
         temperature: greater than zero.
 
@@ -117,12 +120,12 @@ def global_contrastive_loss(
 def regions_of(maps: Tensor, side: int) -> Tensor:
     """The 13 regions of each map that the local loss compares, as vectors.
 
-    Their places are a 3x3 grid from corner to corner and the four middles of its cells. Neighbours
-    overlap where the map is smaller than 5 regions.
+    Their places are a 3x3 grid from corner to corner and the middles of its four cells. Neighbours
+    overlap if the map is smaller than 5 regions.
 
     Args:
         maps: (B, C, H, W), with H and W at least ``side`` + 4.
-        side: of a region, in pixels of the map.
+        side: extent of a region in pixels of the map.
 
     Returns:
         (B, 13, C * side * side).
@@ -164,17 +167,17 @@ def local_contrastive_loss(first: Tensor, second: Tensor, *, temperature: float)
 
 
 def partners_of(partitions: Tensor, volumes: Tensor) -> Tensor:
-    """For each slice another one of its partition, from another volume.
+    """For each slice, another slice of the same partition from another volume.
 
-    It is the next such slice of the batch, going on from the first after the last; a slice without
-    one is its own.
+    It is the next such slice of the batch. After the last slice, the search goes on from the first.
+    A slice that finds none is its own partner.
 
     Args:
-        partitions: (N,), of each slice.
-        volumes: (N,), likewise.
+        partitions: (N,), the partition of each slice.
+        volumes: (N,), the volume of each slice.
 
     Returns:
-        (N,) int64.
+        (N,) int64, the row of each partner.
     """
     n = len(partitions)
     numbers = torch.arange(n, device=partitions.device)
@@ -184,20 +187,23 @@ def partners_of(partitions: Tensor, volumes: Tensor) -> Tensor:
 
 
 class GlobalLocalContrast(PretextMethod):
-    """The encoder by whole slices, then, with the encoder as it is, the decoder by regions."""
+    """The encoder by whole slices, then, with the encoder as it is, the decoder by regions.
+
+    Regions are compared in the decoder's maps, so the number of input channels does not matter.
+    """
 
     class Settings(settings.Settings):
         """Settings of the loss.
 
         Attributes:
             temperature: of the softmax, in both stages.
-            global_variant: of the encoder's loss, by the paper's names: ``GR``, ``GD-``, ``GD``.
-            partitions: equal parts that each volume is cut into.
+            global_variant: the encoder's loss by its name in the paper: ``GR``, ``GD-`` or ``GD``.
+            partitions: number of equal parts that each volume is cut into.
             denominator: ``negatives`` (with the positive) or ``all`` other views.
-            local: share of the steps that go to the decoder, the last ones; 0: encoder only.
-            local_variant: of the decoder's loss: ``LR``, ``LD``.
-            decoder_blocks: how many levels of the decoder are trained; None: all but the finest.
-            region: side of a region, in pixels of the decoder's map.
+            local: share of the steps, the last ones, that train the decoder. 0: encoder only.
+            local_variant: the decoder's loss: ``LR`` or ``LD``.
+            decoder_blocks: number of decoder levels to train. None: all except the finest.
+            region: extent of a region in pixels of the decoder's map.
         """
 
         temperature: PositiveFloat = 0.1
@@ -230,7 +236,7 @@ class GlobalLocalContrast(PretextMethod):
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
         self.loss = loss
-        self.head = ProjectionHead(encoder.settings.feature_channels, head)
+        self.head = ProjectionHead(encoder.feature_channels, head)
         self.decoder: Decoder | None = None
         if loss.local == 0:
             return
@@ -241,9 +247,9 @@ class GlobalLocalContrast(PretextMethod):
                 f"setting loss.decoder_blocks = {blocks}: the network has {levels} levels"
             )
         self.stride = 2 ** (levels - blocks)
-        self.decoder = Decoder(encoder.settings, blocks=blocks)
+        self.decoder = build_decoder(encoder, blocks=blocks)
         self.parts = ("encoder", "decoder")
-        channels = encoder.settings.width * self.stride
+        channels = self.decoder.channels_of_map[-1]
         self.projection = nn.Sequential(
             nn.Conv2d(channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
@@ -313,8 +319,8 @@ class GlobalLocalContrast(PretextMethod):
         loss = local_contrastive_loss(
             torch.cat(first), torch.cat(second), temperature=self.loss.temperature
         )
-        # The loss of equal regions is no chance level: the untrained maps of two views that differ
-        # in intensity alone tell places apart already.
+        # The loss of equal regions is no chance level. The untrained maps of two views that differ
+        # only in intensity already distinguish places.
         return Step(
             loss,
             logs={
@@ -324,25 +330,21 @@ class GlobalLocalContrast(PretextMethod):
         )
 
     def _local_views(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:
-        """(2N, 1, size, size): two views of every slice that differ in intensity only.
+        """(2N, channels, size, size): two views of every slice that differ in intensity only.
 
-        For L^D all slices are seen in the same way, so that places in them correspond too.
+        For L^D all slices have the same geometry, so that places in different slices correspond.
         """
         n = len(batch.images)
         one, other = views.draw(n, seed, view=0), views.draw(n, seed, view=1)
         if self.loss.local_variant == "LD":
-            matrix, field = one.matrix, one.displacement
-            one = replace(
-                one,
-                matrix=matrix[:1].expand_as(matrix),
-                displacement=None if field is None else field[:1].expand_as(field),
-            )
+            shared = {name: values[:1].expand_as(values) for name, values in one.geometry.items()}
+            one = replace(one, geometry=shared)
         pair = (one, with_intensity(one, other))
         return torch.cat([views.apply(batch.images, view) for view in pair])
 
     @torch.no_grad()
     def _frozen_features(self, images: Tensor) -> list[Tensor]:
-        """The encoder's features; it stays as it is, the statistics of its BatchNorm included."""
+        """The encoder's features. Its weights and its BatchNorm statistics do not change."""
         self.encoder.eval()
         features = self.encoder(images)
         self.encoder.train(self.training)

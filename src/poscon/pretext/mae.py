@@ -1,6 +1,6 @@
 """MAE: masked autoencoding (He et al., CVPR 2022, arXiv 2111.06377), dense, with a U-Net.
 
-In the form for convolutional U-Nets of Wald et al. (CVPR 2025, arXiv 2410.23132).
+The form for convolutional U-Nets is that of Wald et al. (CVPR 2025, arXiv 2410.23132).
 """
 
 import torch
@@ -9,30 +9,30 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.errors import PosconError
+from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Decoder, Encoder, NetworkSettings, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import Decoder, Encoder
+from poscon.networks.settings import NetworkSettings
 from poscon.pretext.base import PretextMethod
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
-_MASKS = 10
-"""The stream of the step's seed that masks are drawn from."""
-
 
 def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) -> Tensor:
-    """Which pixels of ``n`` views are hidden: random patches, as many in every view.
+    """Which pixels of ``n`` views are hidden: random patches, the same number in every view.
 
-    A view is cut into patches from its first corner; if they do not divide it, those at the far
-    borders are part patches. Of P patches, round(ratio * P) are hidden. The same seed gives the
-    same masks on any device.
+    A view is cut into patches from its first corner. If they do not divide it, those at the far
+    borders are smaller. round(ratio * P) of P patches are hidden. The same seed gives the same
+    masks on every device.
 
     Args:
         n: number of views.
         size: extent of a view in pixels.
         patch: extent of a patch in pixels.
         ratio: share of the patches to hide, between 0 and 1.
-        seed: of the choice.
+        seed: of the choice of patches.
 
     Returns:
         (n, 1, size, size) bool, True where hidden.
@@ -49,7 +49,9 @@ def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) ->
 
 
 def count_hidden(size: int, *, patch: int, ratio: float) -> tuple[int, int]:
-    """Patches along an axis of a view, and how many in all are hidden; see :func:`hidden_patches`.
+    """The number of patches along an axis and the number of hidden ones in a view.
+
+    See :func:`hidden_patches` for the arguments.
 
     Raises:
         PosconError: nothing or everything would be hidden.
@@ -67,63 +69,75 @@ def count_hidden(size: int, *, patch: int, ratio: float) -> tuple[int, int]:
 def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     """The MAE loss: mean squared error over hidden pixels (He et al. 2022, Sec. 3; no number).
 
-    With y the prediction, x the target and H the hidden pixels of all views,
+    With y the prediction, x the target and H the hidden pixels of all views and image channels,
 
         L = 1/|H| * sum_{p in H} (y_p - x_p)^2
 
     Args:
-        prediction: (B, 1, H, W).
-        target: likewise.
-        hidden: likewise, bool, True somewhere.
+        prediction: (B, channels, H, W).
+        target: of the same shape.
+        hidden: (B, 1, H, W) bool, the same for all channels; True somewhere.
 
     Returns:
         Scalar in the square of the images' units, in their dtype but at least float32.
     """
     wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     squared = (prediction.to(wide) - target.to(wide)).square()
-    return squared.masked_fill(~hidden, 0).sum() / hidden.sum()
+    return squared.masked_fill(~hidden, 0).sum() / (hidden.sum() * target.shape[1])
 
 
 def spread(target: Tensor, hidden: Tensor) -> Tensor:
-    """Variance of the hidden pixels: the loss of the best prediction that is one and the same."""
-    mean = target.float().masked_fill(~hidden, 0).sum() / hidden.sum()
+    """Variance of the hidden pixels: the loss of the best prediction that is one value per channel.
+
+    Arguments as of :func:`masked_error`.
+    """
+    mean = target.float().masked_fill(~hidden, 0).sum((0, 2, 3), keepdim=True) / hidden.sum()
     return masked_error(mean.expand_as(target), target, hidden)
 
 
 def masked_views(
-    images: Tensor, views: ViewMaker, seed: int, *, patch: int, ratio: float
+    images: Tensor, views: ViewMaker, seed: int, own_slice: slice, *, patch: int, ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A view of every slice with patches set to zero, and what is asked for.
+    """A view of every slice with patches set to zero, and what is to be restored.
+
+    A patch is hidden in all input channels at once. Another channel or a neighbouring slice would
+    otherwise show what is hidden. Only the slice itself is to be restored, with all of its image
+    channels; its neighbours are not.
 
     Args:
-        images: (B, 1, canvas, canvas).
-        views: makes the views; those asked for have the same geometry and the slices' intensity,
-            because noise cannot be foretold.
+        images: (B, in_channels, canvas, canvas).
+        views: makes the views. What is to be restored has the same geometry and the slices' own
+            intensity, because noise cannot be predicted.
         seed: of the step.
+        own_slice: the input channels of the slice itself.
         patch: see :func:`hidden_patches`.
-        ratio: likewise.
+        ratio: see :func:`hidden_patches`.
 
     Returns:
-        What is seen, what is asked for, and bool where it is hidden; (B, 1, size, size) each.
+        What is seen, (B, in_channels, size, size); what is to be restored, (B, channels, size,
+        size); and bool where it is hidden, (B, 1, size, size).
     """
     plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-    target = ViewMaker(plain, views.size)(images, seed)
-    masks = mix_seed(seed, _MASKS)
+    target = ViewMaker(plain, views.size, views.channels)(images, seed)[:, own_slice]
+    masks = stream(seed, "masks")
     hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
     hidden = hidden.to(images.device, non_blocking=True)
     return views(images, seed).masked_fill(hidden, 0), target, hidden  # 0: mean of z-scored images
 
 
-def to_pixels(network: NetworkSettings) -> nn.Module:
-    """From the decoder's finest features to an image."""
-    layer = nn.Conv2d(network.width, 1, 1)
+def to_pixels(decoder: Decoder, network: NetworkSettings) -> nn.Module:
+    """From the decoder's finest map to the image channels of a slice."""
+    layer = nn.Conv2d(decoder.channels_of_map[-1], network.channels or 1, 1)
     initialise(layer)
     nn.init.normal_(layer.weight, std=0.05)  # small, so that it starts at chance
     return layer
 
 
 class MaskedAutoencoder(PretextMethod):
-    """A view with most of its patches set to zero; encoder and decoder restore them."""
+    """A view with most of its patches set to zero; encoder and decoder restore them.
+
+    With several input channels see :func:`masked_views`.
+    """
 
     class Settings(settings.Settings):
         """Settings of the loss.
@@ -145,8 +159,8 @@ class MaskedAutoencoder(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.decoder = Decoder(encoder.settings)
-        self.to_pixels = to_pixels(encoder.settings)
+        self.decoder = build_decoder(encoder)
+        self.to_pixels = to_pixels(self.decoder, encoder.settings)
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
@@ -154,7 +168,12 @@ class MaskedAutoencoder(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         visible, target, hidden = masked_views(
-            batch.images, views, seed, patch=self.loss.patch, ratio=self.loss.ratio
+            batch.images,
+            views,
+            seed,
+            self.encoder.settings.own_slice,
+            patch=self.loss.patch,
+            ratio=self.loss.ratio,
         )
         prediction = self.to_pixels(self.decoder(self.encoder(visible))[-1])
         return Step(

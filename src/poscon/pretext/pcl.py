@@ -8,24 +8,30 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
 ROUNDING = 1e-5
-"""Share of a threshold by which a distance must be below it: more than positions are rounded by."""
+"""A distance must be below the threshold by this share of it. Rounding of positions is smaller."""
 
 
 def near(anchors: Tensor, positions: Tensor, threshold: float) -> Tensor:
-    """Which positions are closer to which anchor than the threshold; exactly at it is not.
+    """Which positions are closer to which anchor than the threshold.
 
-    (A,) and (B,) -> (A, B) bool.
+    A position exactly at the threshold is not closer. Positions are fractions such as 3/10 and
+    4/10, and rounding makes their difference a little more or less than 1/10. A distance that
+    equals the threshold except for rounding therefore counts as equal.
 
-    Positions are fractions such as 3/10 and 4/10, whose difference comes out a little above or
-    below 1/10. Compared as they come, one and the same distance would be positive here and not
-    there; so what is equal but for rounding counts as equal.
+    Args:
+        anchors: (A,) positions.
+        positions: (B,).
+        threshold: in units of the positions.
+
+    Returns:
+        (A, B) bool.
     """
     return (anchors[:, None] - positions).abs() < threshold * (1 - ROUNDING)
 
@@ -40,14 +46,14 @@ def positional_contrastive_loss(
 
         L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / sum_{k != i} exp(z_i.z_k / T) )
 
-    The loss is the mean of L_i over the anchors that have a positive; anchors without one are
-    skipped, and if no anchor has one the loss is 0 (with a gradient of 0). A threshold of 0 or
-    less leaves no positives at all, not even another view at the same position; a threshold
-    above the range of the positions makes every other view a positive.
+    The loss is the mean of L_i over the anchors that have a positive. If no anchor has one, the
+    loss is 0 and its gradient is 0. With a threshold of 0 or less there are no positives, not even
+    another view at the same position. With a threshold above the range of the positions, every
+    other view is a positive.
 
     Args:
-        embeddings: (B, D), of any length other than zero; views of one slice are rows of their own.
-            In a distributed training those of this process; the loss is that of all processes.
+        embeddings: (B, D), of any length other than zero. Each view of a slice has its own row. In
+            a distributed training they are those of this process, and the loss is over all.
         positions: (B,).
         threshold: in units of the positions.
         temperature: greater than zero.
@@ -60,14 +66,14 @@ def positional_contrastive_loss(
 
 
 class PositionalContrast(PretextMethod):
-    """Two views of every slice; positives are all views at nearly the same position."""
+    """Two views of every slice. Positives are all views at nearly the same position."""
 
     class Settings(settings.Settings):
         """Settings of the loss.
 
         Attributes:
-            threshold: slices closer than this are positives; positions run from 0 to 1, so at 1
-                there would be nothing but positives.
+            threshold: slices closer than this are positives. Positions run from 0 to 1, so at 1
+                all slices would be positives.
             temperature: of the softmax.
         """
 
@@ -82,7 +88,7 @@ class PositionalContrast(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
+        self.head: nn.Module = ProjectionHead(encoder.feature_channels, head)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:

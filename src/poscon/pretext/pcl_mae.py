@@ -1,8 +1,8 @@
 """PCL and MAE at once: contrast by position, and restore what one of the views hides.
 
-A combination of this project's own, from Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al.
-(CVPR 2022, arXiv 2111.06377). Contrast alone leaves the decoder at random, and restoring alone
-says nothing of which slices of two patients belong together.
+This project combines Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al. (CVPR 2022, arXiv
+2111.06377). Contrast alone leaves the decoder untrained. Restoring alone does not tell the encoder
+which slices of two patients show the same anatomy.
 """
 
 from functools import partial
@@ -12,8 +12,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from poscon import settings
+from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Decoder, Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast
 from poscon.pretext.mae import count_hidden, masked_error, masked_views, spread, to_pixels
@@ -23,9 +24,10 @@ from poscon.views import ViewMaker
 
 
 class ContrastAndRestore(PretextMethod):
-    """Of two views of every slice, one has most patches set to zero.
+    """Two views of every slice, one of them with most patches set to zero.
 
-    All 2B embeddings are contrasted by position, and the decoder restores the hidden patches.
+    All 2B embeddings are contrasted by position, and the decoder restores the hidden patches. With
+    several input channels see :func:`poscon.pretext.mae.masked_views`.
     """
 
     class Settings(settings.Settings):
@@ -36,7 +38,7 @@ class ContrastAndRestore(PretextMethod):
             temperature: of the softmax.
             patch: extent of a patch in pixels of the view.
             ratio: share of the patches that are hidden.
-            weight: of the reconstruction; the contrast has 1.
+            weight: weight of the reconstruction. The contrast has the weight 1.
         """
 
         threshold: float = Field(0.1, gt=0, lt=1)
@@ -53,9 +55,9 @@ class ContrastAndRestore(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.head: nn.Module = ProjectionHead(encoder.settings.feature_channels, head)
-        self.decoder = Decoder(encoder.settings)
-        self.to_pixels = to_pixels(encoder.settings)
+        self.head: nn.Module = ProjectionHead(encoder.feature_channels, head)
+        self.decoder = build_decoder(encoder)
+        self.to_pixels = to_pixels(self.decoder, encoder.settings)
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
@@ -63,7 +65,12 @@ class ContrastAndRestore(PretextMethod):
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         visible, target, hidden = masked_views(
-            batch.images, views, seed, patch=self.loss.patch, ratio=self.loss.ratio
+            batch.images,
+            views,
+            seed,
+            self.encoder.settings.own_slice,
+            patch=self.loss.patch,
+            ratio=self.loss.ratio,
         )
         whole = views(batch.images, seed, view=1)
         features = self.encoder(torch.cat([visible, whole]))

@@ -10,15 +10,13 @@ from torch.nn.functional import logsigmoid
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder, initialise
+from poscon.networks.layers import initialise
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import mean_similarity, unit
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
-
-ORDER_STREAM = 10
-NEGATIVES_STREAM = 11
 
 
 def nce_loss(
@@ -31,11 +29,11 @@ def nce_loss(
 
         h(m, v) = exp(s(m, v) / T) / (exp(s(m, v) / T) + sum_{m' in D} exp(s(m', v) / T))
 
-    whether m is the anchor's own row or one of D, and the loss of v is (Eq. 4)
+    where m is the anchor's own row or one of D. The loss of v is (Eq. 4)
 
         L = -log h(own, v) - sum_{m' in D} log(1 - h(m', v))
 
-    Returned is the mean over the anchors. The gradient goes through the sum in h too. Without
+    The result is the mean over the anchors. The gradient goes through the sum in h too. Without
     negatives the loss is 0.
 
     Args:
@@ -62,35 +60,35 @@ def nce_loss(
 
 
 def nce_chance(n: int) -> float:
-    """L_NCE with ``n`` negatives when all embeddings are alike: each h is 1 / (n + 1)."""
+    """L_NCE with ``n`` negatives when all embeddings are equal: each h is 1 / (n + 1)."""
     return math.log1p(n) + n * math.log1p(1 / n)
 
 
 def nce_floor(n: int, temperature: float) -> float:
-    """About the least that L_NCE can come to with ``n`` negatives.
+    """About the smallest possible L_NCE with ``n`` negatives.
 
-    The positive term is least where the own row is at the cosine 1 and the others are as far away
-    as n + 1 points of a sphere can be from each other, at the cosine -1/n. The negative terms are
-    sum log(1 + p) over shares p that sum to 1: log 2 where one negative is nearest by far, n log(1
-    + 1/n) < 1 where all are equally far.
+    The positive term is smallest if the anchor's own row has the cosine 1 and the others are as far
+    away as n + 1 points of a sphere can be from each other, at the cosine -1/n. The negative terms
+    are sum log(1 + p) over shares p that sum to 1. That is log 2 if one negative is by far the
+    nearest, and n log(1 + 1/n) < 1 if all are equally far.
     """
     return math.log1p(n * math.exp(-(1 + 1 / n) / temperature)) + math.log(2)
 
 
 def draw_negatives(slices: Tensor, n_slices: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw ``n`` other slices for each slice, or all others there are, without repetition.
+    """Draw ``n`` other slices for each slice without repetition, or all others if there are fewer.
 
-    n + 1 rows are drawn for the whole batch. A slice that is among them has the others as its
-    negatives; any other slice does without the last.
+    n + 1 rows are drawn for the whole batch. A slice that is among them has all others as its
+    negatives. Any other slice has all except the last.
 
     Args:
-        slices: (B,) int64.
-        n_slices: how many there are.
-        n: negatives a slice.
+        slices: (B,) int64, the numbers of the slices of the batch.
+        n_slices: number of slices of the training.
+        n: negatives per slice.
         seed: of the draw.
 
     Returns:
-        (M,) int64 drawn slices, and (B, M) bool, which are negatives of which slice.
+        (M,) int64, the drawn slices; and (B, M) bool, row i marks the negatives of slice i.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(n_slices, generator=generator)[: n + 1]
@@ -103,16 +101,17 @@ def draw_negatives(slices: Tensor, n_slices: int, n: int, seed: int) -> tuple[Te
 def jigsaw_patches(images: Tensor, grid: int, stride: int) -> Tensor:
     """Cut images into ``grid`` x ``grid`` square patches that together cover them.
 
-    A patch has the least extent that covers and that is a multiple of the stride, so that pooling
-    drops no pixels; where the patches are larger than their share, they overlap evenly.
+    The extent of a patch is the smallest multiple of the stride with which the patches cover the
+    image, so that pooling drops no pixels. If the patches are larger than their share, they overlap
+    evenly.
 
     Args:
-        images: (B, 1, size, size).
+        images: (B, C, size, size). All input channels are cut alike.
         grid: patches along each axis, at least 2.
         stride: of the encoder.
 
     Returns:
-        (B, grid * grid, 1, extent, extent), row by row.
+        (B, grid * grid, C, extent, extent), row by row.
     """
     size = images.shape[-1]
     extent = -(-size // (grid * stride)) * stride
@@ -124,7 +123,7 @@ def jigsaw_patches(images: Tensor, grid: int, stride: int) -> Tensor:
 
 
 def check_patches(size: int, grid: int, stride: int) -> None:
-    """Refuse patches of which the encoder would see but a part.
+    """Refuse patches that are too small for the encoder's stride.
 
     Raises:
         PosconError: a patch's share of the view is smaller than the stride.
@@ -146,7 +145,7 @@ def draw_orders(n: int, patches: int, seed: int) -> Tensor:
 class JigsawHead(nn.Module):
     """Pool and project each patch, concatenate the patches in an order, project the whole.
 
-    (BatchNorm,) ReLU between the two projections, as in the projection head.
+    Between the two projections are BatchNorm (a setting) and ReLU, as in the projection head.
     """
 
     def __init__(self, channels: int, patches: int, settings: HeadSettings) -> None:
@@ -167,18 +166,19 @@ class JigsawHead(nn.Module):
 
 
 class PIRL(PretextMethod):
-    """A slice and its shuffled patches are both drawn to the slice's row of a memory bank."""
+    """A slice and its shuffled patches should both match the slice's row of a memory bank."""
 
     class Settings(settings.Settings):
         """Settings of the loss.
 
         Attributes:
             temperature: of the cosines.
-            negatives: other slices that each slice is contrasted with; all if there are fewer.
-            jigsaw_weight: share of the patches' term, lambda in the paper; the rest is that of
-                the whole slice.
+            negatives: number of other slices that each slice is contrasted with, or all if there
+                are fewer.
+            jigsaw_weight: weight of the term of the patches, lambda in the paper. The term of the
+                whole slice has the rest of 1.
             momentum: share of its old row that the memory bank keeps when a slice is seen.
-            grid: patches along each axis.
+            grid: number of patches along each axis.
         """
 
         temperature: PositiveFloat = 0.07
@@ -195,28 +195,28 @@ class PIRL(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        channels = encoder.settings.feature_channels
+        channels = encoder.feature_channels
         self.head = ProjectionHead(channels, head)
         self.jigsaw_head = JigsawHead(channels, loss.grid**2, head)
         self.register_buffer("bank", unit(torch.randn(n_slices, head.dimension)))
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
-        check_patches(views.size, self.loss.grid, self.encoder.settings.stride)
+        check_patches(views.size, self.loss.grid, self.encoder.stride)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.slice_ids is not None
         images = self.head(self.encoder(views(batch.images, seed, view=0))[-1])
         patches = jigsaw_patches(
-            views(batch.images, seed, view=1), self.loss.grid, self.encoder.settings.stride
+            views(batch.images, seed, view=1), self.loss.grid, self.encoder.stride
         )
-        orders = draw_orders(len(patches), patches.shape[1], mix_seed(seed, ORDER_STREAM))
+        orders = draw_orders(len(patches), patches.shape[1], stream(seed, "orders"))
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]
         orders = orders.to(bottleneck.device, non_blocking=True)
         jigsaws = self.jigsaw_head(bottleneck, orders)
         own = self.bank[batch.slice_ids]
         drawn, negatives = draw_negatives(
-            batch.slice_ids, len(self.bank), self.loss.negatives, mix_seed(seed, NEGATIVES_STREAM)
+            batch.slice_ids, len(self.bank), self.loss.negatives, stream(seed, "negatives")
         )
         others = self.bank[drawn]
         jigsaw_loss, image_loss = (
@@ -235,5 +235,5 @@ class PIRL(PretextMethod):
 
     @torch.no_grad()
     def _remember(self, slices: Tensor, embeddings: Tensor) -> None:
-        """Move the slices' rows of the bank towards their embeddings; rows keep unit length."""
+        """Move the rows of the slices towards their embeddings. Rows keep unit length."""
         self.bank[slices] = unit(self.bank[slices].lerp(unit(embeddings), 1 - self.loss.momentum))

@@ -1,10 +1,10 @@
-"""No pre-training: the encoder as it was initialised, so that every table can have it."""
+"""No pre-training: a randomly initialised encoder, as the baseline of every comparison."""
 
 from poscon.pretext.base import PretextMethod
 
 
 class RandomInit(PretextMethod):
-    """Trains nothing; ``finetune`` starts from what it initialised."""
+    """Trains nothing. ``finetune`` starts from the random initialisation."""
 
     summary = "no pre-training: the random start that every method must beat"
     citation = "He et al., ICCV 2015 (initialisation)"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.networks.heads import HeadSettings
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker, ViewSettings
@@ -17,7 +17,7 @@ TURNS = 4
 
 
 def all_rotations(images: Tensor) -> Tensor:
-    """Turn images counter-clockwise by 0, 1, 2 and 3 quarter turns.
+    """Turn images counter-clockwise by 0, 1, 2 and 3 quarter turns, all input channels together.
 
     Args:
         images: (B, C, size, size).
@@ -29,7 +29,7 @@ def all_rotations(images: Tensor) -> Tensor:
 
 
 def rotation_labels(n: int, device: torch.device) -> Tensor:
-    """The quarter turns that :func:`all_rotations` gives n images, (4n,) int64."""
+    """The quarter turns of the copies that :func:`all_rotations` makes of n images, (4n,) int64."""
     return torch.arange(TURNS, device=device).repeat_interleave(n)
 
 
@@ -54,10 +54,11 @@ def rotation_loss(logits: Tensor) -> Tensor:
 
 
 def refuse_hidden_turns(views: ViewSettings) -> None:
-    """Refuse views that are turned so far themselves that a quarter turn cannot be told.
+    """Refuse views whose own rotation or mirroring hides a quarter turn.
 
     Raises:
-        PosconError: turned by more than 45 degrees, or mirrored (both axes are half a turn).
+        PosconError: views are rotated by more than 45 degrees, or mirrored (mirroring both axes is
+            half a turn).
     """
     for setting, unusable in (
         (f"views.rotation={views.rotation:g}", views.rotation > 45),
@@ -71,7 +72,7 @@ def refuse_hidden_turns(views: ViewSettings) -> None:
 
 
 class Rotation(PretextMethod):
-    """All four rotations of a view of every slice; which one is it?"""
+    """Classify by how many quarter turns a view is turned. Each view is turned in all four ways."""
 
     has_head = False
 
@@ -84,7 +85,7 @@ class Rotation(PretextMethod):
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int
     ) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.classifier = nn.Linear(encoder.settings.feature_channels, TURNS)
+        self.classifier = nn.Linear(encoder.feature_channels, TURNS)
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         refuse_hidden_turns(views.settings)

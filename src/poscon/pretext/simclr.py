@@ -1,4 +1,4 @@
-"""SimCLR: contrast every slice with every other one (Chen et al., ICML 2020, arXiv 2002.05709)."""
+"""SimCLR: contrast each slice with all others (Chen et al., ICML 2020, arXiv 2002.05709)."""
 
 import torch
 from pydantic import PositiveFloat
@@ -8,7 +8,7 @@ from poscon import settings
 from poscon.distributed import rank
 from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
-from poscon.networks.unet import Encoder
+from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
@@ -26,27 +26,27 @@ def nt_xent_loss(embeddings: Tensor, *, temperature: float) -> Tensor:
     and the loss is the mean of l(i, j) over both orders of all pairs.
 
     Args:
-        embeddings: (2N, D), of any length other than zero. In a distributed training those of
-            this process; the loss is that of all processes.
+        embeddings: (2N, D), of any length other than zero. In a distributed training they are
+            those of this process, and the loss is over all processes.
         temperature: greater than zero.
     """
     return slice_contrast(embeddings, temperature=temperature).loss
 
 
 def slice_contrast(embeddings: Tensor, *, temperature: float) -> Step:
-    """:func:`nt_xent_loss` and what is said of it; arguments likewise."""
+    """:func:`nt_xent_loss` with its chance level, floor and logs; the same arguments."""
     n = len(embeddings) // 2
-    slices = torch.arange(n, device=embeddings.device) + n * rank()  # none has two numbers
+    slices = torch.arange(n, device=embeddings.device) + n * rank()  # other processes have others
     return contrast(embeddings, slices.repeat(2), same, temperature=temperature)
 
 
 def same(anchors: Tensor, slices: Tensor) -> Tensor:
-    """Which views are of the slice of which anchor, (A,) and (B,) -> (A, B) bool."""
+    """Which views show the slice of which anchor: slices (A,) and (B,) give (A, B) bool."""
     return anchors[:, None] == slices
 
 
 class SimCLR(PretextMethod):
-    """Two views of every slice; the positive is the other view, all others are negatives."""
+    """Two views of every slice. The other view is the positive, all other views are negatives."""
 
     class Settings(settings.Settings):
         """Settings of the loss.
@@ -65,7 +65,7 @@ class SimCLR(PretextMethod):
 
     def __init__(self, encoder: Encoder, head: HeadSettings, loss: Settings, n_slices: int) -> None:
         super().__init__(encoder, head, loss, n_slices)
-        self.head = ProjectionHead(encoder.settings.feature_channels, head)
+        self.head = ProjectionHead(encoder.feature_channels, head)
         self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:

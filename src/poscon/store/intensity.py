@@ -93,7 +93,7 @@ def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]
     The statistics are those of the picture without its empty margin: outer rows, columns and slices
     of one value throughout do not count, so that a scan has the same values inside however widely
     it was cut. Padding within the picture, such as the corners around the circle of a CT, counts as
-    air. Why: docs/decisions/0018-padding.md.
+    air. Why: docs/decisions/0019-padding.md.
 
     Args:
         volume: voxels of any shape that passed :func:`check_voxels`.

@@ -69,7 +69,7 @@ class LocalFolder:
 
 
 class AskingArray(np.memmap):
-    """A memory-mapped array, (slices, rows, columns), that asks for a slice before it is read.
+    """A memory-mapped array, (slices, ...), that asks for a slice before it is read.
 
     Left to itself the kernel reads a slice piece by piece, each with as much of what follows as it
     thinks fit, which a random order has no use for. Asking costs a little where the slice is in

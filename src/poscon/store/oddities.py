@@ -83,7 +83,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_other_way(cases, profiles),
         *_missing_classes(store),
         *_unusual_volumes(store),
-        *_padded(cases),
+        *_padded(store),
         *_few_slices(cases),
         *_far_from_median(cases),
         *_mixed(
@@ -92,7 +92,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_mixed(
             cases,
             "modalities",
-            lambda case: case.intensity.modality,
+            lambda case: case.modality,
             "if that is wrong, say with prepare --modality",
         ),
         *_stated_spacing(cases),
@@ -242,16 +242,18 @@ def _unusual_volumes(store: Store) -> list[Oddity]:
     return oddities
 
 
-def _padded(cases: Sequence[CaseRecord]) -> list[Oddity]:
+def _padded(store: Store) -> list[Oddity]:
+    several = len(store.manifest.channels) > 1
     return [
         Oddity(
             "padded",
             case.id,
-            f"{case.intensity.padding:.1%} of the voxels are padding far below air; they were "
-            "counted as air, or left out at the margin",
+            f"{channel.intensity.padding:.1%} of the voxels{f' of {name}' if several else ''} are "
+            "padding far below air; they were counted as air, or left out at the margin",
         )
-        for case in cases
-        if case.intensity.padding > 0
+        for case in store.cases
+        for name, channel in zip(store.manifest.channels, case.channels, strict=True)
+        if channel.intensity.padding > 0
     ]
 
 

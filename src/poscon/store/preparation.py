@@ -1,26 +1,30 @@
 """Preparing one case: a scan in, its slices, labels and record in the store out."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
     CASE_FILE,
     CaseRecord,
+    ChannelRecord,
     GeometryRecord,
     IntensityRecord,
     Preparation,
     slices_sha256,
     write_json,
 )
-from poscon.volumes.case import Case, LabelScheme
+from poscon.volumes.affine import Spacing, apart_mm, same_place
+from poscon.volumes.case import Case, Channel, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
-from poscon.volumes.label_maps import read_labels
+from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.scan import ScanHeader, read_scan
 
 
@@ -34,10 +38,36 @@ class Job:
     scheme: LabelScheme
 
 
+def prepare_image(
+    volumes: Sequence[np.ndarray],
+    geometry: SliceGeometry,
+    spacing: float | None,
+    modalities: Sequence[str | None],
+) -> tuple[np.ndarray, tuple[IntensityRecord, ...]]:
+    """All channels of an image as the network sees them; ``prepare`` and ``predict`` share it.
+
+    Args:
+        volumes: each channel, (X, Y, Z) in file order.
+        geometry: how to slice them.
+        spacing: mm per pixel in plane, or None: as scanned.
+        modalities: ``"CT"`` or ``"MR"`` of each channel, or None: by its values.
+
+    Returns:
+        (slices, channels, rows, columns) float32, each channel normalised by itself; and the
+        record of each channel's normalisation.
+    """
+    stacks, records = [], []
+    for volume, modality in zip(volumes, modalities, strict=True):
+        stack, record = prepare_stack(volume, geometry, spacing, modality or guess_modality(volume))
+        stacks.append(stack)
+        records.append(record)
+    return np.stack(stacks, axis=1), tuple(records)
+
+
 def prepare_stack(
     volume: np.ndarray, geometry: SliceGeometry, spacing: float | None, modality: str
 ) -> tuple[np.ndarray, IntensityRecord]:
-    """One volume as the network sees it; :func:`poscon.prepare` and ``predict`` share it.
+    """One channel as the network sees it.
 
     Args:
         volume: (X, Y, Z) in file order.
@@ -56,58 +86,102 @@ def prepare_stack(
     return resample_images(normalised, size), IntensityRecord(**asdict(intensity))
 
 
+def stated_spacing(case: Case, preparation: Preparation) -> Spacing | None:
+    """The voxel size in mm along the files' axes that replaces the headers', or None."""
+    return preparation.source_spacing or case.spacing
+
+
 def case_geometry(
-    case: Case, header: ScanHeader, preparation: Preparation, *, reverse: bool = False
+    header: ScanHeader, preparation: Preparation, *, reverse: bool = False
 ) -> SliceGeometry:
-    """How a case's volume is sliced, from its header and from what overrides it."""
+    """How a case's volume is sliced; the header was read with :func:`stated_spacing`."""
     x, y, z, *_ = header.shape
-    return slice_geometry(
-        (x, y, z),
-        header.affine,
-        spacing=preparation.source_spacing or case.spacing,
-        plane=preparation.plane,
-        reverse=reverse,
-    )
+    return slice_geometry((x, y, z), header.affine, plane=preparation.plane, reverse=reverse)
 
 
-def read_case_volume(case: Case, spacing: tuple[float, float, float] | None = None) -> np.ndarray:
-    """(X, Y, Z) voxels of one case, one frame of a 4-D file, checked.
+def check_same_grid(
+    path: Path, image: Path, header: ScanHeader, spacing: Spacing | None = None
+) -> None:
+    """Refuse a label map or a channel that is no 3-D volume on the grid of its image.
+
+    Args:
+        path: the file, or a folder with one mask per organ; may be the image itself.
+        image: the case's (first) image file.
+        header: of the image.
+        spacing: mm along the files' axes where it is stated because the headers are wrong.
+
+    Raises:
+        PosconError: it is not.
+    """
+    other = header if path == image else read_label_header(path, spacing=spacing)
+    if len(other.shape) > 3 and path == image:
+        raise PosconError(
+            f"{path}: shape {other.shape}, a 3-D volume was expected; "
+            "write it as 3-D or leave it out"
+        )
+    if other.shape != header.shape[:3]:
+        raise PosconError(
+            f"{path}: shape {other.shape} differs from that of its image "
+            f"{image.name}, {header.shape[:3]}; fix or leave out the pair"
+        )
+    if not same_place(header.shape, header.affine, other.affine):
+        apart = apart_mm(header.shape, header.affine, other.affine)
+        raise PosconError(
+            f"{path}: lies up to {apart:.3g} mm from its image {image.name} "
+            "(the affines differ); fix or leave out the pair"
+        )
+
+
+def read_case_volumes(case: Case, spacing: Spacing | None = None) -> list[np.ndarray]:
+    """(X, Y, Z) voxels of every channel of a case, checked; a frame of a 4-D series has one.
 
     Args:
         case: the case.
-        spacing: mm along the file's axes where the user states it, else None.
+        spacing: mm along the files' axes where it is stated because the headers are wrong.
     """
-    data = read_scan(case.image, spacing=spacing or case.spacing).data
-    if case.frame_index is not None:
-        data = data[..., case.frame_index] if data.ndim == 4 else data
-    where = str(case.image) if case.frame_index is None else f"{case.image} ({case.id})"
+    files = {file: read_scan(file, spacing=spacing).data for file in case.image_files}
+    return [one_volume(files[channel.file], case, channel) for channel in case.all_channels]
+
+
+def one_volume(data: np.ndarray, case: Case, channel: Channel) -> np.ndarray:
+    """(X, Y, Z) voxels of one channel out of its file's data, checked.
+
+    Raises:
+        PosconError: its values cannot be normalised, or are those of a label map.
+    """
+    where = str(channel.file)
+    if channel.index is not None and data.ndim == 4:
+        data = data[..., channel.index]
+        where = f"{channel.file} ({f'channel {channel.index}' if case.channels else case.id})"
     check_voxels(data, where=where)
     return data
 
 
 def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> None:
     """Write one case's folder; complete or absent."""
-    geometry = case_geometry(case, header, job.preparation, reverse=reverse)
-    volume = read_case_volume(case, job.preparation.source_spacing)
-    modality = job.preparation.modality or case.modality or guess_modality(volume)
-    image, intensity = prepare_stack(volume, geometry, job.preparation.spacing, modality)
+    geometry = case_geometry(header, job.preparation, reverse=reverse)
+    spacing = stated_spacing(case, job.preparation)
+    volumes = read_case_volumes(case, spacing)
+    modalities = [job.preparation.modality or channel.modality for channel in case.all_channels]
+    image, intensities = prepare_image(volumes, geometry, job.preparation.spacing, modalities)
     image = image.astype(np.float16)
+    slices, _, rows, columns = image.shape
     label, class_voxels = None, None
     if case.label is not None:
-        spacing = job.preparation.source_spacing or case.spacing
         values = read_labels(case.label, job.scheme, spacing=spacing).data
         classes = job.scheme.to_classes(values, where=str(case.label))
         n_classes = len(job.scheme.classes) + 1
-        _, *in_plane = image.shape
-        label = resample_classes(geometry.to_stack(classes), (in_plane[0], in_plane[1]), n_classes)
+        label = resample_classes(geometry.to_stack(classes), (rows, columns), n_classes)
         class_voxels = tuple(np.bincount(label.ravel(), minlength=n_classes)[1:].tolist())
-    slices, rows, columns = image.shape
     mm, *in_plane_mm = geometry.spacing
     record = CaseRecord(
         id=case.id,
         subject=case.subject,
         frame=case.frame,
-        source=relative(case.image, job.root),
+        channels=tuple(
+            ChannelRecord(relative(channel.file, job.root), channel.index, intensity)
+            for channel, intensity in zip(case.all_channels, intensities, strict=True)
+        ),
         source_label=None if case.label is None else relative(case.label, job.root),
         frame_index=case.frame_index,
         geometry=GeometryRecord(**asdict(geometry)),
@@ -120,9 +194,8 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
             in_plane_mm[0] * geometry.stack_shape[1] / rows,
             in_plane_mm[1] * geometry.stack_shape[2] / columns,
         ),
-        intensity=intensity,
         class_voxels=class_voxels,
-        pixels_sha256=pixels_sha256(volume, header.affine),
+        pixels_sha256=pixels_sha256(volumes, header.affine),
         stored_sha256=slices_sha256(image, label),
     )
     with complete(job.store / "cases" / case.id) as part:
@@ -133,17 +206,20 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
         write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
 
 
-def pixels_sha256(volume: np.ndarray, affine: np.ndarray) -> str:
+def pixels_sha256(volumes: Sequence[np.ndarray], affine: np.ndarray) -> str:
     """Hash of a scan's voxels in canonical orientation: the same in any order of the axes.
 
     Args:
-        volume: (X, Y, Z).
+        volumes: the channels, (X, Y, Z) each, on one grid.
         affine: (4, 4), from voxels to mm.
     """
-    x, y, z = volume.shape
-    canonical = slice_geometry((x, y, z), affine, plane="axial").to_stack(volume)
-    voxels = np.ascontiguousarray(canonical, dtype="<f4")
-    return hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for volume in volumes:
+        x, y, z = volume.shape
+        canonical = slice_geometry((x, y, z), affine, plane="axial").to_stack(volume)
+        voxels = np.ascontiguousarray(canonical, dtype="<f4")
+        digest.update(str(voxels.shape).encode() + voxels.tobytes())
+    return digest.hexdigest()
 
 
 def finished(store: Path, case: Case) -> CaseRecord | None:

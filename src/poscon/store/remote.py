@@ -24,7 +24,7 @@ from poscon.store.local import will_need
 
 CACHE_VARIABLE = "POSCON_CACHE"
 LEAST_FREE = 0.05  # of the disk of the cache: what is read when there is less is not kept
-_HEADER = 128  # bytes of an npy file before its array, if it has three axes
+_HEADER = 128  # bytes of an npy file before its array, if it has three or four axes
 
 
 def is_url(path: Path | str) -> bool:
@@ -144,7 +144,7 @@ class RemoteFolder:
 
 
 class RemoteArray(NDArrayOperatorsMixin):
-    """An array of a remote store, (slices, rows, columns).
+    """An array of a remote store, (slices, ...).
 
     ``array[i]`` fetches that slice, unless it was kept; any other use fetches what is missing of
     the whole. Kept is a sparse copy of the file, followed by a byte a slice that says whether it
@@ -248,7 +248,7 @@ class RemoteArray(NDArrayOperatorsMixin):
         try:
             np.lib.format.read_magic(stream)
             shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-            if by_columns or len(shape) != 3 or dtype.hasobject:
+            if by_columns or len(shape) not in (3, 4) or dtype.hasobject:
                 raise ValueError(f"{dtype} of shape {shape}, {by_columns = }")
         except ValueError as error:
             raise PosconError(

@@ -5,7 +5,7 @@
     STORE/
         manifest.json            everything but the pixels, see Manifest
         cases/<case id>/
-            image.npy            (slices, rows, columns) float16, normalised
+            image.npy            (slices, channels, rows, columns) float16, normalised
             label.npy            (slices, rows, columns) uint8 class indices; only if labelled
             case.json            this case's entry of the manifest
 
@@ -16,7 +16,7 @@ through nothing else.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -32,10 +32,14 @@ from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
 REQUESTS = 32  # to a URL at a time
+
+Names = Path | str | Collection[str]
+"""Names of cases or subjects: a file that has them, see :func:`read_names`, or a list, a tuple or a
+set of them. A single text is a file."""
 
 
 _STRICT = ConfigDict(extra="forbid")
@@ -81,6 +85,21 @@ class IntensityRecord:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
+class ChannelRecord:
+    """One image channel of a case.
+
+    Attributes:
+        source: its file, relative to the source folder.
+        index: which volume of a 4-D file it is, or None.
+        intensity: how its voxels were normalised.
+    """
+
+    source: str
+    index: int | None
+    intensity: IntensityRecord
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class GeometryRecord:
     """See :class:`poscon.volumes.geometry.SliceGeometry`."""
 
@@ -97,34 +116,48 @@ class CaseRecord:
 
     Attributes:
         id, subject, frame: see :class:`poscon.volumes.case.Case`.
-        source: image file relative to the source folder.
-        source_label: label file likewise, or None if the case is not labelled.
-        frame_index: frame of a 4-D source, or None.
+        channels: the image channels, as many as the manifest names.
+        source_label: label file relative to the source folder, or None if the case is not
+            labelled.
+        frame_index: frame of a 4-D time series, or None.
         geometry: from the file's array to the stack of slices.
         spacing_from: where the spacing comes from: ``"header"``, ``"layout"`` or ``"user"``.
-        shape: (slices, rows, columns) as stored.
+        shape: (slices, rows, columns) as stored, of every channel.
         spacing: mm along them.
-        intensity: how the voxels were normalised.
         class_voxels: voxels of each foreground class as stored; None if not labelled.
-        pixels_sha256: of the source's voxels, in canonical orientation: the same scan under
-            another name or in another axis order has the same hash.
+        pixels_sha256: of the source's voxels, all channels, in canonical orientation: the same
+            scan under another name or in another axis order has the same hash.
         stored_sha256: of the stored image (and label) arrays.
     """
 
     id: str
     subject: str
     frame: str | None
-    source: str
+    channels: tuple[ChannelRecord, ...]
     source_label: str | None
     frame_index: int | None
     geometry: GeometryRecord
     spacing_from: Literal["header", "layout", "user"]
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    intensity: IntensityRecord
     class_voxels: tuple[int, ...] | None
     pixels_sha256: str
     stored_sha256: str
+
+    @property
+    def source(self) -> str:
+        """The image file relative to the source folder; of several files the first."""
+        return self.channels[0].source
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """``"CT"`` or ``"MR"`` of each channel."""
+        return tuple(channel.intensity.modality for channel in self.channels)
+
+    @property
+    def modality(self) -> str:
+        """The modality in words: ``MR``, or ``CT+MR`` where the channels differ."""
+        return "+".join(sorted(set(self.modalities)))
 
     @property
     def positions(self) -> np.ndarray:
@@ -143,9 +176,9 @@ class CaseRecord:
 
     @property
     def stored_bytes(self) -> int:
-        """Of the stored arrays."""
+        """Size of the stored arrays."""
         slices, rows, columns = self.shape
-        return slices * rows * columns * (3 if self.labelled else 2)
+        return slices * rows * columns * (2 * len(self.channels) + self.labelled)
 
 
 CASE_FILE = TypeAdapter(CaseRecord)
@@ -155,10 +188,11 @@ CASE_FILE = TypeAdapter(CaseRecord)
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     poscon_version: str
     layout: str
     preparation: Preparation
+    channels: tuple[str, ...] = Field(min_length=1)
     classes: tuple[ClassRecord, ...]
     notes: tuple[str, ...]
     cases: tuple[CaseRecord, ...] = Field(min_length=1)
@@ -172,7 +206,7 @@ class Store:
             reads, such as ``s3://bucket/store`` (see :mod:`poscon.store.remote`).
 
     Raises:
-        PosconError: no store there, unfinished, damaged, of a newer poscon, or out of reach.
+        PosconError: no store there, unfinished, damaged, of another version, or out of reach.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -200,16 +234,34 @@ class Store:
         return self.manifest.cases
 
     @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return len(self.manifest.channels)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Foreground classes; class index i + 1 is the i-th."""
         return tuple(c.name for c in self.manifest.classes)
 
+    def __repr__(self) -> str:
+        subjects = {case.subject for case in self.cases}
+        labelled = {case.subject for case in self.cases if case.labelled}
+        mm = self.manifest.preparation.spacing
+        return (
+            f"Store({str(self.path)!r}: {len(self.cases)} cases of {len(subjects)} subjects, "
+            f"{len(labelled)} of them labelled; classes {', '.join(self.class_names) or 'none'}; "
+            f"{'pixels as scanned' if mm is None else f'pixels of {mm:g} mm'})"
+        )
+
     def image(self, case: CaseRecord) -> np.ndarray:
-        """(slices, rows, columns) float16, memory-mapped; of a URL, fetched as it is read."""
-        return self._array(case, "image", np.float16)
+        """(slices, channels, rows, columns) float16, memory-mapped or fetched as it is read."""
+        slices, *in_plane = case.shape
+        return self._array(case, "image", np.float16, (slices, self.channels, *in_plane))
 
     def images(self, wanted: Sequence[tuple[CaseRecord, int]]) -> list[np.ndarray]:
-        """Slices of images, each (rows, columns) float16; of a URL, asked for side by side.
+        """Slices of images, each (channels, rows, columns) float16.
+
+        The slices of a store at a URL are fetched side by side.
 
         Args:
             wanted: case and number of each slice.
@@ -222,16 +274,17 @@ class Store:
             return list(pool.map(lambda one: self.image(one[0])[one[1]], wanted))
 
     def label(self, case: CaseRecord) -> np.ndarray:
-        """(slices, rows, columns) uint8, likewise."""
-        return self._array(case, "label", np.uint8)
+        """(slices, rows, columns) uint8, memory-mapped or fetched as it is read."""
+        return self._array(case, "label", np.uint8, case.shape)
 
-    def _array(self, case: CaseRecord, kind: str, dtype: type[np.generic]) -> np.ndarray:
+    def _array(
+        self, case: CaseRecord, kind: str, dtype: type[np.generic], shape: tuple[int, ...]
+    ) -> np.ndarray:
         array = self._open(f"cases/{case.id}/{kind}.npy", case.stored_sha256)
-        if array.shape != case.shape or array.dtype != dtype:
+        if array.shape != shape or array.dtype != dtype:
             raise PosconError(
                 f"{self.path}: case {case.id}: {kind} is {array.dtype} of shape {array.shape}, "
-                f"should be {np.dtype(dtype)} of {case.shape}; the store is damaged, "
-                "prepare it again"
+                f"should be {np.dtype(dtype)} of {shape}; the store is damaged, prepare it again"
             )
         return array
 
@@ -253,19 +306,36 @@ class Store:
         return found
 
 
-def read_names(source: str | Path) -> list[str]:
-    """Read names of cases or subjects from a file.
+def names_place(source: Names) -> str:
+    """What messages call the place that names come from."""
+    return str(source) if isinstance(source, str | Path) else "the list of names"
+
+
+def read_names(source: Names) -> list[str]:
+    """Names of cases or subjects, from a file or from a list.
 
     Args:
-        source: a text file with one name a line (``#`` starts a comment), a JSON file that holds
-            a list, or ``FILE.json:KEY`` for the list under a key.
+        source: a text file with one name per line (``#`` starts a comment), a JSON file that holds
+            a list, or ``FILE.json:KEY`` for the list under a key; or a list, a tuple or a set.
+
+    Raises:
+        PosconError: the file cannot be read, there is no name, or a name is no text.
     """
+    if not isinstance(source, str | Path):
+        if not isinstance(source, list | tuple | set | frozenset):
+            raise PosconError(f"{source!r}: give a file of names, or a list of names")
+        for name in source:
+            if not isinstance(name, str):
+                raise PosconError(f"{names_place(source)}: {name!r} is no text")
+        if not source:
+            raise PosconError(f"{names_place(source)}: names no case")
+        return sorted(source) if isinstance(source, set | frozenset) else list(source)
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"{path}: cannot read the list of cases ({error})") from error
+        raise PosconError(f"{path}: cannot read the list of names ({error})") from error
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]
@@ -309,24 +379,20 @@ class _Version(BaseModel):
 def _parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         version = _Version.model_validate_json(content).schema_version
-        if version == 1:
-            return Manifest.model_validate(_without_positions(json.loads(content)))
         if version != SCHEMA_VERSION:
             raise PosconError(
-                f"{where}: schema version {version}, this poscon reads 1 and {SCHEMA_VERSION}; "
-                "update poscon, or prepare the store again"
+                f"{where}: schema version {version}, this poscon reads {SCHEMA_VERSION}; "
+                "prepare the store again"
             )
-        return Manifest.model_validate_json(content)
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise PosconError(f"{where}: damaged ({what}); prepare the store again") from error
-
-
-def _without_positions(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 as one of version 2: positions follow from the number of slices."""
-    cases = content.get("cases")
-    for case in cases if isinstance(cases, list) else []:
-        if isinstance(case, dict):
-            case.pop("positions", None)
-    return {**content, "schema_version": SCHEMA_VERSION}
+    for case in manifest.cases:
+        if len(case.channels) != len(manifest.channels):
+            raise PosconError(
+                f"{where}: damaged (case {case.id} has {len(case.channels)} channel(s) and not "
+                f"{len(manifest.channels)}); prepare the store again"
+            )
+    return manifest

@@ -22,7 +22,7 @@ class TrainingSettings(Settings):
         views: augmentation.
         seed: of every random choice, the draw of labelled subjects too.
         device: where to train.
-        precision: ``auto``: bfloat16 where there is a GPU, else 32.
+        precision: ``auto``: bfloat16 on a GPU and on a CPU that multiplies in it, else 32.
         compile: let torch compile the networks: half a minute to two at the start; faster on a
             GPU only, see docs/results.
     """

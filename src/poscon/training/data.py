@@ -1,18 +1,18 @@
 """Batches of slices out of a store, each a function of the run's seed and the step's number."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from copy import copy
+from typing import Self
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
 from poscon.distributed import n_processes, rank
 from poscon.errors import PosconError
-from poscon.seeds import mix_seed
+from poscon.positions import neighbours
+from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
 from poscon.training.samplers import SAMPLERS, SamplerName
@@ -34,12 +34,17 @@ class SliceReader:
         store: the prepared data set.
         cases: which cases.
         canvas: extent in pixels of what is read.
+        context: how many neighbouring slices on each side come with every slice, as further
+            channels (see :attr:`poscon.networks.settings.NetworkSettings.in_channels`).
     """
 
-    def __init__(self, store: Store, cases: Sequence[CaseRecord], canvas: int) -> None:
+    def __init__(
+        self, store: Store, cases: Sequence[CaseRecord], canvas: int, context: int = 0
+    ) -> None:
         self.store = store
         self.cases = list(cases)
         self.canvas = canvas
+        self.context = context
         counts = [case.shape[0] for case in self.cases]
         # 32 bits, as there may be millions of slices
         self.case_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -47,6 +52,8 @@ class SliceReader:
         self.slice_of = np.arange(sum(counts), dtype=np.int32) - np.repeat(
             first.astype(np.int32), counts
         )
+        self._first = first[self.case_of]
+        self._count = np.repeat(counts, counts)
         self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
         names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
         self.subjects = [str(name) for name in names]
@@ -58,17 +65,17 @@ class SliceReader:
 
     @property
     def held_bytes(self) -> int:
-        """What :meth:`hold` takes."""
-        return len(self) * self.canvas**2 * np.dtype(np.float16).itemsize
+        """What :meth:`hold` takes; a slice is held once, whatever the context."""
+        n_values = len(self) * self.store.channels * self.canvas**2
+        return n_values * np.dtype(np.float16).itemsize
 
     def hold(self, device: str) -> None:
         """Read all slices now and keep them on a device; ``centred`` then finds them there."""
-        held = torch.empty(
-            len(self), 1, self.canvas, self.canvas, dtype=torch.float16, device=device
-        )
+        shape = (len(self), self.store.channels, self.canvas, self.canvas)
+        held = torch.empty(shape, dtype=torch.float16, device=device)
         for first in range(0, len(self), HELD):
             part = np.arange(first, min(first + HELD, len(self)))
-            held[first : first + HELD] = self.centred(part).images
+            held[first : first + HELD] = torch.from_numpy(self._middles(part))
         self._held = held
 
     def hold_if_it_fits(self, device: str) -> None:
@@ -77,54 +84,80 @@ class SliceReader:
             self.hold(device)
 
     def centred(self, indices: np.ndarray) -> SliceBatch:
-        """Slices with the canvas on the middle of each."""
+        """Slices and their neighbours with the canvas on the middle of each."""
+        around = self._around(indices)
         if self._held is not None:
-            rows = torch.from_numpy(indices).to(self._held.device, non_blocking=True)
-            return self._batch(indices, self._held[rows])
-        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
+            rows = torch.from_numpy(around).to(self._held.device, non_blocking=True)
+            return self._batch(indices, self._held[rows].flatten(1, 2))
+        images = self._middles(around.ravel())
+        return self._batch(
+            indices, torch.from_numpy(images.reshape(len(indices), -1, *images.shape[2:]))
+        )
+
+    def _around(self, indices: np.ndarray) -> np.ndarray:
+        """(N, 2 * context + 1) indices of slices and their neighbours in the volume."""
+        first = self._first[indices]
+        return first[:, None] + neighbours(indices - first, self._count[indices], self.context)
+
+    def _middles(self, indices: np.ndarray) -> np.ndarray:
+        """(N, channels, canvas, canvas), with the canvas on the middle of each slice."""
+        images = np.zeros((len(indices), self.store.channels, self.canvas, self.canvas), np.float16)
         wanted = [(self.cases[self.case_of[i]], int(self.slice_of[i])) for i in indices]
         for row, image in enumerate(self.store.images(wanted)):
-            centre = (image.shape[0] // 2, image.shape[1] // 2)
-            _paste(image, images[row, 0], centre)
-        return self._batch(indices, torch.from_numpy(images))
+            centre = (image.shape[1] // 2, image.shape[2] // 2)
+            _paste(image, images[row], centre)
+        return images
 
-    def labelled(
+    def windows(
         self,
         indices: np.ndarray,
         generator: np.random.Generator,
         extent: int,
-        oversample_foreground: float,
+        oversample_foreground: float | None = None,
     ) -> SliceBatch:
-        """Slices with their labels, at a random place of each.
+        """Slices with their neighbours at a random place of each, with or without their labels.
 
         A window of ``extent`` pixels, what the network sees of an unturned view, lies at random
         inside a larger slice, or around a smaller one.
 
         Args:
             indices: which slices.
-            generator: draws the place.
+            generator: draws the places.
             extent: of the window, in pixels; the canvas is around it.
-            oversample_foreground: the share of slices whose window is put on a foreground pixel,
-                where there is one. The windows of the others lie anywhere, so that all background
-                is seen.
+            oversample_foreground: None: the slices come without labels, which are not read. Else
+                they come with labels, and this is the share of slices whose window is put on a
+                foreground pixel, where there is one. The other windows lie anywhere, so that all
+                background is seen.
         """
-        images = np.zeros((len(indices), 1, self.canvas, self.canvas), np.float16)
-        labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
+        width, channels = 2 * self.context + 1, self.store.channels
+        shape = (len(indices), width, channels, self.canvas, self.canvas)
+        images = np.zeros(shape, np.float16)
+        labels = None
+        if oversample_foreground is not None:
+            labels = np.zeros((len(indices), self.canvas, self.canvas), np.uint8)
         for row, index in enumerate(indices):
             case, number = self.cases[self.case_of[index]], self.slice_of[index]
-            image, label = self.store.image(case)[number], self.store.label(case)[number]
-            target = None
-            if generator.random() < oversample_foreground:
-                pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
-                if len(pixels):
-                    target = divmod(int(generator.choice(pixels)), label.shape[1])
+            image, target = self.store.image(case), None
+            if oversample_foreground is not None:
+                label = self.store.label(case)[number]
+                if generator.random() < oversample_foreground:
+                    pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
+                    if len(pixels):
+                        target = divmod(int(generator.choice(pixels)), label.shape[1])
             rows, columns = (
                 _window(length, extent, None if target is None else target[axis], generator)
-                for axis, length in enumerate(image.shape)
+                for axis, length in enumerate(case.shape[1:])
             )
-            _paste(image, images[row, 0], (rows, columns))
-            _paste(label, labels[row], (rows, columns))
-        return self._batch(indices, torch.from_numpy(images), torch.from_numpy(labels))
+            around = neighbours(self.slice_of[[index]], case.shape[0], self.context)[0]
+            for place, neighbour in enumerate(around):
+                _paste(image[neighbour], images[row, place], (rows, columns))
+            if labels is not None:
+                _paste(label, labels[row], (rows, columns))
+        return self._batch(
+            indices,
+            torch.from_numpy(images).flatten(1, 2),
+            None if labels is None else torch.from_numpy(labels),
+        )
 
     def _batch(
         self, indices: np.ndarray, images: torch.Tensor, labels: torch.Tensor | None = None
@@ -148,79 +181,84 @@ def _window(length: int, extent: int, target: int | None, generator: np.random.G
 
 
 def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> None:
-    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``."""
-    here, there = [], []
-    for length, canvas, middle in zip(source.shape, target.shape, centre, strict=True):
+    """Copy what ``target`` sees of ``source`` when its middle lies on the pixel ``centre``.
+
+    Both are (..., rows, columns).
+    """
+    here: list[slice] = []
+    there: list[slice] = []
+    for length, canvas, middle in zip(source.shape[-2:], target.shape[-2:], centre, strict=True):
         start = middle - canvas // 2
         first, last = max(start, 0), min(start + canvas, length)
         here.append(slice(first, last))
         there.append(slice(first - start, last - start))
-    target[tuple(there)] = source[tuple(here)]
+    target[..., there[0], there[1]] = source[..., here[0], here[1]]
 
 
 def step_seed(seed: int, step: int) -> int:
     """Of every random choice of a step; another in every process."""
-    of_step = mix_seed(seed, step)
-    return mix_seed(of_step, rank()) if n_processes() > 1 else of_step
+    of_step = stream(seed, "step", step)
+    return stream(of_step, "process", rank()) if n_processes() > 1 else of_step
 
 
-def _pinned(batch: SliceBatch) -> SliceBatch:
-    parts: dict[str, Any] = {
-        name: value.pin_memory()
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor) and value.device.type == "cpu"
-    }
-    if batch.unlabelled is not None:
-        parts["unlabelled"] = _pinned(batch.unlabelled)
-    return replace(batch, **parts)
+class Batches:
+    """The batches of all steps of a run, each a function of the seed and the step.
 
-
-class Batches(IterableDataset):
-    """The batches of all steps of a run; iterating gives those of the next chunk.
-
-    A chunk is what Lightning calls an epoch: the steps between two checkpoints.
-
-    Attributes:
-        steps_done: asked how many steps of the run are done whenever iteration starts. Asking
-            beats being told: Lightning fetches ahead before it tells anyone that an epoch starts.
-        pinned: whether batches are read into memory from which a GPU copies by itself. From other
-            memory it first ends what it is doing, and is then waited for.
+    Args:
+        seed: the run's seed.
+        total_steps: how many steps the run has.
+        chunk_steps: steps between two checkpoints.
     """
 
     def __init__(self, seed: int, total_steps: int, chunk_steps: int) -> None:
         self.seed = seed
         self.total_steps = total_steps
         self.chunk_steps = chunk_steps
-        self.steps_done: Callable[[], int] = lambda: 0
-        self.pinned = False
 
-    @property
-    def chunks(self) -> int:
-        return -(-self.total_steps // self.chunk_steps)
+    def of_length(self, total_steps: int, chunk_steps: int) -> Self:
+        """The same batches for another number of steps."""
+        other = copy(self)
+        other.total_steps, other.chunk_steps = total_steps, chunk_steps
+        return other
 
-    def __iter__(self) -> Iterator[tuple[SliceBatch, int, float]]:
-        """The batch of each step, the step's seed, and the share of all steps before it.
+    def ends_chunk(self, done: int) -> bool:
+        """Whether a chunk ends when so many steps are done. The last chunk may be shorter."""
+        return done % self.chunk_steps == 0 or done == self.total_steps
+
+    def from_step(
+        self, first: int, *, pinned: bool = False
+    ) -> Iterator[tuple[SliceBatch, int, float]]:
+        """Go through the steps from a given one to the end.
 
         A thread reads the next batches while one is trained on.
+
+        Args:
+            first: number of the first step, from 0.
+            pinned: whether to put batches into pinned memory. A GPU copies from there by itself;
+                from other memory the copy waits until all work on the GPU is done.
+
+        Yields:
+            The batch of each step, the step's seed, and the share of all steps before it.
         """
-        first = self.steps_done()
-        steps = range(first, min(first + self.chunk_steps, self.total_steps))
+        steps = range(first, self.total_steps)
         reader = ThreadPoolExecutor(1)
+
+        def read(step: int) -> SliceBatch:
+            batch = self.batch(step)
+            return batch.pinned() if pinned else batch
+
         try:
-            ahead = deque(reader.submit(self._read, step) for step in steps[:AHEAD])
+            ahead = deque(reader.submit(read, step) for step in steps[:AHEAD])
             for step in steps:
                 batch = ahead.popleft().result()
                 if step + AHEAD in steps:
-                    ahead.append(reader.submit(self._read, step + AHEAD))
+                    ahead.append(reader.submit(read, step + AHEAD))
                 yield batch, step_seed(self.seed, step), step / self.total_steps
         finally:
             reader.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> SliceBatch:
-        batch = self.batch(step)
-        return _pinned(batch) if self.pinned else batch
-
     def batch(self, step: int) -> SliceBatch:
+        """The batch of one step."""
         raise NotImplementedError
 
 
@@ -275,10 +313,11 @@ class LabelledBatches(Batches):
         batch_size: slices a step.
         extent: of the views in pixels.
         iterations: number of steps, whatever the number of cases.
-        oversample_foreground: see :meth:`SliceReader.labelled`.
+        oversample_foreground: see :meth:`SliceReader.windows`.
         seed: of the draws.
         chunk_steps: most steps between two checkpoints.
-        unlabelled: slices without labels, as many of which go along with each batch.
+        unlabelled: the slices of cases that are used without labels; None: no such slices.
+        unlabelled_batch: how many of those go along with each batch; None: ``batch_size``.
     """
 
     def __init__(
@@ -291,6 +330,7 @@ class LabelledBatches(Batches):
         seed: int,
         chunk_steps: int,
         unlabelled: SliceReader | None = None,
+        unlabelled_batch: int | None = None,
     ) -> None:
         super().__init__(seed, iterations, min(chunk_steps, iterations))
         self.reader = reader
@@ -298,12 +338,13 @@ class LabelledBatches(Batches):
         self.extent = extent
         self.oversample_foreground = oversample_foreground
         self.unlabelled = unlabelled
+        self.unlabelled_batch = unlabelled_batch or batch_size
 
     def batch(self, step: int) -> SliceBatch:
         generator = np.random.default_rng([self.seed, step])
         indices = generator.integers(len(self.reader), size=self.batch_size)
-        batch = self.reader.labelled(indices, generator, self.extent, self.oversample_foreground)
+        batch = self.reader.windows(indices, generator, self.extent, self.oversample_foreground)
         if self.unlabelled is not None:
-            indices = generator.integers(len(self.unlabelled), size=self.batch_size)
-            batch.unlabelled = self.unlabelled.centred(indices)
+            indices = generator.integers(len(self.unlabelled), size=self.unlabelled_batch)
+            batch.unlabelled = self.unlabelled.windows(indices, generator, self.extent)
         return batch

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from poscon.pretext.contrast import unit
-from poscon.seeds import mix_seed
+from poscon.seeds import stream
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
 from poscon.training.probes import frozen, pooled_features, position_retrieval
@@ -124,7 +124,7 @@ class Diagnostics:
             for start in range(0, len(self.sample), n_batch):
                 batch = self.reader.centred(self.sample[start : start + n_batch])
                 images = batch.images.to(device).float()
-                seed = mix_seed(self.seed, start)
+                seed = stream(self.seed, "batch", start)
                 inputs = (
                     images[..., middle, middle],
                     self.views(images, seed, view=0),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
+from poscon.networks.parts import Encoder
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import LabelledBatches, SliceReader
@@ -44,7 +45,7 @@ def frozen(encoder: nn.Module) -> Iterator[torch.device]:
 
 
 def pooled_features(encoder: nn.Module, images: Tensor) -> Tensor:
-    """The encoder's last level, averaged over each picture: (B, 1, H, W) -> (B, C)."""
+    """The encoder's last level, averaged over each picture: (B, in_channels, H, W) -> (B, C)."""
     return encoder(images)[-1].flatten(2).mean(-1)
 
 
@@ -118,7 +119,7 @@ class LinearProbe(nn.Module):
 
 
 def linear_segmentation_probe(
-    encoder: nn.Module,
+    encoder: Encoder,
     store: Store,
     train_cases: Sequence[CaseRecord],
     test_cases: Sequence[CaseRecord],
@@ -129,7 +130,7 @@ def linear_segmentation_probe(
     """How well a linear classifier of the encoder's features segments.
 
     Args:
-        encoder: images -> features at every level; not changed.
+        encoder: is not changed.
         store: where the cases are.
         train_cases: labelled cases that the classifier is trained on.
         test_cases: labelled cases, of other subjects.
@@ -143,7 +144,7 @@ def linear_segmentation_probe(
         supervised_loss,  # MONAI, which pre-training does without
     )
 
-    reader = SliceReader(store, train_cases, size)
+    reader = SliceReader(store, train_cases, size, encoder.settings.context)
     slices = LabelledBatches(reader, BATCH, size, STEPS, FOREGROUND, seed, STEPS)
 
     def look(images: Tensor) -> list[Tensor]:
@@ -154,7 +155,7 @@ def linear_segmentation_probe(
     probe = LinearProbe(channels, len(store.class_names) + 1)
     probe.to(next(encoder.parameters()).device)
     optimiser = torch.optim.AdamW(probe.parameters(), RATE)
-    for batch, _, _ in slices:
+    for batch, _, _ in slices.from_step(0):
         assert batch.labels is not None
         logits = probe(look(batch.images), size)
         loss = supervised_loss(logits, batch.labels.long().to(logits.device))
@@ -162,7 +163,11 @@ def linear_segmentation_probe(
         loss.backward()
         optimiser.step()
     probe.eval()
-    return {case.id: _dice(probe, look, store, case, size) for case in test_cases}
+    context = encoder.settings.context
+    return {
+        case.id: _dice(probe, look, store, SliceReader(store, [case], size, context), size)
+        for case in test_cases
+    }
 
 
 @torch.no_grad()
@@ -170,11 +175,11 @@ def _dice(
     probe: LinearProbe,
     look: Callable[[Tensor], list[Tensor]],
     store: Store,
-    case: CaseRecord,
+    reader: SliceReader,
     size: int,
 ) -> dict[str, float]:
-    """Dice of each class over the middles of a case's slices."""
-    reader = SliceReader(store, [case], size)
+    """Dice of each class over the middles of the slices of a reader's only case."""
+    (case,) = reader.cases
     at_once = batch_slices(size**2, next(probe.parameters()).device)
     parts = np.array_split(np.arange(len(reader)), -(-len(reader) // at_once))
     predicted = np.concatenate(

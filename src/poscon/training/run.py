@@ -14,6 +14,8 @@
         model.safetensors        after fine-tuning: the result
 """
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -37,6 +39,25 @@ def part_file(run: Path, part: str) -> Path:
     return run / f"{part}.safetensors"
 
 
+def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) -> dict[str, Any]:
+    """What the file of a network says of its inputs, so that a scan can be prepared for it.
+
+    Args:
+        store: what it was trained on.
+        cases: those it was trained on.
+        size: extent of the training crops in pixels.
+    """
+    return {
+        "size": size,
+        "channels": store.manifest.channels,
+        "modalities": [
+            sorted(set(of_channel))
+            for of_channel in zip(*(case.modalities for case in cases), strict=True)
+        ],
+        "preparation": store.manifest.preparation.model_dump(mode="json"),
+    }
+
+
 class RunFolder:
     """A run's folder.
 
@@ -50,6 +71,7 @@ class RunFolder:
         self.cases_path = self.path / "cases.json"
         self.metrics_path = self.path / "metrics.csv"
         self.checkpoint_folder = self.path / "checkpoints"
+        self.checkpoint_path = self.checkpoint_folder / CHECKPOINT
 
     def begin(
         self,
@@ -130,7 +152,7 @@ class RunFolder:
         Raises:
             PosconError: no run of this command there.
         """
-        if not self.config_path.is_file():
+        if not self.begun:
             raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
         config = self.read_config()
         if config["command"] != command:
@@ -172,10 +194,51 @@ class RunFolder:
             shutil.rmtree(self.path)
 
     @property
+    def begun(self) -> bool:
+        """Whether a run has been started here."""
+        return self.config_path.is_file()
+
+    @property
     def checkpoint(self) -> Path | None:
         """The last checkpoint, if one has been written."""
-        path = self.checkpoint_folder / CHECKPOINT
-        return path if path.is_file() else None
+        return self.checkpoint_path if self.checkpoint_path.is_file() else None
+
+
+class MetricsFile:
+    """``metrics.csv``: a row for each chunk. A resumed run continues it after its checkpoint.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows there are, as text."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps that will be done again."""
+        rows = self.rows()
+        kept = [row for row in rows if int(row["step"]) <= step]
+        if len(kept) < len(rows):
+            self._write(kept)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row; a new column is empty in the rows before."""
+        self._write([*self.rows(), row])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
 
 
 def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
@@ -184,7 +247,7 @@ def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
     Raises:
         PosconError: one of the (name, value) pairs is given.
     """
-    given = [name for name, value in options if value not in (None, (), [])]
+    given = [name for name, value in options if value not in (None, (), [], {})]
     if given:
         raise PosconError(
             f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from poscon.progress import silent
 from poscon.step import SliceBatch
 from poscon.training.data import Batches
 from poscon.training.inference import channels_last, choose_precision
-from poscon.training.loop import MetricsFile, compile_networks, train
+from poscon.training.loop import compile_networks, train
 from poscon.training.optimisation import OptimiserSettings, build_optimiser
-from poscon.training.run import RunFolder
+from poscon.training.run import MetricsFile, RunFolder
 from poscon.views import View, ViewMaker
 
 PARTS = ("read", "views", "forward", "loss", "backward", "optimiser")
@@ -36,7 +36,8 @@ class Training:
     """A training that could be run.
 
     Attributes:
-        method, views, batches, optimiser, device, precision: see :func:`engine.training.train`.
+        method, views, batches, optimiser, device, precision: as :func:`poscon.training.loop.train`
+            has them.
     """
 
     method: Method
@@ -85,7 +86,7 @@ class _TimedViews(ViewMaker):
     """Views, and what they took."""
 
     def __init__(self, views: ViewMaker, clock: Clock) -> None:
-        super().__init__(views.settings, views.size)
+        super().__init__(views.settings, views.size, views.channels)
         self.clock = clock
 
     def draw(self, n: int, seed: int, *, view: int = 0) -> View:
@@ -105,7 +106,7 @@ class _ResidentViews(ViewMaker):
     """The same pictures whatever is asked for: what a training costs without any views."""
 
     def __init__(self, views: ViewMaker, device: str) -> None:
-        super().__init__(views.settings, views.size)
+        super().__init__(views.settings, views.size, views.channels)
         self.device = device
         self.drawn: dict[int, View] = {}
         self.images: dict[int, Tensor] = {}
@@ -119,7 +120,8 @@ class _ResidentViews(ViewMaker):
     def apply(self, images: Tensor, view: View) -> Tensor:
         n = len(images)
         if n not in self.images:
-            self.images[n] = torch.randn(n, 1, self.size, self.size, device=self.device)
+            shape = (n, images.shape[1], self.size, self.size)
+            self.images[n] = torch.randn(shape, device=self.device)
         return self.images[n]
 
     def apply_to_labels(self, labels: Tensor, view: View) -> Tensor:
@@ -139,10 +141,9 @@ class Stepper:
     def __init__(self, training: Training) -> None:
         self.training = training
         channels_last(training.method.to(training.device))
-        built = build_optimiser(
+        self.optimiser, _ = build_optimiser(
             training.method.parameters(), training.optimiser, training.batches.total_steps
         )
-        self.optimiser: torch.optim.Optimizer = built["optimizer"]
 
     def step(
         self, batch: SliceBatch, views: ViewMaker, clock: Clock, *, bfloat16: bool | None = None
@@ -178,9 +179,8 @@ def time_parts(training: Training, seconds: float) -> dict[str, float]:
     while number <= WARM_UP or time.perf_counter() - started < seconds:
         clock.spent.clear()
         with clock.measure("read"):
-            batch = to_device(
-                training.batches.batch(number % training.batches.total_steps), training.device
-            )
+            batch = training.batches.batch(number % training.batches.total_steps)
+            batch = batch.to(training.device)
         stepper.step(batch, views, clock)
         if number >= WARM_UP:
             total = {name: sum(values) for name, values in clock.spent.items()}
@@ -226,16 +226,6 @@ class ForwardTimer:
             hook.remove()
 
 
-def to_device(batch: SliceBatch, device: str) -> SliceBatch:
-    """A batch as the training loop hands it to a method: on the device, images in float32."""
-    moved = {
-        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
-    }
-    moved["images"] = moved["images"].float()
-    rest = None if batch.unlabelled is None else to_device(batch.unlabelled, device)
-    return replace(batch, **moved, unlabelled=rest)
-
-
 class Bare:
     """The same steps on one resident batch of random pictures: the arithmetic and nothing else.
 
@@ -245,7 +235,7 @@ class Bare:
 
     def __init__(self, training: Training) -> None:
         self.stepper = Stepper(training)
-        self.batch = to_device(training.batches.batch(0), training.device)
+        self.batch = training.batches.batch(0).to(training.device)
         self.views = _ResidentViews(training.views, training.device)
         self.device = training.device
 
@@ -298,8 +288,7 @@ def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
     """Time the training loop, all of it but its start, against :class:`Bare`, turn by turn.
 
     Args:
-        build: makes the training anew for each turn of the loop; its batches must have chunks of
-            any length, which is set here.
+        build: makes the training anew for each turn of the loop.
         seconds: how long to measure, about.
     """
     training = build()
@@ -319,19 +308,17 @@ def time_loop(training: Training, steps: int) -> float:
     """Seconds a step of the training loop, all of it but its start, as its own metrics have it.
 
     Args:
-        training: run for twice as many steps as are timed; its batches must have chunks of any
-            length, which is set here.
+        training: run for twice as many steps as are timed.
         steps: how many are timed.
     """
-    training.batches.total_steps, training.batches.chunk_steps = 2 * steps, steps
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
         run.checkpoint_folder.mkdir(parents=True)
         with silent():
             train(
-                training.method.to(training.device),
+                training.method,
                 training.views,
-                training.batches,
+                training.batches.of_length(2 * steps, steps),
                 optimiser=training.optimiser,
                 run=run,
                 device=training.device,

@@ -49,7 +49,7 @@ def checked_affine(
             is unusable and ``spacing`` is given, the directions come from the first usable one.
         spacing: mm along the file's axes, to be taken instead of the header's, or None.
         where: the file, for the message.
-        option: the command-line option that states ``spacing``.
+        option: the option or argument that states ``spacing``, for the message.
 
     Returns:
         (4, 4) float64.

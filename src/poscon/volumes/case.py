@@ -12,16 +12,33 @@ from poscon.errors import PosconError
 
 
 @dataclass(frozen=True)
+class Channel:
+    """Where one image channel of a case is.
+
+    Attributes:
+        file: the file with the intensities.
+        index: which volume of a 4-D file it is, or None for a 3-D file.
+        modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
+    """
+
+    file: Path
+    index: int | None = None
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
 class Case:
     """One 3-D volume of a data set and, where there is one, its label map.
 
-    A 4-D file is one case a frame: ``frame_index`` says which frame of the file is meant.
+    The volumes of a 4-D time series are cases of their own: ``frame_index`` says which frame of
+    the file is meant. The volumes of a 4-D file with several image channels are one case:
+    ``channels`` lists them.
 
     Attributes:
         id: unique in the data set, usable as a file name.
         subject: the person (or animal) scanned; several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
-        image: the file with the intensities.
+        image: the file with the intensities; of several files the first.
         label: the file with the reference segmentation, or a folder with one mask per organ, see
             :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
@@ -29,6 +46,8 @@ class Case:
         spacing: the voxel size in mm along the file's axes where the data set states it because
             the file's header is wrong, else None: the header is believed.
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
+        channels: the image channels where the data set has several, also if only one of them is
+            chosen; empty: ``image`` is the only one.
     """
 
     id: str
@@ -39,6 +58,17 @@ class Case:
     frame_index: int | None = None
     spacing: tuple[float, float, float] | None = None
     modality: str | None = None
+    channels: tuple[Channel, ...] = ()
+
+    @property
+    def all_channels(self) -> tuple[Channel, ...]:
+        """The image channels, one at least."""
+        return self.channels or (Channel(self.image, self.frame_index, self.modality),)
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """The files of the image channels, each once."""
+        return tuple(dict.fromkeys(channel.file for channel in self.all_channels))
 
 
 @dataclass(frozen=True)
@@ -127,6 +157,7 @@ class Dataset:
         preparation: settings of ``poscon prepare`` that this layout's field uses or that its
             files make necessary, e.g. ``{"spacing": 1.25}``; the user's own settings override them.
         notes: what a user should know of these files, one sentence each.
+        channels: name of each image channel; every case has as many.
         passed_over: what the folder holds and was not read, counted, one line for each kind.
     """
 
@@ -136,6 +167,7 @@ class Dataset:
     labels: LabelScheme | None = None
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ("image",)
     passed_over: tuple[str, ...] = ()
 
 

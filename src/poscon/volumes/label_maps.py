@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.volumes.affine import OPTION, Spacing, same_place
+from poscon.volumes.affine import Spacing, same_place
 from poscon.volumes.case import LabelScheme, label_value
 from poscon.volumes.scan import (
     Scan,
@@ -38,15 +38,13 @@ def label_masks(folder: Path) -> dict[str, Path]:
     }
 
 
-def read_label_header(
-    path: Path, *, spacing: Spacing | None = None, option: str = OPTION
-) -> ScanHeader:
+def read_label_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:
     """:func:`poscon.volumes.scan.read_header` of a label map; of a folder, that of its first mask.
 
     Raises:
         PosconError: see there; a folder has no mask.
     """
-    return read_header(_first(path), spacing=spacing, option=option)
+    return read_header(_first(path), spacing=spacing)
 
 
 def read_labels(
@@ -54,7 +52,6 @@ def read_labels(
     scheme: LabelScheme | None = None,
     *,
     spacing: Spacing | None = None,
-    option: str = OPTION,
 ) -> Scan:
     """Read a label map, whichever form it has.
 
@@ -69,7 +66,6 @@ def read_labels(
         path: a file, or a folder of masks.
         scheme: what the values mean; None for a file whose values stay as they are.
         spacing: see :func:`poscon.volumes.scan.read_scan`.
-        option: likewise.
 
     Raises:
         PosconError: the file cannot be read; a mask is missing, no mask, or overlaps another; a
@@ -77,8 +73,8 @@ def read_labels(
     """
     if path.is_dir():
         assert scheme is not None, "the names of masks mean nothing without a scheme"
-        return _merged(path, scheme, spacing, option)
-    scan = read_scan(path, spacing=spacing, option=option)
+        return _merged(path, scheme, spacing)
+    scan = read_scan(path, spacing=spacing)
     data = _unscaled(scan)
     if scheme is not None and (segments := segment_values(path)):
         data = _by_segment(data, segments, scheme, path)
@@ -154,7 +150,7 @@ def _first(path: Path) -> Path:
     return next(iter(masks.values()))
 
 
-def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None, option: str) -> Scan:
+def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
     """One label map from a folder with one mask per organ."""
     masks = label_masks(folder)
     merged: Scan | None = None
@@ -165,7 +161,7 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None, option: 
                 f"{folder}: no mask of {name!r}, which the label scheme has; add the mask (empty "
                 "where the organ is not in the scan), or choose the classes with --labels"
             )
-        mask = read_scan(masks[name], spacing=spacing, option=option)
+        mask = read_scan(masks[name], spacing=spacing)
         inside = _unscaled(mask) != 0
         found = np.unique(mask.data)
         if len(found) > 2 or (len(found) == 2 and found[0] != 0):

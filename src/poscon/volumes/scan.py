@@ -1,4 +1,4 @@
-"""Reading a scan file and writing a label map that lies exactly on it.
+"""Reading a scan, from a file or in memory, and making a label map that lies exactly on it.
 
 NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever the format, the
 affine is in nibabel's convention: voxel index to millimetres in RAS+. Every affine goes through
@@ -47,14 +47,15 @@ _QUIET.propagate = False
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan file's content.
+    """A scan: the content of a file, or what was given in memory.
 
     Attributes:
-        path: the file.
+        path: the file; for a scan in memory, what messages call it.
         data: voxels, (X, Y, Z) or (X, Y, Z, frames), in the file's own axis order, scaled as the
             header says; integers stay integers where the header has no scaling.
         affine: (4, 4), voxel index to mm, RAS+.
-        header: what the format's library needs to write a file with the same geometry.
+        header: what the format's library needs to make an image with the same geometry; None for
+            a NumPy array, which has none.
     """
 
     path: Path
@@ -98,20 +99,19 @@ def read_shape(path: Path) -> tuple[int, ...]:
     return _open(path).shape
 
 
-def read_header(path: Path, *, spacing: Spacing | None = None, option: str = OPTION) -> ScanHeader:
+def read_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:
     """Read shape, spacing and affine only.
 
     Args:
         path: the file.
         spacing: the true voxel size in mm along the file's axes, where the header's is wrong.
-        option: the command-line option that states ``spacing``, for the message.
 
     Raises:
         PosconError: the file is missing, empty, broken or of a format poscon does not read; its
             header cannot be believed.
     """
     opened = _open(path)
-    affine = checked_affine(opened.affines, spacing, where=str(path), option=option)
+    affine = checked_affine(opened.affines, spacing, where=str(path))
     return ScanHeader(opened.shape, spacing_of(affine), affine)
 
 
@@ -121,7 +121,7 @@ def read_scan(path: Path, *, spacing: Spacing | None = None, option: str = OPTIO
     Args:
         path: the file.
         spacing: the true voxel size in mm along the file's axes, where the header's is wrong.
-        option: the command-line option that states ``spacing``, for the message.
+        option: the option or argument that states ``spacing``, for the message.
 
     Raises:
         PosconError: the file is missing, empty, truncated, of an unknown format, not 3-D or 4-D;
@@ -137,6 +137,65 @@ def read_scan(path: Path, *, spacing: Spacing | None = None, option: str = OPTIO
             header = _itk_reader(path).Execute()
             data = SimpleITK.GetArrayFromImage(header).T
     return Scan(path, data.reshape(opened.shape), affine, header)
+
+
+def scan_in_memory(
+    image: Any, affine: np.ndarray | None = None, *, spacing: Spacing | None = None
+) -> Scan:
+    """A scan that is in memory already.
+
+    Args:
+        image: a NIfTI image of nibabel, an image of SimpleITK, or an array, (X, Y, Z) or
+            (X, Y, Z, frames).
+        affine: (4, 4), voxel index to mm, RAS+; for an array only.
+        spacing: the true voxel size in mm along the three axes, where that of the image is wrong.
+            An array needs it or ``affine``; its axes then run towards right, anterior and superior.
+
+    Raises:
+        PosconError: another type, a wrong number of dimensions, several numbers per voxel, or an
+            affine that is missing, not needed or cannot be believed.
+    """
+    name = Path("image")
+    header: Any = None
+    affines: tuple[np.ndarray, ...]
+    if isinstance(image, np.ndarray):
+        if affine is None and spacing is None:
+            raise PosconError("image: an array has no voxel size; give spacing or affine too")
+        if affine is not None and np.shape(affine) != (4, 4):
+            raise PosconError(f"affine: has shape {np.shape(affine)}, must be (4, 4)")
+        if image.ndim not in (3, 4) or 0 in image.shape:
+            raise PosconError(
+                f"image: an array of shape {image.shape}; give (X, Y, Z) or (X, Y, Z, frames)"
+            )
+        data = image
+        affines = (np.eye(4) if affine is None else np.asarray(affine, float),)
+    elif affine is not None:
+        raise PosconError("affine: has no effect, the image has its own; leave it out")
+    elif isinstance(image, nib.Nifti1Pair):
+        with _readable(name):
+            # the header of a new image follows the affine, which may have been changed in place
+            header = type(image)(image.dataobj, image.affine, image.header).header.copy()
+            data = np.asanyarray(image.dataobj)
+        affines = nifti_affines(header)
+        if image.affine is None:
+            affines = (np.full((4, 4), np.nan), *affines)
+    elif isinstance(image, SimpleITK.Image):
+        header = image
+        data = SimpleITK.GetArrayFromImage(image).T
+        affines = _itk_affines(image)
+    else:
+        raise PosconError(
+            f"image: cannot be a {type(image).__name__}; give a file, a NumPy array, a NIfTI image "
+            "of nibabel or an image of SimpleITK"
+        )
+    single = data.dtype.kind in "biuf"
+    if isinstance(image, SimpleITK.Image):
+        single = image.GetNumberOfComponentsPerPixel() == 1
+    _check_scalar(single, name)
+    if header is not None:  # an array is answered by an array of its own shape
+        data = data.reshape(_spatial_shape(data.shape, name))
+    used = checked_affine(affines, spacing, where=str(name), option="spacing")
+    return Scan(name, data, used, header)
 
 
 def first_volume(scan: Scan) -> Scan:
@@ -179,20 +238,55 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
     assert labels.shape == like.data.shape
     with complete(path) as part:
         if isinstance(like.header, nib.Nifti1Header):
-            header = like.header.copy()
-            header.set_data_dtype(labels.dtype)
-            header.set_slope_inter(1, 0)
-            header["cal_min"], header["cal_max"] = 0, 0
-            header["descrip"] = b""
-            # nibabel keeps both codes only when the affine is the header's own, and it is.
-            shape = header.get_data_shape()  # a file with trailing axes of 1 gets them back
-            image = type_of(header)(labels.reshape(shape), None, header)
-            nib.save(image, part)
+            header = _label_header(labels, like.header)
+            # nibabel keeps both codes and every number only if it is given no affine
+            nib.save(type_of(header)(labels.reshape(header.get_data_shape()), None, header), part)
         else:
-            shape = like.header.GetSize()  # a single slice may be a 2-D file
-            image = SimpleITK.GetImageFromArray(labels.reshape(shape).T, isVector=False)
-            image.CopyInformation(like.header)
-            SimpleITK.WriteImage(image, str(part), useCompression=True)
+            SimpleITK.WriteImage(_itk_labels(labels, like.header), str(part), useCompression=True)
+
+
+def label_image(labels: np.ndarray, like: Scan) -> Any:
+    """A label map as an image of the same library as a scan, with the scan's geometry.
+
+    Args:
+        labels: integers of the same shape as ``like.data``.
+        like: the scan that was segmented.
+
+    Returns:
+        An image of nibabel or of SimpleITK; the array itself for a scan that is an array.
+    """
+    assert labels.shape == like.data.shape
+    if like.header is None:
+        return labels
+    if not isinstance(like.header, nib.Nifti1Header):
+        return _itk_labels(labels, like.header)
+    header = _label_header(labels, like.header)
+    image, labels = type_of(header), labels.reshape(header.get_data_shape())
+    try:
+        affine = header.get_best_affine()
+    except ValueError:  # a quaternion that nibabel does not take
+        affine = np.full((4, 4), np.nan)
+    if np.isfinite(affine).all():
+        return image(labels, affine, header)
+    return image(labels, like.affine)
+
+
+def _label_header(labels: np.ndarray, header: Any) -> Any:
+    """The NIfTI header of a label map that lies where a scan with this header does."""
+    header = header.copy()
+    header.set_data_dtype(labels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    header["descrip"] = b""
+    return header
+
+
+def _itk_labels(labels: np.ndarray, like: Any) -> Any:
+    """A label map as an image of ITK that lies where another image does."""
+    # a single slice may be a 2-D image, and trailing axes of 1 come back
+    image = SimpleITK.GetImageFromArray(labels.reshape(like.GetSize()).T, isVector=False)
+    image.CopyInformation(like)
+    return image
 
 
 def type_of(header: Any) -> Any:
@@ -240,11 +334,7 @@ def _open(path: Path) -> _Opened:
             _check_axes(header, path)
             shape, affines = header.GetSize(), _itk_affines(header)
             single = header.GetNumberOfComponents() == 1
-    if not single:
-        raise PosconError(
-            f"{path}: colour, vector, complex or a list of volumes in each voxel; poscon reads one "
-            "number a voxel, and frames or channels along a fourth axis"
-        )
+    _check_scalar(single, path)
     return _Opened(_spatial_shape(tuple(shape), path), affines, header)
 
 
@@ -291,17 +381,6 @@ def _check_axes(reader: Any, path: Path) -> None:
             )
 
 
-def _sitk_affine(image: Any) -> np.ndarray:
-    """The RAS+ affine of a SimpleITK image or reader, whose own world is LPS+."""
-    size = image.GetDimension()
-    affine = np.eye(4)
-    axes = min(size, 3)
-    direction = np.array(image.GetDirection()).reshape(size, size)
-    affine[:axes, :axes] = (direction * np.array(image.GetSpacing()))[:axes, :axes]
-    affine[:axes, 3] = image.GetOrigin()[:axes]
-    return _RAS_FROM_LPS @ affine
-
-
 def _itk_affines(reader: Any) -> tuple[np.ndarray, ...]:
     """The RAS+ affine of an ITK image, whose own world is LPS+; then that of voxels of 1 mm."""
     size = reader.GetDimension()
@@ -330,6 +409,14 @@ def _check_file(path: Path) -> None:
         ) from error
     if empty:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
+
+
+def _check_scalar(single: bool, path: Path) -> None:
+    if not single:
+        raise PosconError(
+            f"{path}: colour, vector, complex or a list of volumes in each voxel; poscon reads one "
+            "number per voxel, and frames or channels along a fourth axis"
+        )
 
 
 @contextmanager

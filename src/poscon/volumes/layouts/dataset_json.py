@@ -71,17 +71,18 @@ def channel_names(root: Path, description: dict[str, Any]) -> dict[int, str]:
     return names
 
 
-def choose_channel(root: Path, names: dict[int, str], channel: int | None) -> int:
-    """The channel to read: the user's choice, or the only one there is."""
-    listing = ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
-    if channel is None and len(names) > 1:
-        raise PosconError(
-            f"{root}: the images have several channels ({listing}); choose one with --channel"
-        )
-    chosen = min(names) if channel is None else channel
-    if chosen not in names:
-        raise PosconError(f"{root}: there is no channel {chosen}; choose from: {listing}")
-    return chosen
+def choose_channels(root: Path, names: dict[int, str], channel: int | None) -> dict[int, str]:
+    """Names of the channels to read by number, in order: the user's choice, or all there are.
+
+    Raises:
+        PosconError: there is no such channel.
+    """
+    if channel is None:
+        return dict(sorted(names.items()))
+    if channel not in names:
+        listing = ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
+        raise PosconError(f"{root}: there is no channel {channel}; choose from: {listing}")
+    return {channel: names[channel]}
 
 
 def labels_of_description(root: Path, description: dict[str, Any]) -> LabelScheme | None:

@@ -2,7 +2,8 @@
 
 Antonelli et al., Nature Communications 2022, http://medicaldecathlon.com. Files:
 ``dataset.json``, ``imagesTr/CASE.nii.gz``, ``labelsTr/CASE.nii.gz`` and, unlabelled,
-``imagesTs/CASE.nii.gz``. Images of several modalities are 4-D with the channel last.
+``imagesTs/CASE.nii.gz``. Images of several modalities are 4-D with the channel last;
+all channels are read, or the one that is chosen.
 """
 
 from dataclasses import replace
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.volumes.case import Case, Dataset
+from poscon.volumes.case import Case, Channel, Dataset
 from poscon.volumes.layouts.base import Layout, by_case, refuse_orphans, scan_files
 from poscon.volumes.layouts.dataset_json import (
     channel_names,
-    choose_channel,
+    choose_channels,
     labels_of_description,
     modality_of,
     notes_of_description,
@@ -33,8 +34,9 @@ def matches(root: Path) -> bool:
 def read(root: Path, channel: int | None) -> Dataset:
     description = require_description(root)
     names = channel_names(root, description)
-    chosen = choose_channel(root, names, channel)
-    modality = modality_of(names[chosen]) or "MR"
+    chosen = choose_channels(root, names, channel)
+    modalities = {number: modality_of(name) or "MR" for number, name in chosen.items()}
+    modality = next(iter(modalities.values()))
     _check_training(root, description)
 
     training, labels, test = (
@@ -48,13 +50,14 @@ def read(root: Path, channel: int | None) -> Dataset:
     ]
     cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
     if len(names) > 1:
-        cases = [_one_channel(case, chosen, len(names)) for case in cases]
+        cases = [_with_channels(case, modalities, len(names)) for case in cases]
     return Dataset(
         NAME,
         root,
         tuple(cases),
         labels_of_description(root, description),
         notes=notes_of_description(root, description, len(labels)),
+        channels=tuple(chosen.values()),
     )
 
 
@@ -104,14 +107,16 @@ def _file_names(stated: Any, path: Path) -> list[str]:
     return names
 
 
-def _one_channel(case: Case, channel: int, channels: int) -> Case:
+def _with_channels(case: Case, modalities: dict[int, str], stated: int) -> Case:
+    """A case with the chosen ones of the channels that its 4-D file has."""
     shape = read_shape(case.image)
-    if shape[3:] != (channels,):
+    if shape[3:] != (stated,):
         raise PosconError(
-            f"{case.image}: shape {shape}, but dataset.json states {channels} channels; "
+            f"{case.image}: shape {shape}, but dataset.json states {stated} channels; "
             "correct its modality entry or the file"
         )
-    return replace(case, frame_index=channel)
+    channels = (Channel(case.image, number, name) for number, name in modalities.items())
+    return replace(case, channels=tuple(channels))
 
 
 LAYOUT = Layout(

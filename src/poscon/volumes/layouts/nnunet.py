@@ -2,19 +2,19 @@
 
 https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md. Files: ``dataset.json``,
 ``imagesTr/CASE_0000.nii.gz`` (the last four digits are the channel), ``labelsTr/CASE.nii.gz``
-and, unlabelled, ``imagesTs/CASE_0000.nii.gz``.
+and, unlabelled, ``imagesTs/CASE_0000.nii.gz``. All channels are read, or the one that is chosen.
 """
 
 import re
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.volumes.case import Case, Dataset
+from poscon.volumes.case import Case, Channel, Dataset
 from poscon.volumes.layouts.base import Layout, by_case, refuse_orphans, scan_files
 from poscon.volumes.layouts.dataset_json import (
     FILE,
     channel_names,
-    choose_channel,
+    choose_channels,
     labels_of_description,
     modality_of,
     notes_of_description,
@@ -45,43 +45,68 @@ def read(root: Path, channel: int | None) -> Dataset:
             "into imagesTr and labelsTr"
         )
     names = channel_names(root, description)
-    chosen = choose_channel(root, names, channel)
-    modality = modality_of(names[chosen])
+    chosen = choose_channels(root, names, channel)
+    modalities = {number: modality_of(name) for number, name in chosen.items()}
     ending = description.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
         raise PosconError(
             f"{root / FILE}: file_ending {ending!r} is not read; poscon reads {', '.join(SUFFIXES)}"
         )
 
-    training = _images(root / "imagesTr", ending, chosen)
-    test = _images(root / "imagesTs", ending, chosen)
+    training = _images(root / "imagesTr", ending, modalities)
+    test = _images(root / "imagesTs", ending, modalities)
     labels = by_case(
         (scan_stem(path), path) for path in scan_files(root / "labelsTr", f"*{ending}")
     )
-    refuse_orphans(training, labels)
+    refuse_orphans({name: channels[0].file for name, channels in training.items()}, labels)
+    several = len(names) > 1
     cases = [
-        Case(name, name, image, labels.get(name), modality=modality)
-        for name, image in training.items()
+        Case(
+            name,
+            name,
+            channels[0].file,
+            labels.get(name) if part is training else None,
+            modality=channels[0].modality,
+            channels=channels if several else (),
+        )
+        for part in (training, test)
+        for name, channels in part.items()
     ]
-    cases += [Case(name, name, image, modality=modality) for name, image in test.items()]
     return Dataset(
         NAME,
         root,
         tuple(cases),
         labels_of_description(root, description),
         notes=notes_of_description(root, description, len(labels)),
+        channels=tuple(chosen.values()),
     )
 
 
-def _images(folder: Path, ending: str, channel: int) -> dict[str, Path]:
-    """The images of one channel by case."""
-    images: dict[str, Path] = {}
+def _images(
+    folder: Path, ending: str, modalities: dict[int, str | None]
+) -> dict[str, tuple[Channel, ...]]:
+    """The files of the chosen channels by case.
+
+    Raises:
+        PosconError: a name without a channel, or a case that lacks one of the channels.
+    """
+    found: dict[str, dict[int, Path]] = {}
     for path in scan_files(folder, f"*{ending}"):
         name = _IMAGE.fullmatch(scan_stem(path))
         if name is None:
             raise PosconError(f"{path}: the name has no channel; nnU-Net's is CASE_0000{ending}")
-        if int(name["channel"]) == channel:
-            images[name["case"]] = path
+        found.setdefault(name["case"], {})[int(name["channel"])] = path
+    images = {}
+    for case, files in found.items():
+        missing = [number for number in modalities if number not in files]
+        if missing:
+            raise PosconError(
+                f"{folder / case}_{missing[0]:04d}{ending}: no such file, but the case has other "
+                "channels; add the file, or choose a channel with --channel"
+            )
+        images[case] = tuple(
+            Channel(files[number], None, modality) for number, modality in modalities.items()
+        )
     return images
 
 
