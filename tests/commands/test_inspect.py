@@ -143,7 +143,7 @@ def test_damaged_arrays(source):
     assert "hash differs" in damaged["p01"]
     assert "label.npy: cannot be read" in damaged["p02"]
     assert "image.npy: cannot be read" in damaged["p03"]
-    assert "of shape (2, 2, 2), should be float16 of (10, 16, 16)" in damaged["p04"]
+    assert "of shape (2, 2, 2), should be float16 of (10, 1, 16, 16)" in damaged["p04"]
 
 
 def test_all_damaged(source):

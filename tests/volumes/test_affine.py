@@ -78,6 +78,14 @@ def test_absurd_affines_are_refused(name: str) -> None:
         checked_affine([absurd()[name]], None, where="here", option="spacing")
 
 
+@pytest.mark.parametrize(
+    "stated", [(0, 1, 1), (1, -1, 1), (1, 1, np.nan), (np.inf, 1, 1), (0.001, 1, 1), (1, 1, 101)]
+)
+def test_an_absurd_stated_spacing_is_refused(stated: tuple[float, float, float]) -> None:
+    with pytest.raises(PosconError, match=r"^--source-spacing: must be three sizes from 0\.01"):
+        checked_affine([np.eye(4)], stated, where="here")
+
+
 @given(ANGLES, st.sampled_from(["pixdim 0", "pixdim negative", "pixdim NaN", "sform 0"]), SIZES)
 def test_a_stated_spacing_takes_the_directions_that_the_qform_has(
     angles: tuple[float, ...], fault: str, stated: tuple[float, float, float]

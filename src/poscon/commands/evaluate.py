@@ -197,10 +197,6 @@ def evaluate(
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
-    if source_spacing is not None and not all(0 < size < math.inf for size in source_spacing):
-        raise PosconError(
-            f"--source-spacing: must be three positive sizes in mm, not {source_spacing}"
-        )
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
     found, expected = _references(references, predicted, layout, channel)

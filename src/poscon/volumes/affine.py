@@ -55,12 +55,17 @@ def checked_affine(
         (4, 4) float64.
 
     Raises:
-        PosconError: the header states no usable affine or an absurd voxel size.
+        PosconError: the affine is unusable, or the voxel size is absurd, also where it is stated.
     """
     affine = affines[0]
     if spacing is None:
         _check_affine(affine, where, option)
         return affine
+    low, high = SPACING_LIMITS_MM
+    if not all(low <= size <= high for size in spacing):
+        raise PosconError(
+            f"{option}: must be three sizes from {low:g} to {high:g} mm, not {tuple(spacing)}"
+        )
     for stated in affines:
         directions = _directions(stated)
         if directions is not None:
@@ -82,14 +87,14 @@ def _check_affine(affine: np.ndarray, where: str, option: str) -> None:
         problem = f"its affine is singular or not finite (voxels of {stated} mm)"
     elif not all(low <= size <= high for size in sizes):
         problem = (
-            f"its header says that a voxel measures {stated} mm, but no scan of a patient has "
+            f"its affine says that a voxel measures {stated} mm, but no scan of a patient has "
             f"less than {low:g} or more than {high:g} mm"
         )
     elif _directions(affine) is None:
         problem = "its affine is singular (two of its axes have the same direction)"
     else:
         return
-    raise PosconError(f"{where}: {problem}; mend the header or state the voxel size with {option}")
+    raise PosconError(f"{where}: {problem}; mend it or state the voxel size with {option}")
 
 
 def _directions(affine: np.ndarray) -> np.ndarray | None:
