@@ -335,7 +335,7 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                     ChannelRecord(
                         f"images/{name}.nii.gz",
                         None,
-                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125),
+                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125, 0.0),
                     ),
                 ),
                 source_label=None,

@@ -17,14 +17,16 @@ from poscon.executors import usable_cores
 from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan
 from poscon.progress import console, progress_bar
+from poscon.store.preparation import stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
-from poscon.training.run import LABELS_FILE
+from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.scan import (
     NIFTI,
-    Scan,
+    first_volume,
     read_header,
     scan_stem,
     scan_suffix,
@@ -82,7 +84,14 @@ def predict(
     jobs = (
         _folder_jobs(source, output, layout, channel, cases)
         if source.is_dir()
-        else _file_job(source, output, layout=layout, channel=channel, cases=cases)
+        else _file_job(
+            source,
+            output,
+            model.preparation.source_spacing,
+            layout=layout,
+            channel=channel,
+            cases=cases,
+        )
     )
     existing = [target for _, target in jobs if target.exists()]
     if existing and not resume:
@@ -91,7 +100,10 @@ def predict(
         )
     todo = [(case, target) for case, target in jobs if not target.exists()]
     # bad files are found before any work
-    fitted = [model.fitted(case, read_header(case.image)) for case, _ in todo]
+    fitted = [
+        model.fitted(case, read_header(case.image, spacing=stated_spacing(case, model.preparation)))
+        for case, _ in todo
+    ]
     folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
     if folder is not None:
         _write_labels_file(folder, model)
@@ -106,7 +118,9 @@ def predict(
         if folder is not None:  # before the label map, which says that this scan is done
             note_seen(folder, case.id, roles)
         labels = model.label_map(prepared, classes)
-        like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
+        like = (
+            prepared.scan if labels.ndim == prepared.scan.data.ndim else first_volume(prepared.scan)
+        )
         write_labels(target, labels, like)
 
     # some scans are read and one is written while the network works on the one between
@@ -142,12 +156,17 @@ def _in_threads(
             yield coming.popleft().result()
 
 
-def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
+def _file_job(
+    source: Path,
+    output: Path,
+    spacing: Spacing | None,
+    **folder_options: object,
+) -> list[tuple[Case, Path]]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
-    read_header(source)
+    read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
         return [(case, output / source.name)]
@@ -169,7 +188,10 @@ def _folder_jobs(
     """The scans of a folder and their targets: one a case, or one a 4-D series."""
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    chosen = list(read_dataset(source, layout, channel=channel).cases)
+    dataset = read_dataset(source, layout, channel=channel)
+    for line in dataset.passed_over:
+        console.print(f"note: {line}", soft_wrap=True, markup=False)
+    chosen = list(dataset.cases)
     if cases is not None:
         chosen = cases_named(chosen, cases, source)
     jobs = {}
@@ -179,13 +201,6 @@ def _folder_jobs(
             case = replace(case, id=series, frame=None, frame_index=None)
         jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
     return list(jobs.values())
-
-
-def _frame(scan: Scan) -> Scan:
-    """The geometry of one channel of a 4-D NIfTI file, as a scan of its own."""
-    header = scan.header.copy()
-    header.set_data_shape(scan.data.shape[:3])
-    return replace(scan, data=scan.data[..., 0], header=header)
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:

@@ -81,6 +81,7 @@ class IntensityRecord:
     high: float | None
     mean: float
     std: float
+    padding: float
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
