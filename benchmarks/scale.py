@@ -335,7 +335,9 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                     ChannelRecord(
                         f"images/{name}.nii.gz",
                         None,
-                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125),
+                        IntensityRecord(
+                            "CT", -1024.0, 1432.0, -386.27140808, 471.03125, "CT", (-1.35, 3.86)
+                        ),
                     ),
                 ),
                 source_label=None,

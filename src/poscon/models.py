@@ -1,5 +1,6 @@
 """Trained networks with all that they need: a scan in, its label map or its features out."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
 from poscon.networks.build import build_encoder, build_network
 from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.progress import console
 from poscon.store.preparation import (
     case_geometry,
     check_same_grid,
@@ -23,6 +25,7 @@ from poscon.store.preparation import (
     prepare_image,
 )
 from poscon.store.store import ClassRecord, Preparation
+from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
 from poscon.training.inference import (
     channels_last,
     choose_device,
@@ -37,6 +40,8 @@ from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
 
 Spacing = tuple[float, float, float]
+UNNAMED = "image"
+"""The name of the channel of a data set that gives it none."""
 
 
 @checked
@@ -77,14 +82,31 @@ class PreparedScan:
         series: whether the scan is a 4-D time series of which all frames are used.
         stacks: the slices of each frame, (slices, channels, rows, columns) float32, normalised, at
             the network's spacing.
+        spacing_from: where its spacing comes from.
         pixels: the hash of each frame's pixels, see :func:`poscon.store.preparation.pixels_sha256`.
+        modalities: what each channel was normalised as, ``"CT"`` or ``"MR"``.
+        differences: how the scan differs from the training data of the network.
     """
 
     scan: Scan
     geometry: SliceGeometry
     series: bool
+    spacing_from: SpacingFrom
     stacks: list[Tensor] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
+    modalities: tuple[str, ...] = ()
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Mm along (slice, row, column) of the stacks."""
+        between, *in_plane = self.geometry.spacing
+        _, *before = self.geometry.stack_shape
+        row, column = (
+            mm * n / after
+            for mm, n, after in zip(in_plane, before, self.stacks[0].shape[2:], strict=True)
+        )
+        return between, row, column
 
 
 class ScanPreparer:
@@ -95,10 +117,10 @@ class ScanPreparer:
         path: that file, for messages.
 
     Attributes:
-        preparation: what was done to the training data.
+        preparation: what is done to a scan: what was done to the training data, but the voxel
+            sizes are those of its header.
+        training: what the training data were like.
         size: extent of the training crops in pixels.
-        channels: names of the image channels.
-        modalities: ``"CT"`` or ``"MR"`` of each channel; None where the training data had both.
 
     Raises:
         PosconError: the file does not say how its data were prepared.
@@ -106,16 +128,49 @@ class ScanPreparer:
 
     def __init__(self, about: Mapping[str, Any], path: Path) -> None:
         try:
-            self.preparation = Preparation.model_validate(about["preparation"])
+            trained = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
-            self.channels = [str(name) for name in about["channels"]]
-            modalities: list[list[str]] = about["modalities"]
         except (KeyError, TypeError, ValueError) as error:
             raise PosconError(
                 f"{path}: does not say how its scans were prepared; train it again with this "
                 "version of poscon"
             ) from error
-        self.modalities = [found[0] if len(found) == 1 else None for found in modalities]
+        self.preparation = trained.model_copy(update={"source_spacing": None})
+        self.training = TrainingRange.read(about, path)
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the image channels."""
+        return [channel.name for channel in self.training.channels]
+
+    @property
+    def modalities(self) -> list[str | None]:
+        """``"CT"`` or ``"MR"`` of each channel; None where the training data had both."""
+        return [channel.modality for channel in self.training.channels]
+
+    def channel_order(self, names: Sequence[str]) -> list[int] | None:
+        """Which channels of a data set the network takes, by their names, in its own order.
+
+        Args:
+            names: of the data set's channels.
+
+        Returns:
+            None where the names do not tell: a data set that has none calls its channel ``image``.
+        """
+        if len(set(names)) < len(names) or not set(self.channels) <= set(names):
+            return None
+        return [list(names).index(name) for name in self.channels]
+
+    def channel_difference(self, names: Sequence[str]) -> Difference | None:
+        """How the channels of a data set differ by name from those that were trained on."""
+        known = {*names, *self.channels}.isdisjoint({UNNAMED})
+        if not known or list(names) == self.channels:
+            return None
+        return Difference(
+            "channel",
+            f"its channel is {', '.join(names)}, that of the training data "
+            f"{', '.join(self.channels)}",
+        )
 
     def fitted(self, case: Case, header: ScanHeader) -> Case:
         """The case with the channels that the network takes; a 4-D file may hold them.
@@ -145,7 +200,7 @@ class ScanPreparer:
     def prepare(
         self, files: Mapping[Path, Scan], case: Case, preparation: Preparation
     ) -> PreparedScan:
-        """Slice, resample and normalise a scan.
+        """Slice, resample and normalise a scan, in the plane of the training data.
 
         Args:
             files: the files of the case, read.
@@ -156,9 +211,12 @@ class ScanPreparer:
             PosconError: a voxel is not finite, or all are the same.
         """
         scan = files[case.image]
+        as_acquired = preparation.model_copy(update={"plane": "auto"})
+        acquired = case_geometry(case, _header(scan), as_acquired).acquired
+        preparation = preparation.model_copy(update={"plane": self.training.plane_for(acquired)})
         geometry = case_geometry(case, _header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
-        prepared = PreparedScan(scan, geometry, series)
+        prepared = PreparedScan(scan, geometry, series, _spacing_from(scan, case, preparation))
         frames = [case.all_channels]
         if series:
             numbers = range(scan.data.shape[3])
@@ -166,7 +224,7 @@ class ScanPreparer:
         for channels in frames:
             volumes = [one_volume(files[c.file].data, case, c) for c in channels]
             prepared.pixels.append(pixels_sha256(volumes, scan.affine))
-            stack, _ = prepare_image(
+            stack, intensities = prepare_image(
                 volumes,
                 geometry,
                 preparation.spacing,
@@ -176,6 +234,11 @@ class ScanPreparer:
                 ],
             )
             prepared.stacks.append(torch.from_numpy(stack))
+            prepared.modalities = tuple(record.modality for record in intensities)
+            found = self.training.differences(
+                geometry, prepared.spacing_from, preparation, intensities
+            )
+            prepared.differences += [d for d in found if d not in prepared.differences]
         return prepared
 
     def prepare_single(self, scan: Scan, preparation: Preparation) -> PreparedScan:
@@ -185,7 +248,10 @@ class ScanPreparer:
             PosconError: another number of channels, or voxels that cannot be used.
         """
         case = Case(id=str(scan.path), subject=str(scan.path), image=scan.path)
-        return self.prepare({scan.path: scan}, self.fitted(case, _header(scan)), preparation)
+        case = self.fitted(case, _header(scan))
+        prepared = self.prepare({scan.path: scan}, case, preparation)
+        say_differences(str(scan.path), prepared.differences)
+        return prepared
 
     def open_image(
         self, image: Any, spacing: Spacing | None, affine: np.ndarray | None
@@ -203,8 +269,6 @@ class ScanPreparer:
                 raise PosconError("spacing and affine: both say the voxel size; give one of them")
             if spacing is not None:
                 affine = np.diag([*_sizes(spacing), 1.0])
-            elif affine is not None:  # the headers of the training data are no matter here
-                preparation = preparation.model_copy(update={"source_spacing": None})
         if isinstance(image, str | Path):
             if affine is not None:
                 raise PosconError("affine: has no effect, the file has its own; leave it out")
@@ -230,7 +294,7 @@ class Model(ScanPreparer):
         self, run: Path | str, device: str = "auto", source_spacing: Spacing | None = None
     ) -> None:
         self.run = _run_folder(run, "finetune")
-        path = self.run / MODEL
+        self.path = path = self.run / MODEL
         if not path.is_file() and part_file(self.run, "encoder").is_file():
             raise PosconError(f"{run}: a pre-training run; start a poscon finetune --init from it")
         tensors, about = read_weights(path)
@@ -251,6 +315,12 @@ class Model(ScanPreparer):
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def __repr__(self) -> str:
         classes = ", ".join(f"{c.values[0]} = {c.name}" for c in self.classes)
         return f"Model({str(self.run)!r}: {classes})"
@@ -261,7 +331,7 @@ class Model(ScanPreparer):
         spacing: Spacing | None = None,
         affine: np.ndarray | None = None,
     ) -> Any:
-        """Segment one scan.
+        """Segment one scan; a scan that is unlike the training data is one line on stderr.
 
         Args:
             image: a file; a NIfTI image of nibabel; an image of SimpleITK; or an array,
@@ -379,6 +449,23 @@ class FeatureExtractor(ScanPreparer):
         with frozen(self.encoder) as on:
             features = [pooled_features(self.encoder, part.to(on)).cpu() for part in parts]
         return torch.cat(features).float().numpy()
+
+
+def say_differences(name: str, differences: Sequence[Difference]) -> None:
+    """One line on stderr for a scan that is unlike the training data."""
+    if differences:
+        console.print(
+            f"warning: {name}: unlike the training data: {'; '.join(d.text for d in differences)}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _spacing_from(scan: Scan, case: Case, preparation: Preparation) -> SpacingFrom:
+    """Where the spacing of a scan comes from; an array has none but what the user states."""
+    if preparation.source_spacing is not None or scan.header is None:
+        return "user"
+    return "layout" if case.spacing else "header"
 
 
 def _sizes(spacing: Any) -> Spacing:

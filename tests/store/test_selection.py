@@ -28,7 +28,7 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
             ChannelRecord(
                 source=f"{name}.nii",
                 index=None,
-                intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1),
+                intensity=IntensityRecord("MR", None, None, 0, 1, "MR", (-1, 2)),
             ),
         ),
         source_label=f"{name}_gt.nii" if labelled else None,

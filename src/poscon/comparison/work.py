@@ -130,6 +130,8 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     """Segment the test cases, compare with the references; the file of results comes last."""
     # as the store has it: a folder of scans and label maps could be read in more than one way
     layout = Store(place.store).manifest.layout
+    stated = place.data.prepare.get("source_spacing")  # the files' headers are wrong
+    spacing = None if stated is None else tuple(stated)
     predict(
         folder,
         place.folder,
@@ -137,6 +139,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         layout=layout,
         channel=place.data.channel,
         cases=job.cases["test"],
+        source_spacing=spacing,
         device=place.device,
         resume=True,
     )
@@ -144,7 +147,6 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
     if seen:  # which the guard would have found, had the scans not changed since
         raise PosconError(f"{place.folder}: {describe(seen)}, but is to be tested on")
-    spacing = place.data.prepare.get("source_spacing")  # the model knows it, the references do not
     evaluate(
         folder / PREDICTIONS,
         place.folder,
@@ -152,7 +154,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
-        source_spacing=None if spacing is None else tuple(spacing),
+        source_spacing=spacing,
     )
 
 

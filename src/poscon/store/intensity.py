@@ -7,6 +7,10 @@ import numpy as np
 from poscon.errors import PosconError
 
 CT_PERCENTILES = (1.0, 99.0)
+OUTER_PERCENTILES = (1.0, 99.0)
+"""Between these lie nearly all values of a scan; they tell scans of different kinds apart."""
+SAMPLED_VOXELS = 2**18
+"""About as many voxels are enough for these percentiles."""
 HOUNSFIELD_AIR = -200.0
 """A voxel this low or lower means Hounsfield units, where nobody says what the modality is."""
 
@@ -67,3 +71,13 @@ def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]
             low = high = None
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     return (values - np.float32(mean)) / np.float32(std), Intensity(modality, low, high, mean, std)
+
+
+def outer_percentiles(normalised: np.ndarray) -> tuple[float, float]:
+    """The 1st and the 99th percentile of a normalised volume, by voxels at equal distances.
+
+    They do not change when the intensities are scaled, as the normalisation undoes that.
+    """
+    step = max(1, normalised.size // SAMPLED_VOXELS)
+    low, high = np.percentile(normalised.ravel()[::step], OUTER_PERCENTILES)
+    return float(low), float(high)

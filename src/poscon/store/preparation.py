@@ -9,7 +9,7 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.files import complete
-from poscon.store.intensity import check_voxels, guess_modality, normalise
+from poscon.store.intensity import check_voxels, guess_modality, normalise, outer_percentiles
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
     CASE_FILE,
@@ -83,7 +83,12 @@ def prepare_stack(
     normalised, intensity = normalise(stack, modality)
     _, *in_plane = geometry.stack_shape
     size = resampled_size((in_plane[0], in_plane[1]), geometry.spacing[1:], spacing)
-    return resample_images(normalised, size), IntensityRecord(**asdict(intensity))
+    record = IntensityRecord(
+        **asdict(intensity),
+        looks_like=guess_modality(volume),
+        percentiles=outer_percentiles(normalised),
+    )
+    return resample_images(normalised, size), record
 
 
 def case_geometry(

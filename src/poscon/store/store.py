@@ -57,7 +57,10 @@ class ClassRecord(_Record):
 
 
 class Preparation(_Record):
-    """What was done to every volume; a scan to be predicted is treated the same way.
+    """What was done to every volume.
+
+    A scan to be predicted is treated the same way, in the plane of the training cases. The voxel
+    size that was stated for the training cases is not applied to it.
 
     Attributes:
         plane: see :func:`poscon.volumes.geometry.slice_geometry`.
@@ -74,13 +77,20 @@ class Preparation(_Record):
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class IntensityRecord:
-    """See :class:`poscon.store.intensity.Intensity`."""
+    """See :class:`poscon.store.intensity.Intensity`; and what tells whether a scan is like others.
+
+    Attributes:
+        looks_like: ``"CT"`` or ``"MR"``, by the values alone.
+        percentiles: the 1st and the 99th of the normalised values.
+    """
 
     modality: str
     low: float | None
     high: float | None
     mean: float
     std: float
+    looks_like: str
+    percentiles: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

@@ -25,8 +25,10 @@ from typing import Any
 import yaml
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import holds_nothing, write_text
+from poscon.progress import console
 from poscon.store.store import CaseRecord, Store, write_json
+from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
 
 CHECKPOINT = "last.ckpt"
@@ -50,13 +52,15 @@ def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) ->
     """
     return {
         "size": size,
-        "channels": store.manifest.channels,
-        "modalities": [
-            sorted(set(of_channel))
-            for of_channel in zip(*(case.modalities for case in cases), strict=True)
-        ],
         "preparation": store.manifest.preparation.model_dump(mode="json"),
+        "training": TrainingRange.of(store, cases).model_dump(mode="json"),
     }
+
+
+def say_mixtures(store: Store, cases: Sequence[CaseRecord]) -> None:
+    """A note on stderr where the cases of a training have several planes or modalities."""
+    for text in TrainingRange.of(store, cases).mixtures():
+        console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 class RunFolder:
@@ -128,7 +132,7 @@ class RunFolder:
         Raises:
             PosconError: there is.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not (self.path.is_dir() and holds_nothing(self.path)):
             raise PosconError(
                 f"{self.path}: exists already; choose another folder, or continue it with --resume"
             )
