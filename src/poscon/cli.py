@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
 from poscon.memory import keep_freed_memory
 from poscon.version import __version__
 
@@ -435,19 +435,25 @@ def evaluate(
     """Measure Dice, HD95 and ASSD in mm and volumes in ml, per case and class."""
     from poscon.commands import evaluate as module
 
-    evaluation = module.evaluate(
-        predictions,
-        references,
-        out,
-        layout=layout,
-        channel=channel,
-        labels=labels,
-        source_spacing=_triple("--source-spacing", source_spacing),
-    )
+    incomplete = None
+    try:
+        evaluation = module.evaluate(
+            predictions,
+            references,
+            out,
+            layout=layout,
+            channel=channel,
+            labels=labels,
+            source_spacing=_triple("--source-spacing", source_spacing),
+        )
+    except PartlyDone as error:
+        evaluation, incomplete = error.result, error
     if as_json:
         _print_json(module.evaluation_record(evaluation))
     else:
         _show(module.summary_table(evaluation))
+    if incomplete is not None:
+        raise incomplete
 
 
 @app.command(

@@ -15,13 +15,14 @@ class PartlyDone(PosconError):
     """Some of many inputs could not be used; the others were done and are kept.
 
     Attributes:
-        result: what the function would have returned, for the inputs that were done.
+        result: what the function returns, for the inputs that were done.
         failed: what was wrong, by the name of the input.
     """
 
-    def __init__(self, what: str, failed: dict[str, str], result: Any) -> None:
-        first, *others = failed.values()
-        more = f" (and {len(others)} more {what})" if others else ""
-        super().__init__(f"{first}{more}; the others are done and kept")
+    def __init__(self, what: str, failed: dict[str, str], total: int, result: Any) -> None:
+        super().__init__(
+            f"{next(iter(failed.values()))}; {len(failed)} of {total} {what}, what could be done "
+            "is kept"
+        )
         self.failed = failed
         self.result = result

@@ -21,7 +21,7 @@ from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
+from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
 from poscon.store.training_range import TrainingRange
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
@@ -317,6 +317,7 @@ def _choose_roles(
     if labelled < 1:
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
     roles = {"labelled": draw_subjects(pool, labelled, chosen.seed), **roles}
+    _check_foreground(store, roles)
     if uses_unlabelled:
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
@@ -328,6 +329,34 @@ def _choose_roles(
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
+
+
+def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
+    """Refuse label maps without any class; say which classes nobody can learn.
+
+    Raises:
+        PosconError: no labelled case has a labelled voxel, or no validation case has.
+    """
+    for role, cases in roles.items():
+        if cases and not any(any(voxels) for _, voxels in labelled_voxels(cases)):
+            raise PosconError(
+                f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
+                "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
+                "voxels, or correct the label maps and prepare the store again"
+            )
+    learnt = labelled_voxels(roles["labelled"])
+    absent = [
+        name
+        for i, name in enumerate(store.class_names)
+        if not any(voxels[i] for _, voxels in learnt)
+    ]
+    if absent:
+        console.print(
+            f"warning: no labelled case has a voxel of {', '.join(absent)}; the model cannot learn "
+            "it and will never find it",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _check_unseen(

@@ -124,7 +124,7 @@ class _Prediction:
         self.record = None if folder is None else PredictionsFile(folder)
         self.failed: dict[str, str] = {}
         self.seen: dict[str, tuple[str, ...]] = {}
-        self.ways: Counter[str] = Counter()
+        self.planes: Counter[str] = Counter()
 
     def do(self, resume: bool) -> list[Path]:
         """Segment them all; see :func:`predict`."""
@@ -133,7 +133,8 @@ class _Prediction:
         cases = [self._fitted(job) for job in todo]  # most bad files are found before any work
         if todo and not any(isinstance(case, Case) for case in cases):
             failures = [str(case) for case in cases]
-            raise _failure(dict(zip((job.case.id for job in todo), failures, strict=True)), [])
+            failed = dict(zip((job.case.id for job in todo), failures, strict=True))
+            raise self._failure(failed, [])
         if self.record is not None:
             self.record.begin(self.model.sha256)
             _write_labels_file(self.record.path.parent, self.model)
@@ -151,8 +152,14 @@ class _Prediction:
         self._conclude()
         written = [job.target for job in self.jobs if job.case.id not in self.failed]
         if self.failed:
-            raise _failure(self.failed, written)
+            raise self._failure(self.failed, written)
         return written
+
+    def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
+        """What is raised at the end."""
+        if len(self.jobs) == 1:
+            return PosconError(*failed.values())
+        return PartlyDone("scan(s) could not be segmented", failed, len(self.jobs), written)
 
     def _existing(self, resume: bool) -> set[Path]:
         """The label maps that are there and stay.
@@ -211,15 +218,16 @@ class _Prediction:
         if self.record is not None:  # before the label map, which says that this scan is done
             note_seen(self.record.path.parent, name, roles)
             self.record.done(name, _facts(prepared))
-        self.ways[_way(prepared)] += 1
+        self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         write_labels(job.target, labels, scan if labels.ndim == scan.data.ndim else _frame(scan))
 
     def _conclude(self) -> None:
         """Say in which plane and at which spacing the scans were segmented, and which were seen."""
-        for way, n in self.ways.items():
-            count = f"{n} scan(s) " if len(self.ways) > 1 else ""
-            console.print(f"segmented {count}in {way}", soft_wrap=True, markup=False)
+        mm = self.model.preparation.spacing
+        pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
+        for plane, n in self.planes.items():
+            console.print(f"{n} scan(s) segmented in {plane} slices, {pixels}", soft_wrap=True)
         if self.seen:
             console.print(
                 f"note: {describe(self.seen)}; how well they are segmented says little of new "
@@ -227,20 +235,6 @@ class _Prediction:
                 soft_wrap=True,
                 markup=False,
             )
-
-
-def _failure(failed: dict[str, str], written: list[Path]) -> PosconError:
-    """What is raised at the end."""
-    if len(failed) == 1 and not written:
-        return PosconError(*failed.values())
-    return PartlyDone("scan(s) could not be segmented", failed, written)
-
-
-def _way(prepared: PreparedScan) -> str:
-    """In which plane and at which spacing a scan was segmented."""
-    _, row, column = prepared.spacing
-    mm = f"{row:.3g}" if f"{row:.3g}" == f"{column:.3g}" else f"{row:.3g} x {column:.3g}"
-    return f"{prepared.geometry.plane} slices with pixels of {mm} mm"
 
 
 def _facts(prepared: PreparedScan) -> dict[str, Any]:

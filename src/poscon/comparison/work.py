@@ -147,15 +147,18 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
     if seen:  # which the guard would have found, had the scans not changed since
         raise PosconError(f"{place.folder}: {describe(seen)}, but is to be tested on")
+    measured = folder / f"measured-{RESULTS}"  # which may be incomplete
+    measured.unlink(missing_ok=True)
     evaluate(
         folder / PREDICTIONS,
         place.folder,
-        folder / RESULTS,
+        measured,
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
         source_spacing=spacing,
     )
+    measured.replace(folder / RESULTS)
 
 
 @contextlib.contextmanager

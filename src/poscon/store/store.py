@@ -315,6 +315,11 @@ class Store:
         return found
 
 
+def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
+    """The labelled cases, each with the voxels of its classes."""
+    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]
+
+
 def names_place(source: Names) -> str:
     """What messages call the place that names come from."""
     return str(source) if isinstance(source, str | Path) else "the list of names"
