@@ -111,7 +111,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 
 
 LISTED = {
-    "methods": ("method", "pcl", "small"),
+    "methods": ("name", "pcl", "small"),
     "layouts": ("layout", "acdc", "pcl"),
     "recipes": ("recipe", "paper-chd", "hippocampus"),
     "plans": ("plan", "hippocampus", "paper-chd "),

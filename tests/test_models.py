@@ -125,7 +125,7 @@ def test_features_are_the_pooled_bottleneck(encoder: FeatureExtractor, image: An
     geometry = slice_geometry(data.shape, image.affine, plane=encoder.preparation.plane)
     stack, _ = prepare_stack(data, geometry, encoder.preparation.spacing, "MR")
     assert features.dtype == np.float32
-    assert features.shape == (len(stack), encoder.encoder.settings.feature_channels)
+    assert features.shape == (len(stack), encoder.encoder.feature_channels)
     for number in (0, len(stack) // 2):
         rows, columns = stack[number].shape
         stride = encoder.encoder.settings.stride
@@ -156,7 +156,7 @@ def test_the_encoder_of_a_fine_tuned_model(finetuned: Path, model: Model, scan: 
     found = load_encoder(finetuned, device="cpu")
     for name, value in model.network.encoder.state_dict().items():
         assert torch.equal(found.encoder.state_dict()[name], value)
-    assert found.embed(scan).shape[1] == found.encoder.settings.feature_channels
+    assert found.embed(scan).shape[1] == found.encoder.feature_channels
 
 
 def test_they_are_in_the_api(finetuned: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_broken_package_does_not_hide_the_others(
     site = install(tmp_path / "site", "extra", groups, BROKEN)
     with installed(site, monkeypatch):
         for listing, column, known in (
-            (list_methods(), "method", "pcl"),
+            (list_methods(), "name", "pcl"),
             (list_layouts(), "layout", "acdc"),
         ):
             names = {row[column] for row in listing.rows}

@@ -58,12 +58,12 @@ def test_learns(store: Path, tmp_path: Path) -> None:
         store,
         tmp_path / "run",
         validation=tmp_path / "watch.txt",
-        iterations=150,
+        iterations=300,
         settings=["network.width=8", "network.levels=3", "size=48", "batch=8", "optimiser.lr=0.01"],
     )
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["100", "150"]
+    assert [row["step"] for row in rows] == ["100", "200", "300"]
     assert float(rows[-1]["validation_dice"]) > 0.25
     assert roles(tmp_path / "run")["validation"] == ["phantom_004"]
     assert "phantom_004" not in roles(tmp_path / "run")["labelled"]

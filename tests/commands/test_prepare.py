@@ -136,7 +136,7 @@ def test_processes_are_started_where_there_is_work_for_them(
     source, tmp_path, monkeypatch, processes, voxels, started
 ):
     seen = []
-    original = module.prepare_cases
+    original = module._prepare_cases
 
     def recording(told, done, workers):
         seen.append(workers is not None)

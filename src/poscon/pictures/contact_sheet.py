@@ -154,7 +154,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
         text(_MARGIN, top, _case_line(row.case))
         top -= _LINE
         images = store.image(row.case)[list(row.indices), 0].astype(np.float32)
-        images = radiological(store.image(row.case)[list(row.indices)].astype(np.float32))
+        images = radiological(images)
         grey = np.percentile(images, (0.5, 99.5))
         for column, index in enumerate(row.indices):
             box = (left(column), top - row.height, _TILE, row.height)
