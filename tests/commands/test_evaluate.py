@@ -265,6 +265,7 @@ def test_json_and_csv(folders, tmp_path):
         "unmatched",
         "without_reference",
         "not_annotated",
+        "failed",
         "rules",
     }
     assert content["cases"][0] == {

@@ -202,7 +202,8 @@ def evaluate(
 
     folder = predictions if predictions.is_dir() else predictions.parent
     own, seen = _labels_file(folder), read_seen(folder)
-    reference_scheme = declared or expected or own or _discovered(pairs)
+    failed: dict[str, str] = {}
+    reference_scheme = declared or expected or own or _discovered(pairs, failed)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
@@ -217,8 +218,9 @@ def evaluate(
         raise PosconError(f"{references}: no class is labelled; there is nothing to evaluate")
     rows: list[Row] = []
     not_annotated: list[str] = []
-    failed: dict[str, str] = {}
     for pair in pairs:
+        if pair.id in failed:
+            continue
         try:
             prediction, reference = pair.read()
             where = str(pair.path)
@@ -396,19 +398,27 @@ def _labels_file(folder: Path) -> LabelScheme | None:
         ) from error
 
 
-def _discovered(pairs: Sequence[_Pair]) -> LabelScheme:
-    """Every value but 0 that occurs in any of the files is a class of its own."""
+def _discovered(pairs: Sequence[_Pair], failed: dict[str, str]) -> LabelScheme:
+    """Every value but 0 that occurs in any of the files is a class of its own.
+
+    Args:
+        pairs: the files.
+        failed: gets what is wrong with a pair that cannot be read, by its case.
+    """
     values: set[int] = set()
     for pair in pairs:
         try:
             scans = pair.read()
-        except PosconError:
-            continue  # which is said when it is measured
+        except PosconError as error:
+            failed[pair.id] = str(error)
+            continue
         for scan in scans:
             values.update(int(v) for v in np.unique(scan.data) if np.isfinite(v))
             if len(values) > 256:
                 raise PosconError(f"{scan.path}: over 255 label values; is this an image?")
     values.discard(0)
+    if len(failed) == len(pairs):
+        raise PosconError(next(iter(failed.values())))
     if not values:
         raise PosconError("every prediction and every reference is empty (0 everywhere)")
     return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in sorted(values)))
