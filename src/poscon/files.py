@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -110,7 +111,21 @@ def holds_nothing(folder: Path) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or absent."""
     with complete(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # a name of a file that is not UTF-8 is escaped
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def printable(name: str) -> str:
+    """A name of a file or folder as text: bytes that are not UTF-8 become ``%F6`` and the like.
+
+    Python has such bytes as surrogates, which no file format and no terminal takes.
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    return re.sub(
+        "[\udc80-\udcff]",
+        lambda found: f"%{ord(found[0]) - 0xDC00:02X}",
+        raw.decode("utf-8", "surrogateescape"),
+    )
 
 
 def json_text(content: Any) -> str:

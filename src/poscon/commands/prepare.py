@@ -279,7 +279,7 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     if not path.is_file() and not holds_nothing(job.store):
         raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
     if path.is_file():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if {**earlier, "cases": None} != {**state, "cases": None}:
             raise PosconError(
                 f"{job.store}: an unfinished store with other settings; "

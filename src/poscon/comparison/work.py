@@ -177,7 +177,7 @@ def _logged(path: Path) -> Iterator[None]:
     """Send what is printed to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        path.open("a", buffering=1) as log,
+        path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
@@ -217,7 +217,7 @@ def _forget_peak() -> None:
 def _peak_mib() -> int:
     """Peak memory of this process since the count began, in MiB."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -241,7 +241,10 @@ def guarded(job: Job, place: ComparisonFolder) -> str | None:
         return f"{error.filename or place.out}: cannot be used ({error.strerror})"
     except Exception as error:  # a defect, or no GPU memory: the other runs need not end for it
         log = place.out / LOGS / f"{job.name}.log"
-        with contextlib.suppress(OSError), log.open("a") as file:
+        with (
+            contextlib.suppress(OSError),
+            log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             traceback.print_exc(file=file)
         return f"{type(error).__name__}: {' '.join(str(error).split())} (see {log})"
     return None

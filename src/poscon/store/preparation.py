@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise, outer_percentiles
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
@@ -228,4 +228,4 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
 
 
 def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return printable(path.relative_to(root).as_posix())

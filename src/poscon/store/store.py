@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
@@ -347,7 +347,7 @@ def read_names(source: Names) -> list[str]:
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
-        text = path.read_text()
+        text = printable(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, UnicodeDecodeError) as error:
         raise PosconError(f"{path}: cannot read the list of names ({error})") from error
     if path.suffix != ".json":

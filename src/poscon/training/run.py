@@ -144,7 +144,7 @@ class RunFolder:
             PosconError: it is damaged.
         """
         try:
-            config = yaml.safe_load(self.config_path.read_text())
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict) or not {"command", "settings", "store"} <= config.keys():
@@ -175,7 +175,7 @@ class RunFolder:
         by_id = {case.id: case for case in store.cases}
         cases: dict[str, list[CaseRecord]] = {}
         try:
-            entries = json.loads(self.cases_path.read_text())
+            entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
             listed = [
                 (entry["id"], entry["stored_sha256"], entry["role"])
                 for entry in entries
@@ -223,7 +223,7 @@ class MetricsFile:
         """The rows there are, as text."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def forget_after(self, step: int) -> None:

@@ -18,7 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd")
@@ -64,7 +64,7 @@ class ScanHeader:
 def scan_stem(path: Path) -> str:
     """The file name without its format suffix (``a.nii.gz`` -> ``a``)."""
     suffix = scan_suffix(path)
-    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+    return printable(path.name[: len(path.name) - len(suffix)] if suffix else path.name)
 
 
 def scan_suffix(path: Path) -> str:
@@ -179,6 +179,7 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
         like: the scan that was segmented.
     """
     image = label_image(labels, like)
+    _check_name(path)
     with complete(path) as part:
         if isinstance(image, SimpleITK.Image):
             SimpleITK.WriteImage(image, str(part), useCompression=True)
@@ -246,8 +247,18 @@ def _check_file(path: Path) -> None:
         raise PosconError(f"{path}: no such file")
     if not scan_suffix(path):
         raise PosconError(f"{path}: not a format poscon reads ({', '.join(SUFFIXES)})")
+    _check_name(path)
     if path.stat().st_size == 0:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
+
+
+def _check_name(path: Path) -> None:
+    """SimpleITK ends the whole process at a path that is not UTF-8."""
+    if scan_suffix(path) not in NIFTI and printable(str(path)) != str(path):
+        raise PosconError(
+            f"{path}: its name, or that of a folder above it, is not UTF-8, and files of this "
+            "format need that; rename it"
+        )
 
 
 def _check_affine(affine: np.ndarray, path: Path) -> None:
