@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from poscon.environment import write_anything
+from poscon.environment import quiet_libraries, write_anything
 from poscon.errors import PartlyDone, PosconError
 from poscon.memory import keep_freed_memory
 from poscon.version import __version__
@@ -669,6 +669,7 @@ def main() -> NoReturn:
     """Run the command line; what the user can mend is one line on stderr and exit code 2."""
     keep_freed_memory()
     write_anything()
+    quiet_libraries()
     try:
         app(standalone_mode=True)
     except PosconError as error:

@@ -1,6 +1,7 @@
 """What poscon needs of the environment in which a process runs, where that has less than usual."""
 
 import codecs
+import logging
 import os
 import pwd
 import sys
@@ -33,6 +34,11 @@ def write_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="poscon")
+
+
+def quiet_libraries() -> None:
+    """Matplotlib says at length that it makes a cache elsewhere where HOME cannot be written."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
