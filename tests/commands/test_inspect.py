@@ -121,7 +121,7 @@ def test_long_stores_are_cut_short_on_the_terminal_only(source):
     for _ in range(23):
         source.add(np.zeros(SHAPE, np.uint8))
     inspection = inspect(source.prepare(labels=LABELS))
-    assert len(inspection.oddities) == 23
+    assert len(inspection.oddities) == 24
     text = shown(inspection)
     assert "labelled, but empty (23)" in text
     assert "... and 13 more" in text
@@ -143,7 +143,7 @@ def test_damaged_arrays(source):
     assert "hash differs" in damaged["p01"]
     assert "label.npy: cannot be read" in damaged["p02"]
     assert "image.npy: cannot be read" in damaged["p03"]
-    assert "of shape (2, 2, 2), should be float16 of (10, 16, 16)" in damaged["p04"]
+    assert "of shape (2, 2, 2), should be float16 of (10, 1, 16, 16)" in damaged["p04"]
 
 
 def test_all_damaged(source):

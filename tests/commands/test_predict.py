@@ -21,6 +21,7 @@ from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
 from poscon.errors import PartlyDone, PosconError
+from poscon.files import alone
 from poscon.leakage import read_seen
 from poscon.networks.weights import read_weights
 from poscon.volumes.scan import read_scan
@@ -400,3 +401,21 @@ def test_finetuning_tells_its_model_and_its_validation(store: Path, tmp_path: Pa
         with (run / "metrics.csv").open(newline="") as file:
             seen[told] = list(csv.DictReader(file))[-1]["validation_dice"]
     assert seen[True] != seen[False]
+
+
+def test_a_folder_says_how_its_label_maps_were_made(
+    finetuned: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    predict(finetuned, scans, out, cases=["phantom_003"])
+    assert "1 scan(s) segmented in axial slices, pixels of 6 mm" in capsys.readouterr().err
+    facts = json.loads((out / "predictions.json").read_text())["cases"]["phantom_003"]
+    zooms = sorted(phantom(scans, 3).header.get_zooms())
+    assert (facts["plane"], facts["spacing_from"]) == ("axial", "header")
+    assert facts["modalities"] == ["MR"]
+    assert facts["unlike_training"] == []
+    assert sorted(facts["scan_spacing_mm"]) == pytest.approx(zooms)
+    assert facts["spacing_mm"][1:] == pytest.approx((6, 6), rel=0.05)
+    with alone(out, "predict"), pytest.raises(PosconError, match="another poscon predict"):
+        predict(finetuned, scans, out, resume=True)
+    assert not (out / ".lock").exists()

@@ -21,7 +21,7 @@ COARSER = 2.0
 """A spacing more than this many times that of the coarsest training case is unlike the training."""
 FINER = 2.0
 """Where slices are not resampled: pixels finer than the finest of the training by this factor."""
-PERCENTILE_MARGIN = 1.0
+PERCENTILE_MARGIN = 1.5
 """Standard deviations of the scan by which its 1st or 99th percentile may lie outside the range."""
 CT_MEAN_MARGIN = 1.0
 """Of the largest standard deviation of a training case: how far the mean of a CT may lie outside
