@@ -178,7 +178,7 @@ def check(cases: Sequence[Case], model: Model) -> None:
             "--run: a model of one modality and one spacing, from the headers, is needed"
         )
     for case in cases:
-        plane = case_geometry(case, read_header(case.image), preparation).plane
+        plane = case_geometry(read_header(case.image), preparation).plane
         nifti = scan_suffix(case.image) in NIFTI
         if not nifti or case.frame_index is not None or case.channels or plane != "axial":
             raise PosconError(f"{case.image}: 3-D NIfTI files sliced axially are needed")

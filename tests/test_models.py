@@ -118,6 +118,75 @@ def test_spacing_replaces_that_of_a_header(
     np.testing.assert_array_equal(ours.affine, image.affine)
 
 
+def kinds_of(data: np.ndarray, sizes: tuple[float, float, float]) -> dict[str, dict[str, Any]]:
+    """One scan in every form in memory, with voxels of a size in mm; the arguments for it."""
+    affine = np.diag([*sizes, 1.0])
+    itk = SimpleITK.GetImageFromArray(data.T)
+    itk.SetSpacing(sizes)
+    itk.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # its world is LPS+
+    return {
+        "array": {"image": data, "affine": affine},
+        "nibabel": {"image": nib.Nifti1Image(data, affine)},
+        "SimpleITK": {"image": itk},
+    }
+
+
+@pytest.mark.parametrize("kind", ["array", "nibabel", "SimpleITK"])
+@pytest.mark.parametrize("sizes", [(0.002, 0.002, 0.004), (2.0, 2.0, 400.0)])
+def test_a_voxel_size_that_cannot_be_is_refused_in_memory_too(
+    model: Model, image: Any, kind: str, sizes: tuple[float, float, float]
+) -> None:
+    data = np.asanyarray(image.dataobj)
+    wrong, right = kinds_of(data, sizes)[kind], kinds_of(data, (2.0, 2.0, 4.0))[kind]
+    with pytest.raises(PosconError, match=r"^image: .* mm.* with spacing$"):
+        model.segment(**wrong)
+    wrong.pop("affine", None)
+    labels, known = model.segment(**wrong, spacing=(2, 2, 4)), model.segment(**right)
+    if kind == "nibabel":
+        labels, known = np.asanyarray(labels.dataobj), np.asanyarray(known.dataobj)
+    elif kind == "SimpleITK":
+        labels, known = map(SimpleITK.GetArrayFromImage, (labels, known))
+    np.testing.assert_array_equal(labels, known)
+
+
+def test_an_absurd_size_that_is_stated(model: Model) -> None:
+    for spacing in ((0.001, 0.001, 0.002), (1, 1, 500), (1, 1, np.inf)):
+        with pytest.raises(PosconError, match=r"^spacing: must be three sizes from 0\.01"):
+            model.segment(CUBE, spacing=spacing)
+
+
+def test_an_image_in_metres(model: Model, image: Any, expected: np.ndarray) -> None:
+    metres = nib.Nifti1Image(
+        np.asanyarray(image.dataobj), np.diag([1e-3, 1e-3, 1e-3, 1]) @ image.affine
+    )
+    metres.header.set_xyzt_units("meter")
+    np.testing.assert_array_equal(np.asanyarray(model.segment(metres).dataobj), expected)
+
+
+def test_a_file_with_a_header_that_nibabel_does_not_take(
+    model: Model, image: Any, tmp_path: Path
+) -> None:
+    """A quaternion of too great a length by rounding; and no voxel size, which is stated."""
+    for name, fields, spacing in (
+        ("long", {"quatern_b": 0, "quatern_c": 0, "quatern_d": 1 + 2e-7}, None),
+        ("unknown", {"pixdim": [1, np.nan, np.nan, np.nan, 0, 0, 0, 0]}, (2, 2, 4)),
+    ):
+        path = tmp_path / f"{name}.nii"
+        good = nib.Nifti1Image(np.asanyarray(image.dataobj), np.diag([-2.0, -2.0, 4.0, 1.0]))
+        good.set_qform(good.affine, 1)
+        good.set_sform(None, 0)
+        nib.save(good, path)
+        header = nib.load(path).header.copy()
+        for key, value in {**fields, "vox_offset": 352}.items():
+            header[key] = value
+        content = path.read_bytes()
+        path.write_bytes(header.binaryblock + content[len(header.binaryblock) :])
+        labels = model.segment(path, spacing=spacing)
+        np.testing.assert_allclose(labels.affine, good.affine, atol=1e-5)
+        known = np.asanyarray(model.segment(good).dataobj)
+        np.testing.assert_array_equal(np.asanyarray(labels.dataobj), known)
+
+
 def test_features_are_the_pooled_bottleneck(encoder: FeatureExtractor, image: Any) -> None:
     """Against a slow version: each slice alone, padded by hand."""
     data = np.asanyarray(image.dataobj)

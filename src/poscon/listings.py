@@ -58,7 +58,7 @@ def list_methods() -> Listing:
                 "kind": "architecture",
                 "name": name,
                 "what it does": encoder.summary,
-                "needs": "",
+                "needs": f"--set network.architecture={name}",
                 "source": encoder.citation,
                 "from": package,
             }

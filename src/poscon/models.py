@@ -23,6 +23,7 @@ from poscon.store.preparation import (
     one_volume,
     pixels_sha256,
     prepare_image,
+    stated_spacing,
 )
 from poscon.store.store import ClassRecord, Preparation
 from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
@@ -35,11 +36,11 @@ from poscon.training.inference import (
 )
 from poscon.training.probes import frozen, pooled_features
 from poscon.training.run import MODEL, part_file
-from poscon.volumes.case import Case, Channel, LabelClass, LabelScheme
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import Case, Channel, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
 
-Spacing = tuple[float, float, float]
 UNNAMED = "image"
 """The name of the channel of a data set that gives it none."""
 
@@ -194,29 +195,30 @@ class ScanPreparer:
                 f"{wanted}; {hint}"
             )
         for file in case.image_files[1:]:
-            check_same_grid(file, case.image, header)
+            check_same_grid(file, case.image, header, stated_spacing(case, self.preparation))
         return case
 
     def prepare(
-        self, files: Mapping[Path, Scan], case: Case, preparation: Preparation
+        self, files: Mapping[Path, Scan], case: Case, spacing_from: SpacingFrom
     ) -> PreparedScan:
         """Slice, resample and normalise a scan, in the plane of the training data.
 
         Args:
-            files: the files of the case, read.
+            files: the files of the case, read with the voxel size that is stated for them.
             case: which channels or which frame of them is meant, see :meth:`fitted`.
-            preparation: what to do.
+            spacing_from: where that voxel size comes from.
 
         Raises:
             PosconError: a voxel is not finite, or all are the same.
         """
         scan = files[case.image]
-        as_acquired = preparation.model_copy(update={"plane": "auto"})
-        acquired = case_geometry(case, _header(scan), as_acquired).acquired
-        preparation = preparation.model_copy(update={"plane": self.training.plane_for(acquired)})
-        geometry = case_geometry(case, _header(scan), preparation)
+        as_acquired = self.preparation.model_copy(update={"plane": "auto"})
+        acquired = case_geometry(_header(scan), as_acquired).acquired
+        plane = self.training.plane_for(acquired)
+        preparation = self.preparation.model_copy(update={"plane": plane})
+        geometry = case_geometry(_header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
-        prepared = PreparedScan(scan, geometry, series, _spacing_from(scan, case, preparation))
+        prepared = PreparedScan(scan, geometry, series, spacing_from)
         frames = [case.all_channels]
         if series:
             numbers = range(scan.data.shape[3])
@@ -227,7 +229,7 @@ class ScanPreparer:
             stack, intensities = prepare_image(
                 volumes,
                 geometry,
-                preparation.spacing,
+                self.preparation.spacing,
                 [
                     known or channel.modality
                     for known, channel in zip(self.modalities, channels, strict=True)
@@ -235,45 +237,49 @@ class ScanPreparer:
             )
             prepared.stacks.append(torch.from_numpy(stack))
             prepared.modalities = tuple(record.modality for record in intensities)
-            found = self.training.differences(
-                geometry, prepared.spacing_from, preparation, intensities
-            )
+            found = self.training.differences(geometry, spacing_from, preparation, intensities)
             prepared.differences += [d for d in found if d not in prepared.differences]
         return prepared
 
-    def prepare_single(self, scan: Scan, preparation: Preparation) -> PreparedScan:
+    def prepare_single(self, scan: Scan, spacing: Spacing | None) -> PreparedScan:
         """:meth:`prepare` for a scan that belongs to no data set.
+
+        Args:
+            scan: from :meth:`open_image`.
+            spacing: the voxel size in mm that it was opened with, or None.
 
         Raises:
             PosconError: another number of channels, or voxels that cannot be used.
         """
         case = Case(id=str(scan.path), subject=str(scan.path), image=scan.path)
         case = self.fitted(case, _header(scan))
-        prepared = self.prepare({scan.path: scan}, case, preparation)
+        # an array has no voxel size but the one that the user states
+        stated = spacing or self.preparation.source_spacing or scan.header is None
+        prepared = self.prepare({scan.path: scan}, case, "user" if stated else "header")
         say_differences(str(scan.path), prepared.differences)
         return prepared
 
-    def open_image(
-        self, image: Any, spacing: Spacing | None, affine: np.ndarray | None
-    ) -> tuple[Scan, Preparation]:
-        """What a user has in memory, or a file; and how to prepare it.
+    def open_image(self, image: Any, spacing: Spacing | None, affine: np.ndarray | None) -> Scan:
+        """What a user has in memory, or a file.
+
+        ``spacing`` replaces the voxel size of the header. Where it is not given, the size that was
+        stated with the model does, but it does not replace an ``affine``.
 
         Raises:
             PosconError: an image that cannot be used.
         """
-        preparation = self.preparation
         if spacing is not None:
-            preparation = preparation.model_copy(update={"source_spacing": _sizes(spacing)})
-        if isinstance(image, np.ndarray):
-            if spacing is not None and affine is not None:
-                raise PosconError("spacing and affine: both say the voxel size; give one of them")
-            if spacing is not None:
-                affine = np.diag([*_sizes(spacing), 1.0])
+            spacing = _sizes(spacing)
+        stated = spacing or self.preparation.source_spacing
         if isinstance(image, str | Path):
             if affine is not None:
                 raise PosconError("affine: has no effect, the file has its own; leave it out")
-            return read_scan(Path(image)), preparation
-        return scan_in_memory(image, affine), preparation
+            return read_scan(Path(image), spacing=stated, option="spacing")
+        if isinstance(image, np.ndarray):
+            if spacing is not None and affine is not None:
+                raise PosconError("spacing and affine: both say the voxel size; give one of them")
+            stated = spacing
+        return scan_in_memory(image, affine, spacing=stated)
 
 
 class Model(ScanPreparer):
@@ -310,7 +316,7 @@ class Model(ScanPreparer):
                 update={"source_spacing": source_spacing}
             )
         self.known = roles_by_pixels(read_entries(self.run))
-        self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
+        self.scheme = label_scheme(((c.name, c.values) for c in self.classes), where=str(path))
         self.network = build_network(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
@@ -350,8 +356,8 @@ class Model(ScanPreparer):
             PosconError: a file that cannot be read, an array without voxel size, a wrong number of
                 dimensions or of numbers per voxel, or voxels that are not finite.
         """
-        scan, preparation = self.open_image(image, spacing, affine)
-        prepared = self.prepare_single(scan, preparation)
+        scan = self.open_image(image, spacing, affine)
+        prepared = self.prepare_single(scan, spacing)
         labels = self.label_map(prepared, self.predict_classes(prepared))
         return label_image(labels, scan)
 
@@ -361,8 +367,11 @@ class Model(ScanPreparer):
         Raises:
             PosconError: a scan that cannot be used.
         """
-        files = {file: read_scan(file) for file in case.image_files}
-        return self.prepare(files, case, self.preparation)
+        spacing = stated_spacing(case, self.preparation)
+        files = {file: read_scan(file, spacing=spacing) for file in case.image_files}
+        if self.preparation.source_spacing is not None:
+            return self.prepare(files, case, "user")
+        return self.prepare(files, case, "layout" if case.spacing else "header")
 
     def roles(self, prepared: PreparedScan) -> tuple[str, ...]:
         """The roles that the scan had in the training of the model, in order of the alphabet."""
@@ -439,12 +448,12 @@ class FeatureExtractor(ScanPreparer):
         Raises:
             PosconError: an unusable image, see :meth:`Model.segment`, or a 4-D series.
         """
-        scan, preparation = self.open_image(image, spacing, affine)
+        scan = self.open_image(image, spacing, affine)
         if scan.data.ndim == 4 and len(self.channels) == 1:
             raise PosconError(
                 f"{scan.path}: shape {scan.data.shape}, a 4-D series; embed one 3-D frame at a time"
             )
-        (stack,) = self.prepare_single(scan, preparation).stacks
+        (stack,) = self.prepare_single(scan, spacing).stacks
         parts, _, _ = network_inputs(stack, self.encoder, self.size)
         with frozen(self.encoder) as on:
             features = [pooled_features(self.encoder, part.to(on)).cpu() for part in parts]
@@ -459,13 +468,6 @@ def say_differences(name: str, differences: Sequence[Difference]) -> None:
             soft_wrap=True,
             markup=False,
         )
-
-
-def _spacing_from(scan: Scan, case: Case, preparation: Preparation) -> SpacingFrom:
-    """Where the spacing of a scan comes from; an array has none but what the user states."""
-    if preparation.source_spacing is not None or scan.header is None:
-        return "user"
-    return "layout" if case.spacing else "header"
 
 
 def _sizes(spacing: Any) -> Spacing:

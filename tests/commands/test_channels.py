@@ -16,6 +16,7 @@ from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
 from poscon.leakage import read_seen
+from poscon.store.oddities import find_oddities
 from poscon.store.store import Store
 
 SHAPE = (20, 24, 5)
@@ -168,6 +169,56 @@ def test_a_channel_that_cannot_be_used(what: str, tmp_path: Path) -> None:
     save(root / "imagesTr" / "case_0_0001.nii.gz", data, affine)
     with pytest.raises(PosconError, match=f"case_0_0001.nii.gz: {message}"):
         prepare(root, tmp_path / "store", processes=1)
+
+
+def test_channels_within_the_tolerance_lie_at_one_place(tmp_path: Path) -> None:
+    root = write(tmp_path / "scans", "nnunet")
+    affine = AFFINE.copy()
+    affine[0, 3] = 0.04 * 2  # of a voxel of 2 mm
+    save(root / "imagesTr" / "case_0_0001.nii.gz", voxels(0)[..., 1], affine)
+    assert prepare(root, tmp_path / "store", processes=1).channels == 2
+
+
+def test_nothing_is_passed_over(whole: Store) -> None:
+    """The files of every channel are read."""
+    assert whole.manifest.notes == ()
+
+
+def test_a_stated_spacing_is_that_of_every_channel_and_label(
+    layout: str, source: Path, whole: Store, model: Path, tmp_path: Path
+) -> None:
+    """The headers of all files are singular where the spacing is stated."""
+    root = tmp_path / "scans"
+    shutil.copytree(source, root)
+    for path in root.rglob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(AFFINE, 1)
+        image.set_sform(np.diag([0, 0, 0, 1]), 1)
+        nib.save(nib.Nifti1Image(image.dataobj, None, image.header), path)
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+        prepare(root, tmp_path / "store", processes=1)
+    stated = prepare(root, tmp_path / "store", source_spacing=(2, 2, 4), processes=1)
+    hashes = [case.stored_sha256 for case in stated.cases]
+    assert hashes == [case.stored_sha256 for case in whole.cases]
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+        predict(model, root, tmp_path / "out")
+    paths = predict(model, root, tmp_path / "out", source_spacing=(2, 2, 4))
+    known = predict(model, source, tmp_path / "known")
+    for path, other in zip(paths, known, strict=True):
+        np.testing.assert_array_equal(nib.load(path).dataobj, nib.load(other).dataobj)
+
+
+def test_padding_is_a_matter_of_each_channel(tmp_path: Path) -> None:
+    root = write(tmp_path / "scans", "msd")
+    data = voxels(0)
+    data[:5, ..., 0] = -3024
+    save(root / "imagesTr" / "case_0.nii.gz", data)
+    store = prepare(root, tmp_path / "store", processes=1)
+    shares = [[channel.intensity.padding for channel in case.channels] for case in store.cases]
+    assert shares == [[0.25, 0], [0, 0], [0, 0]]
+    odd = [oddity for oddity in find_oddities(store) if oddity.kind == "padded"]
+    assert [oddity.case for oddity in odd] == ["case_0"]
+    assert odd[0].text.startswith("25.0% of the voxels of CT are padding")
 
 
 def test_inspect_says_the_channels(whole: Store, tmp_path: Path) -> None:

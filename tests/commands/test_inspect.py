@@ -277,3 +277,23 @@ def test_real_scans_that_run_the_other_way(shared_data, tmp_path):
     subjects = {case.split("_")[0] for case in other_way}
     assert subjects == {"A0S9V9", "A1E9Q1", "A4B5U4", "B8J7R4", "C6J5P1"}
     assert len(other_way) == 10
+
+
+def test_padded_cases_are_listed(source):
+    source.add_usual()
+    volume = np.random.default_rng(3).normal(-900, 10, SHAPE).astype(np.int16)
+    volume[:4] = -2000
+    path = source.folder / "source" / "images" / "padded.nii.gz"
+    nib.save(nib.Nifti1Image(volume, np.diag([1, 1, 5, 1])), path)
+    inspection = inspect(source.prepare(labels=LABELS, modality="CT"))
+    assert list(of_kind(inspection, "padded")) == ["padded"]
+    assert "25.0% of the voxels are padding" in of_kind(inspection, "padded")["padded"]
+
+
+def test_what_was_passed_over_is_shown(source):
+    source.add_usual()
+    (source.folder / "source" / "notes.txt").write_text("notes")
+    (source.folder / "source" / "gone").symlink_to(source.folder / "nowhere")
+    text = shown(inspect(source.prepare(labels=LABELS)))
+    assert "passed over: 1 file(s) of another kind (.txt): notes.txt" in text
+    assert "passed over: 1 out of reach, a link to nothing: gone" in text

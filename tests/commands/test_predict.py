@@ -419,3 +419,38 @@ def test_a_folder_says_how_its_label_maps_were_made(
     with alone(out, "predict"), pytest.raises(PosconError, match="another poscon predict"):
         predict(finetuned, scans, out, resume=True)
     assert not (out / ".lock").exists()
+
+
+def test_a_channel_of_a_4_d_nrrd(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    """The label map is 3-D and lies where the channel does."""
+    image = np.asanyarray(phantom(scans).dataobj).T
+    (tmp_path / "in" / "imagesTr").mkdir(parents=True)
+    channels = SimpleITK.GetImageFromArray(np.stack([image, image + 1]), isVector=False)
+    channels.SetSpacing((2, 2, 4, 1))
+    channels.SetOrigin((-10, 20, 30, 0))
+    SimpleITK.WriteImage(channels, str(tmp_path / "in" / "imagesTr" / "c.nrrd"))
+    description = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "A"}}
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps(description))
+    (written,) = predict(finetuned, tmp_path / "in", tmp_path / "out", channel=1)
+    labels, series = read_scan(written), read_scan(tmp_path / "in" / "imagesTr" / "c.nrrd")
+    assert labels.data.shape == image.T.shape
+    np.testing.assert_allclose(labels.affine, series.affine)
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_a_header_that_cannot_be_believed(
+    finetuned: Path, scans: Path, tmp_path: Path, one_file: bool
+) -> None:
+    data = np.asanyarray(phantom(scans).dataobj)
+    (tmp_path / "in").mkdir()
+    path = save(tmp_path / "in" / "wrong.nii.gz", data, np.diag([0.001, 0.001, 0.002, 1]))
+    source = path if one_file else path.parent
+    with pytest.raises(PosconError, match=r"wrong\.nii\.gz: .*0\.001 x .*--source-spacing$"):
+        predict(finetuned, source, tmp_path / "out")
+    (written,) = predict(finetuned, source, tmp_path / "out", source_spacing=(2, 2, 4))
+    assert nib.load(written).affine[0, 0] == pytest.approx(0.001)  # it lies on its scan
+
+
+def test_a_label_map_is_not_segmented(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="looks like a label map"):
+        predict(finetuned, scans / "labelsTr", tmp_path / "out")

@@ -14,7 +14,7 @@ from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.models import load_encoder, load_model
-from poscon.store.intensity import normalise, outer_percentiles
+from poscon.store.intensity import normalise
 from poscon.store.training_range import TrainingRange
 from poscon.volumes.geometry import slice_geometry
 
@@ -76,8 +76,8 @@ def test_every_scan_is_sliced_in_the_plane_of_the_training(
     turns = list(product(permutations(range(3)), product((1, -1), repeat=3)))
     for order, signs in turns[:: len(turns) // 5]:
         turned = image.as_reoriented(np.array(list(zip(order, signs, strict=True))))
-        scan, preparation = model.open_image(turned, None, None)
-        prepared = model.prepare_single(scan, preparation)
+        scan = model.open_image(turned, None, None)
+        prepared = model.prepare_single(scan, None)
         assert prepared.geometry.plane == plane
         assert prepared.spacing[1:] == pytest.approx((1, 1), rel=0.1)
         other = prepared.geometry.acquired not in (None, plane)
@@ -102,8 +102,8 @@ def test_a_training_in_several_planes(tmp_path: Path, capsys: pytest.CaptureFixt
     found = {}
     for name, spacing in {**THICK, "isotropic": (1.0, 1.0, 1.0)}.items():
         model.segment(body(spacing)[0], spacing=spacing)
-        scan, preparation = model.open_image(body(spacing)[0], spacing, None)
-        found[name] = model.prepare_single(scan, preparation).geometry.plane
+        scan = model.open_image(body(spacing)[0], spacing, None)
+        found[name] = model.prepare_single(scan, spacing).geometry.plane
     assert found == {
         "sagittal": "sagittal",
         "coronal": "coronal",
@@ -184,12 +184,12 @@ def test_a_voxel_size_that_was_stated_for_the_training_is_not_that_of_other_scan
     model = load_model(run, device="cpu")
     capsys.readouterr()
     image = nib.Nifti1Image(body((1, 1, 2))[0], np.diag([1, 1, 2, 1.0]))
-    scan, preparation = model.open_image(image, None, None)
-    prepared = model.prepare_single(scan, preparation)
+    scan = model.open_image(image, None, None)
+    prepared = model.prepare_single(scan, None)
     assert prepared.geometry.spacing == (2, 1, 1)
     assert "the headers of the training data were replaced" in capsys.readouterr().err
-    scan, preparation = model.open_image(image, (1, 1, 3), None)
-    prepared = model.prepare_single(scan, preparation)
+    scan = model.open_image(image, (1, 1, 3), None)
+    prepared = model.prepare_single(scan, (1, 1, 3))
     assert prepared.geometry.spacing == (3, 1, 1)
     assert "replaced" not in capsys.readouterr().err
 
@@ -197,8 +197,8 @@ def test_a_voxel_size_that_was_stated_for_the_training_is_not_that_of_other_scan
 @given(st.floats(0.01, 1000), st.floats(-100, 100), st.integers(0, 5))
 def test_percentiles_do_not_depend_on_units(scale: float, shift: float, seed: int) -> None:
     volume = np.random.default_rng(seed).gamma(2, 10, (6, 7, 8))
-    first = outer_percentiles(normalise(volume, "MR")[0])
-    second = outer_percentiles(normalise(volume * scale + shift * scale, "MR")[0])
+    first = normalise(volume, "MR")[1].percentiles
+    second = normalise(volume * scale + shift * scale, "MR")[1].percentiles
     assert second == pytest.approx(first, abs=1e-2)
 
 

@@ -2,11 +2,9 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,26 @@ from poscon.errors import PartlyDone, PosconError
 from poscon.files import json_text, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
-from poscon.training.run import LABELS_FILE
-from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
+from poscon.volumes.affine import Spacing, apart_mm, same_place
+from poscon.volumes.case import (
+    LabelScheme,
+    discovered_scheme,
+    parse_labels,
+    whole_values,
+)
+from poscon.volumes.label_maps import read_labels
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.base import scan_files
-from poscon.volumes.scan import Scan, read_scan, scan_stem
+from poscon.volumes.layouts.dataset_json import (
+    FILE,
+    labels_of_description,
+    read_description,
+)
+from poscon.volumes.layouts.labels_json import read_labels_file
+from poscon.volumes.scan import Scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
 OUT_SUFFIXES = (".json", ".csv")
-SAME_PLACE_MM = 1e-3
 RULES = (
     "Dice = 2 |A and B| / (|A| + |B|).",
     "The surface of a class is its voxels with a face neighbour outside the class; what lies "
@@ -164,10 +173,12 @@ def evaluate(
 ) -> Evaluation:
     """Compare predictions with references; conventions are in `RULES`.
 
-    Classes are matched by name. What the predictions' values mean is said by a ``labels.json``
-    beside them (`poscon predict` writes it), else they mean the same as the references'. What the
-    references' values mean is said by ``labels``, else by the data set's layout, else they mean
-    the same as the predictions'. Where nobody says, every value found is a class ``class_VALUE``.
+    Classes are matched by name. What the predictions' values mean is said by the folder they are
+    in, else they mean the same as the references'. What the references' values mean is said by
+    ``labels``, else by the data set's layout, else by the folder they are in, else they mean the
+    same as the predictions'. A folder says it in ``labels.json`` (`poscon predict` writes it) or
+    in ``dataset.json``, which may lie above ``labelsTr`` or ``labelsTs``. Where nobody says, every
+    value found is a class ``class_VALUE``.
 
     Args:
         predictions: a label map, or a folder of them, ``<case id>.nii.gz``.
@@ -191,19 +202,17 @@ def evaluate(
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
-    if source_spacing is not None and not all(0 < size < math.inf for size in source_spacing):
-        raise PosconError(
-            f"--source-spacing: must be three positive sizes in mm, not {source_spacing}"
-        )
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
     found, expected = _references(references, predicted, layout, channel)
     pairs = _pairs(predicted, found, references)
 
-    folder = predictions if predictions.is_dir() else predictions.parent
-    own, seen = _labels_file(folder), read_seen(folder)
+    folder, beside = _folder(predictions), _folder(references)
+    own, seen = _stated_labels(folder), read_seen(folder)
+    if declared is None and expected is None:
+        expected = _stated_labels(beside)
     failed: dict[str, str] = {}
-    reference_scheme = declared or expected or own or _discovered(pairs, failed)
+    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing, failed)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
@@ -222,7 +231,7 @@ def evaluate(
         if pair.id in failed:
             continue
         try:
-            prediction, reference = pair.read()
+            prediction, reference = pair.read(reference_scheme, source_spacing)
             where = str(pair.path)
             prediction_map = order[prediction_scheme.to_classes(prediction.data, where=where)]
             where = str(pair.reference.path)
@@ -298,13 +307,19 @@ class _Pair:
     path: Path
     reference: _Reference
 
-    def read(self) -> tuple[Scan, Scan]:
+    def read(self, scheme: LabelScheme | None, spacing: Spacing | None) -> tuple[Scan, Scan]:
         """Prediction and reference, on the same grid.
 
+        Args:
+            scheme: what the reference's values mean, or None: they stay as they are.
+            spacing: mm along the files' axes where the user states it.
+
         Raises:
-            PosconError: shape or affine differ.
+            PosconError: a file cannot be used; shape or affine differ.
         """
-        prediction, reference = read_scan(self.path), read_scan(self.reference.path)
+        stated = spacing or self.reference.spacing
+        prediction = read_labels(self.path, spacing=stated)
+        reference = read_labels(self.reference.path, scheme, spacing=stated)
         data = reference.data
         if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
             data = data[..., self.reference.frame_index]
@@ -313,13 +328,11 @@ class _Pair:
                 f"{self.path}: shape {prediction.data.shape} is not that of its reference "
                 f"{self.reference.path}, {data.shape}"
             )
-        corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in data.shape[:3]))])
-        apart = corners @ (prediction.affine - reference.affine).T
-        furthest = np.linalg.norm(apart, axis=1).max()
-        if not furthest <= SAME_PLACE_MM:
+        if not same_place(data.shape, prediction.affine, reference.affine):
+            apart = apart_mm(data.shape, prediction.affine, reference.affine)
             raise PosconError(
                 f"{self.path}: does not lie where its reference {self.reference.path} does; the "
-                f"affines differ by up to {furthest:.3g} mm at the corners"
+                f"affines differ by up to {apart:.3g} mm at the corners"
             )
         return prediction, Scan(reference.path, data, reference.affine, reference.header)
 
@@ -381,47 +394,57 @@ def _pairs(predicted: dict[str, Path], found: dict[str, _Reference], place: Path
     return pairs
 
 
-def _labels_file(folder: Path) -> LabelScheme | None:
-    """What ``poscon predict`` wrote of the values' meaning, if it did."""
-    path = folder / LABELS_FILE
-    if not path.is_file():
-        return None
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        return LabelScheme(
-            tuple(LabelClass(str(c["name"]), tuple(map(int, c["values"]))) for c in classes)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PosconError(
-            f'{path}: expected {{"classes": [{{"name": "RV", "values": [1]}}, ...]}}; correct it '
-            "or remove it"
-        ) from error
+def _folder(place: Path) -> Path:
+    return place if place.is_dir() else place.parent
 
 
-def _discovered(pairs: Sequence[_Pair], failed: dict[str, str]) -> LabelScheme:
+def _stated_labels(folder: Path) -> LabelScheme | None:
+    """What a folder of label maps says that their values mean, if it does.
+
+    ``poscon predict`` writes ``labels.json``; nnU-Net copies ``dataset.json`` beside its
+    predictions and has it above its ``labelsTr`` and ``labelsTs``.
+    """
+    if scheme := read_labels_file(folder):
+        return scheme
+    above = folder.parent if folder.name in ("labelsTr", "labelsTs") else folder
+    for root in (folder, above):
+        if (root / FILE).is_file():
+            return labels_of_description(root, read_description(root))
+    return None
+
+
+def _discovered(
+    pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str]
+) -> LabelScheme:
     """Every value but 0 that occurs in any of the files is a class of its own.
 
     Args:
         pairs: the files.
-        failed: gets what is wrong with a pair that cannot be read, by its case.
+        spacing: mm along the files' axes where the user states it.
+        failed: gets what is wrong with a pair that cannot be used, by its case.
+
+    Raises:
+        PosconError: no pair can be used; a file has too many values; all files are empty.
     """
     values: set[int] = set()
     for pair in pairs:
         try:
-            scans = pair.read()
+            present = {
+                scan.path: whole_values(np.unique(scan.data), where=str(scan.path))
+                for scan in pair.read(None, spacing)
+            }
         except PosconError as error:
             failed[pair.id] = str(error)
             continue
-        for scan in scans:
-            values.update(int(v) for v in np.unique(scan.data) if np.isfinite(v))
+        for path, found in present.items():
+            values.update(int(v) for v in found)
             if len(values) > 256:
-                raise PosconError(f"{scan.path}: over 255 label values; is this an image?")
-    values.discard(0)
+                raise PosconError(f"{path}: over 255 label values; is this an image?")
     if len(failed) == len(pairs):
         raise PosconError(next(iter(failed.values())))
-    if not values:
+    if not values - {0}:
         raise PosconError("every prediction and every reference is empty (0 everywhere)")
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in sorted(values)))
+    return discovered_scheme(values, where=str(pairs[0].path))
 
 
 def _frames(

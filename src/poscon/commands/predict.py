@@ -19,15 +19,17 @@ from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar
+from poscon.store.preparation import stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
 from poscon.store.training_range import Difference
-from poscon.training.run import LABELS_FILE
+from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.scan import (
     NIFTI,
-    Scan,
+    first_volume,
     read_header,
     scan_stem,
     scan_suffix,
@@ -87,7 +89,14 @@ def predict(
     jobs = (
         _folder_jobs(source, output, layout, channel, cases, model)
         if source.is_dir()
-        else _file_job(source, output, layout=layout, channel=channel, cases=cases)
+        else _file_job(
+            source,
+            output,
+            model.preparation.source_spacing,
+            layout=layout,
+            channel=channel,
+            cases=cases,
+        )
     )
     if not (source.is_dir() or output.is_dir() or not scan_suffix(output)):
         return _Prediction(model, None, jobs).do(resume)
@@ -185,7 +194,9 @@ class _Prediction:
     def _fitted(self, job: _Job) -> Case | PosconError:
         """The case as the model takes it, by the header of its file; or what is wrong with it."""
         try:
-            return self.model.fitted(job.case, read_header(job.case.image))
+            spacing = stated_spacing(job.case, self.model.preparation)
+            header = read_header(job.case.image, spacing=spacing)
+            return self.model.fitted(job.case, header)
         except PosconError as error:
             return error
 
@@ -220,7 +231,8 @@ class _Prediction:
             self.record.done(name, _facts(prepared))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
-        write_labels(job.target, labels, scan if labels.ndim == scan.data.ndim else _frame(scan))
+        like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
+        write_labels(job.target, labels, like)
 
     def _conclude(self) -> None:
         """Say in which plane and at which spacing the scans were segmented, and which were seen."""
@@ -281,12 +293,17 @@ def _in_threads(
             yield coming.popleft().result()
 
 
-def _file_job(source: Path, output: Path, **folder_options: object) -> list[_Job]:
+def _file_job(
+    source: Path,
+    output: Path,
+    spacing: Spacing | None,
+    **folder_options: object,
+) -> list[_Job]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
-    read_header(source)
+    read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
         return [_Job(case, output / source.name)]
@@ -313,6 +330,8 @@ def _folder_jobs(
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
     dataset = read_dataset(source, layout, channel=channel)
+    for line in dataset.passed_over:
+        console.print(f"note: {line}", soft_wrap=True, markup=False)
     order = model.channel_order(dataset.channels)
     difference = model.channel_difference(dataset.channels) if order is None else None
     chosen = list(dataset.cases)
@@ -329,13 +348,6 @@ def _folder_jobs(
         target = output / f"{case.id}{scan_suffix(case.image)}"
         jobs[case.id] = _Job(case, target, difference)
     return list(jobs.values())
-
-
-def _frame(scan: Scan) -> Scan:
-    """The geometry of one channel of a 4-D NIfTI file, as a scan of its own."""
-    header = scan.header.copy()
-    header.set_data_shape(scan.data.shape[:3])
-    return replace(scan, data=scan.data[..., 0], header=header)
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:

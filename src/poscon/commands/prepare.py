@@ -3,8 +3,7 @@
 import json
 import math
 import shutil
-from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +30,19 @@ from poscon.store.store import (
     write_json,
 )
 from poscon.version import __version__
-from poscon.volumes.case import Case, Dataset, LabelClass, LabelScheme, parse_labels
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import (
+    Case,
+    Dataset,
+    LabelScheme,
+    discovered_scheme,
+    parse_labels,
+    whole_values,
+)
 from poscon.volumes.geometry import slice_geometry
+from poscon.volumes.label_maps import label_masks, read_labels
 from poscon.volumes.layouts import read_dataset
-from poscon.volumes.scan import ScanHeader, read_header, read_scan
+from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
@@ -158,7 +166,7 @@ def prepare(
             source_spacing=chosen.source_spacing,
             modality=None if chosen.modality == "auto" else chosen.modality,
         ),
-        scheme=scheme or _discover_labels(dataset),
+        scheme=scheme or _discover_labels(dataset, chosen.source_spacing),
     )
     if len(job.scheme.classes) > _MOST_CLASSES:
         raise PosconError(
@@ -212,7 +220,7 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
         preparation=job.preparation,
         channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
     for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed
@@ -292,9 +300,12 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
 
 
 def _stamp(path: Path, root: Path) -> list[str | int]:
-    """What tells that a file is still the same."""
-    status = path.stat()
-    return [relative(path, root), status.st_size, status.st_mtime_ns]
+    """What tells that a file, or every mask of a folder, is still the same."""
+    stamp: list[str | int] = [relative(path, root)]
+    for file in label_masks(path).values() if path.is_dir() else [path]:
+        status = file.stat()
+        stamp += [file.name, status.st_size, status.st_mtime_ns]
+    return stamp
 
 
 def _resolve_settings(
@@ -334,14 +345,14 @@ def _raise_first(errors: list[str]) -> None:
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
-    header = read_header(case.image)
+    spacing = settings.source_spacing or case.spacing
+    header = read_header(case.image, spacing=spacing)
     whole = [channel.file for channel in case.all_channels if channel.index is None]
     if case.label is not None:
         whole.append(case.label)
     for path in dict.fromkeys(whole):
-        check_same_grid(path, case.image, header)
-    stated = settings.source_spacing or case.spacing or header.spacing
-    return replace(header, spacing=stated)
+        check_same_grid(path, case.image, header, spacing)
+    return header
 
 
 def _common_spacing(
@@ -354,22 +365,19 @@ def _common_spacing(
         return settings.spacing
     in_plane: list[float] = []
     for case in dataset.cases:
-        x, y, z, *_ = headers[case.id].shape
         header = headers[case.id]
-        geometry = slice_geometry(
-            (x, y, z), header.affine, spacing=header.spacing, plane=settings.plane
-        )
+        x, y, z, *_ = header.shape
+        geometry = slice_geometry((x, y, z), header.affine, plane=settings.plane)
         in_plane.extend(geometry.spacing[1:])
     median = float(np.median(in_plane))
     return round(median, 4)
 
 
-def _discover_labels(dataset: Dataset) -> LabelScheme:
+def _discover_labels(dataset: Dataset, spacing: Spacing | None) -> LabelScheme:
     """Every value that occurs becomes a class: for a folder that does not say what they mean."""
-    counts: Counter[int] = Counter()
+    values: set[int] = set()
     for case in dataset.cases:
         if case.label is not None:
-            values = np.unique(read_scan(case.label).data)
-            counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
-    foreground = sorted(v for v in counts if v != 0)
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
+            present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
+            values.update(int(v) for v in whole_values(present, where=str(case.label)))
+    return discovered_scheme(values, where=str(dataset.root))

@@ -83,6 +83,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_other_way(cases, profiles),
         *_missing_classes(store),
         *_unusual_volumes(store),
+        *_padded(store),
         *_few_slices(cases),
         *_far_from_median(cases),
         *_mixed(
@@ -247,6 +248,21 @@ def _unusual_volumes(store: Store) -> list[Oddity]:
             for j in np.flatnonzero(np.abs(deviation) > OUTLIER * spread)
         )
     return oddities
+
+
+def _padded(store: Store) -> list[Oddity]:
+    several = len(store.manifest.channels) > 1
+    return [
+        Oddity(
+            "padded",
+            case.id,
+            f"{channel.intensity.padding:.1%} of the voxels{f' of {name}' if several else ''} are "
+            "padding far below air; they were counted as air, or left out at the margin",
+        )
+        for case in store.cases
+        for name, channel in zip(store.manifest.channels, case.channels, strict=True)
+        if channel.intensity.padding > 0
+    ]
 
 
 def _few_slices(cases: Sequence[CaseRecord]) -> list[Oddity]:

@@ -89,8 +89,9 @@ class IntensityRecord:
     high: float | None
     mean: float
     std: float
-    looks_like: str
+    padding: float
     percentiles: tuple[float, float]
+    looks_like: str
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

@@ -33,7 +33,6 @@ from poscon.version import __version__
 
 CHECKPOINT = "last.ckpt"
 MODEL = "model.safetensors"
-LABELS_FILE = "labels.json"
 """Beside predictions: what their values mean."""
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
+from poscon.volumes.affine import spacing_of
+
 Plane = Literal["auto", "axial", "coronal", "sagittal"]
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # of the RAS+ axes
 ANISOTROPIC = 1.5
@@ -66,7 +68,6 @@ def slice_geometry(
     shape: tuple[int, int, int],
     affine: np.ndarray,
     *,
-    spacing: tuple[float, float, float] | None = None,
     plane: Plane = "auto",
     reverse: bool = False,
 ) -> SliceGeometry:
@@ -75,14 +76,11 @@ def slice_geometry(
     Args:
         shape: spatial shape in the file.
         affine: (4, 4), voxel index to mm, RAS+; oblique ones count as the nearest orthogonal.
-        spacing: mm along the file's axes where the affine's own is wrong.
         plane: which plane to slice in; ``"auto"`` takes the plane the scan was acquired in, known
             by its through-plane spacing, and axial where the voxels are near isotropic.
         reverse: run the slices the other way, for a file whose affine has the order wrong.
     """
-    if spacing is None:
-        x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-        spacing = (float(x), float(y), float(z))
+    spacing = spacing_of(affine)
     orientation = nib.io_orientation(affine)  # row i: canonical axis and sign of file axis i
     file_axis = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
     canonical_spacing = [spacing[file_axis[axis]] for axis in range(3)]

@@ -1,6 +1,7 @@
 """The data set layouts that poscon reads: one file a layout, each with its ``LAYOUT``."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,24 @@ from poscon import plugins
 from poscon.errors import PosconError
 from poscon.files import printable
 from poscon.volumes.case import Dataset
-from poscon.volumes.layouts import acdc, chd, hvsmr, mms, mmwhs, msd, nnunet, plain
+from poscon.volumes.layouts import (
+    acdc,
+    bids,
+    chd,
+    dataset_json,
+    hvsmr,
+    kits,
+    labels_json,
+    mms,
+    mmwhs,
+    msd,
+    nnunet,
+    plain,
+    totalsegmentator,
+)
 from poscon.volumes.layouts.base import Layout
+from poscon.volumes.layouts.tree import passed_over
+from poscon.volumes.scan import scan_suffix, voxel_file
 
 __all__ = ["LAYOUTS", "Layout", "find_layout", "known_layouts", "read_dataset"]
 
@@ -22,9 +39,16 @@ LAYOUTS: tuple[Layout, ...] = (
     hvsmr.LAYOUT,
     nnunet.LAYOUT,
     msd.LAYOUT,
+    totalsegmentator.LAYOUT,
+    kits.LAYOUT,
+    bids.LAYOUT,
     plain.LAYOUT,
 )
 """poscon's own layouts, in the order in which they are tried: the most specific first."""
+
+
+_COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
+"""Files without scans that need no mention."""
 
 
 def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
@@ -51,7 +75,18 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
-    return _with_safe_ids(dataset)
+    return replace(
+        _with_safe_ids(dataset), passed_over=passed_over(root, _files_of(dataset), _COMPANIONS)
+    )
+
+
+def _files_of(dataset: Dataset) -> Iterator[Path]:
+    """Every file that is read, and every folder of masks."""
+    for case in dataset.cases:
+        for path in (*case.image_files, *([] if case.label is None else [case.label])):
+            yield path
+            if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)):
+                yield voxels
 
 
 def known_layouts() -> dict[str, str]:
