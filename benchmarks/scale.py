@@ -335,7 +335,16 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                     ChannelRecord(
                         f"images/{name}.nii.gz",
                         None,
-                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125, 0.0),
+                        IntensityRecord(
+                            modality="CT",
+                            low=-1024.0,
+                            high=1432.0,
+                            mean=-386.27140808,
+                            std=471.03125,
+                            padding=0.0,
+                            percentiles=(-1.35, 3.86),
+                            looks_like="CT",
+                        ),
                     ),
                 ),
                 source_label=None,

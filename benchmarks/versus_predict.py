@@ -142,8 +142,24 @@ def random_run(run: Path, cases: Sequence[Case], width: int) -> Path:
             "source_spacing": None,
             "modality": "MR",
         },
-        "channels": ["image"],
-        "modalities": [["MR"]],
+        "training": {
+            "planes": {"axial": 1},
+            "acquired": ["axial"],
+            "spacing_from": ["header"],
+            "coarsest_mm": [20.0, 5.0],
+            "finest_mm": 0.1,
+            "channels": [
+                {
+                    "name": "image",
+                    "modalities": ["MR"],
+                    "looks_like": ["MR"],
+                    "low": [-5.0, 0.0],
+                    "high": [0.0, 10.0],
+                    "mean": [0.0, 1e4],
+                    "std": 1e4,
+                }
+            ],
+        },
     }
     torch.manual_seed(0)
     save_weights(run / MODEL, build_network(settings, len(classes) + 1), about)

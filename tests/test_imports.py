@@ -10,10 +10,10 @@ import poscon
 SOURCE = Path(poscon.__file__).parent
 
 ROOMS = [
-    *("version", "errors", "files", "memory", "progress", "seeds"),
+    *("version", "environment", "errors", "files", "memory", "progress", "seeds"),
     *("settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
-    *("volumes", "positions", "store", "leakage"),
+    *("volumes", "positions", "store", "leakage", "predictions"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
     *("training", "models", "pictures", "commands", "comparison", "reports"),

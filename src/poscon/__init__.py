@@ -7,7 +7,10 @@ They are imported on first use, so that ``import poscon`` and ``poscon --help`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from poscon.environment import name_the_user
 from poscon.version import __version__
+
+name_the_user()
 
 _HOME = {
     "prepare": "poscon.commands.prepare",

@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from poscon.errors import PosconError
+from poscon.files import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +67,8 @@ def _check(name: str, value: Any, adapter: TypeAdapter[Any], numeric: bool) -> A
     plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     plain = tuple(plain) if isinstance(plain, list) else plain
     try:
-        adapter.validate_python(plain)
+        # pydantic takes no text with surrogates, as the name of a file may have
+        adapter.validate_python(printable(plain) if isinstance(plain, str) else plain)
     except ValidationError as error:
         if numeric and isinstance(value, str) and _is_number(value):
             raise PosconError(

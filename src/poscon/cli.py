@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from poscon.errors import PosconError
+from poscon.environment import quiet_libraries, write_anything
+from poscon.errors import PartlyDone, PosconError
 from poscon.memory import keep_freed_memory
 from poscon.version import __version__
 
@@ -435,19 +436,25 @@ def evaluate(
     """Measure Dice, HD95 and ASSD in mm and volumes in ml, per case and class."""
     from poscon.commands import evaluate as module
 
-    evaluation = module.evaluate(
-        predictions,
-        references,
-        out,
-        layout=layout,
-        channel=channel,
-        labels=labels,
-        source_spacing=_triple("--source-spacing", source_spacing),
-    )
+    incomplete = None
+    try:
+        evaluation = module.evaluate(
+            predictions,
+            references,
+            out,
+            layout=layout,
+            channel=channel,
+            labels=labels,
+            source_spacing=_triple("--source-spacing", source_spacing),
+        )
+    except PartlyDone as error:
+        evaluation, incomplete = error.result, error
     if as_json:
         _print_json(module.evaluation_record(evaluation))
     else:
         _show(module.summary_table(evaluation))
+    if incomplete is not None:
+        raise incomplete
 
 
 @app.command(
@@ -661,6 +668,8 @@ INTERRUPTED = 130
 def main() -> NoReturn:
     """Run the command line; what the user can mend is one line on stderr and exit code 2."""
     keep_freed_memory()
+    write_anything()
+    quiet_libraries()
     try:
         app(standalone_mode=True)
     except PosconError as error:

@@ -1,5 +1,6 @@
 """Trained networks with all that they need: a scan in, its label map or its features out."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
 from poscon.networks.build import build_encoder, build_network
 from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.progress import console
 from poscon.store.preparation import (
     case_geometry,
     check_same_grid,
@@ -24,6 +26,7 @@ from poscon.store.preparation import (
     stated_spacing,
 )
 from poscon.store.store import ClassRecord, Preparation
+from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
 from poscon.training.inference import (
     channels_last,
     choose_device,
@@ -37,6 +40,9 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Channel, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
+
+UNNAMED = "image"
+"""The name of the channel of a data set that gives it none."""
 
 
 @checked
@@ -77,14 +83,31 @@ class PreparedScan:
         series: whether the scan is a 4-D time series of which all frames are used.
         stacks: the slices of each frame, (slices, channels, rows, columns) float32, normalised, at
             the network's spacing.
+        spacing_from: where its spacing comes from.
         pixels: the hash of each frame's pixels, see :func:`poscon.store.preparation.pixels_sha256`.
+        modalities: what each channel was normalised as, ``"CT"`` or ``"MR"``.
+        differences: how the scan differs from the training data of the network.
     """
 
     scan: Scan
     geometry: SliceGeometry
     series: bool
+    spacing_from: SpacingFrom
     stacks: list[Tensor] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
+    modalities: tuple[str, ...] = ()
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Mm along (slice, row, column) of the stacks."""
+        between, *in_plane = self.geometry.spacing
+        _, *before = self.geometry.stack_shape
+        row, column = (
+            mm * n / after
+            for mm, n, after in zip(in_plane, before, self.stacks[0].shape[2:], strict=True)
+        )
+        return between, row, column
 
 
 class ScanPreparer:
@@ -95,10 +118,10 @@ class ScanPreparer:
         path: that file, for messages.
 
     Attributes:
-        preparation: what was done to the training data.
+        preparation: what is done to a scan: what was done to the training data, but the voxel
+            sizes are those of its header.
+        training: what the training data were like.
         size: extent of the training crops in pixels.
-        channels: names of the image channels.
-        modalities: ``"CT"`` or ``"MR"`` of each channel; None where the training data had both.
 
     Raises:
         PosconError: the file does not say how its data were prepared.
@@ -106,16 +129,49 @@ class ScanPreparer:
 
     def __init__(self, about: Mapping[str, Any], path: Path) -> None:
         try:
-            self.preparation = Preparation.model_validate(about["preparation"])
+            trained = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
-            self.channels = [str(name) for name in about["channels"]]
-            modalities: list[list[str]] = about["modalities"]
         except (KeyError, TypeError, ValueError) as error:
             raise PosconError(
                 f"{path}: does not say how its scans were prepared; train it again with this "
                 "version of poscon"
             ) from error
-        self.modalities = [found[0] if len(found) == 1 else None for found in modalities]
+        self.preparation = trained.model_copy(update={"source_spacing": None})
+        self.training = TrainingRange.read(about, path)
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the image channels."""
+        return [channel.name for channel in self.training.channels]
+
+    @property
+    def modalities(self) -> list[str | None]:
+        """``"CT"`` or ``"MR"`` of each channel; None where the training data had both."""
+        return [channel.modality for channel in self.training.channels]
+
+    def channel_order(self, names: Sequence[str]) -> list[int] | None:
+        """Which channels of a data set the network takes, by their names, in its own order.
+
+        Args:
+            names: of the data set's channels.
+
+        Returns:
+            None where the names do not tell: a data set that has none calls its channel ``image``.
+        """
+        if len(set(names)) < len(names) or not set(self.channels) <= set(names):
+            return None
+        return [list(names).index(name) for name in self.channels]
+
+    def channel_difference(self, names: Sequence[str]) -> Difference | None:
+        """How the channels of a data set differ by name from those that were trained on."""
+        known = {*names, *self.channels}.isdisjoint({UNNAMED})
+        if not known or list(names) == self.channels:
+            return None
+        return Difference(
+            "channel",
+            f"its channel is {', '.join(names)}, that of the training data "
+            f"{', '.join(self.channels)}",
+        )
 
     def fitted(self, case: Case, header: ScanHeader) -> Case:
         """The case with the channels that the network takes; a 4-D file may hold them.
@@ -142,20 +198,27 @@ class ScanPreparer:
             check_same_grid(file, case.image, header, stated_spacing(case, self.preparation))
         return case
 
-    def prepare(self, files: Mapping[Path, Scan], case: Case) -> PreparedScan:
-        """Slice, resample and normalise a scan.
+    def prepare(
+        self, files: Mapping[Path, Scan], case: Case, spacing_from: SpacingFrom
+    ) -> PreparedScan:
+        """Slice, resample and normalise a scan, in the plane of the training data.
 
         Args:
             files: the files of the case, read with the voxel size that is stated for them.
             case: which channels or which frame of them is meant, see :meth:`fitted`.
+            spacing_from: where that voxel size comes from.
 
         Raises:
             PosconError: a voxel is not finite, or all are the same.
         """
         scan = files[case.image]
-        geometry = case_geometry(_header(scan), self.preparation)
+        as_acquired = self.preparation.model_copy(update={"plane": "auto"})
+        acquired = case_geometry(_header(scan), as_acquired).acquired
+        plane = self.training.plane_for(acquired)
+        preparation = self.preparation.model_copy(update={"plane": plane})
+        geometry = case_geometry(_header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
-        prepared = PreparedScan(scan, geometry, series)
+        prepared = PreparedScan(scan, geometry, series, spacing_from)
         frames = [case.all_channels]
         if series:
             numbers = range(scan.data.shape[3])
@@ -163,7 +226,7 @@ class ScanPreparer:
         for channels in frames:
             volumes = [one_volume(files[c.file].data, case, c) for c in channels]
             prepared.pixels.append(pixels_sha256(volumes, scan.affine))
-            stack, _ = prepare_image(
+            stack, intensities = prepare_image(
                 volumes,
                 geometry,
                 self.preparation.spacing,
@@ -173,22 +236,34 @@ class ScanPreparer:
                 ],
             )
             prepared.stacks.append(torch.from_numpy(stack))
+            prepared.modalities = tuple(record.modality for record in intensities)
+            found = self.training.differences(geometry, spacing_from, preparation, intensities)
+            prepared.differences += [d for d in found if d not in prepared.differences]
         return prepared
 
-    def prepare_single(self, scan: Scan) -> PreparedScan:
+    def prepare_single(self, scan: Scan, spacing: Spacing | None) -> PreparedScan:
         """:meth:`prepare` for a scan that belongs to no data set.
+
+        Args:
+            scan: from :meth:`open_image`.
+            spacing: the voxel size in mm that it was opened with, or None.
 
         Raises:
             PosconError: another number of channels, or voxels that cannot be used.
         """
         case = Case(id=str(scan.path), subject=str(scan.path), image=scan.path)
-        return self.prepare({scan.path: scan}, self.fitted(case, _header(scan)))
+        case = self.fitted(case, _header(scan))
+        # an array has no voxel size but the one that the user states
+        stated = spacing or self.preparation.source_spacing or scan.header is None
+        prepared = self.prepare({scan.path: scan}, case, "user" if stated else "header")
+        say_differences(str(scan.path), prepared.differences)
+        return prepared
 
     def open_image(self, image: Any, spacing: Spacing | None, affine: np.ndarray | None) -> Scan:
         """What a user has in memory, or a file.
 
-        Where ``spacing`` is not given, the voxel size that was stated for the training data
-        replaces that of the header, but not an ``affine``.
+        ``spacing`` replaces the voxel size of the header. Where it is not given, the size that was
+        stated with the model does, but it does not replace an ``affine``.
 
         Raises:
             PosconError: an image that cannot be used.
@@ -225,7 +300,7 @@ class Model(ScanPreparer):
         self, run: Path | str, device: str = "auto", source_spacing: Spacing | None = None
     ) -> None:
         self.run = _run_folder(run, "finetune")
-        path = self.run / MODEL
+        self.path = path = self.run / MODEL
         if not path.is_file() and part_file(self.run, "encoder").is_file():
             raise PosconError(f"{run}: a pre-training run; start a poscon finetune --init from it")
         tensors, about = read_weights(path)
@@ -246,6 +321,12 @@ class Model(ScanPreparer):
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def __repr__(self) -> str:
         classes = ", ".join(f"{c.values[0]} = {c.name}" for c in self.classes)
         return f"Model({str(self.run)!r}: {classes})"
@@ -256,7 +337,7 @@ class Model(ScanPreparer):
         spacing: Spacing | None = None,
         affine: np.ndarray | None = None,
     ) -> Any:
-        """Segment one scan.
+        """Segment one scan; a scan that is unlike the training data is one line on stderr.
 
         Args:
             image: a file; a NIfTI image of nibabel; an image of SimpleITK; or an array,
@@ -276,7 +357,7 @@ class Model(ScanPreparer):
                 dimensions or of numbers per voxel, or voxels that are not finite.
         """
         scan = self.open_image(image, spacing, affine)
-        prepared = self.prepare_single(scan)
+        prepared = self.prepare_single(scan, spacing)
         labels = self.label_map(prepared, self.predict_classes(prepared))
         return label_image(labels, scan)
 
@@ -288,7 +369,9 @@ class Model(ScanPreparer):
         """
         spacing = stated_spacing(case, self.preparation)
         files = {file: read_scan(file, spacing=spacing) for file in case.image_files}
-        return self.prepare(files, case)
+        if self.preparation.source_spacing is not None:
+            return self.prepare(files, case, "user")
+        return self.prepare(files, case, "layout" if case.spacing else "header")
 
     def roles(self, prepared: PreparedScan) -> tuple[str, ...]:
         """The roles that the scan had in the training of the model, in order of the alphabet."""
@@ -370,11 +453,21 @@ class FeatureExtractor(ScanPreparer):
             raise PosconError(
                 f"{scan.path}: shape {scan.data.shape}, a 4-D series; embed one 3-D frame at a time"
             )
-        (stack,) = self.prepare_single(scan).stacks
+        (stack,) = self.prepare_single(scan, spacing).stacks
         parts, _, _ = network_inputs(stack, self.encoder, self.size)
         with frozen(self.encoder) as on:
             features = [pooled_features(self.encoder, part.to(on)).cpu() for part in parts]
         return torch.cat(features).float().numpy()
+
+
+def say_differences(name: str, differences: Sequence[Difference]) -> None:
+    """One line on stderr for a scan that is unlike the training data."""
+    if differences:
+        console.print(
+            f"warning: {name}: unlike the training data: {'; '.join(d.text for d in differences)}",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _sizes(spacing: Any) -> Spacing:

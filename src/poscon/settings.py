@@ -58,10 +58,10 @@ def recipe_text(recipe: str) -> str:
         PosconError: it is neither.
     """
     if recipe in recipe_names():
-        return (_RECIPES / f"{recipe}.yaml").read_text()
+        return (_RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
     if Path(recipe).is_file():
         try:
-            return Path(recipe).read_text()
+            return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PosconError(f"recipe {recipe}: cannot be read ({error})") from error
     raise PosconError(

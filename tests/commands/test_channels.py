@@ -277,13 +277,58 @@ def test_predict_with_another_number_of_channels(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_predict_with_one_channel_of_several(
-    source: Path, store: Path, finetuned: Path, tmp_path: Path
+def test_predict_takes_the_channel_that_was_trained_on_by_its_name(
+    source: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The model was trained on the only channel of its data, named MRI."""
+    by_name = predict(finetuned, source, tmp_path / "name")
+    by_number = predict(finetuned, source, tmp_path / "number", channel=1)
+    assert len(by_name) == 3
+    for one, other in zip(by_name, by_number, strict=True):
+        np.testing.assert_array_equal(nib.load(one).dataobj, nib.load(other).dataobj)
+    assert "its channel is" not in capsys.readouterr().err
+    predict(finetuned, source, tmp_path / "other", channel=0)
+    warned = capsys.readouterr().err
+    assert warned.count("its channel is CT, that of the training data MRI") == 3
+    record = json.loads((tmp_path / "other" / "predictions.json").read_text())
+    assert "channel" in {d["kind"] for d in record["cases"]["case_0"]["unlike_training"]}
+
+
+def test_predict_with_channels_of_other_names(
+    source: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(source, tmp_path / "scans")
+    file = tmp_path / "scans" / "dataset.json"
+    content = json.loads(file.read_text())
+    key = "modality" if "modality" in content else "channel_names"
+    file.write_text(json.dumps({**content, key: {"0": "FLAIR", "1": "T1"}}))
     with pytest.raises(PosconError, match=r"has 2 image .* takes 1 \(.*\); choose .* --channel"):
-        predict(finetuned, source, tmp_path / "out")
+        predict(finetuned, tmp_path / "scans", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert len(predict(finetuned, source, tmp_path / "out", channel=1)) == 3
+    assert len(predict(finetuned, tmp_path / "scans", tmp_path / "out", channel=1)) == 3
+
+
+def test_channels_in_another_order_are_found_by_name(
+    layout: str, source: Path, model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(source, tmp_path / "scans")
+    content = json.loads((other / "dataset.json").read_text())
+    key = "modality" if layout == "msd" else "channel_names"
+    content[key] = {"0": NAMES["1"], "1": NAMES["0"]}
+    (other / "dataset.json").write_text(json.dumps(content))
+    for path in other.glob("images*/*.nii.gz"):
+        if layout == "msd":
+            image = nib.load(path)
+            save(path, np.asarray(image.dataobj)[..., ::-1], image.affine)
+        elif path.name.endswith("_0000.nii.gz"):
+            second = path.with_name(path.name.replace("_0000", "_0001"))
+            path.rename(path.with_name("moved"))
+            second.rename(path)
+            path.with_name("moved").rename(second)
+    found = predict(model, other, tmp_path / "found")
+    expected = predict(model, source, tmp_path / "expected")
+    for one, usual in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(nib.load(one).dataobj, nib.load(usual).dataobj)
 
 
 def test_a_network_for_another_number_of_channels(

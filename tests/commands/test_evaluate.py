@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from poscon.commands.evaluate import evaluate, summary_table
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
 
 SPACING = (1.5, 1.5, 8.0)
 
@@ -265,6 +265,7 @@ def test_json_and_csv(folders, tmp_path):
         "unmatched",
         "without_reference",
         "not_annotated",
+        "failed",
         "rules",
     }
     assert content["cases"][0] == {
@@ -390,6 +391,38 @@ def test_impossible_spacing(tmp_path):
     a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
     with pytest.raises(PosconError, match="--source-spacing"):
         evaluate(a, b, source_spacing=(1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("bad", ["truncated", "shape", "place", "value", "empty"])
+@pytest.mark.parametrize("labels", ["1=RV,2=MYO,3=LV", None])
+def test_a_pair_that_cannot_be_measured_does_not_stop_the_others(folders, tmp_path, bad, labels):
+    predictions, references = folders
+    for name in ("p1", "p2", "p3"):
+        save(predictions / f"{name}.nii.gz", heart())
+        save(references / f"{name}.nii.gz", heart())
+    file = predictions / "p2.nii.gz"
+    if bad == "truncated":
+        file.write_bytes(file.read_bytes()[:40])
+    elif bad == "empty":
+        file.write_bytes(b"")
+    elif bad == "shape":
+        save(file, heart()[:-1])
+    elif bad == "place":
+        image = nib.load(file)
+        affine = image.affine.copy()
+        affine[0, 3] += 50
+        nib.save(nib.Nifti1Image(heart().astype(np.uint8), affine), file)
+    else:
+        labels = labels or "1=RV,2=MYO,3=LV"
+        save(file, np.where(heart() == 1, 77, heart()).astype(np.uint8))
+    with pytest.raises(PartlyDone, match=r"p2\.nii\.gz.*; 1 of 3 pair\(s\)") as caught:
+        evaluate(predictions, references, tmp_path / "results", labels=labels)
+    evaluation = caught.value.result
+    assert {row.case for row in evaluation.rows} == {"p1", "p3"}
+    assert set(evaluation.failed) == {"p2"}
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert "p2.nii.gz" in content["failed"]["p2"]
+    assert "1 pair(s) that could not be measured: p2" in printed(evaluation)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_long_stores_are_cut_short_on_the_terminal_only(source):
     for _ in range(23):
         source.add(np.zeros(SHAPE, np.uint8))
     inspection = inspect(source.prepare(labels=LABELS))
-    assert len(inspection.oddities) == 23
+    assert len(inspection.oddities) == 24
     text = shown(inspection)
     assert "labelled, but empty (23)" in text
     assert "... and 13 more" in text

@@ -13,6 +13,7 @@ import pytest
 import poscon.commands.prepare as module
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
+from poscon.files import alone
 from poscon.positions import relative_positions
 from poscon.store.preparation import case_geometry, prepare_stack, read_case_volumes
 from poscon.store.store import Preparation, Store
@@ -732,6 +733,31 @@ def test_a_real_heart_of_mms(shared_data, tmp_path):
         truth = np.asarray(nib.load(tmp_path / "scans" / case.source_label).dataobj)
         assert case.class_voxels == tuple(int((truth == value).sum()) for value in (3, 2, 1))
     assert any("slice order" in note for note in store.manifest.notes)
+
+
+def test_every_file_whose_header_cannot_be_used_is_named(tmp_path, capsys):
+    for number in range(4):
+        data = np.random.default_rng(number).normal(100, 10, (8, 8, 4)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), tmp_path / f"c{number}.nrrd.nii")
+    (tmp_path / "c1.nrrd.nii").write_bytes(b"not a scan" * 50)
+    (tmp_path / "c3.nrrd.nii").write_bytes(b"")
+    with pytest.raises(PosconError, match=r"c1|c3"):
+        prepare(tmp_path, tmp_path / "store", layout="plain", processes=1)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_is_prepared_by_one_at_a_time(tmp_path):
+    data = np.random.default_rng(0).normal(100, 10, (8, 8, 4)).astype(np.float32)
+    (tmp_path / "s").mkdir()
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), tmp_path / "s" / "c.nii")
+    refused = pytest.raises(PosconError, match="another poscon prepare is at work there")
+    with alone(tmp_path / "store", "prepare"), refused:
+        prepare(tmp_path / "s", tmp_path / "store", processes=1)
+    prepare(tmp_path / "s", tmp_path / "store", processes=1)
+    names = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert names == ["cases", "manifest.json"]
+    with pytest.raises(PosconError, match="there is a store already"):
+        prepare(tmp_path / "s", tmp_path / "store", processes=1)
 
 
 # What is read as what

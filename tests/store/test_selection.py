@@ -29,7 +29,14 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
                 source=f"{name}.nii",
                 index=None,
                 intensity=IntensityRecord(
-                    modality="MR", low=None, high=None, mean=0, std=1, padding=0
+                    modality="MR",
+                    low=None,
+                    high=None,
+                    mean=0,
+                    std=1,
+                    padding=0,
+                    percentiles=(-1, 2),
+                    looks_like="MR",
                 ),
             ),
         ),

@@ -164,7 +164,7 @@ def _open(out: Path, about: dict[str, object]) -> None:
     """Create the folder, or recognise a demo with the same arguments."""
     path = out / "demo.json"
     if path.is_file():
-        theirs = json.loads(path.read_text())
+        theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != about:
             raise PosconError(
                 f"{out}: holds a demo of seed {theirs['seed']}, modality {theirs['modality']}; "

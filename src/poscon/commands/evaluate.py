@@ -3,8 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from poscon.arguments import checked
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
 from poscon.files import json_text, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
@@ -57,6 +57,8 @@ RULES = (
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
     "Predictions without a reference are not in any mean; they are listed under "
     "'without_reference'.",
+    "Pairs of label maps that could not be measured are not in any mean; they are listed under "
+    "'failed'.",
 )
 
 
@@ -133,6 +135,7 @@ class Evaluation:
         unmatched: references that a folder of predictions has no prediction for.
         without_reference: predictions of a folder that there is no reference for.
         not_annotated: frames left out because their 4-D reference labels nothing in them.
+        failed: what was wrong with a pair that could not be measured, by its case.
     """
 
     rows: tuple[Row, ...]
@@ -140,6 +143,7 @@ class Evaluation:
     unmatched: tuple[str, ...] = ()
     without_reference: tuple[str, ...] = ()
     not_annotated: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> list[Summary]:
         """Each class over the cases, then ``"mean"``: the cases' means over their classes."""
@@ -192,8 +196,9 @@ def evaluate(
         Every measure of every case and class.
 
     Raises:
-        PosconError: no prediction has a reference, or one lies on another grid than its reference;
-            the class names differ; a file cannot be read; ``out`` exists.
+        PosconError: no prediction has a reference; the class names differ; ``out`` exists.
+        PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
+            or a file cannot be read. The others are measured, and the results are written.
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
@@ -206,7 +211,8 @@ def evaluate(
     own, seen = _stated_labels(folder), read_seen(folder)
     if declared is None and expected is None:
         expected = _stated_labels(beside)
-    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing)
+    failed: dict[str, str] = {}
+    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing, failed)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
@@ -217,13 +223,23 @@ def evaluate(
         )
     order = np.array([0, *(names.index(name) + 1 for name in prediction_scheme.names)], np.uint8)
 
+    if not names:
+        raise PosconError(f"{references}: no class is labelled; there is nothing to evaluate")
     rows: list[Row] = []
     not_annotated: list[str] = []
     for pair in pairs:
-        prediction, reference = pair.read(reference_scheme, source_spacing)
+        if pair.id in failed:
+            continue
+        try:
+            prediction, reference = pair.read(reference_scheme, source_spacing)
+            where = str(pair.path)
+            prediction_map = order[prediction_scheme.to_classes(prediction.data, where=where)]
+            where = str(pair.reference.path)
+            reference_map = reference_scheme.to_classes(reference.data, where=where)
+        except PosconError as error:
+            failed[pair.id] = str(error)
+            continue
         size = source_spacing or pair.reference.spacing or prediction.spacing
-        prediction_map = order[prediction_scheme.to_classes(prediction.data, where=str(pair.path))]
-        reference_map = reference_scheme.to_classes(reference.data, where=str(pair.reference.path))
         for case, a, b in _frames(pair.id, prediction_map, reference_map):
             if prediction_map.ndim == 4 and not b.any():
                 not_annotated.append(case)
@@ -233,14 +249,19 @@ def evaluate(
                 measures = {k: v for k, v in asdict(m).items() if k != "name"}
                 roles = seen.get(pair.id, ())
                 rows.append(Row(case, subject, m.name, spacing=size, seen=roles, **measures))
+    if failed and (len(pairs) == 1 or not rows):
+        raise PosconError(next(iter(failed.values())))
     if not rows:
         raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
     alone = tuple(sorted(set(predicted) - set(found)))
-    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated))
+    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated), failed)
     record = evaluation_record(evaluation)
     for path in outputs:
         write_text(path, json_text(record) if path.suffix == ".json" else _csv(evaluation))
+    if failed:
+        what = "pair(s) of label maps could not be measured"
+        raise PartlyDone(what, failed, len(pairs), evaluation)
     return evaluation
 
 
@@ -252,6 +273,7 @@ def summary_table(evaluation: Evaluation) -> Table:
             (evaluation.unmatched, "reference(s) without a prediction"),
             (evaluation.without_reference, "prediction(s) without a reference"),
             (evaluation.not_annotated, "frame(s) without annotation"),
+            (list(evaluation.failed), "pair(s) that could not be measured"),
         )
         if ids
     ]
@@ -391,15 +413,35 @@ def _stated_labels(folder: Path) -> LabelScheme | None:
     return None
 
 
-def _discovered(pairs: Sequence[_Pair], spacing: Spacing | None) -> LabelScheme:
-    """Every value but 0 that occurs in any of the files is a class of its own."""
+def _discovered(
+    pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str]
+) -> LabelScheme:
+    """Every value but 0 that occurs in any of the files is a class of its own.
+
+    Args:
+        pairs: the files.
+        spacing: mm along the files' axes where the user states it.
+        failed: gets what is wrong with a pair that cannot be used, by its case.
+
+    Raises:
+        PosconError: no pair can be used; a file has too many values; all files are empty.
+    """
     values: set[int] = set()
     for pair in pairs:
-        for scan in pair.read(None, spacing):
-            present = whole_values(np.unique(scan.data), where=str(scan.path))
-            values.update(int(v) for v in present)
+        try:
+            present = {
+                scan.path: whole_values(np.unique(scan.data), where=str(scan.path))
+                for scan in pair.read(None, spacing)
+            }
+        except PosconError as error:
+            failed[pair.id] = str(error)
+            continue
+        for path, found in present.items():
+            values.update(int(v) for v in found)
             if len(values) > 256:
-                raise PosconError(f"{scan.path}: over 255 label values; is this an image?")
+                raise PosconError(f"{path}: over 255 label values; is this an image?")
+    if len(failed) == len(pairs):
+        raise PosconError(next(iter(failed.values())))
     if not values - {0}:
         raise PosconError("every prediction and every reference is empty (0 everywhere)")
     return discovered_scheme(values, where=str(pairs[0].path))
@@ -468,6 +510,7 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
         "unmatched": evaluation.unmatched,
         "without_reference": evaluation.without_reference,
         "not_annotated": evaluation.not_annotated,
+        "failed": evaluation.failed,
         "rules": RULES,
     }
     record: dict[str, Any] = _without_nan(content)

@@ -10,6 +10,7 @@ import torch
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
+from poscon.files import alone
 from poscon.finetuning import find_method
 from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.build import build_network
@@ -20,7 +21,8 @@ from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
+from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
+from poscon.store.training_range import TrainingRange
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
 from poscon.training.inference import (
@@ -30,7 +32,14 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.loop import train
-from poscon.training.run import MODEL, RunFolder, inputs_record, part_file, refuse_with_resume
+from poscon.training.run import (
+    MODEL,
+    RunFolder,
+    inputs_record,
+    part_file,
+    refuse_with_resume,
+    say_mixtures,
+)
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
 
@@ -161,6 +170,7 @@ class Request:
         roles = _choose_roles(store, *files, labelled, settings, pretrained=init is not None)
         watched = roles.get("validation", [])
         _check_unseen(store, init, exclude, watched, settings.transductive)
+        say_mixtures(store, [c for role in roles.values() for c in role])
         return cls(store, settings, roles, None if init is None else Path(init))
 
     @classmethod
@@ -181,10 +191,15 @@ class Request:
 
 
 def _finetune(request: Request, folder: RunFolder) -> Path:
-    """Train what is requested to its end, and write the model."""
+    """Train what is requested to its end, and write the model; nobody else writes there."""
+    with alone(folder.path, "finetune"):
+        return _finetune_alone(request, folder)
+
+
+def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     chosen, store, cases, init = request.settings, request.store, request.cases, request.init
     device = choose_device(chosen.device)
-    network, loaded = _network(chosen, init, store)
+    network, loaded = _network(chosen, init, store, cases["labelled"])
     size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
     views = ViewMaker(chosen.views, size, store.channels)
     learner = make_learner(chosen, network, views)
@@ -302,6 +317,7 @@ def _choose_roles(
     if labelled < 1:
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
     roles = {"labelled": draw_subjects(pool, labelled, chosen.seed), **roles}
+    _check_foreground(store, roles)
     if uses_unlabelled:
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
@@ -313,6 +329,34 @@ def _choose_roles(
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
+
+
+def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
+    """Refuse label maps without any class; say which classes nobody can learn.
+
+    Raises:
+        PosconError: no labelled case has a labelled voxel, or no validation case has.
+    """
+    for role, cases in roles.items():
+        if cases and not any(any(voxels) for _, voxels in labelled_voxels(cases)):
+            raise PosconError(
+                f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
+                "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
+                "voxels, or correct the label maps and prepare the store again"
+            )
+    learnt = labelled_voxels(roles["labelled"])
+    absent = [
+        name
+        for i, name in enumerate(store.class_names)
+        if not any(voxels[i] for _, voxels in learnt)
+    ]
+    if absent:
+        console.print(
+            f"warning: no labelled case has a voxel of {', '.join(absent)}; the model cannot learn "
+            "it and will never find it",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _check_unseen(
@@ -347,7 +391,10 @@ def _check_unseen(
 
 
 def _network(
-    chosen: FinetuneSettings, init: Path | str | None, store: Store
+    chosen: FinetuneSettings,
+    init: Path | str | None,
+    store: Store,
+    labelled: Sequence[CaseRecord],
 ) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
@@ -370,11 +417,15 @@ def _network(
     if chosen.init_parts == "all":
         for part in about.get("parts", []):
             parts[part], _ = read_weights(part_file(Path(init), part))
-    preparation = store.manifest.preparation.model_dump(mode="json")
-    if about["preparation"] != preparation:
+    here = {
+        **store.manifest.preparation.model_dump(mode="json"),
+        **TrainingRange.of(store, labelled).words,
+    }
+    there = {**about.get("preparation", {}), **TrainingRange.read(about, path).words}
+    if there != here:
         console.print(
             f"note: {path} was pre-trained on slices prepared otherwise "
-            f"({_differences(about['preparation'], preparation)})",
+            f"({_differences(there, here)})",
             soft_wrap=True,
         )
     network = build_network(theirs, n_classes)

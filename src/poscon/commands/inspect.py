@@ -16,9 +16,9 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
-from poscon.store.oddities import DAMAGED, Oddity, find_oddities, labelled_voxels
+from poscon.store.oddities import DAMAGED, Oddity, find_oddities
 from poscon.store.remote import is_url
-from poscon.store.store import Manifest, Store
+from poscon.store.store import Manifest, Store, labelled_voxels
 
 CONTACT_SHEET = "contact_sheet.png"
 TABLE_SUFFIX = "_cases.csv"

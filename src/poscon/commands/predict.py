@@ -2,24 +2,27 @@
 
 import json
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from poscon.arguments import checked
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
+from poscon.files import alone
 from poscon.leakage import describe, note_seen
-from poscon.models import Model, PreparedScan
+from poscon.models import Model, PreparedScan, say_differences
+from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar
 from poscon.store.preparation import stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
+from poscon.store.training_range import Difference
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
@@ -77,12 +80,14 @@ def predict(
         The files written, in the order of the cases.
 
     Raises:
-        PosconError: an unusable run or scan, or an output that exists.
+        PosconError: an unusable run or scan, an output that exists, or one in the input folder.
+        PartlyDone: some scans of a folder cannot be used; the others are segmented.
     """
     model = Model(run, device or "auto", source_spacing)
     source, output = Path(input), Path(output)
+    _check_apart(source, output)
     jobs = (
-        _folder_jobs(source, output, layout, channel, cases)
+        _folder_jobs(source, output, layout, channel, cases, model)
         if source.is_dir()
         else _file_job(
             source,
@@ -93,53 +98,185 @@ def predict(
             cases=cases,
         )
     )
-    existing = [target for _, target in jobs if target.exists()]
-    if existing and not resume:
-        raise PosconError(
-            f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
+    if not (source.is_dir() or output.is_dir() or not scan_suffix(output)):
+        return _Prediction(model, None, jobs).do(resume)
+    with alone(output, "predict"):
+        return _Prediction(model, output, jobs).do(resume)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A scan to segment.
+
+    Attributes:
+        case: where it is.
+        target: the label map to write.
+        difference: how its channels differ by name from those that were trained on, or None.
+    """
+
+    case: Case
+    target: Path
+    difference: Difference | None = None
+
+
+class _Prediction:
+    """Segments scans, one after another; one that cannot be used does not stop the others.
+
+    Args:
+        model: the model.
+        folder: where the label maps go; None: to a file that was named.
+        jobs: the scans.
+    """
+
+    def __init__(self, model: Model, folder: Path | None, jobs: Sequence[_Job]) -> None:
+        self.model, self.folder, self.jobs = model, folder, jobs
+        self.record = None if folder is None else PredictionsFile(folder)
+        self.failed: dict[str, str] = {}
+        self.seen: dict[str, tuple[str, ...]] = {}
+        self.planes: Counter[str] = Counter()
+
+    def do(self, resume: bool) -> list[Path]:
+        """Segment them all; see :func:`predict`."""
+        existing = self._existing(resume)
+        todo = [job for job in self.jobs if job.target not in existing]
+        cases = [self._fitted(job) for job in todo]  # most bad files are found before any work
+        if todo and not any(isinstance(case, Case) for case in cases):
+            failures = [str(case) for case in cases]
+            failed = dict(zip((job.case.id for job in todo), failures, strict=True))
+            raise self._failure(failed, [])
+        if self.record is not None:
+            self.record.begin(self.model.sha256)
+            _write_labels_file(self.record.path.parent, self.model)
+        # some scans are read and one is written while the network works on the one between
+        readers = max(1, min(READERS, usable_cores() // 2))
+        segmented = (
+            (job, scan, [] if isinstance(scan, PosconError) else self.model.predict_classes(scan))
+            for job, scan in zip(todo, _in_threads(self._read, cases, readers), strict=True)
         )
-    todo = [(case, target) for case, target in jobs if not target.exists()]
-    # bad files are found before any work
-    fitted = [
-        model.fitted(case, read_header(case.image, spacing=stated_spacing(case, model.preparation)))
-        for case, _ in todo
-    ]
-    folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
-    if folder is not None:
-        _write_labels_file(folder, model)
+        with progress_bar() as progress:
+            done = len(existing)
+            task = progress.add_task("segmenting", total=len(self.jobs), status="", completed=done)
+            for _ in _in_threads(self._finish, segmented, 1):
+                progress.advance(task)
+        self._conclude()
+        written = [job.target for job in self.jobs if job.case.id not in self.failed]
+        if self.failed:
+            raise self._failure(self.failed, written)
+        return written
 
-    seen: dict[str, tuple[str, ...]] = {}
+    def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
+        """What is raised at the end."""
+        if len(self.jobs) == 1:
+            return PosconError(*failed.values())
+        return PartlyDone("scan(s) could not be segmented", failed, len(self.jobs), written)
 
-    def write(segmented: tuple[Case, Path, PreparedScan, list[np.ndarray]]) -> None:
-        case, target, prepared, classes = segmented
-        roles = model.roles(prepared)
+    def _existing(self, resume: bool) -> set[Path]:
+        """The label maps that are there and stay.
+
+        Raises:
+            PosconError: there are some and they are not to stay, or poscon did not write them.
+        """
+        existing = [job for job in self.jobs if job.target.exists()]
+        if existing and not resume:
+            raise PosconError(
+                f"{existing[0].target}: exists already; choose another output, or --resume to add "
+                "the rest"
+            )
+        record = self.record
+        unknown = [j for j in existing if record is not None and j.case.id not in record.cases]
+        if unknown:
+            raise PosconError(
+                f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
+                "that poscon predict wrote it; choose another output"
+            )
+        return {job.target for job in existing}
+
+    def _fitted(self, job: _Job) -> Case | PosconError:
+        """The case as the model takes it, by the header of its file; or what is wrong with it."""
+        try:
+            spacing = stated_spacing(job.case, self.model.preparation)
+            header = read_header(job.case.image, spacing=spacing)
+            return self.model.fitted(job.case, header)
+        except PosconError as error:
+            return error
+
+    def _read(self, case: Case | PosconError) -> PreparedScan | PosconError:
+        try:
+            return case if isinstance(case, PosconError) else self.model.read(case)
+        except PosconError as error:
+            return error
+
+    def _finish(self, one: tuple[_Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
+        """Write a label map, or why there is none. All notes are made here, in one thread."""
+        job, scan, classes = one
+        if isinstance(scan, PreparedScan):
+            self._write(job, scan, classes)
+            return
+        self.failed[job.case.id] = str(scan)
+        if len(self.jobs) > 1:
+            console.print(f"not segmented: {scan}", soft_wrap=True, markup=False)
+        if self.record is not None:
+            self.record.could_not(job.case.id, str(scan))
+
+    def _write(self, job: _Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
+        name, scan = job.case.id, prepared.scan
+        if job.difference is not None:
+            prepared.differences.append(job.difference)
+        say_differences(name, prepared.differences)
+        roles = self.model.roles(prepared)
         if roles:
-            seen[case.id] = roles
-        if folder is not None:  # before the label map, which says that this scan is done
-            note_seen(folder, case.id, roles)
-        labels = model.label_map(prepared, classes)
-        like = (
-            prepared.scan if labels.ndim == prepared.scan.data.ndim else first_volume(prepared.scan)
-        )
-        write_labels(target, labels, like)
+            self.seen[name] = roles
+        if self.record is not None:  # before the label map, which says that this scan is done
+            note_seen(self.record.path.parent, name, roles)
+            self.record.done(name, _facts(prepared))
+        self.planes[prepared.geometry.plane] += 1
+        labels = self.model.label_map(prepared, classes)
+        like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
+        write_labels(job.target, labels, like)
 
-    # some scans are read and one is written while the network works on the one between
-    readers = max(1, min(READERS, usable_cores() // 2))
-    scans = _in_threads(model.read, fitted, readers)
-    segmented = (
-        (case, target, scan, model.predict_classes(scan))
-        for (case, target), scan in zip(todo, scans, strict=True)
-    )
-    with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
-        for _ in _in_threads(write, segmented, 1):
-            progress.advance(task)
-    if seen:
-        console.print(
-            f"note: {describe(seen)}; how well they are segmented says little of new scans",
-            soft_wrap=True,
+    def _conclude(self) -> None:
+        """Say in which plane and at which spacing the scans were segmented, and which were seen."""
+        mm = self.model.preparation.spacing
+        pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
+        for plane, n in self.planes.items():
+            console.print(f"{n} scan(s) segmented in {plane} slices, {pixels}", soft_wrap=True)
+        if self.seen:
+            console.print(
+                f"note: {describe(self.seen)}; how well they are segmented says little of new "
+                "scans",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def _facts(prepared: PreparedScan) -> dict[str, Any]:
+    """What ``predictions.json`` says of a label map."""
+    return {
+        "plane": prepared.geometry.plane,
+        "acquired": prepared.geometry.acquired,
+        "scan_spacing_mm": prepared.geometry.spacing,
+        "spacing_mm": prepared.spacing,
+        "spacing_from": prepared.spacing_from,
+        "modalities": prepared.modalities,
+        "unlike_training": [asdict(difference) for difference in prepared.differences],
+    }
+
+
+def _check_apart(source: Path, output: Path) -> None:
+    """Refuse to write among the scans, where label maps would be taken for scans next time.
+
+    Raises:
+        PosconError: the output is the input, or lies in it.
+    """
+    inside, outside = output.resolve(), source.resolve()
+    if source.is_dir() and inside.is_relative_to(outside):
+        raise PosconError(
+            f"{output}: is {'' if inside == outside else 'in '}the folder of the scans; choose an "
+            "output outside it"
         )
-    return [target for _, target in jobs]
+    into_folder = output.is_dir() or not scan_suffix(output)
+    if source.is_file() and outside == (inside / source.name if into_folder else inside):
+        raise PosconError(f"{output}: the label map would replace the scan; choose another output")
 
 
 def _in_threads(
@@ -161,7 +298,7 @@ def _file_job(
     output: Path,
     spacing: Spacing | None,
     **folder_options: object,
-) -> list[tuple[Case, Path]]:
+) -> list[_Job]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
@@ -169,13 +306,13 @@ def _file_job(
     read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
-        return [(case, output / source.name)]
+        return [_Job(case, output / source.name)]
     if (scan_suffix(source) in NIFTI) != (scan_suffix(output) in NIFTI):
         raise PosconError(
             f"{output}: cannot carry the geometry of {source.name}; write it as "
             f"{scan_suffix(source)}"
         )
-    return [(case, output)]
+    return [_Job(case, output)]
 
 
 def _folder_jobs(
@@ -184,13 +321,19 @@ def _folder_jobs(
     layout: str | None,
     channel: int | None,
     cases: Names | None,
-) -> list[tuple[Case, Path]]:
-    """The scans of a folder and their targets: one a case, or one a 4-D series."""
+    model: Model,
+) -> list[_Job]:
+    """The scans of a folder and their targets: one for each case, or for each 4-D series.
+
+    Where the channels of the data set have names, the model takes those that it was trained on.
+    """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
     dataset = read_dataset(source, layout, channel=channel)
     for line in dataset.passed_over:
         console.print(f"note: {line}", soft_wrap=True, markup=False)
+    order = model.channel_order(dataset.channels)
+    difference = model.channel_difference(dataset.channels) if order is None else None
     chosen = list(dataset.cases)
     if cases is not None:
         chosen = cases_named(chosen, cases, source)
@@ -199,7 +342,11 @@ def _folder_jobs(
         if case.frame_index is not None:
             series = re.sub(r"_frame\d+$", "", case.id)
             case = replace(case, id=series, frame=None, frame_index=None)
-        jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
+        if order is not None and case.channels:
+            channels = tuple(case.channels[number] for number in order)
+            case = replace(case, image=channels[0].file, channels=channels)
+        target = output / f"{case.id}{scan_suffix(case.image)}"
+        jobs[case.id] = _Job(case, target, difference)
     return list(jobs.values())
 
 
@@ -211,7 +358,7 @@ def _write_labels_file(folder: Path, model: Model) -> None:
     """
     path = folder / LABELS_FILE
     content = {"classes": [c.model_dump(mode="json") for c in model.classes]}
-    if path.is_file() and json.loads(path.read_text()) != content:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
         raise PosconError(f"{path}: other classes than the model's; choose another output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, content)

@@ -13,7 +13,8 @@ from pydantic import field_validator
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
-from poscon.progress import progress_bar
+from poscon.files import alone, holds_nothing
+from poscon.progress import console, progress_bar
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
@@ -139,8 +140,7 @@ def prepare(
     source, store = Path(source), Path(store)
     if engine == "ray":  # whose processes are elsewhere
         source, store = source.absolute(), store.absolute()
-    if (store / MANIFEST).exists():
-        raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
+    _check_new(store)
     dataset = read_dataset(source, layout, channel=channel)
     chosen = _resolve_settings(
         dataset,
@@ -151,7 +151,7 @@ def prepare(
         source_spacing=source_spacing,
         modality=modality,
     )
-    headers = {case.id: _check_header(case, chosen) for case in dataset.cases}
+    headers = _check_headers(dataset, chosen)
     scheme = parse_labels(labels) if labels is not None else dataset.labels
     if labels is not None and not any(case.label for case in dataset.cases):
         raise PosconError(f"{source}: --labels has no effect, no case has a label map")
@@ -175,27 +175,44 @@ def prepare(
         )
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
     try:
-        _open_target(job, dataset, reversed_ids)
-        todo = [case for case in dataset.cases if finished(store, case) is None]
-        voxels = sum(
-            math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
-        )
-        few = processes is None and voxels < _WORTH_PROCESSES
-        alone = engine == "local" and (processes == 1 or few)
-        done = len(dataset.cases) - len(todo)
-        told = [
-            (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
-            for case in todo
-        ]
-        errors = _prepare_cases(told, done, None if alone else workers)
+        with alone(store, "prepare"):
+            _check_new(store)  # another prepare may have ended since the check above
+            _open_target(job, dataset, reversed_ids)
+            todo = [case for case in dataset.cases if finished(store, case) is None]
+            voxels = sum(
+                math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
+            )
+            few = processes is None and voxels < _WORTH_PROCESSES
+            here = engine == "local" and (processes == 1 or few)
+            told = [
+                (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
+                for case in todo
+            ]
+            done = len(dataset.cases) - len(todo)
+            errors = _prepare_cases(told, done, None if here else workers)
+            _conclude(job, dataset, errors)
     finally:
         workers.close()
+    return Store(store)
+
+
+def _check_new(store: Path) -> None:
+    if (store / MANIFEST).exists():
+        raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
+
+
+def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
+    """Write the manifest of a store whose cases are all prepared.
+
+    Raises:
+        PosconError: some could not be. The others are kept.
+    """
+    store = job.store
     records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
     if errors:
         if not records:
             shutil.rmtree(store)
-        more = f" (and {len(errors) - 1} more file(s) with errors)" if len(errors) > 1 else ""
-        raise PosconError(f"{errors[0]}{more}")
+        _raise_first(errors)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         poscon_version=__version__,
@@ -210,7 +227,6 @@ def prepare(
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
     (store / _STATE).unlink()
-    return Store(store)
 
 
 def _prepare_cases(
@@ -247,7 +263,7 @@ def _try_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> str | 
 
 
 def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
-    """Create the store's folder, or take up an unfinished one made with the same settings.
+    """Begin a store in an empty folder, or take up an unfinished one made with the same settings.
 
     Cases whose files have changed since, or that are gone, are dropped from it.
     """
@@ -268,12 +284,10 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     }
     state = json.loads(json.dumps(state))
     path = job.store / _STATE
-    if not job.store.exists():
-        job.store.mkdir(parents=True)
-    elif not path.is_file():
+    if not path.is_file() and not holds_nothing(job.store):
         raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
-    else:
-        earlier = json.loads(path.read_text())
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if {**earlier, "cases": None} != {**state, "cases": None}:
             raise PosconError(
                 f"{job.store}: an unfinished store with other settings; "
@@ -301,6 +315,32 @@ def _resolve_settings(
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
     defaults = PrepareSettings(**dataset.preparation)
     return defaults.model_copy(update={key: getattr(told, key) for key in told.model_fields_set})
+
+
+def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, ScanHeader]:
+    """:func:`_check_header` of every case; all files that cannot be used are named."""
+    headers, errors = {}, []
+    for case in dataset.cases:
+        try:
+            headers[case.id] = _check_header(case, settings)
+        except PosconError as error:
+            errors.append(str(error))
+    _raise_first(errors)
+    return headers
+
+
+def _raise_first(errors: list[str]) -> None:
+    """Name every file that cannot be used: each on a line of its own, the first in the error.
+
+    Raises:
+        PosconError: there is one.
+    """
+    if len(errors) > 1:
+        for message in errors:
+            console.print(f"not usable: {message}", soft_wrap=True, markup=False)
+        raise PosconError(f"{errors[0]} (and {len(errors) - 1} more file(s) with errors)")
+    if errors:
+        raise PosconError(errors[0])
 
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:

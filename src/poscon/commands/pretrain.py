@@ -1,12 +1,14 @@
 """``poscon pretrain``: unlabelled slices in, an encoder out."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from poscon.arguments import checked
 from poscon.distributed import joined, rank, wait_for_all
+from poscon.files import alone
 from poscon.networks.settings import fit_channels
 from poscon.networks.weights import save_weights
 from poscon.pictures.diagnostics import draw_diagnostics
@@ -20,7 +22,14 @@ from poscon.training.diagnostics import Diagnostics, numbers
 from poscon.training.inference import choose_device
 from poscon.training.loop import train
 from poscon.training.pretrain_settings import PretrainSettings, assemble
-from poscon.training.run import MetricsFile, RunFolder, inputs_record, part_file, refuse_with_resume
+from poscon.training.run import (
+    MetricsFile,
+    RunFolder,
+    inputs_record,
+    part_file,
+    refuse_with_resume,
+    say_mixtures,
+)
 from poscon.version import __version__
 
 DIAGNOSTICS = "diagnostics.png"
@@ -95,7 +104,7 @@ def pretrain(
         )
         request = Request.from_arguments(opened, chosen, cases, exclude)
     hardware = choose_device(request.settings.device)
-    with joined(hardware):
+    with joined(hardware), _alone(folder):
         _pretrain(request, folder, hardware)
     return part_file(folder.path, "encoder")
 
@@ -151,6 +160,11 @@ class Request:
         )
 
 
+def _alone(folder: RunFolder) -> AbstractContextManager[None]:
+    """The first of the processes holds the folder for all of them."""
+    return alone(folder.path, "pretrain") if rank() == 0 else nullcontext()
+
+
 def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     """In each of the processes that there are; the first one writes."""
     chosen, store, cases = request.settings, request.store, request.cases
@@ -165,6 +179,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     wait_for_all()
     if rank() == 0:
         if not run.begun:
+            say_mixtures(store, cases)
             run.begin("pretrain", store, chosen.model_dump(mode="json"), {"pretrain": cases})
         if before is not None:
             metrics.append(before)

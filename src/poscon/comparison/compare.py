@@ -1,13 +1,10 @@
 """``poscon compare``: methods x labelled subjects x folds x draws, by one honest protocol."""
 
-import fcntl
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +34,7 @@ from poscon.comparison.summary import (
 from poscon.comparison.work import RESULTS, WORK, ComparisonFolder, guarded, seconds_of
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine
-from poscon.files import read_json, write_text
+from poscon.files import alone, holds_nothing, read_json, write_text
 from poscon.progress import console
 from poscon.settings import GivenSettings
 from poscon.store.store import Store, write_json
@@ -112,7 +109,9 @@ def compare(
     known, out = plan_with_data(plan, settings, data, pretrain_data), Path(out).resolve()
     check_engine(engine, address, processes)
     _check_folder(out)
-    with _alone(out):
+    with alone(out, "compare"):
+        if not (out / DATA).is_file():
+            write_json(out / DATA, {})
         prepare_once(out / "store", known.data, "data", out)
         if known.pretrain_data is not None:
             prepare_once(out / "pretrain-store", known.pretrain_data, "pretrain_data", out)
@@ -168,26 +167,8 @@ def _folder_of(out: Path, plan: Plan, device: str | None) -> ComparisonFolder:
 def _check_folder(out: Path) -> None:
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / DATA).is_file()):
+    if not out.is_dir() or not (holds_nothing(out) or (out / DATA).is_file()):
         raise PosconError(f"{out}: exists and is no comparison; choose another folder")
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder against a second comparison.
-
-    Raises:
-        PosconError: one is at work there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / DATA).is_file():
-        write_json(out / DATA, {})
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PosconError(f"{out}: another poscon compare is at work there") from None
-        yield
 
 
 def _do_all(

@@ -394,9 +394,9 @@ def plan_text(plan: str) -> str:
         PosconError: it is neither.
     """
     if plan in plan_names():
-        return (_PLANS / f"{plan}.yaml").read_text()
+        return (_PLANS / f"{plan}.yaml").read_text(encoding="utf-8")
     try:
-        return Path(plan).read_text()
+        return Path(plan).read_text(encoding="utf-8")
     except FileNotFoundError:
         known = plan_names()
         raise PosconError(

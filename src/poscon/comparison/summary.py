@@ -104,7 +104,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         PosconError: it is damaged.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"subject", "case", "class", "dice"} <= rows[0].keys():
         raise PosconError(f"{path}: damaged; remove it, and run poscon compare again")

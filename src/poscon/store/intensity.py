@@ -8,6 +8,10 @@ from poscon.errors import PosconError
 from poscon.volumes.label_maps import looks_like_label_map
 
 CT_PERCENTILES = (1.0, 99.0)
+OUTER_PERCENTILES = (1.0, 99.0)
+"""Nearly all values of a scan lie between these; they tell scans of different kinds apart."""
+SAMPLED_VOXELS = 2**18
+"""About as many voxels are enough for these percentiles."""
 AIR_HU = -1000.0
 LOWEST_HU = -1024.0
 """The lower limit of the usual 12 bits: what is below is noise or the edge of padding."""
@@ -28,8 +32,10 @@ class Intensity:
         low: lower limit, or None.
         high: upper limit, or None.
         mean: of the clipped voxels that count.
-        std: likewise.
+        std: standard deviation of the same voxels.
         padding: share of the voxels that are padding of a CT, see :func:`padding_of`.
+        percentiles: 1st and 99th percentile of the normalised voxels that count, by voxels at equal
+            distances. They do not change when the intensities are scaled.
     """
 
     modality: str
@@ -38,6 +44,7 @@ class Intensity:
     mean: float
     std: float
     padding: float
+    percentiles: tuple[float, float]
 
 
 def guess_modality(volume: np.ndarray) -> str:
@@ -118,8 +125,12 @@ def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]
         else:  # nearly all voxels are equal; clipping would leave nothing
             low = high = None
     mean, std = float(counted.mean(dtype=np.float64)), float(counted.std(dtype=np.float64))
+    step = max(1, counted.size // SAMPLED_VOXELS)
+    outer = np.percentile(counted.ravel()[::step], OUTER_PERCENTILES)
+    first, last = ((float(value) - mean) / std for value in outer)
     normalised = (values - np.float32(mean)) / np.float32(std)
-    return normalised, Intensity(modality, low, high, mean, std, float(padding.mean()))
+    share = float(padding.mean())
+    return normalised, Intensity(modality, low, high, mean, std, share, (first, last))
 
 
 def _without_margin(volume: np.ndarray) -> tuple[slice, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
-from poscon.store.store import CaseRecord, Store, slices_sha256
+from poscon.store.store import CaseRecord, Store, labelled_voxels, slices_sha256
 
 DAMAGED = "damaged"
 FEW_SLICES = 4  # fewer than this are few
@@ -213,6 +213,14 @@ def _missing_classes(store: Store) -> list[Oddity]:
         if not any(voxels)
     ]
     annotated = [(case, voxels) for case, voxels in labelled if any(voxels)]
+    if labelled and not annotated:
+        text = "no label map has a labelled voxel; nothing can be learnt from them"
+        return [Oddity("no class", None, text), *oddities]
+    oddities += [
+        Oddity("a class in no case", None, f"{name} is in none of the {len(labelled)} label maps")
+        for i, name in enumerate(store.class_names)
+        if labelled and not any(voxels[i] for _, voxels in labelled)
+    ]
     for i, name in enumerate(store.class_names):
         without = [case.id for case, voxels in annotated if not voxels[i]]
         n = len(annotated)
@@ -311,8 +319,3 @@ def _stated_spacing(cases: Sequence[CaseRecord]) -> list[Oddity]:
         for origin, who in SPACING_FROM.items()
         if counts[origin]
     ]
-
-
-def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
-    """The labelled cases, each with the voxels of its classes."""
-    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]

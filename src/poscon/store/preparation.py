@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
@@ -83,7 +83,8 @@ def prepare_stack(
     normalised, intensity = normalise(stack, modality)
     _, *in_plane = geometry.stack_shape
     size = resampled_size((in_plane[0], in_plane[1]), geometry.spacing[1:], spacing)
-    return resample_images(normalised, size), IntensityRecord(**asdict(intensity))
+    record = IntensityRecord(**asdict(intensity), looks_like=guess_modality(volume))
+    return resample_images(normalised, size), record
 
 
 def stated_spacing(case: Case, preparation: Preparation) -> Spacing | None:
@@ -228,4 +229,4 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
 
 
 def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return printable(path.relative_to(root).as_posix())

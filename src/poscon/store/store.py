@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
@@ -57,7 +57,10 @@ class ClassRecord(_Record):
 
 
 class Preparation(_Record):
-    """What was done to every volume; a scan to be predicted is treated the same way.
+    """What was done to every volume.
+
+    A scan to be predicted is treated the same way, in the plane of the training cases. The voxel
+    size that was stated for the training cases is not applied to it.
 
     Attributes:
         plane: see :func:`poscon.volumes.geometry.slice_geometry`.
@@ -74,7 +77,12 @@ class Preparation(_Record):
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class IntensityRecord:
-    """See :class:`poscon.store.intensity.Intensity`."""
+    """See :class:`poscon.store.intensity.Intensity`; and what tells whether a scan is like others.
+
+    Attributes:
+        looks_like: ``"CT"`` or ``"MR"``, by the values alone.
+        percentiles: the 1st and the 99th of the normalised values.
+    """
 
     modality: str
     low: float | None
@@ -82,6 +90,8 @@ class IntensityRecord:
     mean: float
     std: float
     padding: float
+    percentiles: tuple[float, float]
+    looks_like: str
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -306,6 +316,11 @@ class Store:
         return found
 
 
+def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
+    """The labelled cases, each with the voxels of its classes."""
+    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]
+
+
 def names_place(source: Names) -> str:
     """What messages call the place that names come from."""
     return str(source) if isinstance(source, str | Path) else "the list of names"
@@ -333,7 +348,7 @@ def read_names(source: Names) -> list[str]:
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
-        text = path.read_text()
+        text = printable(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, UnicodeDecodeError) as error:
         raise PosconError(f"{path}: cannot read the list of names ({error})") from error
     if path.suffix != ".json":

@@ -23,7 +23,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 from poscon.volumes.affine import (
     OPTION,
     Spacing,
@@ -81,7 +81,7 @@ class ScanHeader:
 def scan_stem(path: Path) -> str:
     """The file name without its format suffix (``a.nii.gz`` -> ``a``)."""
     suffix = scan_suffix(path)
-    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+    return printable(path.name[: len(path.name) - len(suffix)] if suffix else path.name)
 
 
 def scan_suffix(path: Path) -> str:
@@ -236,6 +236,7 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
         like: the scan that was segmented.
     """
     assert labels.shape == like.data.shape
+    _check_name(path)
     with complete(path) as part:
         if isinstance(like.header, nib.Nifti1Header):
             header = _label_header(labels, like.header)
@@ -400,6 +401,7 @@ def _check_file(path: Path) -> None:
         raise PosconError(f"{path}: no such file")
     if not scan_suffix(path):
         raise PosconError(f"{path}: not a format poscon reads ({', '.join(SUFFIXES)})")
+    _check_name(path)
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -409,6 +411,15 @@ def _check_file(path: Path) -> None:
         ) from error
     if empty:
         raise PosconError(f"{path}: the file is empty (0 bytes); fetch it again")
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a path that is not UTF-8: SimpleITK ends the whole process at it."""
+    if scan_suffix(path) not in NIFTI and printable(str(path)) != str(path):
+        raise PosconError(
+            f"{path}: its name, or that of a folder above it, is not UTF-8, and files of this "
+            "format need that; rename it"
+        )
 
 
 def _check_scalar(single: bool, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from poscon import plugins
 from poscon.errors import PosconError
+from poscon.files import printable
 from poscon.volumes.case import Dataset
 from poscon.volumes.layouts import (
     acdc,
@@ -134,7 +135,13 @@ def _detect(root: Path) -> Layout:
 
 def _with_safe_ids(dataset: Dataset) -> Dataset:
     cases = [
-        replace(case, id=re.sub(r"[^\w.-]+", "_", case.id).lstrip(".")) for case in dataset.cases
+        replace(
+            case,
+            id=re.sub(r"[^\w.%-]+", "_", printable(case.id)).lstrip("."),
+            subject=printable(case.subject),
+            frame=None if case.frame is None else printable(case.frame),
+        )
+        for case in dataset.cases
     ]
     cases.sort(key=lambda case: case.id)
     for first, second in pairwise(cases):
