@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "poscon"
@@ -69,7 +70,8 @@ KINDS = (
         "Damaged, or of another version",
         r"damaged|truncated|file is empty|does not say|not those that were prepared|"
         r"schema version|no longer|is not what|not a store|checkpoint|not a poscon file|"
-        r"has changed|changed since|cannot be read|holds other weights|unfinished store|cannot read|"
+        r"has changed|changed since|cannot be read|holds other weights|unfinished store|"
+        r"cannot read|"
         r"no array",
         "A file is incomplete, was changed, or was written by another version of poscon.",
         "Fetch or make it again. A store is made again by `poscon prepare`, a run by its training.",
@@ -96,7 +98,8 @@ KINDS = (
     Kind(
         "Training cannot go on",
         r"loss is|cannot compile|no speed|learn from|learnt from|tested on|self-training|"
-        r"quarter turn|no value to|not finite|a run of poscon|what is finished|seen in training|keeps apart|labelled subject|labelled|draw|"
+        r"quarter turn|no value to|not finite|a run of poscon|what is finished|"
+        r"seen in training|keeps apart|labelled subject|labelled|draw|"
         r"pre-train|fine-tun|start of|architecture|decoder|tensors|network|parts",
         "What was chosen cannot be trained, or would make a measurement dishonest.",
         "Change the cases or the settings that the message names.",
@@ -111,7 +114,8 @@ KINDS = (
     Kind(
         "A value that is not allowed",
         r"must be|must hold|written as|one reference for|prepared in a folder|plan PLAN|"
-        r"setting KEY|settings: |write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
+        r"setting KEY|settings: |"
+        r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
         r"at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
         "An argument, setting, recipe, plan or list has a value that cannot be used.",
         "Write it as the message says. `poscon COMMAND --help` and the page of "
@@ -194,8 +198,9 @@ def page(messages: dict[str, list[str]]) -> str:
     for kind in KINDS:
         if not by_kind[kind.name]:
             continue
-        lines += ["", f"## {kind.name}", "", f"**Meaning.** {kind.meaning}", ""]
-        lines += [f"**What to do.** {kind.action}", "", "| message | from |", "|---|---|"]
+        lines += ["", f"## {kind.name}", "", *wrap(f"**Meaning.** {kind.meaning}", 100), ""]
+        lines += [*wrap(f"**What to do.** {kind.action}", 100), ""]
+        lines += ["| message | from |", "|---|---|"]
         lines += [f"| {cell(text)} | `{module}` |" for text, module in sorted(by_kind[kind.name])]
     return "\n".join(lines) + "\n"
 
