@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "poscon"
@@ -197,8 +198,9 @@ def page(messages: dict[str, list[str]]) -> str:
     for kind in KINDS:
         if not by_kind[kind.name]:
             continue
-        lines += ["", f"## {kind.name}", "", f"**Meaning.** {kind.meaning}", ""]
-        lines += [f"**What to do.** {kind.action}", "", "| message | from |", "|---|---|"]
+        lines += ["", f"## {kind.name}", "", *wrap(f"**Meaning.** {kind.meaning}", 100), ""]
+        lines += [*wrap(f"**What to do.** {kind.action}", 100), ""]
+        lines += ["| message | from |", "|---|---|"]
         lines += [f"| {cell(text)} | `{module}` |" for text, module in sorted(by_kind[kind.name])]
     return "\n".join(lines) + "\n"
 
