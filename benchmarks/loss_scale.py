@@ -1,16 +1,19 @@
 """What the positional loss costs with the number of embeddings: time and memory of three forms.
 
     python benchmarks/loss_scale.py [--smallest 256] [--largest 65536] [--limit 8] [--threads 1]
-                                    [--device cpu|cuda]
+                                    [--device cpu|cuda] [--checkpoint]
 
 - broadcast: the cosine of (1, B, D) with (B, 1, D), the form of the published implementation, which
   makes B x B x D;
 - dense: `poscon.pretext.contrast.contrastive_loss`, which makes B x B;
-- blocks: `poscon.pretext.blockwise.anchor_losses`, which makes a block of anchors x B.
+- blocks: `poscon.pretext.blockwise.anchor_losses`, which makes a block of anchors x B;
+- checkpoint, if asked for: the same blocks, each under `torch.utils.checkpoint`, which makes them
+  again for a backward pass that torch derives (docs/decisions/0014-blockwise.md).
 
 Forward and backward, random embeddings of 128 values in single precision, random positions, a
 threshold of 0.1, a temperature of 0.1. First all forms are checked to agree. Each measurement is in
-a process of its own, after one of 256 embeddings that warms up: the median time of the rounds, and
+a process of its own, after one of 256 embeddings that warms up: the median time of the rounds (on
+one thread of a CPU, the time of the processor, so that other work counts little), and
 the most memory that was in use beyond what was before the first (on a CPU the resident set of the
 process, Linux only; on a GPU what torch has allocated). A form that is refused memory at the limit,
 in GiB, is shown as "-", and not tried with more embeddings.
@@ -28,8 +31,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from poscon.pretext.blockwise import anchor_losses
+from poscon.pretext.blockwise import BLOCK_PAIRS, anchor_losses
 from poscon.pretext.contrast import contrastive_loss, unit
 from poscon.pretext.pcl import near
 
@@ -49,20 +53,22 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=8, help="GiB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--checkpoint", action="store_true")
     arguments = parser.parse_args()
     if arguments.smallest < 2:
         parser.error("--smallest: must be at least 2")
     check_that_all_agree()
+    forms = [form for form in FORMS if form != "checkpoint" or arguments.checkpoint]
     where = f"{arguments.threads} thread(s)"
     if arguments.device == "cuda":
         where = torch.cuda.get_device_name()
     print(f"{where}, at most {arguments.limit:g} GiB, {arguments.rounds} round(s)\n")
-    print("| B | " + " | ".join(f"{form}, s | {form}, MiB" for form in FORMS) + " |")
-    print("|" + "---|" * (1 + 2 * len(FORMS)))
-    possible, n = set(FORMS), arguments.smallest
+    print("| B | " + " | ".join(f"{form}, s | {form}, MiB" for form in forms) + " |")
+    print("|" + "---|" * (1 + 2 * len(forms)))
+    possible, n = set(forms), arguments.smallest
     while n <= arguments.largest:
         cells = []
-        for form in FORMS:
+        for form in forms:
             cost = None
             if form in possible:
                 how = (form, n, arguments.device, arguments.limit * 2**30)
@@ -99,10 +105,32 @@ def blocks(embeddings: Tensor, positions: Tensor) -> Tensor:
     return losses.sum() / (n_positives > 0).sum()
 
 
+def checkpointed(embeddings: Tensor, positions: Tensor) -> Tensor:
+    z, block = unit(embeddings), max(1, BLOCK_PAIRS // len(embeddings))
+    parts = [
+        checkpoint(block_losses, z, positions, first, block, use_reentrant=False)
+        for first in range(0, len(z), block)
+    ]
+    losses, n_positives = (torch.cat(part) for part in zip(*parts, strict=True))
+    return losses.sum() / (n_positives > 0).sum()
+
+
+def block_losses(z: Tensor, positions: Tensor, first: int, block: int) -> tuple[Tensor, Tensor]:
+    rows = slice(first, first + block)
+    logits = z[rows] @ z.T / TEMPERATURE
+    logits.diagonal(first).fill_(torch.finfo(logits.dtype).min)
+    positives = near(positions[rows], positions, THRESHOLD)
+    positives.diagonal(first).fill_(False)
+    n_positives = positives.sum(dim=1)
+    own = (logits * positives).sum(dim=1) / n_positives.clamp(min=1)
+    return (logits.logsumexp(dim=1) - own).masked_fill(n_positives == 0, 0), n_positives
+
+
 FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "broadcast": broadcast,
     "dense": dense,
     "blocks": blocks,
+    "checkpoint": checkpointed,
 }
 
 
@@ -127,12 +155,13 @@ def measure(
 ) -> tuple[float, int] | None:
     """Seconds, and bytes beyond the inputs; None if more than the limit would be needed."""
     torch.set_num_threads(threads)
+    clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
 
     def seconds(embeddings: Tensor, positions: Tensor) -> float:
-        started = time.perf_counter()
+        started = clock()
         loss = FORMS[form](embeddings, positions)
         float(torch.autograd.grad(loss, embeddings)[0][0, 0])  # waits for a GPU
-        return time.perf_counter() - started
+        return clock() - started
 
     seconds(*random_batch(WARM_UP, device))
     batch = random_batch(n, device)

@@ -5,8 +5,8 @@
 Synthetic slices, the default network, method and precision of ``poscon finetune``, one thread. In
 every round each form does so many steps, in turn. The figures are seconds of processor time of this
 process, so that other work on the machine counts little: medians over the rounds of a whole step
-and of its optimiser part, in ms. ``denormals flushed`` is the form that poscon uses with
-``torch.set_flush_denormal(True)``. Before and after, the moving average follows the weights.
+and of its optimiser part, in ms. ``denormals flushed`` is with ``torch.set_flush_denormal(True)``.
+poscon uses ``fused``.
 """
 
 import argparse
@@ -16,15 +16,15 @@ import time
 import torch
 from step_cost import CLASSES, random_batch
 
-from poscon.commands.finetune import FinetuneSettings
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import channels_last, choose_precision
 from poscon.training.optimisation import build_optimiser
 from poscon.views import ViewMaker, canvas_size
 
-FORMS = ("one tensor at a time", "foreach", "fused", "as poscon", "as poscon, denormals flushed")
+FORMS = ("one tensor at a time", "foreach", "fused", "fused, denormals flushed")
 
 
 class Form:
@@ -43,9 +43,8 @@ class Form:
         )
         channels_last(self.method)
         self.optimiser, _ = build_optimiser(self.method.parameters(), settings.optimiser, steps)
-        if not name.startswith("as poscon"):
-            for group in self.optimiser.param_groups:
-                group["fused"], group["foreach"] = name == "fused", name == "foreach"
+        for group in self.optimiser.param_groups:
+            group["fused"], group["foreach"] = name.startswith("fused"), name == "foreach"
 
     def step(self, seed: int) -> tuple[float, float]:
         """Seconds of the step, and of the optimiser in it."""

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from poscon import finetuning
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.memory import keep_freed_memory
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.store.store import Store
 from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, measure_overhead
 from poscon.views import ViewMaker, canvas_size
 

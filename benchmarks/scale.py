@@ -43,7 +43,6 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
 from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
@@ -61,6 +60,7 @@ from poscon.store.store import (
 )
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, time_loop
 
 BATCH = 64
@@ -335,7 +335,16 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
                     ChannelRecord(
                         f"images/{name}.nii.gz",
                         None,
-                        IntensityRecord("CT", -1024.0, 1432.0, -386.27140808, 471.03125),
+                        IntensityRecord(
+                            modality="CT",
+                            low=-1024.0,
+                            high=1432.0,
+                            mean=-386.27140808,
+                            std=471.03125,
+                            padding=0.0,
+                            percentiles=(-1.35, 3.86),
+                            looks_like="CT",
+                        ),
                     ),
                 ),
                 source_label=None,

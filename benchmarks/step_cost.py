@@ -17,13 +17,13 @@ from functools import partial
 import torch
 
 from poscon import finetuning, pretext
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings
 from poscon.methods import Method
 from poscon.networks.build import build_encoder, build_network
 from poscon.networks.settings import NetworkSettings
 from poscon.step import SliceBatch
+from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import channels_last
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, canvas_size
 
 CLASSES = 4

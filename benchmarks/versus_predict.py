@@ -41,8 +41,9 @@ from versus.measuring import (
     versions,
 )
 
-from poscon.commands.predict import Model, predict
+from poscon.commands.predict import predict
 from poscon.errors import PosconError
+from poscon.models import Model
 from poscon.networks.build import build_network
 from poscon.networks.parts import SegmentationNetwork
 from poscon.networks.settings import NetworkSettings
@@ -57,15 +58,15 @@ from poscon.volumes.scan import NIFTI, read_header, read_scan, scan_suffix
 
 OURS, BARE = "poscon", "bare network"
 PARTS = {
-    "loading the model": ["commands.predict.read_weights"],
-    "reading headers and scans": ["commands.predict.read_header", "commands.predict.read_scan"],
-    "checking voxels": ["commands.predict.check_voxels"],
-    "hashing voxels": ["commands.predict.pixels_sha256"],
-    "normalising": ["store.prepare.normalise"],
-    "resampling": ["store.prepare.resample_images"],
+    "loading the model": ["models.read_weights"],
+    "reading headers and scans": ["commands.predict.read_header", "models.read_scan"],
+    "checking voxels": ["store.preparation.check_voxels"],
+    "hashing voxels": ["models.pixels_sha256"],
+    "normalising": ["store.preparation.normalise"],
+    "resampling": ["store.preparation.resample_images"],
     "network": ["networks.parts.SegmentationNetwork.forward"],
-    "resampling back": ["engine.inference.resample_probabilities"],
-    "largest structure": ["commands.predict.largest_component"],
+    "resampling back": ["training.inference.resample_probabilities"],
+    "largest structure": ["models.largest_component"],
     "writing": ["commands.predict.write_labels"],
 }
 """Functions that ``predict`` calls, none of them within another. Reading and writing go on beside
@@ -141,8 +142,24 @@ def random_run(run: Path, cases: Sequence[Case], width: int) -> Path:
             "source_spacing": None,
             "modality": "MR",
         },
-        "channels": ["image"],
-        "modalities": [["MR"]],
+        "training": {
+            "planes": {"axial": 1},
+            "acquired": ["axial"],
+            "spacing_from": ["header"],
+            "coarsest_mm": [20.0, 5.0],
+            "finest_mm": 0.1,
+            "channels": [
+                {
+                    "name": "image",
+                    "modalities": ["MR"],
+                    "looks_like": ["MR"],
+                    "low": [-5.0, 0.0],
+                    "high": [0.0, 10.0],
+                    "mean": [0.0, 1e4],
+                    "std": 1e4,
+                }
+            ],
+        },
     }
     torch.manual_seed(0)
     save_weights(run / MODEL, build_network(settings, len(classes) + 1), about)
@@ -161,7 +178,7 @@ def check(cases: Sequence[Case], model: Model) -> None:
             "--run: a model of one modality and one spacing, from the headers, is needed"
         )
     for case in cases:
-        plane = case_geometry(case, read_header(case.image), preparation).plane
+        plane = case_geometry(read_header(case.image), preparation).plane
         nifti = scan_suffix(case.image) in NIFTI
         if not nifti or case.frame_index is not None or case.channels or plane != "axial":
             raise PosconError(f"{case.image}: 3-D NIfTI files sliced axially are needed")
@@ -219,7 +236,7 @@ def resident_batches(model: Model, cases: Sequence[Case]) -> list[Tensor]:
     batches: list[Tensor] = []
     handle = model.network.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     for case in cases:
-        model.segment(model.read(case, read_header(case.image)))
+        model.predict_classes(model.read(case))
     handle.remove()
     return batches
 

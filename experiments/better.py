@@ -23,9 +23,10 @@ import torch
 from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, split
 
 import poscon
-from poscon.commands.finetune import FinetuneSettings, mean_dice
-from poscon.commands.predict import Model
+from poscon.commands.finetune import mean_dice
+from poscon.models import Model
 from poscon.store.store import MANIFEST, Store
+from poscon.training.finetune_settings import FinetuneSettings
 
 LABELLED = 3
 TUNING = 20

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 import poscon
-from poscon.commands.pretrain import PretrainSettings
 from poscon.networks.build import build_encoder
 from poscon.pretext.contrast import floor_level
 from poscon.pretext.pcl import PositionalContrast, near
@@ -24,6 +23,7 @@ from poscon.settings import resolve
 from poscon.store.selection import choose_cases
 from poscon.store.store import Store
 from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, canvas_size
 
 PUBLISHED = [

@@ -59,8 +59,8 @@ def main() -> None:
     for axes, (title, of_inits) in zip(all_axes, panels, strict=True):
         for y, (init, found) in enumerate(of_inits.items()):
             print(f"{' '.join(title.split())}: {init} {found.mean:+.3f}")
-            trainings = found.trainings or ()
-            axes.plot(trainings, [y] * len(trainings), "|", ms=12, color=GREY)
+            ticks = found.trainings or ()
+            axes.plot(ticks, [y] * len(ticks), "|", ms=12, color=GREY)
             axes.plot([found.interval.low, found.interval.high], [y, y], color=BLUE, lw=2)
             fill = BLUE if found.distinguishable else "white"
             axes.plot([found.mean], [y], "o", ms=7, color=BLUE, markerfacecolor=fill)

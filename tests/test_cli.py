@@ -4,11 +4,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import pytest
 
 from poscon.cli import main
+from poscon.version import __version__
 from poscon.volumes.scan import scan_stem
 
 COMMANDS = [
@@ -20,7 +22,12 @@ COMMANDS = [
     "evaluate",
     "compare",
     "report",
+    "bench",
     "demo",
+    "methods",
+    "layouts",
+    "recipes",
+    "plans",
 ]
 
 
@@ -60,14 +67,20 @@ def test_every_help_shows_an_example(command: str) -> None:
     [
         (["prepare", "nowhere", "store"], "nowhere: no such folder"),
         (["prepare", ".", "store"], "no data set found"),
-        (["prepare", ".", "store", "--layout", "acd"], "unknown layout 'acd'"),
+        (["prepare", ".", "store", "--layout", "acd"], "layout 'acd' is unknown"),
         (["prepare", ".", "store", "--source-spacing", "1,2"], "write three sizes in mm"),
         (["inspect", "nowhere"], "not a store"),
         (["pretrain", "nowhere", "run"], "not a store"),
         (["finetune", "nowhere", "run"], "not a store"),
-        (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], "no such file"),
+        (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], "nowhere: no such folder"),
         (["evaluate", "nowhere", "nowhere"], "nowhere"),
         (["recipes", "papers"], "neither a file nor a known recipe"),
+        (["recipes", "small"], "neither a file nor a known recipe"),
+        (["plans", "smal"], "did you mean 'small'"),
+        (["plans", "small", "--json"], "--json: no effect with a name"),
+        (["recipes", "paper-acdc", "--json"], "--json: no effect with a name"),
+        (["compare", "small", "out", "--json"], "--json: no effect without --dry-run"),
+        (["evaluate", "a", "b", "--source-spacing", "1,2"], "write three sizes in mm"),
         (["compare", "smal", "out"], "did you mean 'small'"),
         (["compare", "hippocampus", "out"], "say with --data where it is"),
         (["compare", "small", "out", "-s", "fold=3"], "did you mean 'folds'"),
@@ -97,21 +110,120 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("listing", ["methods", "layouts", "recipes"])
+LISTED = {
+    "methods": ("name", "pcl", "small"),
+    "layouts": ("layout", "acdc", "pcl"),
+    "recipes": ("recipe", "paper-chd", "hippocampus"),
+    "plans": ("plan", "hippocampus", "paper-chd "),
+}
+"""By listing: its column of names, one that is in it, and what is not."""
+
+
+@pytest.mark.parametrize("listing", LISTED)
 def test_listings(listing: str) -> None:
+    column, known, absent = LISTED[listing]
     result = poscon(listing)
     assert result.returncode == 0
-    word = {"methods": "pcl", "layouts": "acdc", "recipes": "paper-chd"}[listing]
-    assert word in result.stdout
+    assert known in result.stdout
+    assert absent not in result.stdout
+    as_json = poscon(listing, "--json")
+    rows = json.loads(as_json.stdout)
+    assert known in [row[column] for row in rows]
+    assert all(isinstance(text, str) and text for row in rows for text in row.values())
+    assert as_json.stderr == ""
+
+
+def test_a_plan_printed_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(poscon("plans", "small").stdout)
+    result = poscon("compare", "mine.yaml", "out", "--dry-run", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_version() -> None:
+    result = poscon("--version")
+    assert result.returncode == 0
+    assert result.stdout == f"poscon {__version__}\n"
+
+
+def test_completion_for_a_shell() -> None:
+    code = "from poscon.cli import main; import sys; sys.argv = ['poscon']; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "_POSCON_COMPLETE": "complete_bash",
+            "COMP_WORDS": "poscon pre",
+            "COMP_CWORD": "1",
+        },
+        check=False,
+    )
+    assert result.stdout.split() == ["prepare", "predict", "pretrain"] or sorted(
+        result.stdout.split()
+    ) == ["predict", "prepare", "pretrain"]
+
+
+def test_json_is_all_that_is_on_stdout(
+    store: Path, finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    result = poscon("inspect", store, "--out", tmp_path / "sheet.png", "--json")
+    found = json.loads(result.stdout)
+    assert (found["cases"], found["subjects"], found["labelled_cases"]) == (5, 5, 5)
+    assert found["contact_sheet"] == str(tmp_path / "sheet.png")
+    assert [c["name"] for c in found["classes"]]
+    assert isinstance(found["oddities"], list)
+
+    predicted = poscon("predict", finetuned, scans, tmp_path / "out")
+    assert predicted.returncode == 0, predicted.stderr
+    result = poscon("evaluate", tmp_path / "out", scans, "--json")
+    found = json.loads(result.stdout)
+    assert set(found) >= {"summary", "cases", "rules"}
+    assert found["cases"][0]["dice"] >= 0
+    poscon("evaluate", tmp_path / "out", scans, "--out", tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+
+    tiny = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=8"]
+    result = poscon("bench", store, "--seconds", 1, *tiny, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["slices_per_second"] > 0
+    assert found["settings"]["network"]["width"] == 4
+    assert "measuring" in result.stderr
+
+
+@pytest.mark.parametrize("modality", ["MR", "mr", "CT", "ct"])
+def test_a_modality_is_upper_or_lower_case(modality: str, scans: Path) -> None:
+    from poscon.commands.prepare import PrepareSettings
+    from poscon.comparison.plan import PhantomSettings
+
+    assert PrepareSettings.model_validate({"modality": modality}).modality == modality.upper()
+    assert PhantomSettings.model_validate({"modality": modality}).modality == modality.lower()
+
+
+def test_what_a_command_is_told_to_write_is_a_position_or_an_option() -> None:
+    """A place that has a default, or that may be left out, is ``--out``; another is a position."""
+    import typer.main
+
+    from poscon.cli import app
+
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        for parameter in command.params:
+            if parameter.name == "out":
+                position = parameter.param_type_name == "argument"
+                assert position == parameter.required, name
 
 
 def test_a_recipe_printed_can_be_used(tmp_path: Path) -> None:
     text = poscon("recipes", "paper-acdc").stdout
     (tmp_path / "mine.yaml").write_text(text.replace("threshold: 0.35", "treshold: 0.35"))
     (tmp_path / "store").mkdir()
-    from poscon.commands.pretrain import PretrainSettings
     from poscon.errors import PosconError
     from poscon.settings import resolve
+    from poscon.training.pretrain_settings import PretrainSettings
 
     with pytest.raises(PosconError, match="did you mean 'threshold'"):
         resolve(PretrainSettings, "pretrain", str(tmp_path / "mine.yaml"))
@@ -192,7 +304,7 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["poscon", "layouts"])
-    monkeypatch.setattr("rich.table.Table", interrupt)
+    monkeypatch.setattr("poscon.listings.list_layouts", interrupt)
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130

@@ -1,12 +1,14 @@
 import errno
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from poscon.errors import PosconError
-from poscon.files import complete, write_text
+from poscon.files import LOCK, alone, complete, holds_nothing, write_text
 
 
 def test_a_file_is_there_at_the_end_and_not_before(tmp_path: Path) -> None:
@@ -74,3 +76,51 @@ def test_several_may_write_the_same_file(tmp_path: Path) -> None:
         list(pool.map(work, range(8)))
     assert target.read_text() in [str(number) for number in range(8)]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def hold(folder: Path, ready: Any, release: Any) -> None:
+    with alone(folder, "prepare"):
+        ready.set()
+        release.wait(30)
+
+
+def test_a_folder_is_held_by_one_and_left_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with alone(folder, "prepare"):
+        assert holds_nothing(folder)
+        again = alone(folder, "predict")
+        with pytest.raises(PosconError, match="another poscon predict is at work there"), again:
+            pytest.fail("held twice")
+    assert not (tmp_path / "new").exists()
+    with alone(folder, "prepare"):
+        (folder / "file").write_text("kept")
+        assert not holds_nothing(folder)
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready, release))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(PosconError, match="another poscon"), alone(tmp_path, "prepare"):
+        pass
+    process.kill()
+    process.join()
+    assert (tmp_path / LOCK).exists()  # nobody could remove it
+    assert holds_nothing(tmp_path)
+    with alone(tmp_path, "prepare"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("poscon.files.fcntl.flock", none)
+    with alone(tmp_path, "prepare"), alone(tmp_path, "prepare"):
+        pass

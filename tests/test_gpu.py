@@ -20,7 +20,7 @@ from poscon.commands.bench import bench
 from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
-from poscon.commands.pretrain import PretrainSettings, assemble, pretrain
+from poscon.commands.pretrain import pretrain
 from poscon.comparison.compare import compare
 from poscon.methods import Method
 from poscon.networks.build import build_network
@@ -35,6 +35,7 @@ from poscon.store.store import Store
 from poscon.training.data import Batches, LabelledBatches, SliceReader
 from poscon.training.inference import channels_last
 from poscon.training.optimisation import OptimiserSettings, build_optimiser
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.run import part_file
 from poscon.views import (
     View,
@@ -66,9 +67,10 @@ def _exact_products() -> Iterator[None]:
 
 @pytest.mark.parametrize("canvas", [48, 60])
 def test_views_are_those_of_a_cpu(canvas: int) -> None:
-    images = torch.randn(6, 1, canvas, canvas, generator=torch.Generator().manual_seed(0))
+    """Two image channels of three neighbouring slices."""
+    images = torch.randn(6, 6, canvas, canvas, generator=torch.Generator().manual_seed(0))
     without_noise = EVERYTHING.model_copy(update={"noise": 0.0})  # drawn where the images are
-    view = draw_view(6, without_noise, 3)
+    view = draw_view(6, without_noise, 3, channels=2)
     expected = apply_view(images, view, 48)
     torch.testing.assert_close(apply_view(images.to(GPU), view, 48).cpu(), expected)
     labels = (images[:, 0] > 0).to(torch.uint8)
@@ -126,7 +128,7 @@ def gradients(name: str, store: Path, device: str) -> tuple[Step, dict[str, torc
     channels_last(method.to(device).double())
     batch = batches.batch(0).to(device)
     batch.images, batch.positions = batch.images.double(), batch.positions.double()
-    step = method.step(batch, MadeOnCpu(views.settings, views.size), 1, 0.0)
+    step = method.step(batch, MadeOnCpu(views.settings, views.size, views.channels), 1, 0.0)
     step.loss.backward()
     trained = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     return step, trained

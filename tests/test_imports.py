@@ -10,15 +10,16 @@ import poscon
 SOURCE = Path(poscon.__file__).parent
 
 ROOMS = [
-    *("version", "errors", "files", "memory", "progress", "seeds", "settings"),
+    *("version", "environment", "errors", "files", "memory", "progress", "seeds"),
+    *("settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
-    *("volumes", "positions", "store", "leakage"),
+    *("volumes", "positions", "store", "leakage", "predictions"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
-    *("training", "pictures", "commands", "comparison", "reports"),
-    *("cli", "__init__", "__main__"),
+    *("training", "models", "pictures", "commands", "comparison", "reports"),
+    *("listings", "cli", "__init__", "__main__"),
 ]
-"""From left to right; nobody imports to the left of it... what is to its right."""
+"""From left to right. No room imports from a room to its right."""
 
 
 def room_of(module: str) -> str:

@@ -13,7 +13,7 @@ from monai.inferers import SliceInferer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from poscon.commands.predict import Model
+from poscon.models import Model
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices

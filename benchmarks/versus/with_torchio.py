@@ -10,7 +10,7 @@ import torchio as tio
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from poscon.commands.predict import Model
+from poscon.models import Model
 from poscon.store.intensity import CT_PERCENTILES
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices

@@ -7,7 +7,10 @@ They are imported on first use, so that ``import poscon`` and ``poscon --help`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from poscon.environment import name_the_user
 from poscon.version import __version__
+
+name_the_user()
 
 _HOME = {
     "prepare": "poscon.commands.prepare",
@@ -20,6 +23,8 @@ _HOME = {
     "compare": "poscon.comparison.compare",
     "demo": "poscon.commands.demo",
     "report": "poscon.reports.report",
+    "load_model": "poscon.models",
+    "load_encoder": "poscon.models",
     "PosconError": "poscon.errors",
 }
 
@@ -32,6 +37,8 @@ __all__ = [
     "evaluate",
     "finetune",
     "inspect",
+    "load_encoder",
+    "load_model",
     "predict",
     "prepare",
     "pretrain",
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     from poscon.commands.pretrain import pretrain
     from poscon.comparison.compare import compare
     from poscon.errors import PosconError
+    from poscon.models import load_encoder, load_model
     from poscon.reports.report import report
 
 

@@ -14,6 +14,7 @@ import torch
 
 from poscon.errors import PosconError
 from poscon.memory import keep_freed_memory
+from poscon.progress import console
 
 ENGINES = ("local", "ray")
 
@@ -77,7 +78,7 @@ def outcomes(
     running: dict[Future[str | None], str] = {}
     todo = iter(arguments)
     while True:
-        for name, told in islice(todo, 2 * engine.capacity - len(running)):
+        for name, told in islice(todo, max(0, 2 * engine.capacity - len(running))):
             running[engine.submit(task, *told)] = name
         if not running:
             return
@@ -101,7 +102,9 @@ def usable_cores() -> int:
 
 
 class LocalEngine:
-    """Processes of this machine: a task a GPU where there are any, else a task a core.
+    """Processes of this machine: one task per GPU where there are any, else one per core.
+
+    They are started with the first task. Where none can be started, tasks are done in this process.
 
     Several tasks of one thread each get more done than one of several threads. The cores are
     shared out among them, unless ``OMP_NUM_THREADS`` says how many threads a task has.
@@ -114,25 +117,48 @@ class LocalEngine:
     def __init__(self, processes: int | None, gpus: bool) -> None:
         self.others = set(multiprocessing.active_children())
         self.gpus = torch.cuda.device_count() if gpus else 0
-        cores = usable_cores()
-        self.capacity = processes or self.gpus or cores
-        context = multiprocessing.get_context("spawn")
-        turns = context.Value("i", 0)
-        threads = max(1, cores // self.capacity)
-        self.pool = ProcessPoolExecutor(
-            self.capacity,
-            mp_context=context,
-            initializer=_begin,
-            initargs=(os.getpid(), threads, turns, self.gpus),
-        )
+        self.capacity = processes or self.gpus or usable_cores()
+        self.pool: ProcessPoolExecutor | None = None
+        self.alone = False
 
     def submit(self, task: Task, *arguments: Any) -> "Future[str | None]":
-        return self.pool.submit(task, *arguments)
+        if self.pool is None and not self.alone:
+            self._open()
+        if self.pool is not None:
+            return self.pool.submit(task, *arguments)
+        done: Future[str | None] = Future()
+        try:
+            done.set_result(task(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def _open(self) -> None:
+        """Start the processes; where there can be none, the work is done in this one."""
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, usable_cores() // self.capacity)
+        try:
+            turns = context.Value("i", 0)
+            self.pool = ProcessPoolExecutor(
+                self.capacity,
+                mp_context=context,
+                initializer=_begin,
+                initargs=(os.getpid(), threads, turns, self.gpus),
+            )
+        except OSError as error:  # a container without shared memory
+            self.alone, self.capacity = True, 1
+            console.print(
+                f"note: no further processes can be started here ({error}; is /dev/shm missing?); "
+                "one after another is done in this process",
+                soft_wrap=True,
+                markup=False,
+            )
 
     def close(self) -> None:
         for process in set(multiprocessing.active_children()) - self.others:
             process.terminate()  # what they did is kept, and is taken up again
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:

@@ -1,6 +1,10 @@
 """Writing so that a file or folder is complete or absent, and a full disk is one clear line."""
 
+import contextlib
+import fcntl
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,10 +45,92 @@ def complete(path: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+LOCK = ".lock"
+"""In a folder in which a command is at work."""
+
+
+@contextmanager
+def alone(folder: Path, command: str) -> Iterator[None]:
+    """Hold a folder against a second command; it is made, and removed again if it stays empty.
+
+    The system lets the lock go whenever the process ends. On a file system that has no locks
+    nothing is held.
+
+    Args:
+        folder: where the command writes.
+        command: its name, for the message.
+
+    Raises:
+        PosconError: another command is at work there, or the folder cannot be written.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        lock = _locked(folder)
+    except OSError as error:
+        raise PosconError(f"{folder}: cannot be written ({error.strerror})") from error
+    if lock is None:
+        raise PosconError(
+            f"{folder}: another poscon {command} is at work there; wait until it has ended, then "
+            "look at what it left"
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        os.close(lock)
+        with contextlib.suppress(OSError):  # the first that is not empty ends it
+            for place in made:
+                place.rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None: another process has it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:
+            return lock
+        # whoever had the lock before may have removed the file, and another made it anew
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+                return lock
+        os.close(lock)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether there is nothing in a folder but a lock."""
+    return all(entry.name == LOCK for entry in folder.iterdir())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or absent."""
     with complete(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # a name of a file that is not UTF-8 is escaped
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def printable(name: str) -> str:
+    """A name of a file or folder as text: bytes that are not UTF-8 become ``%F6`` and the like.
+
+    Python has such bytes as surrogates, which no file format and no terminal takes.
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    return re.sub(
+        "[\udc80-\udcff]",
+        lambda found: f"%{ord(found[0]) - 0xDC00:02X}",
+        raw.decode("utf-8", "surrogateescape"),
+    )
+
+
+def json_text(content: Any) -> str:
+    """Content as JSON for people and programs; NaN is an error, as JSON has none."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ def read_entries(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         for entry in entries:
             entry["pixels_sha256"], entry["role"]
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -71,7 +71,7 @@ def read_seen(folder: Path) -> Seen:
     if not path.is_file():
         return {}
     try:
-        cases = json.loads(path.read_text())["cases"]
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
         return {str(name): tuple(map(str, roles)) for name, roles in cases.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PosconError(f'{path}: expected {{"cases": {{...}}}}; remove it') from error

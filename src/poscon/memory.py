@@ -49,7 +49,7 @@ def _group_limits() -> Iterator[int]:
     """Bytes, of each group that the process is in and limits memory; versions 1 and 2."""
     if not GROUPS_OF_PROCESS.is_file():  # not Linux
         return
-    for line in GROUPS_OF_PROCESS.read_text().splitlines():
+    for line in GROUPS_OF_PROCESS.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             roots, name = [GROUPS, GROUPS / "unified"], "memory.max"
@@ -68,7 +68,7 @@ def _group_limits() -> Iterator[int]:
 def _read_limit(file: Path) -> int | None:
     """Bytes; None if there is none, or if it is not for this process to see."""
     try:
-        text = file.read_text().strip()
+        text = file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdecimal() else None

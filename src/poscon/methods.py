@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from poscon import settings
+from poscon import plugins, settings
 from poscon.errors import PosconError
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -59,21 +59,29 @@ class Method(nn.Module):
         """Called after each step of the optimiser."""
 
 
-def load_method(kind: str, room: str, methods: Mapping[str, str], name: str) -> Any:
-    """The class of a method.
+def load_method(
+    group: str, base: type[Method], room: str, methods: Mapping[str, str], name: str
+) -> Any:
+    """The class of a method, of poscon's own or of a plug-in.
 
     Args:
-        kind: what to call it in a message.
-        room: the package that has a module for each method.
+        group: of the plug-ins, see :mod:`poscon.plugins`.
+        base: what the class must be derived from.
+        room: the package that has a module for each of poscon's own methods.
         methods: class by method name; the module has the method's name, ``_`` for ``-``.
         name: of the method.
 
     Raises:
-        PosconError: there is none of that name.
+        PosconError: there is none of that name, or the plug-in cannot be used.
     """
-    if name not in methods:
-        raise PosconError(
-            f"{kind} method {name!r} is unknown{settings.nearest(name, methods)}; "
-            f"known are {', '.join(methods)}"
-        )
-    return getattr(import_module(f"{room}.{name.replace('-', '_')}"), methods[name])
+    known = plugins.names(group, methods)
+    if known.get(name) == plugins.OWN:
+        return getattr(import_module(f"{room}.{name.replace('-', '_')}"), methods[name])
+    found = plugins.find(group, name, methods, subclass_of=base)
+    for attribute in ("summary", "citation", "needs"):
+        if not isinstance(getattr(found, attribute, None), str):
+            raise PosconError(
+                f"{plugins.KINDS[group]} {name!r} of the package {known[name]}: its class "
+                f"{found.__name__} has no text {attribute!r}"
+            )
+    return found

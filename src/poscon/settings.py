@@ -35,6 +35,10 @@ S = TypeVar("S", bound=Settings)
 Recipe = str | Mapping[str, Any]
 """A recipe's name, its file, or its content."""
 
+GivenSettings = str | Iterable[str] | Mapping[str, Any]
+"""Settings that a caller gives: one text ``"epochs=2"``, several such texts, or a mapping such as
+``{"epochs": 2, "network": {"width": 8}}``. A dot in a key reaches into a group."""
+
 _RECIPES = files("poscon") / "recipes"
 
 
@@ -54,10 +58,10 @@ def recipe_text(recipe: str) -> str:
         PosconError: it is neither.
     """
     if recipe in recipe_names():
-        return (_RECIPES / f"{recipe}.yaml").read_text()
+        return (_RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
     if Path(recipe).is_file():
         try:
-            return Path(recipe).read_text()
+            return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PosconError(f"recipe {recipe}: cannot be read ({error})") from error
     raise PosconError(
@@ -107,7 +111,7 @@ def resolve(
     model: type[S],
     section: str,
     recipe: Recipe | None,
-    overrides: Iterable[str] = (),
+    overrides: GivenSettings = (),
     **arguments: Any,
 ) -> S:
     """Settings of one command: defaults, then the recipe, then ``--set``, then the arguments.
@@ -116,27 +120,84 @@ def resolve(
         model: the settings' class.
         section: the recipe's section, named like the command.
         recipe: see :data:`Recipe`, or None for the defaults.
-        overrides: ``key=value`` texts; a dot reaches into a group (``optimiser.lr=0.1``).
+        overrides: settings that go before those of the recipe, see :data:`GivenSettings`.
         arguments: the command's own options; None means not given.
 
     Raises:
         PosconError: an unknown key or a value that does not fit, with the nearest known key.
     """
-    overrides = tuple(overrides)
+    overrides = _read_once(overrides)
     values: dict[str, Any] = {}
     if recipe is not None:
         content = load_recipe(recipe)
         if section not in content:
             raise PosconError(f"recipe {recipe}: has no section {section!r}, so it has no effect")
         values = dict(content[section] or {})
-    values = override(values, overrides)
+    values = apply_settings(values, overrides)
+    stated = set(given_keys(overrides))
     for name, value in arguments.items():
         if value is None:
             continue
-        if any(text.partition("=")[0].strip() == name for text in overrides):
+        if name in stated:
             raise PosconError(f"--set {name}: given as an option too; state it once")
         values[name] = value
     return validate(model, values)
+
+
+def apply_settings(values: Mapping[str, Any], given: GivenSettings) -> dict[str, Any]:
+    """Settings with those of a caller over them.
+
+    Raises:
+        PosconError: what is given has another form.
+    """
+    given = _read_once(given)
+    if not isinstance(given, Mapping):
+        return override(values, given)
+    for key, value in given.items():
+        *groups, last = key.split(".")
+        inner: dict[str, Any] = {last: value}
+        for group in reversed(groups):
+            inner = {group: inner}
+        values = merged(values, inner)
+    return dict(values)
+
+
+def given_keys(given: GivenSettings) -> list[str]:
+    """The keys that a caller gives, with their dots: ``["epochs", "network.width"]``."""
+    given = _read_once(given)
+    if not isinstance(given, Mapping):
+        return [text.partition("=")[0].strip() for text in given]
+    keys = []
+    for key, value in given.items():
+        inner = given_keys(value) if isinstance(value, Mapping) else []
+        keys += [f"{key}.{rest}" for rest in inner] or [key]
+    return keys
+
+
+def _read_once(given: GivenSettings) -> tuple[str, ...] | Mapping[str, Any]:
+    """Several texts, or a mapping with names as keys."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise PosconError(f"settings={given!r}: give a mapping, or texts such as 'epochs=2'")
+    members = given if isinstance(given, Mapping) else tuple(given)
+    for member in members:
+        if not isinstance(member, str):
+            raise PosconError(
+                f"settings: {member!r} is no text; give a mapping such as {{'epochs': 2}}, or "
+                "texts such as 'epochs=2'"
+            )
+    return members
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, the second over the first."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

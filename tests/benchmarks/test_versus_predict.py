@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from poscon.commands.predict import Model
 from poscon.errors import PosconError
+from poscon.models import Model
 from poscon.volumes.layouts import read_dataset
 
 pytest.importorskip("torchio", reason="pip install -e '.[benchmarks]'")

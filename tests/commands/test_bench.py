@@ -5,9 +5,9 @@ from typer.testing import CliRunner
 
 from poscon.cli import app
 from poscon.commands.bench import Bench, advice, bench, bench_tables, limit
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
 from poscon.progress import console
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.training.timing import PARTS, Overhead
 
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=8"]

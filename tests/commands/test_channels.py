@@ -16,6 +16,7 @@ from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
 from poscon.leakage import read_seen
+from poscon.store.oddities import find_oddities
 from poscon.store.store import Store
 
 SHAPE = (20, 24, 5)
@@ -170,6 +171,56 @@ def test_a_channel_that_cannot_be_used(what: str, tmp_path: Path) -> None:
         prepare(root, tmp_path / "store", processes=1)
 
 
+def test_channels_within_the_tolerance_lie_at_one_place(tmp_path: Path) -> None:
+    root = write(tmp_path / "scans", "nnunet")
+    affine = AFFINE.copy()
+    affine[0, 3] = 0.04 * 2  # of a voxel of 2 mm
+    save(root / "imagesTr" / "case_0_0001.nii.gz", voxels(0)[..., 1], affine)
+    assert prepare(root, tmp_path / "store", processes=1).channels == 2
+
+
+def test_nothing_is_passed_over(whole: Store) -> None:
+    """The files of every channel are read."""
+    assert whole.manifest.notes == ()
+
+
+def test_a_stated_spacing_is_that_of_every_channel_and_label(
+    layout: str, source: Path, whole: Store, model: Path, tmp_path: Path
+) -> None:
+    """The headers of all files are singular where the spacing is stated."""
+    root = tmp_path / "scans"
+    shutil.copytree(source, root)
+    for path in root.rglob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(AFFINE, 1)
+        image.set_sform(np.diag([0, 0, 0, 1]), 1)
+        nib.save(nib.Nifti1Image(image.dataobj, None, image.header), path)
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+        prepare(root, tmp_path / "store", processes=1)
+    stated = prepare(root, tmp_path / "store", source_spacing=(2, 2, 4), processes=1)
+    hashes = [case.stored_sha256 for case in stated.cases]
+    assert hashes == [case.stored_sha256 for case in whole.cases]
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+        predict(model, root, tmp_path / "out")
+    paths = predict(model, root, tmp_path / "out", source_spacing=(2, 2, 4))
+    known = predict(model, source, tmp_path / "known")
+    for path, other in zip(paths, known, strict=True):
+        np.testing.assert_array_equal(nib.load(path).dataobj, nib.load(other).dataobj)
+
+
+def test_padding_is_a_matter_of_each_channel(tmp_path: Path) -> None:
+    root = write(tmp_path / "scans", "msd")
+    data = voxels(0)
+    data[:5, ..., 0] = -3024
+    save(root / "imagesTr" / "case_0.nii.gz", data)
+    store = prepare(root, tmp_path / "store", processes=1)
+    shares = [[channel.intensity.padding for channel in case.channels] for case in store.cases]
+    assert shares == [[0.25, 0], [0, 0], [0, 0]]
+    odd = [oddity for oddity in find_oddities(store) if oddity.kind == "padded"]
+    assert [oddity.case for oddity in odd] == ["case_0"]
+    assert odd[0].text.startswith("25.0% of the voxels of CT are padding")
+
+
 def test_inspect_says_the_channels(whole: Store, tmp_path: Path) -> None:
     found = inspect(whole.path, tmp_path / "sheet.png")
     assert found.modalities == {"CT+MR": 3}
@@ -226,13 +277,58 @@ def test_predict_with_another_number_of_channels(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_predict_with_one_channel_of_several(
-    source: Path, store: Path, finetuned: Path, tmp_path: Path
+def test_predict_takes_the_channel_that_was_trained_on_by_its_name(
+    source: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The model was trained on the only channel of its data, named MRI."""
+    by_name = predict(finetuned, source, tmp_path / "name")
+    by_number = predict(finetuned, source, tmp_path / "number", channel=1)
+    assert len(by_name) == 3
+    for one, other in zip(by_name, by_number, strict=True):
+        np.testing.assert_array_equal(nib.load(one).dataobj, nib.load(other).dataobj)
+    assert "its channel is" not in capsys.readouterr().err
+    predict(finetuned, source, tmp_path / "other", channel=0)
+    warned = capsys.readouterr().err
+    assert warned.count("its channel is CT, that of the training data MRI") == 3
+    record = json.loads((tmp_path / "other" / "predictions.json").read_text())
+    assert "channel" in {d["kind"] for d in record["cases"]["case_0"]["unlike_training"]}
+
+
+def test_predict_with_channels_of_other_names(
+    source: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(source, tmp_path / "scans")
+    file = tmp_path / "scans" / "dataset.json"
+    content = json.loads(file.read_text())
+    key = "modality" if "modality" in content else "channel_names"
+    file.write_text(json.dumps({**content, key: {"0": "FLAIR", "1": "T1"}}))
     with pytest.raises(PosconError, match=r"has 2 image .* takes 1 \(.*\); choose .* --channel"):
-        predict(finetuned, source, tmp_path / "out")
+        predict(finetuned, tmp_path / "scans", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert len(predict(finetuned, source, tmp_path / "out", channel=1)) == 3
+    assert len(predict(finetuned, tmp_path / "scans", tmp_path / "out", channel=1)) == 3
+
+
+def test_channels_in_another_order_are_found_by_name(
+    layout: str, source: Path, model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(source, tmp_path / "scans")
+    content = json.loads((other / "dataset.json").read_text())
+    key = "modality" if layout == "msd" else "channel_names"
+    content[key] = {"0": NAMES["1"], "1": NAMES["0"]}
+    (other / "dataset.json").write_text(json.dumps(content))
+    for path in other.glob("images*/*.nii.gz"):
+        if layout == "msd":
+            image = nib.load(path)
+            save(path, np.asarray(image.dataobj)[..., ::-1], image.affine)
+        elif path.name.endswith("_0000.nii.gz"):
+            second = path.with_name(path.name.replace("_0000", "_0001"))
+            path.rename(path.with_name("moved"))
+            second.rename(path)
+            path.with_name("moved").rename(second)
+    found = predict(model, other, tmp_path / "found")
+    expected = predict(model, source, tmp_path / "expected")
+    for one, usual in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(nib.load(one).dataobj, nib.load(usual).dataobj)
 
 
 def test_a_network_for_another_number_of_channels(

@@ -34,7 +34,7 @@ def test_shows_both_starts_and_says_that_the_data_is_synthetic(small: Path) -> N
     result = demo(small, seed=3)
     text = shown(result)
     assert "Synthetic" in text
-    for word in ("random start", "PCL start", "lower", "middle", "upper", "tube", "mean"):
+    for word in ("random init", "PCL init", "lower", "middle", "upper", "tube", "mean"):
         assert word in text
     assert result.picture.stat().st_size > 10_000
     for evaluation in result.evaluations.values():

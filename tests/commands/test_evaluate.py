@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from poscon.commands.evaluate import evaluate, summary_table
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
 
 SPACING = (1.5, 1.5, 8.0)
 
@@ -140,7 +140,7 @@ def test_spacing_that_the_data_set_states_overrides_the_header(folders):
         save(folder / f"A1B2C3_sa_{frame}_gt.nii.gz", heart(), (1.0, 1.0, 1.0))
     save(predictions / "A1B2C3_sa_ED.nii.gz", heart(), (1.0, 1.0, 1.0))
     assert evaluate(predictions, references).rows[0].spacing == (1.25, 1.25, 10.0)
-    stated = evaluate(predictions, references, spacing=(1.0, 1.0, 5.0)).rows[0]
+    stated = evaluate(predictions, references, source_spacing=(1.0, 1.0, 5.0)).rows[0]
     assert stated.spacing == (1.0, 1.0, 5.0)
     assert stated.volume_ml == pytest.approx(4 * 5 / 1000)  # RV is 3 in M&Ms
 
@@ -265,6 +265,7 @@ def test_json_and_csv(folders, tmp_path):
         "unmatched",
         "without_reference",
         "not_annotated",
+        "failed",
         "rules",
     }
     assert content["cases"][0] == {
@@ -316,10 +317,11 @@ def test_shape_mismatch(tmp_path):
 
 def test_place_mismatch(tmp_path):
     b = save(tmp_path / "b.nii.gz", heart())
-    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 0.9e-3 / 3))
+    tolerance = 0.05 * 1.5  # mm, of the smallest voxel side
+    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 0.99 * tolerance / 3))
     assert evaluate(a, b).rows
-    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 1.1e-3 / 3))
-    with pytest.raises(PosconError, match=r"a\.nii\.gz: does not lie.*b\.nii\.gz.*0\.0011 mm"):
+    a = save(tmp_path / "a.nii.gz", heart(), (1.5, 1.5, 8.0 + 1.01 * tolerance / 3))
+    with pytest.raises(PosconError, match=r"a\.nii\.gz: does not lie.*b\.nii\.gz.*0\.0758 mm"):
         evaluate(a, b)
 
 
@@ -387,5 +389,131 @@ def test_empty_folder(tmp_path):
 
 def test_impossible_spacing(tmp_path):
     a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", heart())
-    with pytest.raises(PosconError, match="--spacing"):
-        evaluate(a, b, spacing=(1.0, 0.0, 1.0))
+    with pytest.raises(PosconError, match="--source-spacing"):
+        evaluate(a, b, source_spacing=(1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("bad", ["truncated", "shape", "place", "value", "empty"])
+@pytest.mark.parametrize("labels", ["1=RV,2=MYO,3=LV", None])
+def test_a_pair_that_cannot_be_measured_does_not_stop_the_others(folders, tmp_path, bad, labels):
+    predictions, references = folders
+    for name in ("p1", "p2", "p3"):
+        save(predictions / f"{name}.nii.gz", heart())
+        save(references / f"{name}.nii.gz", heart())
+    file = predictions / "p2.nii.gz"
+    if bad == "truncated":
+        file.write_bytes(file.read_bytes()[:40])
+    elif bad == "empty":
+        file.write_bytes(b"")
+    elif bad == "shape":
+        save(file, heart()[:-1])
+    elif bad == "place":
+        image = nib.load(file)
+        affine = image.affine.copy()
+        affine[0, 3] += 50
+        nib.save(nib.Nifti1Image(heart().astype(np.uint8), affine), file)
+    else:
+        labels = labels or "1=RV,2=MYO,3=LV"
+        save(file, np.where(heart() == 1, 77, heart()).astype(np.uint8))
+    with pytest.raises(PartlyDone, match=r"p2\.nii\.gz.*; 1 of 3 pair\(s\)") as caught:
+        evaluate(predictions, references, tmp_path / "results", labels=labels)
+    evaluation = caught.value.result
+    assert {row.case for row in evaluation.rows} == {"p1", "p3"}
+    assert set(evaluation.failed) == {"p2"}
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert "p2.nii.gz" in content["failed"]["p2"]
+    assert "1 pair(s) that could not be measured: p2" in printed(evaluation)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [{"name": "RV", "values": [1]}, {"name": "RV", "values": [2]}],
+        [{"name": "RV", "values": [1]}, {"name": "MYO", "values": [1]}],
+        [{"name": "RV", "values": [2.7]}],
+        [{"name": "RV", "values": [True]}],
+        [{"name": "RV", "values": [-1]}],
+        [{"name": "RV", "values": [10**20]}],
+        [{"name": "RV", "values": []}],
+        [{"name": "RV", "values": "12"}],
+        [{"name": "", "values": [1]}],
+        [{"name": None, "values": [1]}],
+        [],
+        "RV",
+    ],
+)
+@pytest.mark.parametrize("side", ["predictions", "references"])
+def test_labels_file_that_says_something_impossible(folders, classes, side):
+    for folder in folders:
+        save(folder / "p1.nii.gz", heart())
+    wrong = folders[0].parent / side / "labels.json"
+    wrong.write_text(json.dumps({"classes": classes}))
+    with pytest.raises(PosconError) as caught:
+        evaluate(*folders)
+    assert str(caught.value).startswith(f"{wrong}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_twice_in_a_labels_file(folders):
+    for folder in folders:
+        save(folder / "p1.nii.gz", heart())
+    (folders[0] / "labels.json").write_text('{"classes": [], "classes": []}')
+    with pytest.raises(PosconError, match=r"labels\.json: 'classes' occurs twice"):
+        evaluate(*folders)
+
+
+def test_the_references_labels_file_counts(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart(rv=1, myo=2, lv=3))
+    save(references / "p1.nii.gz", heart(rv=3, myo=2, lv=1))
+    name_values(predictions, RV=1, MYO=2, LV=3)
+    name_values(references, LV=1, MYO=2, RV=3)
+    evaluation = evaluate(predictions, references)
+    assert evaluation.classes == ("LV", "MYO", "RV")
+    assert {row.dice for row in evaluation.rows} == {1.0}
+    name_values(references, liver=1, spleen=2, RV=3)
+    with pytest.raises(PosconError, match="are not the references'"):
+        evaluate(predictions, references)
+
+
+@pytest.mark.parametrize("place", ["labelsTr/dataset.json", "dataset.json"])
+def test_dataset_json_says_what_the_values_of_a_folder_mean(tmp_path, place):
+    predictions, references = tmp_path / "p", tmp_path / "d" / "labelsTr"
+    save(predictions / "p1.nii.gz", heart(rv=1, myo=2, lv=3))
+    save(references / "p1.nii.gz", heart(rv=3, myo=2, lv=1))
+    name_values(predictions, RV=1, MYO=2, LV=3)
+    labels = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
+    (tmp_path / "d" / place).write_text(json.dumps({"labels": labels}))
+    evaluation = evaluate(predictions, references)
+    assert evaluation.classes == ("LV", "MYO", "RV")
+    assert {row.dice for row in evaluation.rows} == {1.0}
+
+
+def test_values_found_must_be_whole(tmp_path):
+    a = save(tmp_path / "a.nii.gz", heart() * 0.9, dtype=np.float32)
+    b = save(tmp_path / "b.nii.gz", heart())
+    with pytest.raises(PosconError, match=r"a\.nii\.gz: label values must be whole"):
+        evaluate(a, b)
+
+
+def test_headers_are_not_believed(tmp_path):
+    a = save(tmp_path / "a.nii.gz", heart(), (0.0015, 0.0015, 0.008))
+    b = save(tmp_path / "b.nii.gz", heart(), (0.0015, 0.0015, 0.008))
+    with pytest.raises(
+        PosconError, match=r"a\.nii\.gz: .*0\.0015 x 0\.0015.*with --source-spacing$"
+    ):
+        evaluate(a, b)
+    (row, *_) = evaluate(a, b, source_spacing=SPACING).rows
+    assert (row.spacing, row.dice, row.hd95_mm) == (SPACING, 1.0, 0.0)
+
+
+def test_references_with_one_mask_per_organ(tmp_path):
+    labels = heart()
+    save(tmp_path / "d" / "s1" / "ct.nii.gz", labels)
+    for value, organ in enumerate(("a", "b", "c"), start=1):
+        save(tmp_path / "d" / "s1" / "segmentations" / f"{organ}.nii.gz", labels == value)
+    save(tmp_path / "p" / "s1.nii.gz", heart(rv=3, myo=2, lv=1))
+    name_values(tmp_path / "p", c=1, b=2, a=3)
+    evaluation = evaluate(tmp_path / "p", tmp_path / "d")
+    assert evaluation.classes == ("a", "b", "c")
+    assert {row.dice for row in evaluation.rows} == {1.0}

@@ -287,7 +287,7 @@ def test_settings_without_an_effect(
 
 @pytest.mark.parametrize("name", ["mean-teacher", "tcsm"])
 def test_an_average_of_a_method_that_has_its_own(name: str, store: Path, tmp_path: Path) -> None:
-    message = f"ema_decay has no effect with method {name}, .* see loss"
+    message = f"ema_decay has no effect with method {name}, .* .see loss"
     with pytest.raises(PosconError, match=message):
         finetune(store, tmp_path / "run", method=name, settings=[*FINETUNE, "ema_decay=0.9"])
     assert not (tmp_path / "run").exists()

@@ -65,9 +65,14 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["loss"]]
 
 
-def first_weight(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Of the first convolution."""
-    return next(value for value in tensors.values() if value.ndim == 4)
+def input_channels(tensors: dict[str, torch.Tensor]) -> int:
+    """Of the first convolution of an encoder or of a model."""
+    (first,) = (
+        value
+        for name, value in tensors.items()
+        if name.removeprefix("encoder.") in ("blocks.0.0.weight", "stem.0.weight")
+    )
+    return first.shape[1]
 
 
 def equal(a: Path, b: Path) -> bool:
@@ -86,9 +91,9 @@ def test_pretraining_and_a_finetuning_of_it(
     pretrain(chosen, run, method=name, epochs=1, settings=[*TINY, *KINDS[kind], "batch=24"])
     assert all(np.isfinite(float(row["loss"])) for row in rows(run))
     tensors, about = read_weights(part_file(run, "encoder"))
-    assert first_weight(tensors).shape[1] == INPUTS[kind]
+    assert input_channels(tensors) == INPUTS[kind]
     assert about["network"]["channels"] == (2 if kind == "channels" else 1)
-    settings = ["size=32", "batch=4", "optimiser.lr=0"]
+    settings = ["size=32", "batch=4", "encoder_rate.frozen=0.9"]
     finetune(chosen, tmp_path / "fine", init=run, labelled=2, iterations=1, settings=settings)
     model = read_weights(tmp_path / "fine" / "model.safetensors")[0]
     weights = [key for key in tensors if key.endswith("weight")]
@@ -106,7 +111,7 @@ def test_finetuning(name: str, kind: str, store: Path, two: Path, tmp_path: Path
     losses = [float(row["loss"]) for row in rows(run)]
     assert min(losses[1:]) < losses[0]
     tensors = read_weights(run / "model.safetensors")[0]
-    assert first_weight(tensors).shape[1] == INPUTS[kind]
+    assert input_channels(tensors) == INPUTS[kind]
 
 
 @pytest.mark.parametrize("name", ["pcl", "pcl-mae", "gcl", "pirl"])

@@ -7,14 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from poscon.commands.finetune import finetune
+from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
+from poscon.files import alone
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.weights import read_weights
 from poscon.store.selection import draw_subjects
@@ -58,15 +62,84 @@ def test_learns(store: Path, tmp_path: Path) -> None:
         store,
         tmp_path / "run",
         validation=tmp_path / "watch.txt",
-        iterations=150,
+        iterations=300,
         settings=["network.width=8", "network.levels=3", "size=48", "batch=8", "optimiser.lr=0.01"],
     )
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["100", "150"]
+    assert [row["step"] for row in rows] == ["100", "200", "300"]
     assert float(rows[-1]["validation_dice"]) > 0.25
     assert roles(tmp_path / "run")["validation"] == ["phantom_004"]
     assert "phantom_004" not in roles(tmp_path / "run")["labelled"]
+
+
+def with_labels(folder: Path, values: list[list[int]]) -> Path:
+    """A store of cases whose label maps have these values."""
+    rng = np.random.default_rng(0)
+    for number, present in enumerate(values):
+        label = np.zeros((16, 16, 6), np.uint8)
+        for value in present:
+            label[value * 3 : value * 3 + 3, 4:12, 1:5] = value
+        image = (100 * label + rng.normal(50, 5, label.shape)).astype(np.float32)
+        for kind, data in (("images", image), ("labels", label)):
+            (folder / "scans" / kind).mkdir(parents=True, exist_ok=True)
+            file = folder / "scans" / kind / f"c{number}.nii.gz"
+            nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), file)
+    prepare(folder / "scans", folder / "store", labels="1=one,2=two,3=three", processes=1)
+    return folder / "store"
+
+
+@pytest.mark.parametrize("values", [[[]], [[], []], [[], [], [1, 2]]])
+def test_label_maps_without_a_class_are_refused(values: list[list[int]], tmp_path: Path) -> None:
+    store = with_labels(tmp_path, values)
+    with pytest.raises(PosconError, match=r"label maps of all \d labelled case\(s\) are empty"):
+        finetune(store, tmp_path / "run", cases=["c0", "c1"][: len(values)], settings=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_without_a_class_is_refused(tmp_path: Path) -> None:
+    store = with_labels(tmp_path, [[1, 2, 3], []])
+    with pytest.raises(PosconError, match=r"all 1 validation case\(s\) are empty .*c1"):
+        finetune(store, tmp_path / "run", validation=["c1"], settings=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"),
+    [([[1], [2]], "three"), ([[1], []], "two, three"), ([[1, 2, 3], [3]], None)],
+)
+def test_a_class_that_no_case_has_is_said(
+    values: list[list[int]],
+    absent: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = with_labels(tmp_path, values)
+    finetune(store, tmp_path / "run", iterations=1, settings=SMALL)
+    said = f"no labelled case has a voxel of {absent};" in capsys.readouterr().err
+    assert said == (absent is not None)
+    found = [o.text for o in inspect(store, tmp_path / "x.png").findings]
+    for name in ("one", "two", "three"):
+        expected = name in (absent or "").split(", ")
+        assert any(text.startswith(f"{name} is in none of the 2") for text in found) == expected
+
+
+def test_inspect_says_that_there_is_no_class(tmp_path: Path) -> None:
+    found = inspect(with_labels(tmp_path, [[], []]), tmp_path / "x.png").findings
+    assert ("no class", None) in [(o.kind, o.case) for o in found]
+
+
+def test_one_training_at_a_time_in_a_folder(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with alone(run, "finetune"):
+        with pytest.raises(PosconError, match="another poscon finetune is at work there"):
+            finetune(store, run, iterations=1, settings=SMALL)
+        with pytest.raises(PosconError, match="another poscon pretrain is at work there"):
+            pretrain(store, run, epochs=1, settings=["size=32"])
+    assert not run.exists()
+    finetune(store, run, iterations=1, settings=SMALL)
+    assert not (run / ".lock").exists()
+    with alone(run, "finetune"), pytest.raises(PosconError, match="another poscon finetune"):
+        finetune(store, run, resume=True)
 
 
 def test_draws_subjects_and_draws_are_nested(store: Path) -> None:

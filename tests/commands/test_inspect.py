@@ -121,7 +121,7 @@ def test_long_stores_are_cut_short_on_the_terminal_only(source):
     for _ in range(23):
         source.add(np.zeros(SHAPE, np.uint8))
     inspection = inspect(source.prepare(labels=LABELS))
-    assert len(inspection.oddities) == 23
+    assert len(inspection.oddities) == 24
     text = shown(inspection)
     assert "labelled, but empty (23)" in text
     assert "... and 13 more" in text
@@ -143,7 +143,7 @@ def test_damaged_arrays(source):
     assert "hash differs" in damaged["p01"]
     assert "label.npy: cannot be read" in damaged["p02"]
     assert "image.npy: cannot be read" in damaged["p03"]
-    assert "of shape (2, 2, 2), should be float16 of (10, 16, 16)" in damaged["p04"]
+    assert "of shape (2, 2, 2), should be float16 of (10, 1, 16, 16)" in damaged["p04"]
 
 
 def test_all_damaged(source):
@@ -277,3 +277,23 @@ def test_real_scans_that_run_the_other_way(shared_data, tmp_path):
     subjects = {case.split("_")[0] for case in other_way}
     assert subjects == {"A0S9V9", "A1E9Q1", "A4B5U4", "B8J7R4", "C6J5P1"}
     assert len(other_way) == 10
+
+
+def test_padded_cases_are_listed(source):
+    source.add_usual()
+    volume = np.random.default_rng(3).normal(-900, 10, SHAPE).astype(np.int16)
+    volume[:4] = -2000
+    path = source.folder / "source" / "images" / "padded.nii.gz"
+    nib.save(nib.Nifti1Image(volume, np.diag([1, 1, 5, 1])), path)
+    inspection = inspect(source.prepare(labels=LABELS, modality="CT"))
+    assert list(of_kind(inspection, "padded")) == ["padded"]
+    assert "25.0% of the voxels are padding" in of_kind(inspection, "padded")["padded"]
+
+
+def test_what_was_passed_over_is_shown(source):
+    source.add_usual()
+    (source.folder / "source" / "notes.txt").write_text("notes")
+    (source.folder / "source" / "gone").symlink_to(source.folder / "nowhere")
+    text = shown(inspect(source.prepare(labels=LABELS)))
+    assert "passed over: 1 file(s) of another kind (.txt): notes.txt" in text
+    assert "passed over: 1 out of reach, a link to nothing: gone" in text

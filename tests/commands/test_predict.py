@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path
@@ -19,7 +20,8 @@ from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
-from poscon.errors import PosconError
+from poscon.errors import PartlyDone, PosconError
+from poscon.files import alone
 from poscon.leakage import read_seen
 from poscon.networks.weights import read_weights
 from poscon.volumes.scan import read_scan
@@ -198,24 +200,81 @@ def test_original_label_values_come_back(scans: Path, tmp_path: Path) -> None:
     assert 1 not in found
 
 
-def test_what_was_segmented_before_an_error_is_kept(
-    finetuned: Path, scans: Path, tmp_path: Path
+def test_one_bad_scan_does_not_stop_the_others(
+    finetuned: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its header is fine, its voxels are not, and it is read ahead of its turn."""
+    """Voxels that are NaN, a file that is cut off, and a constant scan, among good ones."""
     folder, out = tmp_path / "scans", tmp_path / "out"
     folder.mkdir()
-    for name, number in (("a", 0), ("b", 1), ("c", 2), ("d", 3)):
+    for name, number in (("a", 0), ("b", 1), ("c", 2), ("d", 3), ("e", 4)):
         scan = phantom(scans, number)
         voxels = np.full(scan.shape, np.nan) if name == "c" else scan.get_fdata()
         save(folder / f"{name}.nii.gz", voxels.astype(np.float32), scan.affine)
-    with pytest.raises(PosconError, match=r"c\.nii\.gz: "):
+    whole = (folder / "d.nii.gz").read_bytes()
+    (folder / "d.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PartlyDone, match=r"c\.nii\.gz: .*; 2 of 5 scan\(s\) could not") as caught:
         predict(finetuned, folder, out)
-    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
-    for number, name in enumerate("ab"):
+    good = ["a.nii.gz", "b.nii.gz", "e.nii.gz"]
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == good
+    assert [path.name for path in caught.value.result] == good
+    assert set(caught.value.failed) == {"c", "d"}
+    assert capsys.readouterr().err.count("not segmented: ") == 2
+    record = json.loads((out / "predictions.json").read_text())
+    assert set(record["cases"]) == {"a", "b", "e"}
+    assert "NaN" in record["failed"]["c"]
+    for number, name in ((0, "a"), (1, "b"), (4, "e")):
         alone = segment(finetuned, folder / f"{name}.nii.gz", tmp_path / f"{name}.nii.gz")
         kept = np.asanyarray(nib.load(out / f"{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(kept, np.asanyarray(alone.dataobj))
         assert kept.shape == phantom(scans, number).shape
+    made = (out / "a.nii.gz").stat().st_mtime_ns
+    (folder / "d.nii.gz").write_bytes(whole)
+    with pytest.raises(PartlyDone, match=r"1 of 5 scan\(s\)"):
+        predict(finetuned, folder, out, resume=True)
+    (folder / "c.nii.gz").unlink()
+    assert len(predict(finetuned, folder, out, resume=True)) == 4
+    assert (out / "a.nii.gz").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("place", ["the same", "inside", "a link"])
+def test_label_maps_do_not_go_among_the_scans(
+    place: str, finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    save(folder / "a.nii.gz", np.asanyarray(phantom(scans).dataobj), phantom(scans).affine)
+    out = {"the same": folder, "inside": folder / "out" / "new", "a link": tmp_path / "link"}[place]
+    if place == "a link":
+        out.symlink_to(folder)
+    for resume in (False, True):
+        with pytest.raises(PosconError, match="folder of the scans; choose an output outside it"):
+            predict(finetuned, folder, out, resume=resume)
+        for target in (folder, folder / "a.nii.gz"):
+            with pytest.raises(PosconError, match="the label map would replace the scan"):
+                predict(finetuned, folder / "a.nii.gz", target, resume=resume)
+    assert [path.name for path in folder.iterdir()] == ["a.nii.gz"]
+
+
+def test_files_of_others_are_no_label_maps(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    """A copy of the scans is not counted as their segmentation, nor another model's work."""
+    folder, out = tmp_path / "scans", tmp_path / "copy"
+    folder.mkdir()
+    save(folder / "a.nii.gz", np.asanyarray(phantom(scans).dataobj), phantom(scans).affine)
+    shutil.copytree(folder, out)
+    with pytest.raises(PosconError, match=r"predictions\.json beside it does not say"):
+        predict(finetuned, folder, out, resume=True)
+    shutil.rmtree(out)
+    predict(finetuned, folder, out)
+    run = shutil.copytree(finetuned, tmp_path / "run")
+    tensors, about = read_weights(run / "model.safetensors")
+    save_file(tensors, run / "model.safetensors", {k: json.dumps(v) for k, v in about.items()})
+    with (run / "model.safetensors").open("ab") as file:
+        file.seek(-4, 2)
+        file.truncate()
+        file.write(b"\0\0\1\1")
+    with pytest.raises(PosconError, match="made by another model"):
+        predict(run, folder, out, resume=True)
+    assert len(predict(finetuned, folder, out, resume=True)) == 1
 
 
 @settings(deadline=None)
@@ -301,7 +360,7 @@ def test_options_that_do_not_fit(
 
 
 def test_a_pretraining_run_is_no_model(pretrained: Path, scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"model.safetensors: no such file"):
+    with pytest.raises(PosconError, match="a pre-training run; start a poscon finetune"):
         predict(pretrained, scans, tmp_path / "out")
 
 
@@ -311,7 +370,7 @@ def test_a_model_of_one_structure_keeps_the_largest(
     """A network that sees two of them in every slice, and a model that is told or not."""
 
     def two(network: Any, stack: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[1:])
+        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
         logits[:, 1, 1:3, 1:3] = 9
         logits[:, 2, 6:12, 6:12] = logits[:, 3, 12:14, 6:12] = 9
         yield logits
@@ -336,9 +395,62 @@ def test_finetuning_tells_its_model_and_its_validation(store: Path, tmp_path: Pa
     for told in (False, True):
         run = tmp_path / str(told)
         settings = ["size=32", "batch=8", f"keep_largest_component={str(told).lower()}"]
-        how: dict[str, Any] = {"labelled": 3, "iterations": 60, "settings": settings}
+        how: dict[str, Any] = {"labelled": 3, "iterations": 20, "settings": settings}
         finetune(store, run, validation=tmp_path / "watch.txt", **how)
         assert read_weights(run / "model.safetensors")[1]["keep_largest_component"] is told
         with (run / "metrics.csv").open(newline="") as file:
             seen[told] = list(csv.DictReader(file))[-1]["validation_dice"]
     assert seen[True] != seen[False]
+
+
+def test_a_folder_says_how_its_label_maps_were_made(
+    finetuned: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    predict(finetuned, scans, out, cases=["phantom_003"])
+    assert "1 scan(s) segmented in axial slices, pixels of 6 mm" in capsys.readouterr().err
+    facts = json.loads((out / "predictions.json").read_text())["cases"]["phantom_003"]
+    zooms = sorted(phantom(scans, 3).header.get_zooms())
+    assert (facts["plane"], facts["spacing_from"]) == ("axial", "header")
+    assert facts["modalities"] == ["MR"]
+    assert facts["unlike_training"] == []
+    assert sorted(facts["scan_spacing_mm"]) == pytest.approx(zooms)
+    assert facts["spacing_mm"][1:] == pytest.approx((6, 6), rel=0.05)
+    with alone(out, "predict"), pytest.raises(PosconError, match="another poscon predict"):
+        predict(finetuned, scans, out, resume=True)
+    assert not (out / ".lock").exists()
+
+
+def test_a_channel_of_a_4_d_nrrd(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    """The label map is 3-D and lies where the channel does."""
+    image = np.asanyarray(phantom(scans).dataobj).T
+    (tmp_path / "in" / "imagesTr").mkdir(parents=True)
+    channels = SimpleITK.GetImageFromArray(np.stack([image, image + 1]), isVector=False)
+    channels.SetSpacing((2, 2, 4, 1))
+    channels.SetOrigin((-10, 20, 30, 0))
+    SimpleITK.WriteImage(channels, str(tmp_path / "in" / "imagesTr" / "c.nrrd"))
+    description = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "A"}}
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps(description))
+    (written,) = predict(finetuned, tmp_path / "in", tmp_path / "out", channel=1)
+    labels, series = read_scan(written), read_scan(tmp_path / "in" / "imagesTr" / "c.nrrd")
+    assert labels.data.shape == image.T.shape
+    np.testing.assert_allclose(labels.affine, series.affine)
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_a_header_that_cannot_be_believed(
+    finetuned: Path, scans: Path, tmp_path: Path, one_file: bool
+) -> None:
+    data = np.asanyarray(phantom(scans).dataobj)
+    (tmp_path / "in").mkdir()
+    path = save(tmp_path / "in" / "wrong.nii.gz", data, np.diag([0.001, 0.001, 0.002, 1]))
+    source = path if one_file else path.parent
+    with pytest.raises(PosconError, match=r"wrong\.nii\.gz: .*0\.001 x .*--source-spacing$"):
+        predict(finetuned, source, tmp_path / "out")
+    (written,) = predict(finetuned, source, tmp_path / "out", source_spacing=(2, 2, 4))
+    assert nib.load(written).affine[0, 0] == pytest.approx(0.001)  # it lies on its scan
+
+
+def test_a_label_map_is_not_segmented(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="looks like a label map"):
+        predict(finetuned, scans / "labelsTr", tmp_path / "out")

@@ -1,5 +1,6 @@
 """``poscon.prepare`` on small files of known content, interrupted, on wrong files and real ones."""
 
+import gzip
 import json
 import shutil
 from itertools import permutations, product
@@ -12,6 +13,7 @@ import pytest
 import poscon.commands.prepare as module
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
+from poscon.files import alone
 from poscon.positions import relative_positions
 from poscon.store.preparation import case_geometry, prepare_stack, read_case_volumes
 from poscon.store.store import Preparation, Store
@@ -136,7 +138,7 @@ def test_processes_are_started_where_there_is_work_for_them(
     source, tmp_path, monkeypatch, processes, voxels, started
 ):
     seen = []
-    original = module.prepare_cases
+    original = module._prepare_cases
 
     def recording(told, done, workers):
         seen.append(workers is not None)
@@ -203,7 +205,7 @@ def test_prepare_stack_is_exactly_equal_for_every_axis_order(tmp_path, modality)
             Case("a", "a", path),
             Preparation(plane="auto", spacing=1.0, source_spacing=None, modality=None),
         )
-        geometry = case_geometry(case, read_header(path), preparation)
+        geometry = case_geometry(read_header(path), preparation)
         stack, record = prepare_stack(read_case_volumes(case)[0], geometry, 1.0, modality)
         stacks.append(stack.tobytes())
         records.append(record)
@@ -731,3 +733,137 @@ def test_a_real_heart_of_mms(shared_data, tmp_path):
         truth = np.asarray(nib.load(tmp_path / "scans" / case.source_label).dataobj)
         assert case.class_voxels == tuple(int((truth == value).sum()) for value in (3, 2, 1))
     assert any("slice order" in note for note in store.manifest.notes)
+
+
+def test_every_file_whose_header_cannot_be_used_is_named(tmp_path, capsys):
+    for number in range(4):
+        data = np.random.default_rng(number).normal(100, 10, (8, 8, 4)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), tmp_path / f"c{number}.nrrd.nii")
+    (tmp_path / "c1.nrrd.nii").write_bytes(b"not a scan" * 50)
+    (tmp_path / "c3.nrrd.nii").write_bytes(b"")
+    with pytest.raises(PosconError, match=r"c1|c3"):
+        prepare(tmp_path, tmp_path / "store", layout="plain", processes=1)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_is_prepared_by_one_at_a_time(tmp_path):
+    data = np.random.default_rng(0).normal(100, 10, (8, 8, 4)).astype(np.float32)
+    (tmp_path / "s").mkdir()
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), tmp_path / "s" / "c.nii")
+    refused = pytest.raises(PosconError, match="another poscon prepare is at work there")
+    with alone(tmp_path / "store", "prepare"), refused:
+        prepare(tmp_path / "s", tmp_path / "store", processes=1)
+    prepare(tmp_path / "s", tmp_path / "store", processes=1)
+    names = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert names == ["cases", "manifest.json"]
+    with pytest.raises(PosconError, match="there is a store already"):
+        prepare(tmp_path / "s", tmp_path / "store", processes=1)
+
+
+# What is read as what
+
+
+def put_organs(folder: Path, **masks: np.ndarray) -> Path:
+    """Two subjects of TotalSegmentator, with the same masks."""
+    for seed, subject in enumerate(("s1", "s2")):
+        put(folder / subject / "ct.nii.gz", scan(seed) - 300)
+        for organ, mask in masks.items():
+            put(folder / subject / "segmentations" / f"{organ}.nii.gz", mask.astype(np.uint8))
+    return folder
+
+
+def test_masks_per_organ_become_one_label_map(tmp_path):
+    labels = segmentation()
+    folder = put_organs(tmp_path / "d", liver=labels == 1, spleen=labels == 3, none=labels == 9)
+    store = prepare(folder, tmp_path / "store", spacing="native")
+    assert store.class_names == ("liver", "none", "spleen")
+    expected = [int((labels == 1).sum()), 0, int((labels == 3).sum())]
+    assert [list(case.class_voxels) for case in store.cases] == [expected, expected]
+    assert store.cases[0].source_label == "s1/segmentations"
+    chosen = prepare(folder, tmp_path / "chosen", spacing="native", labels="5=spleen")
+    assert [list(case.class_voxels) for case in chosen.cases] == [expected[2:]] * 2
+
+
+def test_masks_that_overlap_and_the_way_out(tmp_path):
+    labels = segmentation()
+    folder = put_organs(tmp_path / "d", body=labels > 0, liver=labels == 1)
+    message = refusal(folder, tmp_path / "store")
+    assert "'liver' and 'body' overlap" in message
+    assert not (tmp_path / "store").exists()
+    assert prepare(folder, tmp_path / "store", labels="1=liver").class_names == ("liver",)
+
+
+def test_a_mask_that_one_subject_lacks(tmp_path):
+    folder = put_organs(tmp_path / "d", liver=segmentation() == 1, spleen=segmentation() == 3)
+    (folder / "s2" / "segmentations" / "spleen.nii.gz").unlink()
+    assert "s2/segmentations: no mask of 'spleen'" in refusal(folder, tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["b_unknown.nii.gz", "elsewhere/a.nii.gz", "b.nrrd.nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_label_map_under_an_unknown_name_is_not_trained_on(source, tmp_path, name, dtype):
+    put(source / name, segmentation().astype(dtype))
+    message = refusal(source, tmp_path / "store")
+    assert str(source / name) in message
+    assert "looks like a label map" in message
+
+
+def test_what_was_passed_over_is_in_the_store(source, tmp_path):
+    (source / "gone.nii.gz").symlink_to(source / "nothing.nii.gz")
+    (source / "._a.nii.gz").write_bytes(b"Mac OS X")
+    notes = prepare(source, tmp_path / "store").manifest.notes
+    assert notes == (
+        "passed over: 1 hidden: ._a.nii.gz",
+        "passed over: 1 out of reach, a link to nothing: gone.nii.gz",
+    )
+
+
+def change_header(path, **fields):
+    """Change fields of a .nii.gz header in place, past nibabel's own checks."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    header = np.ndarray((), nib.nifti1.header_dtype, raw)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
+@pytest.mark.parametrize("row", [[0, 0, 0, 0], [1e-3, 0, 0, 0], [1e3, 0, 0, 0], [np.nan, 0, 0, 0]])
+@pytest.mark.parametrize("name", ["b", "b_seg"])
+def test_headers_are_checked_before_anything_is_written(source, tmp_path, row, name):
+    change_header(source / f"{name}.nii.gz", srow_x=row)
+    message = refusal(source, tmp_path / "store")
+    assert message.startswith(f"{source / name}.nii.gz: ")
+    assert message.endswith("--source-spacing")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_header_without_a_voxel_size_is_usable_with_a_stated_one(source, tmp_path):
+    expected = prepare(source, tmp_path / "expected").cases
+    for path in source.iterdir():
+        change_header(path, sform_code=0, qform_code=1, pixdim=[1, 0, 0, 0, 0, 0, 0, 0])
+    assert refusal(source, tmp_path / "store").endswith("--source-spacing")
+    cases = prepare(source, tmp_path / "store", source_spacing=SPACING).cases
+    assert [case.spacing for case in cases] == [case.spacing for case in expected]
+    assert [case.stored_sha256 for case in cases] == [case.stored_sha256 for case in expected]
+
+
+def test_units_are_converted(source, tmp_path):
+    expected = prepare(source, tmp_path / "expected").cases
+    for path in source.iterdir():
+        image = nib.load(path)
+        header = image.header.copy()
+        header.set_xyzt_units("meter")
+        data = np.asanyarray(image.dataobj)
+        path.unlink()
+        nib.save(nib.Nifti1Image(data, np.diag([1e-3, 1e-3, 1e-3, 1]) @ image.affine, header), path)
+    cases = prepare(source, tmp_path / "store").cases
+    np.testing.assert_allclose([c.spacing for c in cases], [c.spacing for c in expected], rtol=1e-5)
+
+
+def test_padding_of_a_ct_is_kept_with_the_case(source, tmp_path):
+    volume = scan(1) - 1000
+    volume[:2] = -3024
+    put(source / "b.nii.gz", volume)
+    cases = prepare(source, tmp_path / "store").cases
+    padded = {case.id: case.channels[0].intensity.padding for case in cases}
+    assert padded == {"a": 0, "b": pytest.approx(2 / 9), "c": 0}

@@ -134,7 +134,7 @@ def test_transductive_pretraining_sees_everybody_once_and_says_so(store: Path) -
     (pretraining,) = by_command(schedule, "pretrain")  # shared by the folds
     assert set(pretraining.cases["pretrain"]) == {case.id for case in opened.cases}
     assert schedule.transductive
-    assert schedule.protocol.startswith("Transductive: pre-training saw 5 scans")
+    assert schedule.protocol.startswith("Transductive: pre-training saw 5 test scans")
 
 
 def test_watching_the_test_subjects_is_part_of_what_determines_a_run(store: Path) -> None:
@@ -262,7 +262,7 @@ def test_identical_scans_are_counted_once_each(store: Path, tmp_path: Path) -> N
     (tmp_path / "test.txt").write_text("\n".join(case.subject for case in cases[:2]))
     told = plan(transductive=True, labelled=[1], folds=[{"test": "test.txt"}])
     protocol = make_schedule(told, opened, tmp_path).protocol
-    assert protocol.startswith("Transductive: pre-training saw 2 scans that are tested on")
+    assert protocol.startswith("Transductive: pre-training saw 2 test scans")
 
 
 def test_names_are_fit_for_folders(store: Path) -> None:

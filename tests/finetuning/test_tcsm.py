@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ class Pointwise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settings = NetworkSettings(width=2, levels=1)
+        self.decoder = SimpleNamespace(channels_of_map=(1,))  # nothing coarser to supervise
         self.slope = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]).reshape(1, 3, 1, 1))
         self.offset = nn.Parameter(torch.tensor([0.1, 0.2, -0.3]).reshape(1, 3, 1, 1))
 

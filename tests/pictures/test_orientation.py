@@ -188,7 +188,7 @@ def test_slices_of_a_report(plane: str, side: str, tmp_path: Path) -> None:
     store = marked_store(tmp_path, "IPL", side, plane)
     (case,) = store.cases
     label = store.label(case)
-    for png in outlined_pngs(store.image(case), label, label, (1.0, 1.0)):
+    for png in outlined_pngs(store.image(case)[:, 0], label, label, (1.0, 1.0)):
         both = imread(io.BytesIO(base64.b64decode(png)), format="png")
         for half in (both[:, :WIDTH], both[:, -WIDTH:]):
             assert bright_side(coloured(half)) == EXPECTED[plane][side]

@@ -10,7 +10,13 @@ from poscon.errors import PosconError
 from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
 from poscon.networks.settings import NetworkSettings
-from poscon.pretext.mae import MaskedAutoencoder, hidden_patches, masked_error, spread
+from poscon.pretext.mae import (
+    MaskedAutoencoder,
+    hidden_patches,
+    masked_error,
+    masked_views,
+    spread,
+)
 from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -279,3 +285,18 @@ def test_settings_that_cannot_work(wrong):
 def test_a_patch_that_leaves_nothing_to_see_or_to_restore(wrong):
     with pytest.raises(PosconError, match="patch"):
         method(**wrong).check(100, VIEWS)
+
+
+def test_a_patch_is_hidden_in_all_input_channels_and_the_slice_itself_is_restored():
+    """Two image channels, one neighbour on each side: channels 2 and 3 of 6 are the slice."""
+    images = torch.randn(3, 6, 24, 24) + 5
+    views = ViewMaker(ViewSettings(), SIZE, 2)
+    seen, target, hidden = masked_views(images, views, 7, slice(2, 4), patch=4, ratio=0.5)
+    assert seen.shape == (3, 6, SIZE, SIZE)
+    assert hidden.shape == (3, 1, SIZE, SIZE)
+    assert not seen.masked_select(hidden).any()
+    plain = ViewMaker(ViewSettings(intensity_probability=0.0), SIZE, 2)
+    assert torch.equal(target, plain(images, 7)[:, 2:4])
+    squared = (target - 1).square()[hidden.expand_as(target)]
+    ones = torch.ones_like(target)
+    assert float(masked_error(ones, target, hidden)) == pytest.approx(float(squared.mean()))

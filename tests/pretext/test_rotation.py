@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
 from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
@@ -17,6 +16,7 @@ from poscon.pretext import find_method
 from poscon.pretext.rotation import Rotation, all_rotations, rotation_labels, rotation_loss
 from poscon.settings import validate
 from poscon.step import SliceBatch
+from poscon.training.pretrain_settings import PretrainSettings
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 CPU = torch.device("cpu")

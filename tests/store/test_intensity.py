@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.store.intensity import check_voxels, guess_modality, normalise
+from poscon.store.intensity import check_voxels, guess_modality, normalise, padding_of
 
 
 def scan(seed=0, mean=100.0, std=40.0, shape=(6, 7, 8)):
@@ -110,3 +110,84 @@ def test_ordinary_volumes_pass(dtype):
     volume = scan().clip(0).astype(dtype)
     check_voxels(volume, where="a.nii")
     assert np.isfinite(normalise(volume, "MR")[0]).all()
+
+
+def body(seed=0, shape=(12, 24, 20)):
+    """A CT: air around a body with lung and bone, and noise."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape)[:, None, None, None] / 2 - 0.5
+    r = (((np.indices(shape) - centre) / centre) ** 2).sum(0) ** 0.5
+    hu = np.select([r < 0.2, r < 0.4, r < 0.9], [700.0, -800.0, 40.0], -1000.0)
+    return (hu + rng.normal(0, 15, shape)).astype(np.int16)
+
+
+MARGINS = st.tuples(*[st.tuples(st.integers(0, 9), st.integers(0, 9))] * 3)
+
+
+@settings(deadline=None)
+@given(MARGINS, st.sampled_from([-1500, -2000, -2048, -3024, -32768]), st.integers(0, 9))
+def test_padding_at_the_margin_of_a_ct_changes_nothing_inside(margins, value, seed):
+    plain, record = normalise(body(seed), "CT")
+    volume = np.pad(body(seed), margins, constant_values=value)
+    padded, padded_record = normalise(volume, "CT")
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(margins, plain.shape, strict=True))
+    np.testing.assert_allclose(padded[inside], plain, atol=1e-5)
+    assert padded.min() == pytest.approx(plain.min())  # padding looks like air
+    assert record.padding == 0
+    assert padded_record.padding == pytest.approx(1 - plain.size / volume.size)
+
+
+@settings(deadline=None)
+@given(MARGINS, st.sampled_from([("MR", 0), ("MR", 7), ("CT", -1024), ("CT", -1000), ("CT", 0)]))
+def test_an_empty_margin_changes_nothing_inside(margins, kind):
+    """Zeros around an MR, or a constant of air around a CT, however widely it was cut."""
+    modality, value = kind
+    volume = body() if modality == "CT" else body() + 1100
+    plain, _ = normalise(volume, modality)
+    padded, _ = normalise(np.pad(volume, margins, constant_values=value), modality)
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(margins, plain.shape, strict=True))
+    np.testing.assert_allclose(padded[inside], plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [-1500, -2000, -3024])
+@pytest.mark.parametrize("other", [None, -2048])
+def test_padding_around_the_scanned_circle_counts_as_air(value, other):
+    """The corners of a CT hold air, or padding in place of it: the body has the same values."""
+    plain, _ = normalise(body(), "CT")
+    rows, columns = np.indices((24, 20))
+    corners = ((rows - 11.5) / 12) ** 2 + ((columns - 9.5) / 10) ** 2 > 1
+    volume = body()
+    volume[:, corners] = value
+    if other is not None:
+        volume[:6, corners] = other
+    padded, record = normalise(volume, "CT")
+    np.testing.assert_allclose(padded[:, ~corners], plain[:, ~corners], atol=0.02)
+    assert record.padding == pytest.approx(corners.mean())
+    assert (padding_of(volume) == corners).all()
+
+
+def test_noise_of_air_is_no_padding():
+    volume = body().astype(float)
+    volume[0] -= 150  # as low as -1200
+    assert not padding_of(volume + np.random.default_rng(1).normal(0, 60, volume.shape)).any()
+
+
+def test_an_mr_has_no_padding_value():
+    assert normalise(body() - 2000, "MR")[1].padding == 0
+
+
+@pytest.mark.parametrize("values", [2, 5, 14, 120])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, float])
+def test_a_label_map_is_no_scan(values, dtype):
+    z, y, x = np.indices((20, 30, 30))
+    labels = ((z // 5 * 37 + y // 5 * 6 + x // 5) % values).astype(dtype)
+    with pytest.raises(PosconError, match=r"^a\.nii: looks like a label map, not a scan \("):
+        check_voxels(labels, where="a.nii")
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 99), st.sampled_from([np.uint8, np.int16]), st.integers(64, 255))
+def test_a_scan_of_8_bits_is_no_label_map(seed, dtype, levels):
+    volume = (body(seed).clip(-200, 800) + 200.0) / 1000
+    noise = np.random.default_rng(seed).normal(0, 0.05, volume.shape)
+    check_voxels(((volume + noise).clip(0, 1) * levels).astype(dtype), where="a.nii")

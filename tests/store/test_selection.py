@@ -28,7 +28,16 @@ def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12))
             ChannelRecord(
                 source=f"{name}.nii",
                 index=None,
-                intensity=IntensityRecord(modality="MR", low=None, high=None, mean=0, std=1),
+                intensity=IntensityRecord(
+                    modality="MR",
+                    low=None,
+                    high=None,
+                    mean=0,
+                    std=1,
+                    padding=0,
+                    percentiles=(-1, 2),
+                    looks_like="MR",
+                ),
             ),
         ),
         source_label=f"{name}_gt.nii" if labelled else None,

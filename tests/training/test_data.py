@@ -383,6 +383,7 @@ def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):
     assert len(places) > 10 * len(read)
     for image, index in zip(without.images[:, 0].numpy(), indices, strict=True):
         whole = read.store.image(read.cases[read.case_of[index]])[read.slice_of[index]]
+        (whole,) = whole  # one channel
         windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4)).reshape(-1, 4, 4)
         assert (windows == image).all((1, 2)).any()
 
@@ -549,7 +550,7 @@ def test_channels_and_neighbours_of_a_window_are_at_one_place(two_channels, cont
     for seed in range(10):
         indices = np.array([0, 4, 6, 2])
         batch, alone = (
-            r.labelled(indices, np.random.default_rng(seed), 6, 0.5) for r in (read, plain)
+            r.windows(indices, np.random.default_rng(seed), 6, 0.5) for r in (read, plain)
         )
         own = slice(2 * context, 2 * context + 2)
         assert torch.equal(batch.images[:, own], alone.images)

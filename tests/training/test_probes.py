@@ -135,6 +135,7 @@ class HandMade(nn.Module):
 
     def __init__(self, look):
         super().__init__()
+        self.settings = NetworkSettings(width=1, levels=2)
         self.look = look
         self.norm = nn.BatchNorm2d(1)
 
@@ -176,18 +177,18 @@ def probe(encoder, store, **how):
 
 
 def test_probe_reads_the_label_out_of_features_that_contain_it(blocks):
-    logits = probe(HandMade(label_in_it), blocks)
+    dice = probe(HandMade(label_in_it), blocks)
     first, second = blocks.class_names
     with_both, with_one = (case.id for case in blocks.cases[2:])
-    assert logits.keys() == {with_both, with_one}
-    assert logits[with_both].keys() == {first, second}
-    assert logits[with_one].keys() == {first}
-    assert min(dice for case in logits.values() for dice in case.values()) > 0.98
+    assert dice.keys() == {with_both, with_one}
+    assert dice[with_both].keys() == {first, second}
+    assert dice[with_one].keys() == {first}
+    assert min(value for case in dice.values() for value in case.values()) > 0.98
 
 
 def test_probe_cannot_segment_by_constant_features(blocks):
-    logits = probe(HandMade(nothing_in_it), blocks)
-    assert max(np.mean(list(case.values())) for case in logits.values()) < 0.4
+    dice = probe(HandMade(nothing_in_it), blocks)
+    assert max(np.mean(list(case.values())) for case in dice.values()) < 0.4
 
 
 def test_probe_changes_nothing_but_follows_its_seed(blocks, monkeypatch):
@@ -195,15 +196,15 @@ def test_probe_changes_nothing_but_follows_its_seed(blocks, monkeypatch):
     encoder = build_encoder(NetworkSettings(width=2, levels=2)).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.get_rng_state()
-    logits = probe(encoder, blocks)
+    dice = probe(encoder, blocks)
     assert torch.equal(torch.get_rng_state(), state)
     assert encoder.training
     assert all(parameter.grad is None for parameter in encoder.parameters())
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert probe(encoder, blocks, seed=1) != logits
+    assert probe(encoder, blocks, seed=1) != dice
     monkeypatch.setitem(BATCH_PIXELS, "cpu", 1)  # slice by slice: all the same
-    assert probe(encoder, blocks) == logits
+    assert probe(encoder, blocks) == dice
 
 
 @pytest.mark.parametrize("size", [4, 5, 8, 10, 16])
@@ -211,7 +212,7 @@ def test_labels_are_cut_like_images(blocks, size):
     for case in blocks.cases:
         reader = SliceReader(blocks, [case], size)
         images = reader.centred(np.arange(len(reader))).images[:, 0].numpy()
-        np.testing.assert_array_equal(_middle(blocks.image(case), size), images)
+        np.testing.assert_array_equal(_middle(blocks.image(case)[:, 0], size), images)
 
 
 # What they say of a pre-trained encoder

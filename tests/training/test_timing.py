@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.methods import Method
 from poscon.store.store import Store
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import (
     PARTS,
     TURNS,

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
+from poscon.volumes.case import (
+    LARGEST_VALUE,
+    LabelClass,
+    LabelScheme,
+    label_scheme,
+    parse_labels,
+)
 
 MMWHS = parse_labels("500=LV,600=RV,420+421=LA,550=RA,205=MYO,820=AO,850=PA")
 
@@ -14,9 +20,7 @@ MMWHS = parse_labels("500=LV,600=RV,420+421=LA,550=RA,205=MYO,820=AO,850=PA")
 @st.composite
 def schemes(draw: st.DrawFn) -> LabelScheme:
     """A scheme of up to 12 classes, each of one to three values."""
-    values = draw(
-        st.lists(st.integers(-1000, 70_000).filter(bool), min_size=1, max_size=36, unique=True)
-    )
+    values = draw(st.lists(st.integers(1, LARGEST_VALUE), min_size=1, max_size=36, unique=True))
     classes = []
     while values and len(classes) < 12:
         size = draw(st.integers(1, min(3, len(values))))
@@ -94,7 +98,22 @@ def test_order_of_writing_is_the_canonical_order() -> None:
     assert (scheme.names, scheme.values) == (("RV", "MYO", "LV"), (3, 2, 1))
 
 
-@pytest.mark.parametrize("text", ["", "RV", "1=", "x=RV", "0=background", "1=RV,,2=LV", "1+=RV"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "RV",
+        "1=",
+        "x=RV",
+        "0=background",
+        "1=RV,,2=LV",
+        "1+=RV",
+        "-1=RV",
+        "2.7=RV",
+        "True=RV",
+        "1= ",
+    ],
+)
 def test_unreadable_text(text: str) -> None:
     with pytest.raises(PosconError, match="VALUE=NAME"):
         parse_labels(text)
@@ -104,3 +123,63 @@ def test_unreadable_text(text: str) -> None:
 def test_repeated_names_and_values(text: str) -> None:
     with pytest.raises(PosconError, match="occurs twice"):
         parse_labels(text)
+
+
+@given(schemes())
+def test_the_constructor_takes_every_good_scheme(scheme: LabelScheme) -> None:
+    classes = [(c.name, c.values) for c in scheme.classes]
+    assert label_scheme(classes, where="here") == scheme
+    as_text = [(f" {name} ", [str(value) for value in values]) for name, values in classes]
+    assert label_scheme(as_text, where="here") == scheme
+    as_floats = [(name, [float(value) for value in values]) for name, values in classes]
+    assert label_scheme(as_floats, where="here") == scheme
+
+
+NO_VALUES = st.one_of(
+    st.integers(max_value=-1),
+    st.integers(min_value=LARGEST_VALUE + 1),
+    st.floats().filter(lambda x: not (0 <= x <= LARGEST_VALUE and x == int(x))),
+    st.booleans(),
+    st.none(),
+    st.text().filter(lambda text: not text.strip().lstrip("+").isdigit()),
+    st.lists(st.integers()),
+    st.dictionaries(st.text(), st.integers()),
+)
+
+
+@given(schemes(), NO_VALUES, st.data())
+def test_a_value_that_is_none_is_refused(
+    scheme: LabelScheme, bad: object, data: st.DataObject
+) -> None:
+    classes = [[c.name, [*c.values]] for c in scheme.classes]
+    data.draw(st.sampled_from(classes))[1].append(bad)
+    with pytest.raises(PosconError, match=r"^here: class 'class \d+': .* is no whole number") as e:
+        label_scheme(classes, where="here")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\x00", None, 1, True, ["RV"], {"RV": 1}])
+def test_a_name_that_is_none_is_refused(name: object) -> None:
+    with pytest.raises(PosconError, match=r"^here: a class has the name"):
+        label_scheme([(name, [1])], where="here")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([("RV", [1]), (" RV", [2])], "name 'RV' occurs twice"),
+        ([("RV", [1]), ("LV", [2, 1])], "value 1 occurs twice, in class 'RV' and in class 'LV'"),
+        ([("RV", [1, 1.0])], "value 1 occurs twice"),
+        ([("RV", [])], "class 'RV' has no value"),
+        ([("RV", [0])], "class 'RV' has the value 0, which is background"),
+    ],
+)
+def test_schemes_that_contradict_themselves(classes: list, message: str) -> None:
+    with pytest.raises(PosconError, match=f"^here: .*{message}"):
+        label_scheme(classes, where="here")
+
+
+@pytest.mark.parametrize("value", [0.99999999, 2.00002, 499.9999])
+def test_a_value_that_is_nearly_whole_is_shown_in_full(value: float) -> None:
+    with pytest.raises(PosconError, match=f"whole numbers, found {value!r};"):
+        MMWHS.to_classes(np.array([500, value]), where="here")

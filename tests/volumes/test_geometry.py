@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poscon.volumes.affine import checked_affine
 from poscon.volumes.geometry import slice_geometry
 
 CODES = [
@@ -116,11 +117,13 @@ def test_a_stated_plane_is_taken_whatever_the_spacing():
 
 def test_a_stated_spacing_is_in_file_order_and_decides_the_plane():
     volume, affine = stored_as("SAR", np.zeros((4, 5, 6)), np.eye(4))
-    geometry = slice_geometry(volume.shape, affine, spacing=(8.0, 1.25, 1.5))
+    stated = checked_affine([affine], (8.0, 1.25, 1.5), where="here")
+    geometry = slice_geometry(volume.shape, stated)
     assert geometry.plane == "axial"  # the file's first axis runs towards superior
     assert geometry.spacing == (8.0, 1.25, 1.5)
     volume, affine = stored_as("RSA", np.zeros((4, 5, 6)), np.eye(4))
-    geometry = slice_geometry(volume.shape, affine, spacing=(1.25, 1.5, 8.0))
+    stated = checked_affine([affine], (1.25, 1.5, 8.0), where="here")
+    geometry = slice_geometry(volume.shape, stated)
     assert geometry.plane == "coronal"
     assert geometry.spacing == (8.0, 1.5, 1.25)
 

@@ -1,6 +1,7 @@
 """Every layout under its data set's own file names, and what goes wrong with them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ def put_hvsmr(root: Path) -> None:
         put(root, f"{name}.nii.gz", f"{name}-label.nii.gz")
 
 
+def put_totalsegmentator(root: Path) -> None:
+    for subject, image in (("s0001", "ct"), ("s0002", "ct"), ("s0003", "mri")):
+        put(root, f"{subject}/{image}.nii.gz")
+        put(root, *(f"{subject}/segmentations/{organ}.nii.gz" for organ in ("spleen", "liver")))
+
+
+def put_kits(root: Path) -> None:
+    put(root, "case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz")
+    put(root, "case_00001/imaging.nii.gz", "case_00001/aggregated_MAJ_seg.nii.gz")
+    put(root, "case_00210/imaging.nii.gz")
+
+
+def put_bids(root: Path) -> None:
+    for subject in ("sub-01", "sub-02"):
+        put(root, f"{subject}/anat/{subject}_T1w.nii.gz")
+        put(root, f"derivatives/manual/{subject}/anat/{subject}_T1w_dseg.nii.gz")
+
+
 def put_plain(root: Path) -> None:
     put(root, "a.nii.gz", "b.nrrd", "c.mha")
 
@@ -114,6 +133,9 @@ PUT = {
     "hvsmr": put_hvsmr,
     "nnunet": put_nnunet,
     "msd": put_msd,
+    "totalsegmentator": put_totalsegmentator,
+    "kits": put_kits,
+    "bids": put_bids,
     "plain": put_plain,
 }
 
@@ -135,7 +157,7 @@ def test_layout_is_detected_and_only_by_itself_and_plain(tmp_path: Path, name: s
     assert ids(dataset) == sorted(set(ids(dataset)))
     for case in dataset.cases:
         assert case.image.is_file()
-        assert case.label is None or case.label.is_file()
+        assert case.label is None or case.label.exists()
     assert read_dataset(tmp_path, name) == dataset
 
 
@@ -145,7 +167,10 @@ def test_hidden_files_are_ignored(tmp_path: Path, name: str) -> None:
     before = read_dataset(tmp_path)
     for path in list(tmp_path.rglob("*.nii.gz")):
         path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
-    assert read_dataset(tmp_path) == before
+    after = read_dataset(tmp_path)
+    assert replace(after, passed_over=()) == before
+    (line,) = after.passed_over
+    assert line.startswith(f"passed over: {len(list(tmp_path.rglob('._*')))} hidden: ")
 
 
 @pytest.mark.parametrize("name", PUT)
@@ -193,7 +218,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 
 
 def test_unknown_layout(tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"known are acdc, .*plain; did you mean 'nnunet'"):
+    with pytest.raises(PosconError, match=r"did you mean 'nnunet'\?\); known are acdc, .*plain$"):
         read_dataset(tmp_path, "nnUNetv2")
     with pytest.raises(PosconError, match=r"known are acdc, .*plain$"):
         read_dataset(tmp_path, "zzz")
@@ -205,6 +230,14 @@ def test_layout_can_be_overridden(tmp_path: Path) -> None:
     assert dataset.layout == "plain"
     assert dataset.labels is None
     assert len(labelled(dataset)) == 4
+
+
+def test_a_key_that_is_twice_in_dataset_json(tmp_path: Path) -> None:
+    put_nnunet(tmp_path)
+    text = (tmp_path / "dataset.json").read_text()
+    (tmp_path / "dataset.json").write_text(text.replace('"RV": 1', '"RV": 1, "RV": 2'))
+    with pytest.raises(PosconError, match=r"dataset\.json: 'RV' occurs twice"):
+        read_dataset(tmp_path)
 
 
 def test_the_same_case_twice_names_both_files(tmp_path: Path) -> None:
@@ -324,6 +357,70 @@ def test_msd_mri(tmp_path: Path) -> None:
     assert {case.modality for case in read_dataset(tmp_path).cases} == {"MR"}
 
 
+@pytest.mark.parametrize("name", ["CT", "ct", "CTA", " CT "])
+def test_msd_ct_in_every_spelling(tmp_path: Path, name: str) -> None:
+    put_msd(tmp_path, modality={"0": name})
+    assert {case.modality for case in read_dataset(tmp_path).cases} == {"CT"}
+
+
+IMAGE, LABEL = "./imagesTr/spleen_2.nii.gz", "./labelsTr/spleen_2.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"image": IMAGE, "label": LABEL, "fold": 0, "weight": 0.5, "site": None},
+        {"image": [IMAGE], "label": [LABEL], "meta": {"age": 3}},
+        {"image": IMAGE, "label": LABEL, "classes": ["a", "b"]},
+        {"fold": 1},
+    ],
+)
+def test_msd_further_fields_of_an_entry_say_nothing_of_files(tmp_path: Path, entry: Any) -> None:
+    put_msd(tmp_path)
+    expected = read_dataset(tmp_path)
+    put_msd(tmp_path, training=[entry])
+    assert read_dataset(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"image": 3, "label": LABEL}, "names 3, which is no file name"),
+        ({"image": [IMAGE, None]}, "which is no file name"),
+        ({"image": IMAGE, "label": "./labelsTr/spleen_3.nii.gz"}, "pairs spleen_2.*spleen_3"),
+        ({"image": "./imagesTs/spleen_1.nii.gz"}, "is listed but not in imagesTr"),
+        ({"image": "../elsewhere/imagesTr/spleen_1.nii.gz"}, "is listed but not in imagesTr"),
+    ],
+)
+def test_msd_entries_that_are_not_read_as_they_say(
+    tmp_path: Path, entry: Any, message: str
+) -> None:
+    put_msd(tmp_path, training=[entry])
+    with pytest.raises(PosconError, match=rf"dataset\.json: .*{message}"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("put_it", [put_msd, put_nnunet])
+def test_what_dataset_json_states_and_the_files_do_not_bear_out(
+    tmp_path: Path, put_it: Any
+) -> None:
+    put_it(tmp_path, numTraining=2)
+    assert read_dataset(tmp_path).notes == ()
+    put_it(tmp_path, numTraining=3, labels={"0": "RV", "1": "LV"})
+    numbers, zero = read_dataset(tmp_path).notes
+    assert "3 training cases" in numbers
+    assert "2 label maps" in numbers
+    assert "calls the value 0 'RV'" in zero
+    put_it(tmp_path, labels={"RV": 0, "LV": 1})
+    assert "calls the value 0 'RV'" in read_dataset(tmp_path).notes[-1]
+
+
+def test_nnunet_files_elsewhere_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    put_nnunet(tmp_path, dataset={"heart_1": {"images": ["/x/a.nii.gz"], "label": "/x/b.nii.gz"}})
+    with pytest.raises(PosconError, match="lists its files under 'dataset'"):
+        read_dataset(tmp_path)
+
+
 def test_msd_takes_unlisted_files_and_misses_listed_ones(tmp_path: Path) -> None:
     put_msd(tmp_path)
     put(tmp_path, "imagesTr/spleen_4.nii.gz")
@@ -437,6 +534,18 @@ def test_nnunet_other_file_ending(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
         ({"labels": {"background": 0, "RV": 1, "ignore": 2}}, "'ignore' is not supported"),
         ({"labels": {"background": 0, "RV": "one"}}, "'RV': 'one' is no whole number"),
+        ({"labels": {"background": 0, "RV": 2.7}}, r"'RV': 2\.7 is no whole number"),
+        ({"labels": {"background": 0, "RV": True}}, "'RV': True is no whole number"),
+        ({"labels": {"background": 0, "RV": None}}, "'RV': None is no whole number"),
+        ({"labels": {"background": 0, "RV": -1}}, "'RV': -1 is no whole number"),
+        ({"labels": {"background": 0, "RV": 2**31}}, "'RV': 2147483648 is no whole number"),
+        ({"labels": {"background": 0, "RV": 1, "LV": 1}}, "value 1 occurs twice"),
+        ({"labels": {"background": 0, "RV": 0}}, "value 0 occurs twice"),
+        ({"labels": {"background": 0, "": 1}}, "a class has the name ''"),
+        ({"labels": {"0": "background", "1": "RV", "2": "RV"}}, "name 'RV' occurs twice"),
+        ({"labels": {"0": "background", "1": "RV", "01": "LV"}}, "value 1 occurs twice"),
+        ({"labels": {"0": "background", "1": None}}, "a class has the name None"),
+        ({"labels": {"0": "background", "1": "RV", "2.7": "LV"}}, "no whole number"),
         ({"labels": ["background", "RV"]}, "labels must be like"),
         ({"channel_names": ["CT"]}, "channel_names"),
         ({"file_ending": ".png"}, r"'\.png' is not read"),
@@ -508,6 +617,91 @@ def test_hvsmr(tmp_path: Path) -> None:
     assert dataset.preparation == {"spacing": 0.7}
 
 
+# TotalSegmentator, KiTS, BIDS
+
+
+def test_totalsegmentator(tmp_path: Path) -> None:
+    put_totalsegmentator(tmp_path)
+    dataset = read_dataset(tmp_path)
+    assert [(case.id, case.modality) for case in dataset.cases] == [
+        ("s0001", "CT"),
+        ("s0002", "CT"),
+        ("s0003", "MR"),
+    ]
+    assert dataset.cases[0].label == tmp_path / "s0001" / "segmentations"
+    assert dataset.labels is not None
+    assert (dataset.labels.names, dataset.labels.values) == (("liver", "spleen"), (1, 2))
+    assert dataset.passed_over == ()
+
+
+def test_kits(tmp_path: Path) -> None:
+    put_kits(tmp_path)
+    put(tmp_path, "case_00001/segmentations/kidney_instance-1_annotation-1.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert ids(dataset) == ["case_00000", "case_00001", "case_00210"]
+    assert labelled(dataset) == ["case_00000", "case_00001"]
+    assert {case.modality for case in dataset.cases} == {"CT"}
+    assert any("annotation-1" in line for line in dataset.passed_over)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "derivatives/manual/sub-01/anat/sub-01_dseg.nii.gz",
+        "derivatives/manual/sub-01/anat/sub-01_T1w_dseg.nii.gz",
+        "derivatives/sub-01/anat/sub-01_desc-manual_dseg.nii.gz",
+        "derivatives/manual/sub-01/anat/sub-01_space-orig_atlas-x_dseg.nii.gz",
+        "sub-01/anat/sub-01_T1w_dseg.nii.gz",
+    ],
+)
+def test_bids(tmp_path: Path, label: str) -> None:
+    put(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz")
+    put(tmp_path, label)
+    passed_over = [
+        "derivatives/prep/sub-01/anat/sub-01_space-MNI152_dseg.nii.gz",
+        "derivatives/prep/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "derivatives/prep/sub-01/anat/sub-01_label-GM_probseg.nii.gz",
+        "sub-01/func/sub-01_task-rest_bold.nii.gz",
+    ]
+    put(tmp_path, *passed_over)
+    dataset = read_dataset(tmp_path)
+    found = [(case.id, case.subject, case.label) for case in dataset.cases]
+    assert found == [
+        ("sub-01_T1w", "sub-01", tmp_path / label),
+        ("sub-02_ses-1_T1w", "sub-02", None),
+    ]
+    (line,) = dataset.passed_over
+    assert line.startswith("passed over: 4 scan file(s) not read: ")
+
+
+def test_bids_tables_name_the_classes(tmp_path: Path) -> None:
+    put_bids(tmp_path)
+    table = tmp_path / "derivatives" / "manual" / "desc-x_dseg.tsv"
+    table.write_text("index\tname\n0\tbackground\n4\tGM\n2\tWM\n")
+    labels = read_dataset(tmp_path).labels
+    assert labels is not None
+    assert (labels.names, labels.values) == (("GM", "WM"), (4, 2))
+    table.write_text("index\tname\n1\tGM\n1\tWM\n")
+    with pytest.raises(PosconError, match=r"x_dseg\.tsv: the label value 1 occurs twice"):
+        read_dataset(tmp_path)
+
+
+def test_bids_segmentations_that_contradict_each_other(tmp_path: Path) -> None:
+    put_bids(tmp_path)
+    put(tmp_path, "derivatives/other/sub-01/anat/sub-01_dseg.nii.gz")
+    with pytest.raises(PosconError, match=r"sub-01_T1w\.nii\.gz: two segmentations"):
+        read_dataset(tmp_path)
+
+
+def test_bids_a_segmentation_of_one_of_two_scans(tmp_path: Path) -> None:
+    put(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "derivatives/m/sub-01/anat/sub-01_dseg.nii.gz")
+    put(tmp_path, "sub-01/anat/sub-01_T2w.nii.gz", spacing=(1, 1, 5))
+    assert labelled(read_dataset(tmp_path)) == ["sub-01_T1w"]  # by its grid
+    put(tmp_path, "sub-01/anat/sub-01_T2w.nii.gz")
+    with pytest.raises(PosconError, match=r"may belong to sub-01_T1w.*or to sub-01_T2w"):
+        read_dataset(tmp_path)
+
+
 # Plain folders
 
 
@@ -532,6 +726,121 @@ def test_plain_label_next_to_its_image(tmp_path: Path, suffix: str) -> None:
     dataset = read_dataset(tmp_path)
     assert ids(dataset) == ["a", "b", "c"]
     assert labelled(dataset) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("a.nii.gz", "a_GT.nii.gz"),
+        ("a.nii.gz", "a_Seg.nii.gz"),
+        ("a.nrrd", "a.seg.nrrd"),
+        ("a.nrrd", "a-label.nrrd"),
+        ("a.nrrd", "a-seg-label.nrrd"),
+        ("a.nii.gz", "a_dseg.nii.gz"),
+        ("a.nii.gz", "a_segmentation.nii.gz"),
+        ("a.nii.gz", "a_manual.nii.gz"),
+        ("a.nii.gz", "a_ground_truth.nii.gz"),
+        ("a.nii.gz", "mask_a.nii.gz"),
+        ("a_image.nii.gz", "a_mask.nii.gz"),
+        ("volume-0.nii", "segmentation-0.nii"),
+        ("img_0001.nii.gz", "label_0001.nii.gz"),
+        ("p1/ct.nii.gz", "p1/segmentation.nii.gz"),
+        ("p1/scan.nii.gz", "p1/Mask.nii.gz"),
+        ("images/a.nii.gz", "masks/a.nii.gz"),
+        ("images/a.nii.gz", "mask/a_mask.nii.gz"),
+        ("Images/a.nii.gz", "GT/a.nii.gz"),
+        ("images/a.nii.gz", "annotations/a.nii.gz"),
+        ("images/a_0000.nii.gz", "labels/a.nii.gz"),
+        ("images_tr/a.nii.gz", "labels_tr/a.nii.gz"),
+        ("p1/images/a.nii.gz", "p1/segmentations/a.nii.gz"),
+        ("train/scans/a.nii.gz", "train/groundtruth/a.nii.gz"),
+        ("a.nii.gz", "labels/a.nii.gz"),
+    ],
+)
+def test_plain_label_maps_under_other_names(tmp_path: Path, image: str, label: str) -> None:
+    put(tmp_path, image, label, "other.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.cases) == 2
+    (case,) = (case for case in dataset.cases if case.label)
+    assert (case.image, case.label) == (tmp_path / image, tmp_path / label)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("tr", "ts"), ("training", "validation")])
+@pytest.mark.parametrize("folders", ["{}/images {}/labels", "images/{} labels/{}", "img_{} gt_{}"])
+def test_plain_parts_of_a_split_may_have_the_same_names(
+    tmp_path: Path, parts: tuple[str, str], folders: str
+) -> None:
+    for part in parts:
+        put(tmp_path, *(f"{folder.format(part)}/c.nii.gz" for folder in folders.split()))
+    dataset = read_dataset(tmp_path)
+    assert ids(dataset) == labelled(dataset) == [f"{part}_c" for part in sorted(parts)]
+    assert len({case.subject for case in dataset.cases}) == 2
+
+
+def test_plain_a_label_map_that_may_belong_to_two_images(tmp_path: Path) -> None:
+    put(tmp_path, "p/ct.nii.gz", "p/mr.nii.gz", "p/segmentation.nii.gz")
+    with pytest.raises(PosconError, match=r"segmentation\.nii\.gz: may be the label map of"):
+        read_dataset(tmp_path)
+
+
+def test_plain_predictions_are_no_scans(tmp_path: Path) -> None:
+    put(tmp_path, "a.nii.gz", "out/a.nii.gz")
+    content = {"classes": [{"name": "RV", "values": [1]}]}
+    (tmp_path / "out" / "labels.json").write_text(json.dumps(content))
+    dataset = read_dataset(tmp_path)
+    assert (ids(dataset), labelled(dataset)) == (["a"], [])
+    assert any("out: a folder of predictions" in note for note in dataset.notes)
+    assert any("out/a.nii.gz" in line for line in dataset.passed_over)
+    with pytest.raises(PosconError, match="out: a folder of label maps"):
+        read_dataset(tmp_path / "out")
+
+
+def test_plain_labels_file_beside_the_label_maps_says_what_they_mean(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    content = {"classes": [{"name": "RV", "values": [3]}]}
+    (tmp_path / "labels" / "labels.json").write_text(json.dumps(content))
+    dataset = read_dataset(tmp_path)
+    assert labelled(dataset) == ["a"]
+    assert dataset.labels is not None
+    assert (dataset.labels.names, dataset.labels.values) == (("RV",), (3,))
+
+
+def test_plain_labels_files_that_differ(tmp_path: Path) -> None:
+    for part, value in (("train", 1), ("test", 2)):
+        put(tmp_path, f"{part}/images/a.nii.gz", f"{part}/labels/a.nii.gz")
+        content = {"classes": [{"name": "RV", "values": [value]}]}
+        (tmp_path / part / "labels" / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(PosconError, match=r"test/labels/labels\.json and .*train/labels"):
+        read_dataset(tmp_path)
+
+
+def test_plain_a_labels_file_of_another_program_says_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "a.nii.gz")
+    (tmp_path / "labels.json").write_text('{"1": "liver"}')
+    assert ids(read_dataset(tmp_path)) == ["a"]
+
+
+def test_plain_segments_of_slicer_name_the_classes(tmp_path: Path) -> None:
+    put(tmp_path, "a.nrrd", "b.nrrd")
+    for name, segments in (("a", ("liver", "spleen")), ("b", ("spleen",))):
+        image = SimpleITK.GetImageFromArray(np.zeros((2, 4, 3), np.uint8))
+        for number, segment in enumerate(segments):
+            image.SetMetaData(f"Segment{number}_Name", segment)
+            image.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
+        SimpleITK.WriteImage(image, str(tmp_path / f"{name}.seg.nrrd"))
+    dataset = read_dataset(tmp_path)
+    assert labelled(dataset) == ["a", "b"]
+    assert dataset.labels is not None
+    assert (dataset.labels.names, dataset.labels.values) == (("liver", "spleen"), (1, 2))
+    put(tmp_path, "c.nrrd", "c.seg.nrrd")
+    with pytest.raises(PosconError, match=r"c\.seg\.nrrd: has no names of segments"):
+        read_dataset(tmp_path)
+
+
+def test_plain_a_data_set_within(tmp_path: Path) -> None:
+    put_nnunet(tmp_path / "Dataset001")
+    with pytest.raises(PosconError, match=r"Dataset001 in it has imagesTr"):
+        read_dataset(tmp_path)
 
 
 def test_plain_two_label_maps_of_one_image(tmp_path: Path) -> None:

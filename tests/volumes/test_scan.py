@@ -11,8 +11,10 @@ import SimpleITK
 from poscon.errors import PosconError
 from poscon.volumes.scan import (
     Scan,
+    first_volume,
     read_header,
     read_scan,
+    read_shape,
     scan_stem,
     scan_suffix,
     write_labels,
@@ -221,9 +223,174 @@ def test_neither_volume_nor_series(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 def test_colour_is_refused(tmp_path: Path) -> None:
     colour = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    with pytest.raises(PosconError, match="one number a voxel"):
+    with pytest.raises(PosconError, match="one number per voxel"):
         read_scan(write_nifti(tmp_path / "scan.nii.gz", colour))
     vectors = SimpleITK.GetImageFromArray(np.zeros((6, 5, 4, 3), np.uint8), isVector=True)
     SimpleITK.WriteImage(vectors, str(tmp_path / "scan.nrrd"))
-    with pytest.raises(PosconError, match="one number a voxel"):
+    with pytest.raises(PosconError, match="one number per voxel"):
         read_scan(tmp_path / "scan.nrrd")
+
+
+# Headers that other programs read, and reasons that say something.
+
+
+def change_header(path: Path, **fields: object) -> Path:
+    """Change fields of a NIfTI header in place, past nibabel's own checks."""
+    raw = bytearray(path.read_bytes())
+    header = np.ndarray((), nib.nifti1.header_dtype, raw)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(bytes(raw))
+    return path
+
+
+@pytest.mark.parametrize("excess", [0, 1e-7, 1e-6, 1e-5])
+def test_a_quaternion_that_is_too_long_by_rounding(tmp_path: Path, excess: float) -> None:
+    half = np.sqrt((1 + excess) / 2)
+    path = change_header(
+        write_nifti(tmp_path / "scan.nii", voxels()),
+        qform_code=1,
+        sform_code=0,
+        quatern_b=0,
+        quatern_c=half,
+        quatern_d=half,
+    )
+    scan = read_scan(path)
+    expected = np.array([[-1.5, 0, 0], [0, 0, 8], [0, 1.5, 0]])
+    np.testing.assert_allclose(scan.affine[:3, :3], expected, atol=1e-4)
+    write_labels(tmp_path / "labels.nii", labelled(scan), scan)
+    again = read_scan(tmp_path / "labels.nii")
+    np.testing.assert_array_equal(again.affine, scan.affine)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pixdim": [1, 1, 1, 0, 0, 0, 0, 0]},
+        {"pixdim": [1, 1, 1, -2, 0, 0, 0, 0]},
+        {"pixdim": [1, 1, np.nan, 2, 0, 0, 0, 0]},
+        {"pixdim": [1, 0.001, 0.001, 0.002, 0, 0, 0, 0]},
+        {"pixdim": [1, 1, 1, 101, 0, 0, 0, 0]},
+        {"pixdim": [1, 1, 1, 1, 0, 0, 0, 0], "xyzt_units": 1},  # metres
+        {"pixdim": [1, 1, 1, 1, 0, 0, 0, 0], "xyzt_units": 3},  # micrometres
+    ],
+)
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_a_voxel_size_that_cannot_be_is_refused_unless_stated(
+    tmp_path: Path, fields: dict[str, object], qform_code: int
+) -> None:
+    path = write_nifti(tmp_path / "scan.nii", voxels())
+    change_header(path, sform_code=0, qform_code=qform_code, **fields)
+    assert_named(path, "--source-spacing")
+    for spacing in ((1, 1, 2), (0.7, 0.8, 5)):
+        assert read_scan(path, spacing=spacing).spacing == pytest.approx(spacing)
+        assert read_header(path, spacing=spacing).spacing == pytest.approx(spacing)
+    assert read_shape(path) == SHAPE
+
+
+def test_labels_keep_the_header_of_a_scan_whose_spacing_was_stated(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", voxels())
+    change_header(path, sform_code=0, qform_code=1, pixdim=[1, 1, 1, 0, 0, 0, 0, 0])
+    scan = read_scan(path, spacing=(1, 1, 2))
+    write_labels(tmp_path / "labels.nii", labelled(scan), scan)
+    again = read_scan(tmp_path / "labels.nii", spacing=(1, 1, 2))
+    np.testing.assert_array_equal(again.affine, scan.affine)
+    np.testing.assert_array_equal(again.data, labelled(scan))
+
+
+def test_a_sform_of_zeros(tmp_path: Path) -> None:
+    zeros = {f"srow_{axis}": 0 for axis in "xyz"}
+    path = change_header(write_nifti(tmp_path / "scan.nii", voxels()), **zeros)
+    assert_named(path, "singular")
+    with pytest.raises(PosconError, match="does not state the directions"):
+        read_scan(path, spacing=(1, 1, 2))
+
+
+@pytest.mark.parametrize("size", ["0", "-2", "nan", "0.001", "200"])
+def test_a_voxel_size_that_cannot_be_in_metaimage(tmp_path: Path, size: str) -> None:
+    path = write_itk(tmp_path / "scan.mha", voxels(), np.diag([-1.0, -1, 1, 1]))
+    content = path.read_bytes()
+    assert b"ElementSpacing = 1 1 1" in content
+    path.write_bytes(
+        content.replace(b"ElementSpacing = 1 1 1", f"ElementSpacing = 1 1 {size}".encode())
+    )
+    assert_named(path, "--source-spacing")
+
+
+@pytest.mark.parametrize("suffix", [".NII", ".NII.GZ", ".NRRD", ".MHA", ".Mhd"])
+def test_suffixes_in_capitals(tmp_path: Path, suffix: str) -> None:
+    write = write_nifti if suffix.startswith(".NII") else write_itk
+    lower = write(tmp_path / f"scan{suffix.lower()}", voxels())
+    path = lower.rename(tmp_path / f"scan{suffix}")
+    np.testing.assert_array_equal(read_scan(path).data, voxels())
+
+
+def test_the_reason_is_the_librarys_own_and_not_its_source(tmp_path: Path) -> None:
+    path = write_itk(tmp_path / "scan.mha", voxels())
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(PosconError, match="is it truncated or damaged") as caught:
+        read_scan(path)
+    for noise in (".cxx", ".hxx", "0x", "Exception thrown", "Success"):
+        assert noise not in str(caught.value)
+
+
+def test_a_header_whose_voxel_file_is_missing(tmp_path: Path) -> None:
+    path = write_itk(tmp_path / "scan.mhd", voxels())
+    next(tmp_path.glob("scan.*raw")).unlink()
+    with pytest.raises(
+        PosconError, match=r"its voxels should be in scan\.z?raw beside it"
+    ) as caught:
+        read_scan(path)
+    assert "truncated" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_nifti(tmp_path / "scan.nii.gz", voxels())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PosconError, match=r"Permission denied\); check its permissions") as caught:
+        read_scan(path)
+    assert "truncated" not in str(caught.value)
+
+
+def put_nrrd(path: Path, kinds: str, directions: str, shape: tuple[int, ...]) -> Path:
+    header = f"NRRD0004\ntype: short\ndimension: 4\nsizes: {' '.join(map(str, shape))}\n"
+    header += f"{directions}kinds: {kinds}\nendian: little\nencoding: raw\n\n"
+    path.write_bytes(header.encode() + np.arange(np.prod(shape), dtype="<i2").tobytes())
+    return path
+
+
+SPACE = "space: left-posterior-superior\nspace directions: {}\nspace origin: (0,0,0)\n"
+
+
+@pytest.mark.parametrize("kind", ["time", "list", "vector"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("oriented", [True, False])
+def test_a_nrrd_with_its_channels_first_is_never_read_as_space(
+    tmp_path: Path, kind: str, first: bool, oriented: bool
+) -> None:
+    axes, steps = ["domain"] * 3, ["(1,0,0)", "(0,1,0)", "(0,0,3)"]
+    axes.insert(0 if first else 3, kind)
+    steps.insert(0 if first else 3, "none")
+    shape = (2, 4, 5, 6) if first else (4, 5, 6, 2)
+    directions = SPACE.format(" ".join(steps)) if oriented else ""
+    path = put_nrrd(tmp_path / "scan.nrrd", " ".join(axes), directions, shape)
+    if kind == "time" and not first and not oriented:
+        assert read_scan(path).data.shape == (4, 5, 6, 2)
+    else:
+        assert_named(path, "cannot be read|list of volumes|is a time axis")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_first_volume_has_the_geometry_in_space(tmp_path: Path, suffix: str) -> None:
+    write = write_nifti if suffix.startswith(".nii") else write_itk
+    series = read_scan(write(tmp_path / f"scan{suffix}", voxels((4, 5, 6, 3))))
+    first = first_volume(series)
+    np.testing.assert_array_equal(first.data, series.data[..., 0])
+    write_labels(tmp_path / f"labels{suffix}", labelled(first), first)
+    again = read_scan(tmp_path / f"labels{suffix}")
+    np.testing.assert_array_equal(again.data, labelled(first))
+    np.testing.assert_allclose(again.affine, series.affine)

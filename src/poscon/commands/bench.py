@@ -2,21 +2,22 @@
 
 import platform
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.commands.prepare import prepare
-from poscon.commands.pretrain import PretrainSettings, assemble
 from poscon.errors import PosconError
 from poscon.progress import console
-from poscon.settings import Recipe, resolve
+from poscon.settings import GivenSettings, Recipe, resolve
 from poscon.store.selection import slice_size
 from poscon.store.store import Store
 from poscon.training.inference import choose_device
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import (
     PARTS,
     Bare,
@@ -62,12 +63,13 @@ class Bench:
     changes: dict[str, float]
 
 
+@checked
 def bench(
     store: Path | str | None = None,
     *,
     method: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     seconds: float = 90.0,
 ) -> Bench:
@@ -76,9 +78,9 @@ def bench(
     Args:
         store: prepared data set; None: a few built-in synthetic scans.
         method: pre-training method.
-        recipe: as of ``poscon pretrain``.
-        settings: likewise.
-        device: likewise.
+        recipe: name, file or content of a recipe with a ``pretrain`` section.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
+        device: ``auto``, ``cpu`` or ``cuda``.
         seconds: how long to measure, about.
 
     Raises:
@@ -176,6 +178,26 @@ def bench_tables(result: Bench) -> list[Table | str]:
         *(f"what would help: {line}" for line in advice(result)),
     ]
     return [title, table, *lines]
+
+
+def bench_record(result: Bench) -> dict[str, Any]:
+    """For JSON: what was measured, what limits it and what would help."""
+    overhead = result.overhead
+    return {
+        "machine": result.machine,
+        "settings": result.settings.model_dump(mode="json"),
+        "size": result.size,
+        "steps": result.steps,
+        "slices_per_step": overhead.slices,
+        "seconds_per_step": result.parts,
+        "slices_per_second": overhead.slices_per_second,
+        "share_of_bare_arithmetic": overhead.share,
+        "operations_per_second": result.operations,
+        "matrix_operations_per_second": result.matrix_rate,
+        "times_as_fast": result.changes,
+        "limit": limit(result),
+        "advice": advice(result),
+    }
 
 
 def _duration(seconds: float) -> str:

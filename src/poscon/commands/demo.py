@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from poscon.arguments import checked
 from poscon.commands.evaluate import Evaluation, Summary, evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
@@ -25,7 +26,7 @@ SUBJECTS = 30
 TEST_SUBJECTS = 8
 LABELLED = 2
 RECIPE = "demo"
-STARTS = {"random": "random start", "pcl": "PCL start"}
+STARTS = {"random": "random init", "pcl": "PCL init"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Demo:
     """What the demo found.
 
     Attributes:
-        evaluations: of the test subjects, by start (``random``, ``pcl``).
+        evaluations: of the test subjects, by initialisation (``random``, ``pcl``).
         picture: image, reference and both predictions.
         seconds: how long each stage took; stages that were there already are not in it.
         modality: what the phantoms look like.
@@ -47,22 +48,23 @@ class Demo:
     seed: int
 
 
-def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "mr") -> Demo:
-    """Pre-train on synthetic scans, fine-tune on two of them from two starts, compare.
+@checked
+def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> Demo:
+    """Pre-train on synthetic scans, fine-tune on two of them from two initialisations, compare.
 
     A stage that is there already is not done again, so an interrupted demo goes on where it was.
 
     Args:
         out: folder to write.
-        seed: of the phantoms, the draw of the labelled subjects and the training.
-        modality: ``mr`` or ``ct``.
+        seed: decides the phantoms, the draw of the labelled subjects and the training.
+        modality: what the scans look like, ``MR`` or ``CT``, in upper or lower case.
 
     Raises:
         PosconError: unknown modality, or ``out`` is something else.
     """
-    out = Path(out)
+    out, modality = Path(out), modality.lower()
     if modality not in MODALITIES:
-        raise PosconError(f"--modality {modality}: must be {' or '.join(MODALITIES)}")
+        raise PosconError(f"--modality {modality}: must be MR or CT")
     _open(out, {"seed": seed, "modality": modality})
     seconds: dict[str, float] = {}
     scans, store, test = out / "phantom", out / "store", out / "test_subjects.txt"
@@ -151,7 +153,7 @@ def demo_tables(result: Demo) -> list[object]:
     means: dict[str, Summary] = {start: summary[-1] for start, summary in summaries.items()}
     difference = means["pcl"].dice.mean - means["random"].dice.mean
     text = (
-        f"With {LABELLED} labelled subjects, the PCL start differs from the random start by "
+        f"With {LABELLED} labelled subjects, the PCL init differs from the random init by "
         f"{difference:+.3f} mean Dice in this one run."
     )
     took = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
@@ -162,13 +164,13 @@ def _open(out: Path, about: dict[str, object]) -> None:
     """Create the folder, or recognise a demo with the same arguments."""
     path = out / "demo.json"
     if path.is_file():
-        theirs = json.loads(path.read_text())
+        theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != about:
             raise PosconError(
                 f"{out}: holds a demo of seed {theirs['seed']}, modality {theirs['modality']}; "
                 "choose another folder or delete it"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PosconError(f"{out}: exists and is no demo; choose another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)

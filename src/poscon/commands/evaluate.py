@@ -2,11 +2,9 @@
 
 import csv
 import io
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,31 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.arguments import checked
+from poscon.errors import PartlyDone, PosconError
+from poscon.files import json_text, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
-from poscon.training.run import LABELS_FILE
-from poscon.volumes.case import LabelClass, LabelScheme, parse_labels
+from poscon.volumes.affine import Spacing, apart_mm, same_place
+from poscon.volumes.case import (
+    LabelScheme,
+    discovered_scheme,
+    parse_labels,
+    whole_values,
+)
+from poscon.volumes.label_maps import read_labels
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.base import scan_files
-from poscon.volumes.scan import Scan, read_scan, scan_stem
+from poscon.volumes.layouts.dataset_json import (
+    FILE,
+    labels_of_description,
+    read_description,
+)
+from poscon.volumes.layouts.labels_json import read_labels_file
+from poscon.volumes.scan import Scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
 OUT_SUFFIXES = (".json", ".csv")
-SAME_PLACE_MM = 1e-3
 RULES = (
     "Dice = 2 |A and B| / (|A| + |B|).",
     "The surface of a class is its voxels with a face neighbour outside the class; what lies "
@@ -47,12 +57,14 @@ RULES = (
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
     "Predictions without a reference are not in any mean; they are listed under "
     "'without_reference'.",
+    "Pairs of label maps that could not be measured are not in any mean; they are listed under "
+    "'failed'.",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One class of one case; the measures are those of `poscon.metrics.ClassMetrics`.
+    """One class of one case. The measures are those of `poscon.metrics.ClassMetrics`.
 
     Attributes:
         case: the prediction's file name without suffix, for a 4-D file followed by
@@ -123,6 +135,7 @@ class Evaluation:
         unmatched: references that a folder of predictions has no prediction for.
         without_reference: predictions of a folder that there is no reference for.
         not_annotated: frames left out because their 4-D reference labels nothing in them.
+        failed: what was wrong with a pair that could not be measured, by its case.
     """
 
     rows: tuple[Row, ...]
@@ -130,6 +143,7 @@ class Evaluation:
     unmatched: tuple[str, ...] = ()
     without_reference: tuple[str, ...] = ()
     not_annotated: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> list[Summary]:
         """Each class over the cases, then ``"mean"``: the cases' means over their classes."""
@@ -146,6 +160,7 @@ class Evaluation:
         return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
 
 
+@checked
 def evaluate(
     predictions: Path | str,
     references: Path | str,
@@ -154,14 +169,16 @@ def evaluate(
     layout: str | None = None,
     channel: int | None = None,
     labels: str | None = None,
-    spacing: tuple[float, float, float] | None = None,
+    source_spacing: tuple[float, float, float] | None = None,
 ) -> Evaluation:
     """Compare predictions with references; conventions are in `RULES`.
 
-    Classes are matched by name. What the predictions' values mean is said by a ``labels.json``
-    beside them (`poscon predict` writes it), else they mean the same as the references'. What the
-    references' values mean is said by ``labels``, else by the data set's layout, else they mean
-    the same as the predictions'. Where nobody says, every value found is a class ``class_VALUE``.
+    Classes are matched by name. What the predictions' values mean is said by the folder they are
+    in, else they mean the same as the references'. What the references' values mean is said by
+    ``labels``, else by the data set's layout, else by the folder they are in, else they mean the
+    same as the predictions'. A folder says it in ``labels.json`` (`poscon predict` writes it) or
+    in ``dataset.json``, which may lie above ``labelsTr`` or ``labelsTs``. Where nobody says, every
+    value found is a class ``class_VALUE``.
 
     Args:
         predictions: a label map, or a folder of them, ``<case id>.nii.gz``.
@@ -172,24 +189,30 @@ def evaluate(
         layout: read ``references`` as a data set of this layout.
         channel: which image channel of a data set that has several; its label maps are the same.
         labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
-        spacing: voxel size in mm along the file's axes, where the headers are wrong.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers for all measures.
+
+    Returns:
+        Every measure of every case and class.
 
     Raises:
-        PosconError: no prediction has a reference, or one lies on another grid than its reference;
-            the class names differ; a file cannot be read; ``out`` exists.
+        PosconError: no prediction has a reference; the class names differ; ``out`` exists.
+        PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
+            or a file cannot be read. The others are measured, and the results are written.
     """
     predictions, references = Path(predictions), Path(references)
     outputs = _outputs(None if out is None else Path(out))
-    if spacing is not None and not all(0 < size < math.inf for size in spacing):
-        raise PosconError(f"--spacing: must be three positive sizes in mm, not {spacing}")
     declared = parse_labels(labels) if labels is not None else None
     predicted = _label_maps(predictions)
     found, expected = _references(references, predicted, layout, channel)
     pairs = _pairs(predicted, found, references)
 
-    folder = predictions if predictions.is_dir() else predictions.parent
-    own, seen = _labels_file(folder), read_seen(folder)
-    reference_scheme = declared or expected or own or _discovered(pairs)
+    folder, beside = _folder(predictions), _folder(references)
+    own, seen = _stated_labels(folder), read_seen(folder)
+    if declared is None and expected is None:
+        expected = _stated_labels(beside)
+    failed: dict[str, str] = {}
+    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing, failed)
     prediction_scheme = own or reference_scheme
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
@@ -200,13 +223,23 @@ def evaluate(
         )
     order = np.array([0, *(names.index(name) + 1 for name in prediction_scheme.names)], np.uint8)
 
+    if not names:
+        raise PosconError(f"{references}: no class is labelled; there is nothing to evaluate")
     rows: list[Row] = []
     not_annotated: list[str] = []
     for pair in pairs:
-        prediction, reference = pair.read()
-        size = spacing or pair.reference.spacing or prediction.spacing
-        prediction_map = order[prediction_scheme.to_classes(prediction.data, where=str(pair.path))]
-        reference_map = reference_scheme.to_classes(reference.data, where=str(pair.reference.path))
+        if pair.id in failed:
+            continue
+        try:
+            prediction, reference = pair.read(reference_scheme, source_spacing)
+            where = str(pair.path)
+            prediction_map = order[prediction_scheme.to_classes(prediction.data, where=where)]
+            where = str(pair.reference.path)
+            reference_map = reference_scheme.to_classes(reference.data, where=where)
+        except PosconError as error:
+            failed[pair.id] = str(error)
+            continue
+        size = source_spacing or pair.reference.spacing or prediction.spacing
         for case, a, b in _frames(pair.id, prediction_map, reference_map):
             if prediction_map.ndim == 4 and not b.any():
                 not_annotated.append(case)
@@ -216,13 +249,19 @@ def evaluate(
                 measures = {k: v for k, v in asdict(m).items() if k != "name"}
                 roles = seen.get(pair.id, ())
                 rows.append(Row(case, subject, m.name, spacing=size, seen=roles, **measures))
+    if failed and (len(pairs) == 1 or not rows):
+        raise PosconError(next(iter(failed.values())))
     if not rows:
         raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
     alone = tuple(sorted(set(predicted) - set(found)))
-    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated))
+    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated), failed)
+    record = evaluation_record(evaluation)
     for path in outputs:
-        write_text(path, _json(evaluation) if path.suffix == ".json" else _csv(evaluation))
+        write_text(path, json_text(record) if path.suffix == ".json" else _csv(evaluation))
+    if failed:
+        what = "pair(s) of label maps could not be measured"
+        raise PartlyDone(what, failed, len(pairs), evaluation)
     return evaluation
 
 
@@ -234,6 +273,7 @@ def summary_table(evaluation: Evaluation) -> Table:
             (evaluation.unmatched, "reference(s) without a prediction"),
             (evaluation.without_reference, "prediction(s) without a reference"),
             (evaluation.not_annotated, "frame(s) without annotation"),
+            (list(evaluation.failed), "pair(s) that could not be measured"),
         )
         if ids
     ]
@@ -267,13 +307,19 @@ class _Pair:
     path: Path
     reference: _Reference
 
-    def read(self) -> tuple[Scan, Scan]:
+    def read(self, scheme: LabelScheme | None, spacing: Spacing | None) -> tuple[Scan, Scan]:
         """Prediction and reference, on the same grid.
 
+        Args:
+            scheme: what the reference's values mean, or None: they stay as they are.
+            spacing: mm along the files' axes where the user states it.
+
         Raises:
-            PosconError: shape or affine differ.
+            PosconError: a file cannot be used; shape or affine differ.
         """
-        prediction, reference = read_scan(self.path), read_scan(self.reference.path)
+        stated = spacing or self.reference.spacing
+        prediction = read_labels(self.path, spacing=stated)
+        reference = read_labels(self.reference.path, scheme, spacing=stated)
         data = reference.data
         if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
             data = data[..., self.reference.frame_index]
@@ -282,13 +328,11 @@ class _Pair:
                 f"{self.path}: shape {prediction.data.shape} is not that of its reference "
                 f"{self.reference.path}, {data.shape}"
             )
-        corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in data.shape[:3]))])
-        apart = corners @ (prediction.affine - reference.affine).T
-        furthest = np.linalg.norm(apart, axis=1).max()
-        if not furthest <= SAME_PLACE_MM:
+        if not same_place(data.shape, prediction.affine, reference.affine):
+            apart = apart_mm(data.shape, prediction.affine, reference.affine)
             raise PosconError(
                 f"{self.path}: does not lie where its reference {self.reference.path} does; the "
-                f"affines differ by up to {furthest:.3g} mm at the corners"
+                f"affines differ by up to {apart:.3g} mm at the corners"
             )
         return prediction, Scan(reference.path, data, reference.affine, reference.header)
 
@@ -350,35 +394,57 @@ def _pairs(predicted: dict[str, Path], found: dict[str, _Reference], place: Path
     return pairs
 
 
-def _labels_file(folder: Path) -> LabelScheme | None:
-    """What ``poscon predict`` wrote of the values' meaning, if it did."""
-    path = folder / LABELS_FILE
-    if not path.is_file():
-        return None
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        return LabelScheme(
-            tuple(LabelClass(str(c["name"]), tuple(map(int, c["values"]))) for c in classes)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PosconError(
-            f'{path}: expected {{"classes": [{{"name": "RV", "values": [1]}}, ...]}}; correct it '
-            "or remove it"
-        ) from error
+def _folder(place: Path) -> Path:
+    return place if place.is_dir() else place.parent
 
 
-def _discovered(pairs: Sequence[_Pair]) -> LabelScheme:
-    """Every value but 0 that occurs in any of the files is a class of its own."""
+def _stated_labels(folder: Path) -> LabelScheme | None:
+    """What a folder of label maps says that their values mean, if it does.
+
+    ``poscon predict`` writes ``labels.json``; nnU-Net copies ``dataset.json`` beside its
+    predictions and has it above its ``labelsTr`` and ``labelsTs``.
+    """
+    if scheme := read_labels_file(folder):
+        return scheme
+    above = folder.parent if folder.name in ("labelsTr", "labelsTs") else folder
+    for root in (folder, above):
+        if (root / FILE).is_file():
+            return labels_of_description(root, read_description(root))
+    return None
+
+
+def _discovered(
+    pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str]
+) -> LabelScheme:
+    """Every value but 0 that occurs in any of the files is a class of its own.
+
+    Args:
+        pairs: the files.
+        spacing: mm along the files' axes where the user states it.
+        failed: gets what is wrong with a pair that cannot be used, by its case.
+
+    Raises:
+        PosconError: no pair can be used; a file has too many values; all files are empty.
+    """
     values: set[int] = set()
     for pair in pairs:
-        for scan in pair.read():
-            values.update(int(v) for v in np.unique(scan.data) if np.isfinite(v))
+        try:
+            present = {
+                scan.path: whole_values(np.unique(scan.data), where=str(scan.path))
+                for scan in pair.read(None, spacing)
+            }
+        except PosconError as error:
+            failed[pair.id] = str(error)
+            continue
+        for path, found in present.items():
+            values.update(int(v) for v in found)
             if len(values) > 256:
-                raise PosconError(f"{scan.path}: over 255 label values; is this an image?")
-    values.discard(0)
-    if not values:
+                raise PosconError(f"{path}: over 255 label values; is this an image?")
+    if len(failed) == len(pairs):
+        raise PosconError(next(iter(failed.values())))
+    if not values - {0}:
         raise PosconError("every prediction and every reference is empty (0 everywhere)")
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in sorted(values)))
+    return discovered_scheme(values, where=str(pairs[0].path))
 
 
 def _frames(
@@ -435,7 +501,8 @@ def _record(row: Row) -> dict[str, Any]:
     return {"class" if key == "class_name" else key: value for key, value in record.items()}
 
 
-def _json(evaluation: Evaluation) -> str:
+def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+    """What ``FILE.json`` holds: summary, cases, what was left out, and the rules; None for NaN."""
     *classes, mean = (asdict(s) for s in evaluation.summary())
     content = {
         "summary": {"classes": classes, "mean": mean},
@@ -443,9 +510,11 @@ def _json(evaluation: Evaluation) -> str:
         "unmatched": evaluation.unmatched,
         "without_reference": evaluation.without_reference,
         "not_annotated": evaluation.not_annotated,
+        "failed": evaluation.failed,
         "rules": RULES,
     }
-    return json.dumps(_without_nan(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    record: dict[str, Any] = _without_nan(content)
+    return record
 
 
 def _without_nan(content: Any) -> Any:

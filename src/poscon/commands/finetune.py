@@ -1,17 +1,17 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
+from poscon.files import alone
 from poscon.finetuning import find_method
-from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.build import build_network
 from poscon.networks.parts import SegmentationNetwork
@@ -19,11 +19,12 @@ from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
-from poscon.settings import Recipe, resolve, validate
+from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.store import CaseRecord, Store, read_names
-from poscon.training.configuration import TrainingSettings
+from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
+from poscon.store.training_range import TrainingRange
 from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.finetune_settings import FinetuneSettings, make_learner
 from poscon.training.inference import (
     choose_device,
     choose_precision,
@@ -31,112 +32,34 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.loop import train
-from poscon.training.optimisation import EncoderRate, OptimiserSettings
-from poscon.training.run import MODEL, RunFolder, part_file, refuse_with_resume
-from poscon.version import __version__
-from poscon.views import ViewMaker, ViewSettings, canvas_size
-
-_VIEWS = ViewSettings(
-    mirror=False,
-    rotation=30.0,
-    scale=(0.7, 1.4),
-    shift=0.05,
-    elastic=0.01,
-    brightness=0.2,
-    contrast=0.35,
-    gamma=0.5,
-    noise=0.15,
-    blur=1.0,
-    low_resolution=2.0,
-    intensity_probability=0.3,
+from poscon.training.run import (
+    MODEL,
+    RunFolder,
+    inputs_record,
+    part_file,
+    refuse_with_resume,
+    say_mixtures,
 )
+from poscon.version import __version__
+from poscon.views import ViewMaker, canvas_size
 
 
-class FinetuneSettings(TrainingSettings):
-    """The settings of ``poscon finetune``, on top of those of all training.
-
-    Attributes:
-        method: fine-tuning method, see ``poscon methods``.
-        network: the architecture; None: that of the pre-trained encoder, else the default.
-        iterations: training steps, whatever the number of labelled cases.
-        batch: labelled slices per step.
-        unlabelled_batch: slices without labels per step, for methods that use them; None: as many
-            as ``batch``.
-        checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
-            look at the validation cases.
-        oversample_foreground: share of the slices cropped around foreground; it matters
-            only for slices larger than ``size``.
-        deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
-            so many.
-        ema_decay: decay of an exponential moving average of the weights, which is then the
-            result; 0: no average, the result is the last weights.
-        init_parts: which parts to take from the pre-training run: all that it trained, or the
-            encoder.
-        encoder_rate: holds the encoder back.
-        keep_largest_component: whether all classes together are one connected structure. Then
-            everything but the largest component is removed from what the model predicts.
-        transductive: whether pre-training may have seen the excluded and the validation cases.
-    """
-
-    method: str = "supervised"
-    network: NetworkSettings | None = None
-    iterations: PositiveInt = 2000
-    batch: PositiveInt = 8
-    unlabelled_batch: PositiveInt | None = None
-    checkpoint_every: PositiveInt = 100
-    oversample_foreground: float = Field(0.5, ge=0, le=1)
-    deep_supervision: NonNegativeInt = 2
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    init_parts: Literal["all", "encoder"] = "all"
-    encoder_rate: EncoderRate = EncoderRate()
-    keep_largest_component: bool = False
-    transductive: bool = False
-    optimiser: OptimiserSettings = OptimiserSettings(lr=3e-3, min_lr=None)
-    views: ViewSettings = _VIEWS
-
-    @classmethod
-    def method_class(cls, name: str) -> type[FinetuneMethod]:
-        return find_method(name)
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        for name, reason in without_effect(self.method).items():
-            default = type(self).model_fields[name].default
-            if getattr(self, name) != default:
-                default = "null" if default is None else default
-                raise ValueError(
-                    f"{name} has no effect with method {self.method}, {reason}; leave it out (if a "
-                    f"recipe sets it, --set {name}={default})"
-                )
-        return self
-
-
-def without_effect(method: str) -> dict[str, str]:
-    """The settings that a fine-tuning method does not use, and why."""
-    found = find_method(method)
-    unused = {}
-    if found.has_own_ema:
-        unused["ema_decay"] = "whose teacher is the result (see loss.decay)"
-    if not found.uses_unlabelled:
-        unused["unlabelled_batch"] = "which uses labelled slices only"
-    return unused
-
-
+@checked
 def finetune(
     store: Path | str,
     run: Path | str,
     *,
     init: Path | str | None = None,
     labelled: int | None = None,
-    cases: Path | str | None = None,
-    exclude: Path | str | None = None,
-    unlabelled: Path | str | None = None,
-    validation: Path | str | None = None,
+    cases: Names | None = None,
+    exclude: Names | None = None,
+    unlabelled: Names | None = None,
+    validation: Names | None = None,
     method: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -151,17 +74,19 @@ def finetune(
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
-        cases: file naming the cases or subjects to use or draw from; None: all labelled ones.
-        exclude: file naming those to leave out, such as the test subjects.
-        unlabelled: file naming cases to use without their labels, for methods that do so; None:
-            the rest of the cases to draw from.
-        validation: file naming cases to be set apart for validation.
-        method: fine-tuning method.
-        iterations: overrides the setting of that name.
-        seed: overrides the setting of that name; it also draws the labelled subjects.
-        device: overrides the setting of that name.
+        cases: the cases or subjects to use or draw from: a file that names them (see
+            :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
+        exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        unlabelled: the cases to use without their labels, for methods that do so: a file or a
+            list; None: the rest of the cases to draw from.
+        validation: the cases to set apart for validation: a file or a list.
+        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        iterations: training steps; None: that of the recipe, else 2000.
+        seed: decides every random choice, the draw of labelled subjects too; None: that of the
+            recipe, else 0.
+        device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``finetune`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 
@@ -185,7 +110,7 @@ def finetune(
                 ("--iterations", iterations),
                 ("--seed", seed),
                 ("--recipe", recipe),
-                ("--set", tuple(settings)),
+                ("--set", settings),
             ]
         )
         return _finetune(Request.resume(folder, opened, device), folder)
@@ -229,10 +154,10 @@ class Request:
         settings: FinetuneSettings,
         init: Path | str | None,
         labelled: int | None,
-        cases: Path | str | None,
-        exclude: Path | str | None,
-        unlabelled: Path | str | None,
-        validation: Path | str | None,
+        cases: Names | None,
+        exclude: Names | None,
+        unlabelled: Names | None,
+        validation: Names | None,
     ) -> Self:
         """A new training; the arguments are those of :func:`finetune`.
 
@@ -245,6 +170,7 @@ class Request:
         roles = _choose_roles(store, *files, labelled, settings, pretrained=init is not None)
         watched = roles.get("validation", [])
         _check_unseen(store, init, exclude, watched, settings.transductive)
+        say_mixtures(store, [c for role in roles.values() for c in role])
         return cls(store, settings, roles, None if init is None else Path(init))
 
     @classmethod
@@ -265,10 +191,15 @@ class Request:
 
 
 def _finetune(request: Request, folder: RunFolder) -> Path:
-    """Train what is requested to its end, and write the model."""
+    """Train what is requested to its end, and write the model; nobody else writes there."""
+    with alone(folder.path, "finetune"):
+        return _finetune_alone(request, folder)
+
+
+def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     chosen, store, cases, init = request.settings, request.store, request.cases, request.init
     device = choose_device(chosen.device)
-    network, loaded = _network(chosen, init, store)
+    network, loaded = _network(chosen, init, store, cases["labelled"])
     size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
     views = ViewMaker(chosen.views, size, store.channels)
     learner = make_learner(chosen, network, views)
@@ -309,15 +240,9 @@ def _finetune(request: Request, folder: RunFolder) -> Path:
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
-            "size": size,
             "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in store.manifest.classes],
-            "preparation": store.manifest.preparation.model_dump(mode="json"),
-            "channels": store.manifest.channels,
-            "modalities": [
-                sorted(set(of_channel))
-                for of_channel in zip(*(c.modalities for c in cases["labelled"]), strict=True)
-            ],
+            **inputs_record(store, cases["labelled"], size),
         },
     )
     return path
@@ -347,43 +272,12 @@ def _batches(request: Request, size: int, context: int) -> LabelledBatches:
     )
 
 
-def make_learner(
-    chosen: FinetuneSettings, network: SegmentationNetwork, views: ViewMaker
-) -> FinetuneMethod:
-    """The method around the network that it trains.
-
-    Args:
-        chosen: the settings.
-        network: to train.
-        views: that the training will be given.
-
-    Raises:
-        PosconError: the method cannot train so.
-    """
-    method = find_method(chosen.method)
-    settings = method.Settings(**chosen.loss)
-    learner = method(network, settings, chosen.deep_supervision, chosen.ema_decay)
-    learner.check(chosen.iterations, views)
-    learner.check_batches(chosen.batch, chosen.unlabelled_batch or chosen.batch)
-    if chosen.batch < learner.smallest_batch:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: method {chosen.method} brings slices of a batch "
-            f"together; use {learner.smallest_batch} or more"
-        )
-    if chosen.batch * (views.size // network.encoder.stride) ** 2 < 2:
-        raise PosconError(
-            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
-            "channel, too few to normalise; use a larger batch or size"
-        )
-    return learner
-
-
 def _choose_roles(
     store: Store,
-    cases: Path | str | None,
-    exclude: Path | str | None,
-    unlabelled: Path | str | None,
-    validation: Path | str | None,
+    cases: Names | None,
+    exclude: Names | None,
+    unlabelled: Names | None,
+    validation: Names | None,
     labelled: int | None,
     chosen: FinetuneSettings,
     *,
@@ -408,11 +302,12 @@ def _choose_roles(
     roles = {}
     if validation is not None:
         names = read_names(validation)
-        watched = store.select(names, where=str(validation))
+        where = names_place(validation)
+        watched = store.select(names, where=where)
         with_labels = {c.subject for c in watched if c.labelled}
         for case in watched:  # of a subject that is named, only what is labelled can be meant
             if not case.labelled and (case.id in names or case.subject not in with_labels):
-                raise PosconError(f"{validation}: case {case.id} has no label map to validate on")
+                raise PosconError(f"{where}: case {case.id} has no label map to validate on")
         roles["validation"] = [c for c in watched if c.labelled]
         subjects = {c.subject for c in watched}
         pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
@@ -422,22 +317,52 @@ def _choose_roles(
     if labelled < 1:
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
     roles = {"labelled": draw_subjects(pool, labelled, chosen.seed), **roles}
+    _check_foreground(store, roles)
     if uses_unlabelled:
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
         if not roles["unlabelled"]:
+            place = store.path if unlabelled is None else names_place(unlabelled)
             raise PosconError(
-                f"{store.path if unlabelled is None else unlabelled}: method {chosen.method} needs "
+                f"{place}: method {chosen.method} needs "
                 "cases to use without labels and none is left that is not drawn as labelled, "
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
 
 
+def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
+    """Refuse label maps without any class; say which classes nobody can learn.
+
+    Raises:
+        PosconError: no labelled case has a labelled voxel, or no validation case has.
+    """
+    for role, cases in roles.items():
+        if cases and not any(any(voxels) for _, voxels in labelled_voxels(cases)):
+            raise PosconError(
+                f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
+                "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
+                "voxels, or correct the label maps and prepare the store again"
+            )
+    learnt = labelled_voxels(roles["labelled"])
+    absent = [
+        name
+        for i, name in enumerate(store.class_names)
+        if not any(voxels[i] for _, voxels in learnt)
+    ]
+    if absent:
+        console.print(
+            f"warning: no labelled case has a voxel of {', '.join(absent)}; the model cannot learn "
+            "it and will never find it",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
 def _check_unseen(
     store: Store,
     init: Path | str | None,
-    exclude: Path | str | None,
+    exclude: Names | None,
     validation: Sequence[CaseRecord],
     transductive: bool,
 ) -> None:
@@ -448,7 +373,8 @@ def _check_unseen(
     """
     apart = list(validation)
     if exclude is not None:
-        subjects = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+        named = store.select(read_names(exclude), where=names_place(exclude))
+        subjects = {c.subject for c in named}
         apart += [c for c in store.cases if c.subject in subjects]
     known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
     seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}
@@ -465,7 +391,10 @@ def _check_unseen(
 
 
 def _network(
-    chosen: FinetuneSettings, init: Path | str | None, store: Store
+    chosen: FinetuneSettings,
+    init: Path | str | None,
+    store: Store,
+    labelled: Sequence[CaseRecord],
 ) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded."""
     n_classes = len(store.class_names) + 1
@@ -488,11 +417,15 @@ def _network(
     if chosen.init_parts == "all":
         for part in about.get("parts", []):
             parts[part], _ = read_weights(part_file(Path(init), part))
-    preparation = store.manifest.preparation.model_dump(mode="json")
-    if about["preparation"] != preparation:
+    here = {
+        **store.manifest.preparation.model_dump(mode="json"),
+        **TrainingRange.of(store, labelled).words,
+    }
+    there = {**about.get("preparation", {}), **TrainingRange.read(about, path).words}
+    if there != here:
         console.print(
             f"note: {path} was pre-trained on slices prepared otherwise "
-            f"({_differences(about['preparation'], preparation)})",
+            f"({_differences(there, here)})",
             soft_wrap=True,
         )
     network = build_network(theirs, n_classes)

@@ -3,21 +3,22 @@
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
-from poscon.store.oddities import DAMAGED, Oddity, find_oddities, labelled_voxels
+from poscon.store.oddities import DAMAGED, Oddity, find_oddities
 from poscon.store.remote import is_url
-from poscon.store.store import Manifest, Store
+from poscon.store.store import Manifest, Store, labelled_voxels
 
 CONTACT_SHEET = "contact_sheet.png"
 TABLE_SUFFIX = "_cases.csv"
@@ -104,6 +105,7 @@ class Inspection:
         return [str(finding) for finding in self.findings]
 
 
+@checked
 def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     """Look a store over: read every array, find what is odd, draw a contact sheet.
 
@@ -169,6 +171,27 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         _oddity_list(inspection),
         Text(f"all cases: {inspection.case_table}"),
     ]
+
+
+def inspection_record(inspection: Inspection) -> dict[str, Any]:
+    """For JSON: counts and ranges, every class, what is odd, and where the pictures are."""
+    manifest = inspection.manifest
+    ranges = ("slice_range", "row_range", "column_range", "in_plane_mm", "slice_mm")
+    counts = ("cases", "subjects", "labelled_cases", "labelled_subjects", "slices", "stored_bytes")
+    return {
+        "store": str(inspection.store),
+        "layout": manifest.layout,
+        "preparation": manifest.preparation.model_dump(mode="json"),
+        **{name: getattr(inspection, name) for name in counts},
+        "modalities": inspection.modalities,
+        "planes": inspection.planes,
+        **{name: list(getattr(inspection, name)) for name in ranges},
+        "classes": [asdict(each) for each in inspection.classes],
+        "notes": list(inspection.notes),
+        "oddities": [asdict(finding) for finding in inspection.findings],
+        "contact_sheet": str(inspection.contact_sheet),
+        "case_table": str(inspection.case_table),
+    }
 
 
 def _range(values: Iterable[Number]) -> tuple[Number, Number]:

@@ -2,47 +2,35 @@
 
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from pydantic import ValidationError
 
-from poscon.errors import PosconError
+from poscon.arguments import checked
+from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
-from poscon.leakage import describe, note_seen, read_entries, roles_by_pixels
-from poscon.networks.build import build_network
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.files import alone
+from poscon.leakage import describe, note_seen
+from poscon.models import Model, PreparedScan, say_differences
+from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar
-from poscon.store.preparation import (
-    case_geometry,
-    check_same_grid,
-    one_volume,
-    pixels_sha256,
-    prepare_image,
-)
-from poscon.store.store import ClassRecord, Preparation, read_names, write_json
-from poscon.training.inference import (
-    channels_last,
-    choose_device,
-    largest_component,
-    predicted_classes,
-)
-from poscon.training.run import LABELS_FILE, MODEL
-from poscon.volumes.case import Case, Channel, LabelClass, LabelScheme
-from poscon.volumes.geometry import SliceGeometry
+from poscon.store.preparation import stated_spacing
+from poscon.store.selection import cases_named
+from poscon.store.store import Names, write_json
+from poscon.store.training_range import Difference
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.scan import (
     NIFTI,
-    Scan,
-    ScanHeader,
+    first_volume,
     read_header,
-    read_scan,
     scan_stem,
     scan_suffix,
     write_labels,
@@ -55,6 +43,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@checked
 def predict(
     run: Path | str,
     input: Path | str,
@@ -62,7 +51,7 @@ def predict(
     *,
     layout: str | None = None,
     channel: int | None = None,
-    cases: Path | str | None = None,
+    cases: Names | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -80,8 +69,10 @@ def predict(
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: of an input folder; None detects it.
         channel: which channel of a multi-channel input folder, counted from 0; None: all.
-        cases: file naming the cases or subjects of the input folder to segment; None: all.
-        source_spacing: mm along the files' axes, for scans whose headers are wrong.
+        cases: the cases or subjects of the input folder to segment: a file that names them, or a
+            list of names; None: all.
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: keep the label maps that are there already and make the others.
 
@@ -89,187 +80,203 @@ def predict(
         The files written, in the order of the cases.
 
     Raises:
-        PosconError: an unusable run or scan, or an output that exists.
+        PosconError: an unusable run or scan, an output that exists, or one in the input folder.
+        PartlyDone: some scans of a folder cannot be used; the others are segmented.
     """
     model = Model(run, device or "auto", source_spacing)
     source, output = Path(input), Path(output)
+    _check_apart(source, output)
     jobs = (
-        _folder_jobs(source, output, layout, channel, cases)
+        _folder_jobs(source, output, layout, channel, cases, model)
         if source.is_dir()
-        else _file_job(source, output, layout=layout, channel=channel, cases=cases)
-    )
-    existing = [target for _, target in jobs if target.exists()]
-    if existing and not resume:
-        raise PosconError(
-            f"{existing[0]}: exists already; choose another output, or --resume to add the rest"
+        else _file_job(
+            source,
+            output,
+            model.preparation.source_spacing,
+            layout=layout,
+            channel=channel,
+            cases=cases,
         )
-    todo = [(case, target) for case, target in jobs if not target.exists()]
-    headers = [read_header(case.image) for case, _ in todo]  # bad files are found before any work
-    fitted = [model.fitted(case, header) for (case, _), header in zip(todo, headers, strict=True)]
-    folder = output if source.is_dir() or output.is_dir() or not scan_suffix(output) else None
-    if folder is not None:
-        _write_labels_file(folder, model)
-
-    def write(segmented: tuple[_Prepared, list[np.ndarray], Path]) -> None:
-        prepared, classes, target = segmented
-        if folder is not None:  # before the label map, which says that this scan is done
-            note_seen(folder, prepared.case.id, tuple(sorted(prepared.roles)))
-        labels = model.label_map(prepared, classes)
-        like = prepared.scan if labels.ndim == prepared.scan.data.ndim else _frame(prepared.scan)
-        write_labels(target, labels, like)
-
-    # some scans are read and one is written while the network works on the one between
-    cases_with_headers = list(zip(fitted, headers, strict=True))
-    readers = max(1, min(READERS, usable_cores() // 2))
-    scans = _in_threads(lambda told: model.read(*told), cases_with_headers, readers)
-    segmented = (
-        (scan, model.segment(scan), target) for scan, (_, target) in zip(scans, todo, strict=True)
     )
-    with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=len(jobs), status="", completed=len(existing))
-        for _ in _in_threads(write, segmented, 1):
-            progress.advance(task)
-    if model.seen:
-        console.print(
-            f"note: {describe(model.seen)}; how well they are segmented says little of new scans",
-            soft_wrap=True,
-        )
-    return [target for _, target in jobs]
+    if not (source.is_dir() or output.is_dir() or not scan_suffix(output)):
+        return _Prediction(model, None, jobs).do(resume)
+    with alone(output, "predict"):
+        return _Prediction(model, output, jobs).do(resume)
 
 
-class Model:
-    """A fine-tuned network with the preparation its training data had.
-
-    Args:
-        run: folder of a fine-tuning run.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        source_spacing: mm along the files' axes that replaces the headers'.
+@dataclass(frozen=True)
+class _Job:
+    """A scan to segment.
 
     Attributes:
-        seen: by case id, the roles in the model's training of the scans segmented so far that took
-            part in it.
-    """
-
-    def __init__(
-        self,
-        run: Path | str,
-        device: str,
-        source_spacing: tuple[float, float, float] | None = None,
-    ) -> None:
-        path = Path(run) / MODEL
-        tensors, about = read_weights(path)
-        settings = network_settings(about, path)
-        try:
-            self.preparation = Preparation.model_validate(about["preparation"])
-            self.size = int(about["size"])
-            self.keep_largest_component = bool(about.get("keep_largest_component", False))
-            self.classes = [ClassRecord.model_validate(c) for c in about["classes"]]
-            self.channels = [str(name) for name in about["channels"]]
-            modalities: list[list[str]] = about["modalities"]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise PosconError(f"{path}: not a model of poscon finetune ({error})") from error
-        if source_spacing is not None:
-            self.preparation = self.preparation.model_copy(
-                update={"source_spacing": source_spacing}
-            )
-        self.known = roles_by_pixels(read_entries(Path(run)))
-        self.seen: dict[str, tuple[str, ...]] = {}
-        self.modalities = [found[0] if len(found) == 1 else None for found in modalities]
-        self.scheme = LabelScheme(tuple(LabelClass(c.name, c.values) for c in self.classes))
-        self.network = build_network(settings, len(self.classes) + 1)
-        load_by_name(self.network, tensors, where=str(path))
-        channels_last(self.network.to(choose_device(device))).eval()
-
-    def fitted(self, case: Case, header: ScanHeader) -> Case:
-        """The case with the channels that the model takes; a 4-D file may hold them.
-
-        Raises:
-            PosconError: it has another number of channels, or they lie on different grids.
-        """
-        series = len(header.shape) > 3 and case.frame_index is None and not case.channels
-        if series and len(self.channels) > 1:
-            channels = tuple(Channel(case.image, number) for number in range(header.shape[3]))
-            case = replace(case, channels=channels)
-        if len(case.all_channels) != len(self.channels):
-            wanted = f"{len(self.channels)} ({', '.join(self.channels)})"
-            hint = "choose one with --channel" if len(self.channels) == 1 else "give scans that do"
-            raise PosconError(
-                f"{case.image}: has {len(case.all_channels)} image channel(s), the model takes "
-                f"{wanted}; {hint}"
-            )
-        for file in case.image_files[1:]:
-            check_same_grid(file, case.image, header)
-        return case
-
-    def read(self, case: Case, header: ScanHeader) -> "_Prepared":
-        """A scan, prepared for the network.
-
-        Raises:
-            PosconError: a scan that cannot be used.
-        """
-        files = {file: read_scan(file) for file in case.image_files}
-        prepared = _Prepared(case, files[case.image], case_geometry(case, header, self.preparation))
-        frames = [case.all_channels]
-        if prepared.several:
-            numbers = range(prepared.scan.data.shape[3])
-            frames = [(Channel(case.image, number, case.modality),) for number in numbers]
-        for channels in frames:
-            volumes = [one_volume(files[c.file].data, case, c) for c in channels]
-            prepared.roles |= set(self.known.get(pixels_sha256(volumes, header.affine), ()))
-            stack, _ = prepare_image(
-                volumes,
-                prepared.geometry,
-                self.preparation.spacing,
-                [
-                    known or channel.modality
-                    for known, channel in zip(self.modalities, channels, strict=True)
-                ],
-            )
-            prepared.stacks.append(torch.from_numpy(stack))
-        return prepared
-
-    def segment(self, prepared: "_Prepared") -> list[np.ndarray]:
-        """Classes of each of the scan's volumes, (slices, rows, columns) as scanned, uint8."""
-        if prepared.roles:
-            self.seen[prepared.case.id] = tuple(sorted(prepared.roles))
-        _, rows, columns = prepared.geometry.stack_shape
-        return [
-            predicted_classes(self.network, stack, self.size, (rows, columns))
-            for stack in prepared.stacks
-        ]
-
-    def label_map(self, prepared: "_Prepared", classes: Sequence[np.ndarray]) -> np.ndarray:
-        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
-        if self.keep_largest_component:
-            classes = [largest_component(volume) for volume in classes]
-        maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
-        return np.stack(maps, axis=-1) if prepared.several else maps[0]
-
-
-@dataclass
-class _Prepared:
-    """A scan as the network takes it.
-
-    Attributes:
-        case: which it is.
-        scan: its first channel's file, as it was read.
-        geometry: how each of its volumes is sliced.
-        stacks: the slices of each, (slices, channels, rows, columns), normalised, at the network's
-            spacing.
-        roles: of its volumes in the model's training.
+        case: where it is.
+        target: the label map to write.
+        difference: how its channels differ by name from those that were trained on, or None.
     """
 
     case: Case
-    scan: Scan
-    geometry: SliceGeometry
-    stacks: list[torch.Tensor] = field(default_factory=list)
-    roles: set[str] = field(default_factory=set)
+    target: Path
+    difference: Difference | None = None
 
-    @property
-    def several(self) -> bool:
-        """Whether it is all frames of a 4-D time series, which come back together."""
-        one = self.case.channels or self.case.frame_index is not None
-        return self.scan.data.ndim == 4 and not one
+
+class _Prediction:
+    """Segments scans, one after another; one that cannot be used does not stop the others.
+
+    Args:
+        model: the model.
+        folder: where the label maps go; None: to a file that was named.
+        jobs: the scans.
+    """
+
+    def __init__(self, model: Model, folder: Path | None, jobs: Sequence[_Job]) -> None:
+        self.model, self.folder, self.jobs = model, folder, jobs
+        self.record = None if folder is None else PredictionsFile(folder)
+        self.failed: dict[str, str] = {}
+        self.seen: dict[str, tuple[str, ...]] = {}
+        self.planes: Counter[str] = Counter()
+
+    def do(self, resume: bool) -> list[Path]:
+        """Segment them all; see :func:`predict`."""
+        existing = self._existing(resume)
+        todo = [job for job in self.jobs if job.target not in existing]
+        cases = [self._fitted(job) for job in todo]  # most bad files are found before any work
+        if todo and not any(isinstance(case, Case) for case in cases):
+            failures = [str(case) for case in cases]
+            failed = dict(zip((job.case.id for job in todo), failures, strict=True))
+            raise self._failure(failed, [])
+        if self.record is not None:
+            self.record.begin(self.model.sha256)
+            _write_labels_file(self.record.path.parent, self.model)
+        # some scans are read and one is written while the network works on the one between
+        readers = max(1, min(READERS, usable_cores() // 2))
+        segmented = (
+            (job, scan, [] if isinstance(scan, PosconError) else self.model.predict_classes(scan))
+            for job, scan in zip(todo, _in_threads(self._read, cases, readers), strict=True)
+        )
+        with progress_bar() as progress:
+            done = len(existing)
+            task = progress.add_task("segmenting", total=len(self.jobs), status="", completed=done)
+            for _ in _in_threads(self._finish, segmented, 1):
+                progress.advance(task)
+        self._conclude()
+        written = [job.target for job in self.jobs if job.case.id not in self.failed]
+        if self.failed:
+            raise self._failure(self.failed, written)
+        return written
+
+    def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
+        """What is raised at the end."""
+        if len(self.jobs) == 1:
+            return PosconError(*failed.values())
+        return PartlyDone("scan(s) could not be segmented", failed, len(self.jobs), written)
+
+    def _existing(self, resume: bool) -> set[Path]:
+        """The label maps that are there and stay.
+
+        Raises:
+            PosconError: there are some and they are not to stay, or poscon did not write them.
+        """
+        existing = [job for job in self.jobs if job.target.exists()]
+        if existing and not resume:
+            raise PosconError(
+                f"{existing[0].target}: exists already; choose another output, or --resume to add "
+                "the rest"
+            )
+        record = self.record
+        unknown = [j for j in existing if record is not None and j.case.id not in record.cases]
+        if unknown:
+            raise PosconError(
+                f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
+                "that poscon predict wrote it; choose another output"
+            )
+        return {job.target for job in existing}
+
+    def _fitted(self, job: _Job) -> Case | PosconError:
+        """The case as the model takes it, by the header of its file; or what is wrong with it."""
+        try:
+            spacing = stated_spacing(job.case, self.model.preparation)
+            header = read_header(job.case.image, spacing=spacing)
+            return self.model.fitted(job.case, header)
+        except PosconError as error:
+            return error
+
+    def _read(self, case: Case | PosconError) -> PreparedScan | PosconError:
+        try:
+            return case if isinstance(case, PosconError) else self.model.read(case)
+        except PosconError as error:
+            return error
+
+    def _finish(self, one: tuple[_Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
+        """Write a label map, or why there is none. All notes are made here, in one thread."""
+        job, scan, classes = one
+        if isinstance(scan, PreparedScan):
+            self._write(job, scan, classes)
+            return
+        self.failed[job.case.id] = str(scan)
+        if len(self.jobs) > 1:
+            console.print(f"not segmented: {scan}", soft_wrap=True, markup=False)
+        if self.record is not None:
+            self.record.could_not(job.case.id, str(scan))
+
+    def _write(self, job: _Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
+        name, scan = job.case.id, prepared.scan
+        if job.difference is not None:
+            prepared.differences.append(job.difference)
+        say_differences(name, prepared.differences)
+        roles = self.model.roles(prepared)
+        if roles:
+            self.seen[name] = roles
+        if self.record is not None:  # before the label map, which says that this scan is done
+            note_seen(self.record.path.parent, name, roles)
+            self.record.done(name, _facts(prepared))
+        self.planes[prepared.geometry.plane] += 1
+        labels = self.model.label_map(prepared, classes)
+        like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
+        write_labels(job.target, labels, like)
+
+    def _conclude(self) -> None:
+        """Say in which plane and at which spacing the scans were segmented, and which were seen."""
+        mm = self.model.preparation.spacing
+        pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
+        for plane, n in self.planes.items():
+            console.print(f"{n} scan(s) segmented in {plane} slices, {pixels}", soft_wrap=True)
+        if self.seen:
+            console.print(
+                f"note: {describe(self.seen)}; how well they are segmented says little of new "
+                "scans",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def _facts(prepared: PreparedScan) -> dict[str, Any]:
+    """What ``predictions.json`` says of a label map."""
+    return {
+        "plane": prepared.geometry.plane,
+        "acquired": prepared.geometry.acquired,
+        "scan_spacing_mm": prepared.geometry.spacing,
+        "spacing_mm": prepared.spacing,
+        "spacing_from": prepared.spacing_from,
+        "modalities": prepared.modalities,
+        "unlike_training": [asdict(difference) for difference in prepared.differences],
+    }
+
+
+def _check_apart(source: Path, output: Path) -> None:
+    """Refuse to write among the scans, where label maps would be taken for scans next time.
+
+    Raises:
+        PosconError: the output is the input, or lies in it.
+    """
+    inside, outside = output.resolve(), source.resolve()
+    if source.is_dir() and inside.is_relative_to(outside):
+        raise PosconError(
+            f"{output}: is {'' if inside == outside else 'in '}the folder of the scans; choose an "
+            "output outside it"
+        )
+    into_folder = output.is_dir() or not scan_suffix(output)
+    if source.is_file() and outside == (inside / source.name if into_folder else inside):
+        raise PosconError(f"{output}: the label map would replace the scan; choose another output")
 
 
 def _in_threads(
@@ -286,21 +293,26 @@ def _in_threads(
             yield coming.popleft().result()
 
 
-def _file_job(source: Path, output: Path, **folder_options: object) -> list[tuple[Case, Path]]:
+def _file_job(
+    source: Path,
+    output: Path,
+    spacing: Spacing | None,
+    **folder_options: object,
+) -> list[_Job]:
     """One scan; its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
-    read_header(source)
+    read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
-        return [(case, output / source.name)]
+        return [_Job(case, output / source.name)]
     if (scan_suffix(source) in NIFTI) != (scan_suffix(output) in NIFTI):
         raise PosconError(
             f"{output}: cannot carry the geometry of {source.name}; write it as "
             f"{scan_suffix(source)}"
         )
-    return [(case, output)]
+    return [_Job(case, output)]
 
 
 def _folder_jobs(
@@ -308,35 +320,34 @@ def _folder_jobs(
     output: Path,
     layout: str | None,
     channel: int | None,
-    cases: Path | str | None,
-) -> list[tuple[Case, Path]]:
-    """The scans of a folder and their targets: one a case, or one a 4-D series."""
+    cases: Names | None,
+    model: Model,
+) -> list[_Job]:
+    """The scans of a folder and their targets: one for each case, or for each 4-D series.
+
+    Where the channels of the data set have names, the model takes those that it was trained on.
+    """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    chosen = list(read_dataset(source, layout, channel=channel).cases)
+    dataset = read_dataset(source, layout, channel=channel)
+    for line in dataset.passed_over:
+        console.print(f"note: {line}", soft_wrap=True, markup=False)
+    order = model.channel_order(dataset.channels)
+    difference = model.channel_difference(dataset.channels) if order is None else None
+    chosen = list(dataset.cases)
     if cases is not None:
-        names = set(read_names(cases))
-        unknown = names - {c.id for c in chosen} - {c.subject for c in chosen}
-        if unknown:
-            raise PosconError(
-                f"{cases}: {len(unknown)} name(s) are neither a case nor a subject of {source}: "
-                f"{', '.join(sorted(unknown)[:5])}"
-            )
-        chosen = [c for c in chosen if c.id in names or c.subject in names]
+        chosen = cases_named(chosen, cases, source)
     jobs = {}
     for case in chosen:
         if case.frame_index is not None:
             series = re.sub(r"_frame\d+$", "", case.id)
             case = replace(case, id=series, frame=None, frame_index=None)
-        jobs[case.id] = (case, output / f"{case.id}{scan_suffix(case.image)}")
+        if order is not None and case.channels:
+            channels = tuple(case.channels[number] for number in order)
+            case = replace(case, image=channels[0].file, channels=channels)
+        target = output / f"{case.id}{scan_suffix(case.image)}"
+        jobs[case.id] = _Job(case, target, difference)
     return list(jobs.values())
-
-
-def _frame(scan: Scan) -> Scan:
-    """The geometry of one channel of a 4-D NIfTI file, as a scan of its own."""
-    header = scan.header.copy()
-    header.set_data_shape(scan.data.shape[:3])
-    return replace(scan, data=scan.data[..., 0], header=header)
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:
@@ -347,7 +358,7 @@ def _write_labels_file(folder: Path, model: Model) -> None:
     """
     path = folder / LABELS_FILE
     content = {"classes": [c.model_dump(mode="json") for c in model.classes]}
-    if path.is_file() and json.loads(path.read_text()) != content:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
         raise PosconError(f"{path}: other classes than the model's; choose another output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, content)

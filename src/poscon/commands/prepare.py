@@ -3,36 +3,46 @@
 import json
 import math
 import shutil
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import field_validator
 
+from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
-from poscon.progress import progress_bar
-from poscon.settings import Recipe, Settings, resolve
+from poscon.files import alone, holds_nothing
+from poscon.progress import console, progress_bar
+from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
+from poscon.store.selection import cases_named
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
     ClassRecord,
     Manifest,
+    Names,
     Preparation,
     Store,
-    read_names,
     write_json,
 )
 from poscon.version import __version__
-from poscon.volumes.case import Case, Dataset, LabelClass, LabelScheme, parse_labels
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import (
+    Case,
+    Dataset,
+    LabelScheme,
+    discovered_scheme,
+    parse_labels,
+    whole_values,
+)
 from poscon.volumes.geometry import slice_geometry
+from poscon.volumes.label_maps import label_masks, read_labels
 from poscon.volumes.layouts import read_dataset
-from poscon.volumes.scan import ScanHeader, read_header, read_scan
+from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
@@ -55,6 +65,13 @@ class PrepareSettings(Settings):
     source_spacing: tuple[float, float, float] | None = None
     modality: Literal["auto", "CT", "MR"] = "auto"
 
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``mr`` is ``MR``."""
+        word = value.upper() if isinstance(value, str) else value
+        return word if word in ("CT", "MR") else value
+
     @field_validator("spacing", "source_spacing")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -64,23 +81,24 @@ class PrepareSettings(Settings):
         return value
 
 
+@checked
 def prepare(
     source: Path | str,
     store: Path | str,
     *,
     layout: str | None = None,
     plane: str | None = None,
-    spacing: float | str | None = None,
+    spacing: float | Literal["auto", "native"] | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     modality: str | None = None,
     labels: str | None = None,
     channel: int | None = None,
-    reverse: Path | str | None = None,
+    reverse: Names | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
     recipe: Recipe | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
 
@@ -90,20 +108,23 @@ def prepare(
         source: the folder.
         store: the folder to write; must not exist, or be an unfinished one.
         layout: name of the layout; None detects it.
-        plane: see :class:`PrepareSettings`; overrides the recipe, which overrides the layout's own
-            defaults.
-        spacing: likewise.
-        source_spacing: likewise.
-        modality: likewise.
+        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This and the next
+            three go before the recipe, which goes before the layout's own defaults.
+        spacing: pixel size in mm that slices are resampled to, ``"auto"`` (the median of the data
+            set) or ``"native"`` (as scanned).
+        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            headers.
+        modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
         channel: which channel of a multi-channel data set, counted from 0; None: all channels.
-        reverse: file with the cases whose slices run the other way (see :func:`read_names`).
+        reverse: names of the cases or subjects whose slices run the other way: a file (see
+            :func:`poscon.store.store.read_names`), or a list.
         processes: how many to use; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
             same place.
         address: of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
-        settings: further ``key=value`` settings.
+        settings: further settings, see :data:`poscon.settings.GivenSettings`.
 
     Returns:
         The store, opened.
@@ -119,8 +140,7 @@ def prepare(
     source, store = Path(source), Path(store)
     if engine == "ray":  # whose processes are elsewhere
         source, store = source.absolute(), store.absolute()
-    if (store / MANIFEST).exists():
-        raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
+    _check_new(store)
     dataset = read_dataset(source, layout, channel=channel)
     chosen = _resolve_settings(
         dataset,
@@ -131,11 +151,12 @@ def prepare(
         source_spacing=source_spacing,
         modality=modality,
     )
-    headers = {case.id: _check_header(case, chosen) for case in dataset.cases}
+    headers = _check_headers(dataset, chosen)
     scheme = parse_labels(labels) if labels is not None else dataset.labels
     if labels is not None and not any(case.label for case in dataset.cases):
         raise PosconError(f"{source}: --labels has no effect, no case has a label map")
-    reversed_ids = _reversed(dataset, reverse)
+    backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
+    reversed_ids = {case.id for case in backwards}
     job = Job(
         root=source,
         store=store,
@@ -145,7 +166,7 @@ def prepare(
             source_spacing=chosen.source_spacing,
             modality=None if chosen.modality == "auto" else chosen.modality,
         ),
-        scheme=scheme or _discover_labels(dataset),
+        scheme=scheme or _discover_labels(dataset, chosen.source_spacing),
     )
     if len(job.scheme.classes) > _MOST_CLASSES:
         raise PosconError(
@@ -154,27 +175,44 @@ def prepare(
         )
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
     try:
-        _open_target(job, dataset, reversed_ids)
-        todo = [case for case in dataset.cases if finished(store, case) is None]
-        voxels = sum(
-            math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
-        )
-        few = processes is None and voxels < _WORTH_PROCESSES
-        alone = engine == "local" and (processes == 1 or few)
-        done = len(dataset.cases) - len(todo)
-        told = [
-            (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
-            for case in todo
-        ]
-        errors = _prepare_cases(told, done, None if alone else workers)
+        with alone(store, "prepare"):
+            _check_new(store)  # another prepare may have ended since the check above
+            _open_target(job, dataset, reversed_ids)
+            todo = [case for case in dataset.cases if finished(store, case) is None]
+            voxels = sum(
+                math.prod(headers[case.id].shape[:3]) * len(case.all_channels) for case in todo
+            )
+            few = processes is None and voxels < _WORTH_PROCESSES
+            here = engine == "local" and (processes == 1 or few)
+            told = [
+                (str(case.image), (job, case, headers[case.id], case.id in reversed_ids))
+                for case in todo
+            ]
+            done = len(dataset.cases) - len(todo)
+            errors = _prepare_cases(told, done, None if here else workers)
+            _conclude(job, dataset, errors)
     finally:
         workers.close()
+    return Store(store)
+
+
+def _check_new(store: Path) -> None:
+    if (store / MANIFEST).exists():
+        raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
+
+
+def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
+    """Write the manifest of a store whose cases are all prepared.
+
+    Raises:
+        PosconError: some could not be. The others are kept.
+    """
+    store = job.store
     records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
     if errors:
         if not records:
             shutil.rmtree(store)
-        more = f" (and {len(errors) - 1} more file(s) with errors)" if len(errors) > 1 else ""
-        raise PosconError(f"{errors[0]}{more}")
+        _raise_first(errors)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         poscon_version=__version__,
@@ -182,14 +220,13 @@ def prepare(
         preparation=job.preparation,
         channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
     for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
     (store / _STATE).unlink()
-    return Store(store)
 
 
 def _prepare_cases(
@@ -226,7 +263,7 @@ def _try_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> str | 
 
 
 def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
-    """Create the store's folder, or take up an unfinished one made with the same settings.
+    """Begin a store in an empty folder, or take up an unfinished one made with the same settings.
 
     Cases whose files have changed since, or that are gone, are dropped from it.
     """
@@ -247,12 +284,10 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     }
     state = json.loads(json.dumps(state))
     path = job.store / _STATE
-    if not job.store.exists():
-        job.store.mkdir(parents=True)
-    elif not path.is_file():
+    if not path.is_file() and not holds_nothing(job.store):
         raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
-    else:
-        earlier = json.loads(path.read_text())
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if {**earlier, "cases": None} != {**state, "cases": None}:
             raise PosconError(
                 f"{job.store}: an unfinished store with other settings; "
@@ -265,13 +300,16 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
 
 
 def _stamp(path: Path, root: Path) -> list[str | int]:
-    """What tells that a file is still the same."""
-    status = path.stat()
-    return [relative(path, root), status.st_size, status.st_mtime_ns]
+    """What tells that a file, or every mask of a folder, is still the same."""
+    stamp: list[str | int] = [relative(path, root)]
+    for file in label_masks(path).values() if path.is_dir() else [path]:
+        status = file.stat()
+        stamp += [file.name, status.st_size, status.st_mtime_ns]
+    return stamp
 
 
 def _resolve_settings(
-    dataset: Dataset, recipe: Recipe | None, settings: Iterable[str], **arguments: Any
+    dataset: Dataset, recipe: Recipe | None, settings: GivenSettings, **arguments: Any
 ) -> PrepareSettings:
     """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
@@ -279,16 +317,42 @@ def _resolve_settings(
     return defaults.model_copy(update={key: getattr(told, key) for key in told.model_fields_set})
 
 
+def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, ScanHeader]:
+    """:func:`_check_header` of every case; all files that cannot be used are named."""
+    headers, errors = {}, []
+    for case in dataset.cases:
+        try:
+            headers[case.id] = _check_header(case, settings)
+        except PosconError as error:
+            errors.append(str(error))
+    _raise_first(errors)
+    return headers
+
+
+def _raise_first(errors: list[str]) -> None:
+    """Name every file that cannot be used: each on a line of its own, the first in the error.
+
+    Raises:
+        PosconError: there is one.
+    """
+    if len(errors) > 1:
+        for message in errors:
+            console.print(f"not usable: {message}", soft_wrap=True, markup=False)
+        raise PosconError(f"{errors[0]} (and {len(errors) - 1} more file(s) with errors)")
+    if errors:
+        raise PosconError(errors[0])
+
+
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Find out from the headers alone that a case's files fit together."""
-    header = read_header(case.image)
+    spacing = settings.source_spacing or case.spacing
+    header = read_header(case.image, spacing=spacing)
     whole = [channel.file for channel in case.all_channels if channel.index is None]
     if case.label is not None:
         whole.append(case.label)
     for path in dict.fromkeys(whole):
-        check_same_grid(path, case.image, header)
-    stated = settings.source_spacing or case.spacing or header.spacing
-    return replace(header, spacing=stated)
+        check_same_grid(path, case.image, header, spacing)
+    return header
 
 
 def _common_spacing(
@@ -301,35 +365,19 @@ def _common_spacing(
         return settings.spacing
     in_plane: list[float] = []
     for case in dataset.cases:
-        x, y, z, *_ = headers[case.id].shape
         header = headers[case.id]
-        geometry = slice_geometry(
-            (x, y, z), header.affine, spacing=header.spacing, plane=settings.plane
-        )
+        x, y, z, *_ = header.shape
+        geometry = slice_geometry((x, y, z), header.affine, plane=settings.plane)
         in_plane.extend(geometry.spacing[1:])
     median = float(np.median(in_plane))
     return round(median, 4)
 
 
-def _discover_labels(dataset: Dataset) -> LabelScheme:
+def _discover_labels(dataset: Dataset, spacing: Spacing | None) -> LabelScheme:
     """Every value that occurs becomes a class: for a folder that does not say what they mean."""
-    counts: Counter[int] = Counter()
+    values: set[int] = set()
     for case in dataset.cases:
         if case.label is not None:
-            values = np.unique(read_scan(case.label).data)
-            counts.update(int(v) for v in values[np.isfinite(values)])  # others are refused later
-    foreground = sorted(v for v in counts if v != 0)
-    return LabelScheme(tuple(LabelClass(f"class_{v}", (v,)) for v in foreground))
-
-
-def _reversed(dataset: Dataset, reverse: Path | str | None) -> set[str]:
-    if reverse is None:
-        return set()
-    names = set(read_names(reverse))
-    unknown = names - {c.id for c in dataset.cases} - {c.subject for c in dataset.cases}
-    if unknown:
-        raise PosconError(
-            f"{reverse}: {len(unknown)} name(s) are neither a case nor a subject of "
-            f"{dataset.root}: {', '.join(sorted(unknown)[:5])}"
-        )
-    return {c.id for c in dataset.cases if c.id in names or c.subject in names}
+            present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
+            values.update(int(v) for v in whole_values(present, where=str(case.label)))
+    return discovered_scheme(values, where=str(dataset.root))

@@ -1,13 +1,10 @@
 """``poscon compare``: methods x labelled subjects x folds x draws, by one honest protocol."""
 
-import fcntl
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from poscon.comparison.data import DATA, located, prepare_once, scans_of
+from poscon.arguments import checked
+from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, read_plan
 from poscon.comparison.summary import (
@@ -36,8 +34,9 @@ from poscon.comparison.summary import (
 from poscon.comparison.work import RESULTS, WORK, ComparisonFolder, guarded, seconds_of
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine
-from poscon.files import read_json, write_text
+from poscon.files import alone, holds_nothing, read_json, write_text
 from poscon.progress import console
+from poscon.settings import GivenSettings
 from poscon.store.store import Store, write_json
 
 PLAN = "plan.yaml"
@@ -69,13 +68,14 @@ class Comparison:
         return summarise(self.plan, self.schedule, self.place, collect(self.schedule, self.place))
 
 
+@checked
 def compare(
     plan: str,
     out: Path | str,
     *,
     data: Path | str | None = None,
     pretrain_data: Path | str | None = None,
-    settings: Iterable[str] = (),
+    settings: GivenSettings = (),
     processes: int | None = None,
     device: str | None = None,
     engine: str = "local",
@@ -91,9 +91,9 @@ def compare(
         out: folder to write: ``results.csv`` (a row a patient, class and run), ``summary.md``,
             ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store`` (and
             ``pretrain-store``), ``runs``, ``logs``. :func:`poscon.report` makes a page of it.
-        data: folder of the data to fine-tune and test on; overrides the plan's.
-        pretrain_data: of a transfer, folder of the data to pre-train on; likewise.
-        settings: ``key=value`` texts that change the plan.
+        data: folder of the data to fine-tune and test on; None: that of the plan.
+        pretrain_data: folder of the data to pre-train on, in a transfer; None: that of the plan.
+        settings: changes of the plan, see :data:`poscon.settings.GivenSettings`.
         processes: runs at a time on this machine; None: one a GPU, else one a core.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``local`` or ``ray``.
@@ -106,22 +106,15 @@ def compare(
         PosconError: the plan, the data or the folder cannot be used, which is found out before any
             run; or a run failed, in which case the others are done and kept.
     """
-    read, out = read_plan(str(plan), settings), Path(out).resolve()
+    known, out = plan_with_data(plan, settings, data, pretrain_data), Path(out).resolve()
     check_engine(engine, address, processes)
-    if pretrain_data is not None and read.pretrain_data is None:
-        raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
     _check_folder(out)
-    target = located(read.data, data, "--data")
-    source = (
-        None
-        if read.pretrain_data is None
-        else located(read.pretrain_data, pretrain_data, "--pretrain-data")
-    )
-    with _alone(out):
-        known = read.model_copy(update={"data": target, "pretrain_data": source})
-        prepare_once(out / "store", target, "data", out)
-        if source is not None:
-            prepare_once(out / "pretrain-store", source, "pretrain_data", out)
+    with alone(out, "compare"):
+        if not (out / DATA).is_file():
+            write_json(out / DATA, {})
+        prepare_once(out / "store", known.data, "data", out)
+        if known.pretrain_data is not None:
+            prepare_once(out / "pretrain-store", known.pretrain_data, "pretrain_data", out)
         place = _folder_of(out, known, device)
         opened = None if place.source is None else Store(place.source)
         schedule = make_schedule(known, Store(place.store), place.folder, opened)
@@ -174,26 +167,8 @@ def _folder_of(out: Path, plan: Plan, device: str | None) -> ComparisonFolder:
 def _check_folder(out: Path) -> None:
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / DATA).is_file()):
+    if not out.is_dir() or not (holds_nothing(out) or (out / DATA).is_file()):
         raise PosconError(f"{out}: exists and is no comparison; choose another folder")
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder against a second comparison.
-
-    Raises:
-        PosconError: one is at work there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / DATA).is_file():
-        write_json(out / DATA, {})
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PosconError(f"{out}: another poscon compare is at work there") from None
-        yield
 
 
 def _do_all(

@@ -5,13 +5,40 @@ from pathlib import Path
 from typing import Any
 
 from poscon.commands.prepare import prepare
-from poscon.comparison.plan import DataSettings
+from poscon.comparison.plan import DataSettings, Plan, read_plan
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
+from poscon.settings import GivenSettings
 from poscon.store.store import MANIFEST, Store, write_json
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
+
+
+def plan_with_data(
+    plan: str,
+    settings: GivenSettings,
+    data: Path | str | None,
+    pretrain_data: Path | str | None,
+) -> Plan:
+    """A plan with the folders of its data.
+
+    Args:
+        plan: name or file of the plan.
+        settings: of the caller, over the plan's.
+        data: folder of the data to fine-tune and test on; None: the plan's.
+        pretrain_data: of a transfer, folder of the data to pre-train on; None: the plan's.
+
+    Raises:
+        PosconError: the plan cannot be used, or a folder is not there or has no effect.
+    """
+    read = read_plan(str(plan), settings)
+    if pretrain_data is not None and read.pretrain_data is None:
+        raise PosconError(f"--pretrain-data: no effect, plan {plan} is no transfer")
+    found = {"data": located(read.data, data, "--data")}
+    if read.pretrain_data is not None:
+        found["pretrain_data"] = located(read.pretrain_data, pretrain_data, "--pretrain-data")
+    return read.model_copy(update=found)
 
 
 def located(told: DataSettings, folder: Path | str | None, option: str) -> DataSettings:

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from poscon.commands.finetune import make_learner
-from poscon.commands.pretrain import assemble
 from poscon.comparison.folds import (
     Fold,
     check_leakage,
@@ -25,6 +23,8 @@ from poscon.networks.build import build_network
 from poscon.networks.settings import fit_channels
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.training.finetune_settings import make_learner
+from poscon.training.pretrain_settings import assemble
 from poscon.version import __version__
 from poscon.views import ViewMaker
 
@@ -176,14 +176,14 @@ class _Builder:
                     "transductive: has no effect, no scan that is tested on is pre-trained on"
                 )
             return (
-                f"Transductive: pre-training saw {n_seen} scans that are tested on, without their "
-                "labels. Results of new patients may be worse.",
+                f"Transductive: pre-training saw {n_seen} test scans, without their labels. "
+                "Results on new patients may be worse.",
                 True,
             )
         where = "of the fold" if self.source is None else "of another data set"
         return (
-            f"Inductive: pre-training saw training subjects {where} only; no scan that is tested "
-            "on, under whatever name, was learnt from (compared by their voxels).",
+            f"Inductive: pre-training saw only training subjects {where}. No training saw a test "
+            "scan, under any name (scans were compared by their voxels).",
             False,
         )
 

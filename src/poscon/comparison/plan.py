@@ -1,6 +1,6 @@
 """A plan: what is compared with what, on which data, by which protocol and budget."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -8,12 +8,22 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from poscon.commands import finetune, pretrain
-from poscon.commands.finetune import FinetuneSettings
-from poscon.commands.pretrain import PretrainSettings
 from poscon.errors import PosconError
 from poscon.networks.settings import NetworkSettings
-from poscon.settings import Settings, load_recipe, nearest, override, parse_yaml, resolve, validate
+from poscon.settings import (
+    GivenSettings,
+    Settings,
+    apply_settings,
+    load_recipe,
+    merged,
+    nearest,
+    parse_yaml,
+    resolve,
+    validate,
+)
+from poscon.training import finetune_settings, pretrain_settings
+from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.pretrain_settings import PretrainSettings
 
 _PLANS = files("poscon") / "plans"
 RANDOM = "random"
@@ -28,6 +38,12 @@ class PhantomSettings(Settings):
     subjects: int = Field(30, ge=4)
     seed: NonNegativeInt = 0
     modality: Literal["mr", "ct"] = "mr"
+
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        """``MR`` is ``mr``."""
+        return value.lower() if isinstance(value, str) else value
 
 
 class DataSettings(Settings):
@@ -254,7 +270,11 @@ class Plan(Settings):
             PosconError: an unknown setting, or one without effect.
         """
         shared = self._shared("pretrain", entry.method, size)
-        shared = {k: v for k, v in shared.items() if k not in pretrain.without_effect(entry.method)}
+        shared = {
+            k: v
+            for k, v in shared.items()
+            if k not in pretrain_settings.without_effect(entry.method)
+        }
         return _resolved(PretrainSettings, "pretrain", entry, shared, self.seed)
 
     def finetune_settings(
@@ -275,7 +295,7 @@ class Plan(Settings):
                 f"finetuning {entry.name}: init_parts has no effect from {init.name}, "
                 "which is random; say with inits which ones it is for"
             )
-        ineffective = [*finetune.without_effect(entry.method)]
+        ineffective = [*finetune_settings.without_effect(entry.method)]
         ineffective += ["init_parts"] if init.method == RANDOM else []
         shared = {k: v for k, v in shared.items() if k not in ineffective}
         return _resolved(FinetuneSettings, "finetune", entry, shared, self.seed + draw)
@@ -346,16 +366,6 @@ def row_name(pretraining: str, finetuning: str) -> str:
     return f"{pretraining} | {finetuning}"
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, the second over the first."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
 def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], seed: int) -> Any:
     told = merged(shared, entry.settings)
     with naming(section, entry):
@@ -384,9 +394,9 @@ def plan_text(plan: str) -> str:
         PosconError: it is neither.
     """
     if plan in plan_names():
-        return (_PLANS / f"{plan}.yaml").read_text()
+        return (_PLANS / f"{plan}.yaml").read_text(encoding="utf-8")
     try:
-        return Path(plan).read_text()
+        return Path(plan).read_text(encoding="utf-8")
     except FileNotFoundError:
         known = plan_names()
         raise PosconError(
@@ -397,8 +407,8 @@ def plan_text(plan: str) -> str:
         raise PosconError(f"plan {plan}: cannot be read ({error})") from error
 
 
-def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
-    """A plan, by name or from a file, with ``key=value`` texts applied, checked as a whole.
+def read_plan(plan: str, overrides: GivenSettings = ()) -> Plan:
+    """A plan, by name or from a file, with settings of the caller over it, checked as a whole.
 
     Raises:
         PosconError: no plan there, or a setting of it, or of a training in it, is wrong.
@@ -407,7 +417,7 @@ def read_plan(plan: str, overrides: Iterable[str] = ()) -> Plan:
     if not isinstance(content, dict):
         raise PosconError(f"plan {plan}: expected settings, key: value")
     try:
-        read = validate(Plan, override(content, overrides)).complete()
+        read = validate(Plan, apply_settings(content, overrides)).complete()
         for init, entry in read.combinations:
             read.pretrain_settings(init, "auto")
             read.finetune_settings(entry, init, 0, "auto")

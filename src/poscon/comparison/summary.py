@@ -71,7 +71,7 @@ class OptimisticDice:
 
 @dataclass(frozen=True)
 class Cell:
-    """A start and a fine-tuning with a number of labelled subjects.
+    """An initialisation and a fine-tuning with a number of labelled subjects.
 
     Attributes:
         row: ``INIT | FINE-TUNING``.
@@ -104,7 +104,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         PosconError: it is damaged.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"subject", "case", "class", "dice"} <= rows[0].keys():
         raise PosconError(f"{path}: damaged; remove it, and run poscon compare again")
@@ -338,15 +338,15 @@ def draw_range(measure: Measure, metric: str) -> str:
 
 
 HOW_TO_READ = (
-    "A subject's value is its mean over classes, frames and draws; given are mean ± standard "
-    "deviation over subjects, all folds pooled, and the 95 % bootstrap interval of the mean. "
-    "Differences are paired, subject by subject; p is of Wilcoxon's signed-rank test, adjusted by "
-    "Holm over the rows of a number of labelled subjects (those that are finished, so that p may "
-    "still rise). Both are of other subjects, with these very trainings. What another training "
-    "would change is in the last column: in how many of them, each a fold and a draw, the row is "
-    "ahead of the baseline, and the 95 % interval of the mean over them (Student's t). A "
-    "difference is called not distinguishable where p is 0.05 or more, or either interval holds "
-    "0, or there is one training only."
+    "The value of a subject is its mean over classes, frames and draws. The table gives the mean ± "
+    "standard deviation over the subjects of all folds, and the 95 % bootstrap interval of the "
+    "mean. Differences are paired by subject. p is from Wilcoxon's signed-rank test, adjusted by "
+    "Holm over the finished rows of the same number of labelled subjects, so p may still rise. "
+    "Interval and p tell what other subjects would show with these very trainings. The last "
+    "column tells what other trainings would show: in how many of them (each is a fold and a draw) "
+    "the row is ahead of the baseline, and the 95 % interval of the mean over them (Student's t). "
+    "A difference is not distinguishable if p is 0.05 or more, if either interval holds 0, or if "
+    "there is only one training."
 )
 
 
@@ -399,18 +399,18 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
     selected = any(found.best is not None for _, found in told)
     pooled = any(found.pooled is not None for _, found in told)
     text = (
-        "Dice of the same runs. The honest figure is the first: a mean over subjects, of the last "
-        "checkpoint."
+        "The Dice of the same runs. The first figure is the honest one: the mean over subjects, "
+        "with the last checkpoint."
     )
     head = ["labelled", "init", "fine-tuning", "honest"]
     if selected:
         text += (
-            " The next two are on the store's grid, where the curve of every training was watched "
-            "on the test subjects: at its end, and at the checkpoint that is best there."
+            " The next two come from the curve of every training, which was watched on the test "
+            "subjects, on the store's grid: its last checkpoint, and its best one."
         )
         head += ["last checkpoint", "best on the test subjects", "gained"]
     if pooled:
-        text += " The last is of all test subjects' voxels put together."
+        text += " The last figure is of the voxels of all test subjects put together."
         head += ["pooled voxels", "gained"]
     rows = []
     for cell, found in told:
@@ -432,15 +432,15 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
 def protocol_lines(plan: Plan, schedule: Schedule) -> list[str]:
     """The protocol, a sentence each."""
     n_subjects = sum(len(fold.test) for fold in schedule.folds)
-    drawn = "drawn" if plan.order == "random" else "the first of the list"
+    drawn = "drawn at random" if plan.order == "random" else "the first of the list"
     return [
         schedule.protocol,
         *_shared_pretraining(plan, schedule),
-        f"{len(schedule.folds)} fold(s), {plan.draws} draw(s) each, {n_subjects} subjects tested "
-        f"on, each once a draw; labelled subjects are {drawn}, the fewer among the more, the same "
-        "for all methods.",
-        f"Seed {plan.seed}. {_budgets(schedule)} The model is the last state of its training; "
-        "nothing is chosen by what is tested on.",
+        f"{len(schedule.folds)} fold(s) with {plan.draws} draw(s) each. {n_subjects} subjects are "
+        f"tested, each once per draw. The labelled subjects are {drawn}. They are the same for all "
+        "methods, and a smaller number of them is part of a larger one.",
+        f"Seed {plan.seed}. {_budgets(schedule)} The model is the last state of its training. "
+        "Nothing is chosen by the test subjects.",
     ]
 
 
@@ -449,11 +449,11 @@ def _shared_pretraining(plan: Plan, schedule: Schedule) -> list[str]:
     pretrainings = [job for job in schedule.jobs if job.command == "pretrain"]
     if any(job.fold is None for job in pretrainings) and len(schedule.folds) * plan.draws > 1:
         return [
-            "All folds and draws start from one pre-training of a method: no figure here says what "
-            "another one would change."
+            "All folds and draws of a method share one pre-training. So no figure here says what "
+            "another pre-training would change."
         ]
     if pretrainings and plan.draws > 1:
-        return ["The draws of a fold start from one pre-training of a method."]
+        return ["The draws of a fold share one pre-training of each method."]
     return []
 
 

@@ -101,75 +101,64 @@ def _pretrain(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> 
     if resume:
         pretrain(store, folder, device=place.device, resume=True)
         return
-    with _lists(place, job) as lists:
-        pretrain(
-            store,
-            folder,
-            cases=lists["pretrain"],
-            recipe={"pretrain": job.settings},
-            device=place.device,
-        )
+    pretrain(
+        store,
+        folder,
+        cases=job.cases["pretrain"],
+        recipe={"pretrain": job.settings},
+        device=place.device,
+    )
 
 
 def _finetune(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> None:
     if resume:
         finetune(place.store, folder, device=place.device, resume=True)
         return
-    with _lists(place, job) as lists:
-        finetune(
-            place.store,
-            folder,
-            init=None if job.init is None else place.run(job.init),
-            cases=lists["labelled"],
-            unlabelled=lists.get("unlabelled"),
-            validation=lists.get("validation"),
-            recipe={"finetune": job.settings},
-            device=place.device,
-        )
+    finetune(
+        place.store,
+        folder,
+        init=None if job.init is None else place.run(job.init),
+        cases=job.cases["labelled"],
+        unlabelled=job.cases.get("unlabelled"),
+        validation=job.cases.get("validation"),
+        recipe={"finetune": job.settings},
+        device=place.device,
+    )
 
 
 def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     """Segment the test cases, compare with the references; the file of results comes last."""
     # as the store has it: a folder of scans and label maps could be read in more than one way
     layout = Store(place.store).manifest.layout
-    with _lists(place, job) as lists:
-        predict(
-            folder,
-            place.folder,
-            folder / PREDICTIONS,
-            layout=layout,
-            channel=place.data.channel,
-            cases=lists["test"],
-            device=place.device,
-            resume=True,
-        )
+    stated = place.data.prepare.get("source_spacing")  # the files' headers are wrong
+    spacing = None if stated is None else tuple(stated)
+    predict(
+        folder,
+        place.folder,
+        folder / PREDICTIONS,
+        layout=layout,
+        channel=place.data.channel,
+        cases=job.cases["test"],
+        source_spacing=spacing,
+        device=place.device,
+        resume=True,
+    )
     allowed = {"validation", *(["pretrain"] if place.transductive else [])}
     seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
     if seen:  # which the guard would have found, had the scans not changed since
         raise PosconError(f"{place.folder}: {describe(seen)}, but is to be tested on")
-    spacing = place.data.prepare.get("source_spacing")  # the model knows it, the references do not
+    measured = folder / f"measured-{RESULTS}"  # which may be incomplete
+    measured.unlink(missing_ok=True)
     evaluate(
         folder / PREDICTIONS,
         place.folder,
-        folder / RESULTS,
+        measured,
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
-        spacing=None if spacing is None else tuple(spacing),
+        source_spacing=spacing,
     )
-
-
-@contextlib.contextmanager
-def _lists(place: ComparisonFolder, job: Job) -> Iterator[dict[str, Path]]:
-    """A file of case ids a role, as the commands take them."""
-    folder = place.out / WORK / f"lists-{job.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    lists = {}
-    for role, cases in job.cases.items():
-        lists[role] = folder / f"{role}.json"
-        write_json(lists[role], list(cases))
-    yield lists
-    shutil.rmtree(folder, ignore_errors=True)
+    measured.replace(folder / RESULTS)
 
 
 @contextlib.contextmanager
@@ -188,7 +177,7 @@ def _logged(path: Path) -> Iterator[None]:
     """Send what is printed to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        path.open("a", buffering=1) as log,
+        path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
@@ -228,7 +217,7 @@ def _forget_peak() -> None:
 def _peak_mib() -> int:
     """Peak memory of this process since the count began, in MiB."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -252,7 +241,10 @@ def guarded(job: Job, place: ComparisonFolder) -> str | None:
         return f"{error.filename or place.out}: cannot be used ({error.strerror})"
     except Exception as error:  # a defect, or no GPU memory: the other runs need not end for it
         log = place.out / LOGS / f"{job.name}.log"
-        with contextlib.suppress(OSError), log.open("a") as file:
+        with (
+            contextlib.suppress(OSError),
+            log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             traceback.print_exc(file=file)
         return f"{type(error).__name__}: {' '.join(str(error).split())} (see {log})"
     return None

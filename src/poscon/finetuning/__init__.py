@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from poscon import plugins
 from poscon.methods import load_method
 
 if TYPE_CHECKING:
@@ -17,9 +18,20 @@ METHODS = {
     "unimatch": "UniMatch",
     "supervised-pcl": "SupervisedWithContrast",
 }
-"""Method name, which is its module's (``_`` for ``-``), and the class in it."""
+"""poscon's own: method name, which is its module's (``_`` for ``-``), and the class in it."""
 
 
 def find_method(name: str) -> "type[FinetuneMethod]":
-    """The class of a fine-tuning method."""
-    return load_method("fine-tuning", __name__, METHODS, name)
+    """The class of a fine-tuning method, of poscon's own or of a plug-in.
+
+    Raises:
+        PosconError: there is none of that name, or the plug-in cannot be used.
+    """
+    from poscon.finetuning.base import FinetuneMethod
+
+    return load_method(plugins.FINETUNING, FinetuneMethod, __name__, METHODS, name)
+
+
+def known_methods() -> dict[str, str]:
+    """The name of every method, and where it comes from: poscon or a plug-in's package."""
+    return plugins.names(plugins.FINETUNING, METHODS)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from poscon.errors import PosconError
-from poscon.settings import nearest
+from poscon import plugins
 
 if TYPE_CHECKING:
     from poscon.networks.parts import Encoder
@@ -18,17 +17,23 @@ ARCHITECTURES = {
 """Name -> ``module:class``. The class is the encoder; it says what decoder goes with it."""
 
 
+def known_architectures() -> dict[str, str]:
+    """The name of every architecture, and where it comes from: poscon or a plug-in's package."""
+    return plugins.names(plugins.NETWORKS, ARCHITECTURES)
+
+
 def find_architecture(name: str) -> type[Encoder]:
     """The encoder class of an architecture.
 
     Raises:
-        PosconError: there is no architecture of that name.
+        PosconError: there is no architecture of that name, or the plug-in cannot be used.
     """
-    if name not in ARCHITECTURES:
-        raise PosconError(
-            f"setting network.architecture = {name!r}: is unknown{nearest(name, ARCHITECTURES)}; "
-            f"known are {', '.join(ARCHITECTURES)}"
-        )
-    module, _, attribute = ARCHITECTURES[name].partition(":")
-    found: type[Encoder] = getattr(import_module(module), attribute)
+    known = known_architectures()
+    if known.get(name) == plugins.OWN:
+        module, _, attribute = ARCHITECTURES[name].partition(":")
+        own: type[Encoder] = getattr(import_module(module), attribute)
+        return own
+    from poscon.networks.parts import Encoder
+
+    found: type[Encoder] = plugins.find(plugins.NETWORKS, name, ARCHITECTURES, subclass_of=Encoder)
     return found

@@ -48,8 +48,8 @@ class UpSample2d(nn.Module):
 
     In such a transposed convolution no two inputs meet in one output. So it is a 1x1 convolution
     to four times the channels, whose values are then laid out in 2x2 pixels (Shi et al., CVPR 2016,
-    arXiv 1609.05158). The numbers are the same, and on a CPU the backward pass is much faster
-    (docs/decisions/0011-cpu-step.md). Weights are initialised as those of ``nn.ConvTranspose2d``.
+    arXiv 1609.05158). The numbers are the same; docs/decisions/0011-cpu-step.md says what it
+    costs. Weights are initialised as those of ``nn.ConvTranspose2d``.
 
     Attributes:
         weight: (4 * outputs, inputs, 1, 1); row 4 * o + 2 * a + b makes output channel o of the

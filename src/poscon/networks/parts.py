@@ -14,8 +14,8 @@ class Encoder(nn.Module):
     """Base of the encoders: images in, features at every level out.
 
     Level 0 has the resolution of the image, and every further level has half the resolution of the
-    level before it. An architecture is a subclass that takes the
-    same arguments and implements :meth:`features`. It sets ``channels_of_level`` anew where the
+    level before it. An architecture is a subclass that takes the same arguments and implements
+    :meth:`features`. It sets ``channels_of_level`` anew where the
     width does not double at each level.
 
     Attributes:
@@ -26,6 +26,9 @@ class Encoder(nn.Module):
         stride: extents of the images must be a multiple of this.
     """
 
+    summary: ClassVar[str] = ""
+    """What it is, in one line, for ``poscon methods``."""
+    citation: ClassVar[str] = ""
     own_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings of the network that have an effect with this architecture and not with every one."""
     decoder_convolutions: ClassVar[int] = 2

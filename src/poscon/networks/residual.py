@@ -42,6 +42,8 @@ class ResidualBlock(nn.Module):
 class ResidualEncoder(Encoder):
     """A convolution, then residual blocks at every level."""
 
+    summary = "residual-encoder U-Net: residual blocks, more at the deeper levels"
+    citation = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
     own_settings = frozenset({"blocks"})
     decoder_convolutions = 1
 

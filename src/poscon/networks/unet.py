@@ -15,6 +15,8 @@ from poscon.networks.settings import NetworkSettings
 class UNetEncoder(Encoder):
     """The contracting half of the U-Net."""
 
+    summary = "the U-Net of the paper: two convolutions per level, max pooling"
+    citation = "Ronneberger et al., MICCAI 2015; Zeng et al., MICCAI 2021"
     own_settings = frozenset({"bottleneck_norm"})
 
     def __init__(self, settings: NetworkSettings, dimensions: int = 2) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from poscon.errors import PosconError
@@ -45,9 +45,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise PosconError(f"{path}: no such file; did the run finish? (continue it with --resume)")
     try:
-        with safe_open(path, framework="pt") as file:
-            about = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+        content = path.read_bytes()  # safetensors opens no path that is not UTF-8
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__", {})
+        return tensors, {name: json.loads(text) for name, text in metadata.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise PosconError(f"{path}: damaged or not a poscon file ({error})") from error
 

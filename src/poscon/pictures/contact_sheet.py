@@ -1,4 +1,4 @@
-"""The contact sheet: a few slices of a few cases on one picture, to see what a store holds."""
+"""The contact sheet: a few slices of a few cases on one picture, to show what a store holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ POSITIONS = tuple((i + 0.5) / 6 for i in range(6))
 """Relative positions of the columns; each shows the slice that covers its position."""
 
 SOFTWARE = "poscon contact sheet"
-"""The mark in the PNG by which a picture of ours is known."""
+"""The mark in the PNG by which poscon knows its own picture."""
 
 # Okabe & Ito's palette, the dark blue last and without black: neither stands out on grey.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -39,12 +39,12 @@ _ID_LENGTH = 60
 
 @dataclass(frozen=True)
 class _Row:
-    """One case on the sheet: its slices and where they go.
+    """One case on the sheet.
 
     Attributes:
         case: its record.
-        indices: slice of each column.
-        height: of its tiles, inches.
+        indices: the slice in each column.
+        height: height of its tiles, inches.
     """
 
     case: CaseRecord
@@ -55,12 +55,12 @@ class _Row:
 def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | None = None) -> None:
     """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined; the first channel.
 
-    Cases are spread evenly over the labelled ones in order of id, then the others.
+    The cases are spread evenly over all candidates: labelled ones by id, then the others by id.
 
     Args:
-        store: where the pixels are.
-        path: the PNG to write, complete or not at all; its folder is made.
-        cases: choose among these only.
+        store: holds the pixels.
+        path: the PNG to write, complete or not at all. Its folder is created.
+        cases: the candidates; None means all cases.
 
     Raises:
         PosconError: no case to draw, or a file exists there that is no contact sheet.
@@ -78,10 +78,10 @@ def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | N
 
 
 def check_target(path: Path) -> None:
-    """Refuse a path that is no PNG or whose file we did not draw.
+    """Check that the contact sheet may be written there.
 
     Raises:
-        PosconError: as said.
+        PosconError: the path is no PNG, is a folder, or holds a file that poscon did not draw.
     """
     if path.suffix.lower() != ".png":
         raise PosconError(
@@ -115,7 +115,7 @@ def _row(case: CaseRecord) -> _Row:
 
 
 def _figure(store: Store, rows: list[_Row]) -> Figure:
-    """Lay the sheet out from the top: heading, columns' positions, cases, legend."""
+    """Lay the sheet out from the top: heading, positions of the columns, cases, legend."""
     planes = sorted({row.case.geometry.plane for row in rows})
     heading = [f"{store.name}: {len(rows)} of {len(store.cases)} cases"]
     if store.channels > 1:
@@ -154,7 +154,7 @@ def _figure(store: Store, rows: list[_Row]) -> Figure:
         text(_MARGIN, top, _case_line(row.case))
         top -= _LINE
         images = store.image(row.case)[list(row.indices), 0].astype(np.float32)
-        images = radiological(store.image(row.case)[list(row.indices)].astype(np.float32))
+        images = radiological(images)
         grey = np.percentile(images, (0.5, 99.5))
         for column, index in enumerate(row.indices):
             box = (left(column), top - row.height, _TILE, row.height)
@@ -205,7 +205,7 @@ def _draw_slice(
         image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="upper", aspect=row_mm / column_mm
     )
     if label is not None:
-        padded = np.pad(label, 1)  # so that an outline closes at the border of the slice
+        padded = np.pad(label, 1)  # an outline closes at the border of the slice
         at = [np.arange(-1, n + 1) for n in label.shape]
         for c in np.unique(label[label > 0]).tolist():
             axes.contour(
@@ -229,7 +229,7 @@ def _case_line(case: CaseRecord) -> str:
 
 
 def _shorten(name: str, length: int) -> str:
-    """The name, its middle left out where it is longer than that."""
+    """The name, without its middle if it is longer than that."""
     if len(name) <= length:
         return name
     keep = length - 3

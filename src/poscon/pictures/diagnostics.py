@@ -1,4 +1,4 @@
-"""The curves of a pre-training: what its loss and its encoder did, chunk by chunk."""
+"""The curves of a pre-training: its loss and the diagnostics of its encoder over the steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ def draw_diagnostics(path: Path, rows: Sequence[dict[str, float]], *, title: str
 
     Args:
         path: PNG to write, complete or not at all.
-        rows: as numbers; a value that a row does not have is left out.
-        title: of the picture.
+        rows: the rows as numbers. Values may be missing.
+        title: title of the picture.
     """
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     grid = figure.add_gridspec(2, 2)
@@ -30,17 +30,17 @@ def draw_diagnostics(path: Path, rows: Sequence[dict[str, float]], *, title: str
     rank, retrieval = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
 
     _draw(loss, rows, "loss", BLUE)
-    _draw(loss, rows, "chance", GREY, line="--", label="chance: knows nothing")
-    _draw(loss, rows, "floor", GREY, line=":", label="floor: about the least")
+    _draw(loss, rows, "chance", GREY, line="--", label="chance: a network that knows nothing")
+    _draw(loss, rows, "floor", GREY, line=":", label="floor: about the least possible")
     _draw(align, rows, "alignment", VERMILION)
     _draw(spread, rows, "uniformity", GREEN)
     _draw(rank, rows, "effective_rank", BLUE)
     _draw(retrieval, rows, "retrieval_error", BLUE, label="nearest slice of another subject")
-    _draw(retrieval, rows, "retrieval_chance", GREY, line="--", label="chance: a random one")
+    _draw(retrieval, rows, "retrieval_chance", GREY, line="--", label="chance: a random slice")
 
     loss.set_title("loss")
-    align.set_title("alignment: distance of two views of a slice, squared")
-    spread.set_title("uniformity: 0 = all slices at one point, less = spread out")
+    align.set_title("alignment: squared distance of two views of a slice")
+    spread.set_title("uniformity: 0 = all slices at one point, lower = spread out")
     rank.set_title("effective rank of the features: 1 = one direction only")
     retrieval.set_title("position retrieval error: 0 = same level of the volume")
     last = max(1.0, *(row["step"] for row in rows))
@@ -77,7 +77,7 @@ def _draw(
     line: str = "-",
     label: str | None = None,
 ) -> None:
-    """Draw one column over the steps; where it has few values, a point for each."""
+    """Draw one column over the steps, with a point per value if there are few."""
     points = [(row["step"], row[name]) for row in rows if name in row]
     if not points:
         return

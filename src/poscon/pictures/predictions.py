@@ -30,17 +30,17 @@ def draw_predictions(
 ) -> None:
     """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
 
-    Of several image channels the first is drawn.
+    If there are several image channels, the first is drawn.
 
-    The slices are spread over the slices that have reference foreground: the first case shows a
-    low one, the last a high one.
+    The slices are spread over those with reference foreground: the first case shows a low slice,
+    the last case a high one.
 
     Args:
         path: PNG to write.
-        store: where image and reference come from.
-        cases: case ids, labelled ones.
-        predictions: folders of label maps named by case, by what to call them.
-        title: of the picture.
+        store: holds images and references.
+        cases: ids of labelled cases.
+        predictions: by title of the column, a folder of label maps that are named by case.
+        title: title of the picture.
     """
     columns = ["image", "reference", *predictions]
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(cases) + 1.0), layout="constrained")
@@ -79,7 +79,7 @@ def draw_predictions(
 
 
 def read_prediction(store: Store, case: CaseRecord, folder: Path) -> np.ndarray:
-    """A case's predicted classes, (slices, rows, columns) on the scan's own grid in plane.
+    """The predicted classes of a case, (slices, rows, columns), on the scan's own grid in plane.
 
     Raises:
         PosconError: the folder has no label map of the case.

@@ -1,4 +1,4 @@
-"""A volume's slices with outlines, reference beside prediction, as pictures for a page."""
+"""The slices of a volume as pictures for a page: reference and prediction, side by side."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
 
 MOST = 40
-"""So many slices of a volume are shown at most, evenly spread."""
+"""The most slices of a volume that are shown, evenly spread."""
 WIDTH = 192
 """Pixels of one of the two pictures."""
 
@@ -20,12 +20,12 @@ WIDTH = 192
 def outlined_pngs(
     image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float]
 ) -> list[str]:
-    """Base64 PNGs, one a slice: the image with the reference's outlines, then the prediction's.
+    """One base64 PNG per slice: the image with the reference's outlines, then the prediction's.
 
     Args:
         image: (slices, rows, columns).
-        reference: class indices likewise.
-        prediction: class indices of as many slices, on any grid in plane.
+        reference: class indices, of the image's shape.
+        prediction: class indices of the same slices, on any grid in plane.
         spacing: mm between rows and between columns of the image.
     """
     n, rows, columns = image.shape
@@ -52,7 +52,7 @@ def outlined_pngs(
 
 
 def _resized(plane: np.ndarray, height: int) -> np.ndarray:
-    """The nearest pixels."""
+    """(rows, columns) resampled to (height, WIDTH), nearest neighbour."""
     rows = ((np.arange(height) + 0.5) * plane.shape[0] / height).astype(int)
     columns = ((np.arange(WIDTH) + 0.5) * plane.shape[1] / WIDTH).astype(int)
     return plane[np.ix_(rows, columns)]

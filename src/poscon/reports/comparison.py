@@ -61,8 +61,8 @@ def _leakage(comparison: Comparison) -> Section:
     text = [comparison.schedule.protocol]
     if comparison.plan.flaws.select_on_test:
         text.append(
-            "The curve of every fine-tuning was watched on the subjects that are tested on; no "
-            "model was chosen by it, see below for what that would have done."
+            "The curve of every fine-tuning was watched on the test subjects. No model was chosen "
+            "by it. A section below shows what that would have changed."
         )
     return Section("Leakage", text, alarm=comparison.schedule.transductive)
 
@@ -74,9 +74,9 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     if done < len(schedule.jobs):
         text.append(f"Not finished: {done} of {len(schedule.jobs)} runs are done.")
     facts: list[tuple[str, str]] = [("setting", plan.setting)]
-    stores = [("fine-tuned and tested on", comparison.place.store, plan.data)]
+    stores = [("fine-tuning and test data", comparison.place.store, plan.data)]
     if comparison.place.source is not None and plan.pretrain_data is not None:
-        stores.insert(0, ("pre-trained on", comparison.place.source, plan.pretrain_data))
+        stores.insert(0, ("pre-training data", comparison.place.source, plan.pretrain_data))
     for what, path, data in stores:
         store = Store(path)
         subjects = len({case.subject for case in store.cases})
@@ -90,14 +90,17 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
         )
         facts += [("", note) for note in store.manifest.notes]
     facts += [
-        ("subjects a fold", ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds)),
+        (
+            "subjects per fold (train + test)",
+            ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds),
+        ),
         ("labelled subjects", ", ".join(map(str, plan.labelled))),
     ]
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
         optimiser = job.settings["optimiser"]
-        told = f"{budget(job)}, {optimiser['name']} at {optimiser['lr']:g}"
-        trainings[f"{job.command} {job.finetuning or job.pretraining}"][told] = None
+        training = f"{budget(job)}, {optimiser['name']}, learning rate {optimiser['lr']:g}"
+        trainings[f"{job.command} {job.finetuning or job.pretraining}"][training] = None
     facts += [(name, "; ".join(texts)) for name, texts in trainings.items()]
     return Section("What was done", text, tables=[Table(("", ""), facts)])
 
@@ -108,15 +111,15 @@ def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
 
 def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     pictures = []
-    starts = [entry.name for entry in comparison.plan.pretraining]
+    inits = [entry.name for entry in comparison.plan.pretraining]
     for metric in comparison.plan.metrics:
         for entry in comparison.plan.finetuning:
             chosen = [cell for cell in cells if cell.row.endswith(f" | {entry.name}")]
             if any(cell.complete for cell in chosen):
-                figure = figures.against_labelled(chosen, metric, entry.name, starts)
+                figure = figures.against_labelled(chosen, metric, entry.name, inits)
                 says = f"{METRIC_NAMES[metric]} against labelled subjects, {entry.name}"
                 pictures.append(Picture(svg(figure, f"labelled-{metric}-{entry.name}"), says))
-    return Section("More labels", ["Bars are 95 % intervals over subjects."], pictures)
+    return Section("More labels", ["The bars are 95 % intervals over subjects."], pictures)
 
 
 def _compared(cell: Cell) -> bool:
@@ -134,8 +137,9 @@ def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
             says = f"paired differences to {baseline}, {title}"
             pictures.append(Picture(svg(figure, f"difference-{labelled}"), says))
     text = [
-        "Paired, subject by subject, with 95 % intervals over subjects; ticks are the means of the "
-        "single trainings (a fold and a draw). A filled point is distinguishable."
+        "Differences are paired by subject. The bars are 95 % intervals over subjects. Each tick "
+        "is the mean of one training (a fold and a draw). A filled point is distinguishable from "
+        "0."
     ]
     return Section("Differences", text, pictures)
 
@@ -167,7 +171,7 @@ def _distributions(
         for cell in cells
         if cell.complete
     ]
-    note = f"{METRIC_NAMES[metric]} of a class: mean ± standard deviation over cases and runs."
+    note = f"{METRIC_NAMES[metric]} of each class: mean ± standard deviation over cases and runs."
     return Section(
         "Subjects and classes",
         pictures=pictures,
@@ -188,7 +192,7 @@ def _flaws(cells: Sequence[Cell]) -> list[Section]:
 
 
 def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
-    """Best, median and worst subject with the most labels, of PCL or else not of the baseline."""
+    """Best, median and worst subject with the most labels: of PCL, else of another method."""
     schedule, place = comparison.schedule, comparison.place
     metric = comparison.plan.metrics[0]
     complete = [cell for cell in cells if cell.complete]
@@ -220,8 +224,8 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
         title = f"{what}: {case.id}, {METRIC_NAMES[metric]} {values[subject]:.3f}"
         volumes.append(volume(store, case, place.run(job.name) / PREDICTIONS, title))
     text = [
-        f"{cell.row}, {most} labelled subjects: by the mean of a subject's draws; shown is the "
-        "first draw."
+        f"These subjects are from {cell.row} with {most} labelled subjects. They are ranked by the "
+        "mean over their draws. The pictures show the first draw."
     ]
     return [Section("Best, median and worst subject", text, slices=volumes)]
 
@@ -256,7 +260,9 @@ def _learning(comparison: Comparison) -> list[Section]:
             )
     if not pictures:
         return []
-    text = ["The mean over folds and draws. Losses of different methods are not of one kind."]
+    text = [
+        "The curves are means over folds and draws. Losses of different methods cannot be compared."
+    ]
     return [Section("Learning curves of fine-tuning", text, pictures)]
 
 
@@ -271,7 +277,7 @@ def _pretraining(comparison: Comparison) -> list[Section]:
     names = [entry.name for entry in comparison.plan.pretraining if entry.name in runs]
     if not names:
         return []
-    starts = [entry.name for entry in comparison.plan.pretraining]
+    inits = [entry.name for entry in comparison.plan.pretraining]
     store = Store(place.store)
     unseen = [c for c in store.cases if c.subject in schedule.folds[0].test and c.labelled]
     metrics = {
@@ -280,7 +286,9 @@ def _pretraining(comparison: Comparison) -> list[Section]:
     encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
     whose = "test subjects of the first fold"
     return [
-        Section("Pre-training", ["Of the first fold."], diagnostics(metrics, starts)),
+        Section(
+            "Pre-training", ["These are the runs of the first fold."], diagnostics(metrics, inits)
+        ),
         embedding_section(encoders, store, unseen, whose),
     ]
 
@@ -308,6 +316,8 @@ def _costs(comparison: Comparison) -> Section:
                 f"{max(gpu)}" if gpu else "",
             ]
         )
-    head = ["what", "runs", "seconds each", "hours in all", "memory MiB", "GPU memory MiB"]
-    note = "Of the last attempt where a run was interrupted; memory is the peak of the process."
+    head = ["stage", "runs", "seconds per run", "hours in total", "memory, MiB", "GPU memory, MiB"]
+    note = (
+        "Where a run was interrupted, this is its last attempt. Memory is the peak of the process."
+    )
     return Section("Cost", tables=[Table(head, lines, note)])

@@ -1,4 +1,4 @@
-"""What an encoder makes of the slices of a few volumes: how alike, and where on a map."""
+"""The features of the slices of a few volumes: their similarity, and a map of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from poscon.networks.build import build_encoder
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.models import load_encoder
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
 from poscon.training.probes import frozen, pooled_features
-from poscon.training.run import part_file
 
 SUBJECTS = 12
 
@@ -25,7 +23,7 @@ class Embeddings:
 
     Attributes:
         positions: (N,).
-        similarity: (N, N), cosine of the centred features: 1 alike, -1 as unlike as can be.
+        similarity: (N, N), cosine of the centred features: 1 is equal, -1 is opposite.
         plane: (N, 2), the first two principal components of the features at unit length.
         explained: share of their variance in that plane.
     """
@@ -37,18 +35,15 @@ class Embeddings:
 
 
 def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Embeddings:
-    """Features of all slices of some cases, one case a subject.
+    """Features of all slices of some cases, one case per subject.
 
     Args:
         run: folder of a pre-training.
-        store: where the slices are.
-        cases: of which the first of up to `SUBJECTS` subjects are taken.
-        size: extent of what the encoder sees, pixels; the middle of each slice.
+        store: holds the slices.
+        cases: the first case of each of up to `SUBJECTS` subjects is taken.
+        size: pixels per side of the window at the middle of each slice that the encoder sees.
     """
-    path = part_file(run, "encoder")
-    tensors, about = read_weights(path)
-    encoder = build_encoder(network_settings(about, path))
-    load_by_name(encoder, tensors, where=str(path))
+    encoder = load_encoder(run, "cpu").encoder
     firsts = {case.subject: case for case in reversed(cases)}
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
     reader = SliceReader(store, chosen, size, encoder.settings.context)

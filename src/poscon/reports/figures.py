@@ -1,6 +1,6 @@
 """The figures of a report; each is small enough to be read on a phone.
 
-Starts are told apart by colour (Okabe & Ito, who made it for the colour-blind), marker and line.
+Initialisations differ in colour (Okabe & Ito's palette for the colour-blind), marker and line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
 
 
 def against_labelled(
-    cells: Sequence[Cell], metric: str, title: str, starts: Sequence[str]
+    cells: Sequence[Cell], metric: str, title: str, inits: Sequence[str]
 ) -> Figure:
-    """A metric against the number of labelled subjects: a line a start, its 95 % intervals."""
+    """A metric against labelled subjects: one line per initialisation, with 95 % intervals."""
     figure, axes = _axes(SIZE)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     numbers = sorted({cell.labelled for cell in cells})
@@ -61,7 +61,7 @@ def against_labelled(
             ms=5,
             lw=1.4,
             capsize=3,
-            **look(starts, label),
+            **look(inits, label),
         )
     axes.set_xticks(range(len(numbers)), [str(n) for n in numbers])
     axes.set_xlim(-0.5, len(numbers) - 0.5)
@@ -71,9 +71,9 @@ def against_labelled(
 
 
 def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline: str) -> Figure:
-    """Differences to the baseline with their intervals; filled where distinguishable.
+    """Differences to the baseline with their intervals; a filled point is distinguishable.
 
-    Ticks are the differences of the single trainings.
+    Ticks are the differences in single trainings.
     """
     shown = [cell for cell in cells if cell.complete and cell.against[metric] is not None]
     figure, axes = _axes((SIZE[0], 1.3 + 0.32 * len(shown)))
@@ -102,7 +102,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
 
 
 def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
-    """Every subject as a point, a line of boxes a row."""
+    """Every subject as a point, with one box per row."""
     shown = [cell for cell in cells if cell.complete]
     figure, axes = _axes((SIZE[0], 1.2 + 0.42 * len(shown)))
     values = [list(cell.measures[metric].subjects.values()) for cell in reversed(shown)]
@@ -125,7 +125,7 @@ def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
             ".",
             ms=4,
             color="#0072B2",
-            alpha=0.5,
+            alpha=0.8,
         )
     axes.set_yticks(
         range(1, len(shown) + 1),
@@ -150,11 +150,11 @@ def curves(
     Args:
         lines: by name.
         title: of the figure.
-        xlabel: likewise.
-        ylabel: likewise.
-        of: all names, of which lines may have some, so that a name looks alike everywhere.
-        level: of a horizontal line: chance.
-        from_zero: whether the axis begins at 0.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        of: all names, so that a name looks the same in every figure; lines may hold only some.
+        level: height of a horizontal line at chance, or None.
+        from_zero: whether the y axis begins at 0.
     """
     figure, axes = _axes(SIZE)
     for name, (x, y) in lines.items():
@@ -172,7 +172,7 @@ def curves(
 
 
 def similarity(embeddings: Embeddings, title: str) -> Figure:
-    """How alike slices are, ordered by position: a bright diagonal where position is known."""
+    """Similarity of slices in order of position: a bright diagonal means position is known."""
     figure, axes = _axes((SIZE[0], 4.0))
     shown = axes.imshow(
         embeddings.similarity, cmap="cividis", vmin=-1, vmax=1, origin="lower", aspect="equal"
@@ -183,7 +183,7 @@ def similarity(embeddings: Embeddings, title: str) -> Figure:
     axes.set_xticks(at, labels)
     axes.set_yticks(at, labels)
     axes.grid(False)
-    axes.set(title=title, xlabel="position of a slice", ylabel="position of another")
+    axes.set(title=title, xlabel="position of one slice", ylabel="position of another slice")
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
     bar.set_label("similarity")
     bar.outline.set_visible(False)
@@ -191,7 +191,7 @@ def similarity(embeddings: Embeddings, title: str) -> Figure:
 
 
 def embedding_map(embeddings: Embeddings, title: str) -> Figure:
-    """Slices in the plane of the two first principal components, coloured by position."""
+    """Slices in the plane of the first two principal components, coloured by position."""
     figure, axes = _axes((SIZE[0], 4.0))
     x, y = embeddings.plane.T
     shown = axes.scatter(
@@ -229,9 +229,9 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def short(row: str, rows: Sequence[str]) -> str:
-    """A row's name without what all rows have in common."""
-    starts, finetunings = zip(*(name.split(" | ") for name in rows), strict=True)
-    start, finetuning = row.split(" | ")
+    """A row's name without the part that all rows share."""
+    inits, finetunings = zip(*(name.split(" | ") for name in rows), strict=True)
+    init, finetuning = row.split(" | ")
     if len(set(finetunings)) == 1:
-        return start
-    return finetuning if len(set(starts)) == 1 else f"{start}, {finetuning}"
+        return init
+    return finetuning if len(set(inits)) == 1 else f"{init}, {finetuning}"

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 INK = "#010203"
-"""Drawn in this, text and axes take the colour that the page has for text."""
+"""Stands for the colour of the page's text: text and axes drawn in it take that colour."""
 GRID = "#8f8f8f"
 _NO_BREAK = str.maketrans({" ": "\u00a0", "-": "\u2011"})
 
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure; its text is not looked for by screen readers, so that ``says`` tells what it shows.
+    """A figure. Screen readers read ``says`` instead of the text in it.
 
     Attributes:
         svg: what :func:`svg` made.
@@ -63,10 +63,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Slices:
-    """A volume to go through slice by slice.
+    """A volume, shown slice by slice with a slider.
 
     Attributes:
-        title: whose it is.
+        title: the case and its figures.
         pngs: base64 of each slice.
         legend: (colour, name) of what is outlined.
     """
@@ -78,12 +78,12 @@ class Slices:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: text, then pictures, then volumes, then tables; what there is of them.
+    """A part of a page: text, then pictures, then volumes, then tables. Each may be empty.
 
     Attributes:
-        paired: whether two pictures after each other belong together, and stand side by side
-            where there is room.
-        alarm: whether it is to be seen before all else.
+        paired: whether two successive pictures belong together and stand side by side where there
+            is room.
+        alarm: whether the part is shown as a warning.
     """
 
     title: str
@@ -122,12 +122,12 @@ def svg(draw: Figure, name: str) -> str:
 
 
 def style() -> AbstractContextManager[None]:
-    """A context in which figures are to be made: transparent, in the page's ink."""
+    """A context for making figures: transparent, in the page's ink."""
     return matplotlib.rc_context(_STYLE)
 
 
 def unbroken(cell: str) -> str:
-    """A table's cell, whose intervals and p-values no line break tears apart."""
+    """A table's cell in which no line break divides an interval or a p-value."""
     return re.sub(r"\[[^\]]*\]|p = \S+", lambda m: m[0].translate(_NO_BREAK), cell)
 
 

@@ -1,4 +1,4 @@
-"""The parts that reports of a comparison and of a single run have in common."""
+"""Parts that the reports of a comparison and of a single run share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from poscon.store.store import CaseRecord, Store
 DIAGNOSTICS = {
     "retrieval_error": "position retrieval error, across subjects",
     "effective_rank": "effective rank of the features",
-    "alignment": "alignment: distance of two views",
-    "uniformity": "uniformity: 0 = all at one point",
+    "alignment": "alignment: squared distance of two views",
+    "uniformity": "uniformity: 0 = all slices at one point",
 }
 
 
@@ -26,7 +26,7 @@ def diagnostics(
 
     Args:
         metrics: by name, the rows of metrics.csv.
-        names: of all starts that there are, see :func:`poscon.reports.figures.curves`.
+        names: of all initialisations, see :func:`poscon.reports.figures.curves`.
     """
     pictures = []
     for column, title in DIAGNOSTICS.items():
@@ -58,10 +58,10 @@ def embedding_section(
     """Similarity and map of slices, by encoder.
 
     Args:
-        encoders: by name, the folder of a pre-training and what its encoder sees, in pixels.
-        store: where the slices are.
+        encoders: by name, the folder of a pre-training and its window's size in pixels.
+        store: holds the slices.
         cases: see :func:`poscon.reports.embeddings.embed`.
-        whose: they are, in words.
+        whose: whose slices they are, in words.
     """
     pictures = []
     for name, (run, size) in encoders.items():
@@ -75,9 +75,10 @@ def embedding_section(
             Picture(svg(drawn, f"map-{name}"), f"{name}: slices on a map, coloured by position")
         )
     text = [
-        f"Slices of {whose}, in order of their position, compared by what the encoder makes of "
-        "them. A bright band along the diagonal: slices are alike where they lie at the same "
-        "level, as position-aware pre-training wants it. Bright spots: each is like itself only."
+        f"The figures compare the encoder's features of slices of {whose}, in order of position. "
+        "A bright band along the diagonal means that slices at the same level are alike, which is "
+        "the aim of position-aware pre-training. Bright spots alone mean that each slice is like "
+        "itself only."
     ]
     return Section("What the encoders see", text, pictures, paired=True)
 

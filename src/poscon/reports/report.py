@@ -1,7 +1,8 @@
-"""``poscon report``: what a comparison, or a single run, was and found, on one HTML page."""
+"""``poscon report``: one HTML page of a comparison or of a single run."""
 
 from pathlib import Path
 
+from poscon.arguments import checked
 from poscon.comparison.compare import PLAN, open_comparison
 from poscon.errors import PosconError
 from poscon.files import write_text
@@ -11,17 +12,18 @@ from poscon.reports.run import run_page
 REPORT = "report.html"
 
 
+@checked
 def report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of a comparison, of a pre-training or of a fine-tuning.
 
-    It is one file that needs no network. Of what is not finished yet it shows what there is.
+    It is one file that needs no network. Unfinished ones give the parts that exist.
 
     Args:
-        folder: of ``poscon compare``, ``pretrain`` or ``finetune``.
-        out: the file to write; None: ``report.html`` in the folder.
+        folder: written by ``poscon compare``, ``pretrain`` or ``finetune``.
+        out: the file to write; None means ``report.html`` in the folder.
 
     Raises:
-        PosconError: the folder is none of these, or its store is not there any more.
+        PosconError: the folder is none of these, or its store is missing.
     """
     folder = Path(folder)
     if (folder / PLAN).is_file():

@@ -37,9 +37,9 @@ def run_page(folder: Path) -> str:
         sections = [
             Section(
                 "What was done",
-                [] if done else ["Not finished yet."],
+                [] if done else ["The run is not finished yet."],
                 tables=[
-                    Table(("cases that were seen, as", ""), facts),
+                    Table(("role", "cases seen in it"), facts),
                     Table(("setting", "value"), _flat(settings)),
                 ],
             )
@@ -68,14 +68,18 @@ def run_page(folder: Path) -> str:
 
 
 def _predictions(store: Store, folder: Path) -> list[Section]:
-    """The first few of a run's predictions beside their references."""
+    """The first predictions of a run, beside their references."""
     volumes: list[Slices] = []
     for case in (c for c in store.cases if c.labelled):
         if len(volumes) == SHOWN_VOLUMES:
             break
         if any(folder.glob(f"{case.id}.*")):
             volumes.append(volume(store, case, folder, case.id))
-    return [Section("Predictions", ["The first by name."], slices=volumes)] if volumes else []
+    return (
+        [Section("Predictions", ["These are the first cases by name."], slices=volumes)]
+        if volumes
+        else []
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

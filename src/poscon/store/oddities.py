@@ -9,7 +9,7 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
-from poscon.store.store import CaseRecord, Store, slices_sha256
+from poscon.store.store import CaseRecord, Store, labelled_voxels, slices_sha256
 
 DAMAGED = "damaged"
 FEW_SLICES = 4  # fewer than this are few
@@ -83,6 +83,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
         *_other_way(cases, profiles),
         *_missing_classes(store),
         *_unusual_volumes(store),
+        *_padded(store),
         *_few_slices(cases),
         *_far_from_median(cases),
         *_mixed(
@@ -212,6 +213,14 @@ def _missing_classes(store: Store) -> list[Oddity]:
         if not any(voxels)
     ]
     annotated = [(case, voxels) for case, voxels in labelled if any(voxels)]
+    if labelled and not annotated:
+        text = "no label map has a labelled voxel; nothing can be learnt from them"
+        return [Oddity("no class", None, text), *oddities]
+    oddities += [
+        Oddity("a class in no case", None, f"{name} is in none of the {len(labelled)} label maps")
+        for i, name in enumerate(store.class_names)
+        if labelled and not any(voxels[i] for _, voxels in labelled)
+    ]
     for i, name in enumerate(store.class_names):
         without = [case.id for case, voxels in annotated if not voxels[i]]
         n = len(annotated)
@@ -239,6 +248,21 @@ def _unusual_volumes(store: Store) -> list[Oddity]:
             for j in np.flatnonzero(np.abs(deviation) > OUTLIER * spread)
         )
     return oddities
+
+
+def _padded(store: Store) -> list[Oddity]:
+    several = len(store.manifest.channels) > 1
+    return [
+        Oddity(
+            "padded",
+            case.id,
+            f"{channel.intensity.padding:.1%} of the voxels{f' of {name}' if several else ''} are "
+            "padding far below air; they were counted as air, or left out at the margin",
+        )
+        for case in store.cases
+        for name, channel in zip(store.manifest.channels, case.channels, strict=True)
+        if channel.intensity.padding > 0
+    ]
 
 
 def _few_slices(cases: Sequence[CaseRecord]) -> list[Oddity]:
@@ -295,8 +319,3 @@ def _stated_spacing(cases: Sequence[CaseRecord]) -> list[Oddity]:
         for origin, who in SPACING_FROM.items()
         if counts[origin]
     ]
-
-
-def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
-    """The labelled cases, each with the voxels of its classes."""
-    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]

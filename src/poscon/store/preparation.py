@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
@@ -21,11 +21,11 @@ from poscon.store.store import (
     slices_sha256,
     write_json,
 )
+from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import Case, Channel, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
-from poscon.volumes.scan import ScanHeader, read_header, read_scan
-
-_SAME_PLACE = 0.05  # of a voxel: how far an image and what belongs to it may lie apart
+from poscon.volumes.label_maps import read_label_header, read_labels
+from poscon.volumes.scan import ScanHeader, read_scan
 
 
 @dataclass(frozen=True)
@@ -83,35 +83,38 @@ def prepare_stack(
     normalised, intensity = normalise(stack, modality)
     _, *in_plane = geometry.stack_shape
     size = resampled_size((in_plane[0], in_plane[1]), geometry.spacing[1:], spacing)
-    return resample_images(normalised, size), IntensityRecord(**asdict(intensity))
+    record = IntensityRecord(**asdict(intensity), looks_like=guess_modality(volume))
+    return resample_images(normalised, size), record
+
+
+def stated_spacing(case: Case, preparation: Preparation) -> Spacing | None:
+    """The voxel size in mm along the files' axes that replaces the headers', or None."""
+    return preparation.source_spacing or case.spacing
 
 
 def case_geometry(
-    case: Case, header: ScanHeader, preparation: Preparation, *, reverse: bool = False
+    header: ScanHeader, preparation: Preparation, *, reverse: bool = False
 ) -> SliceGeometry:
-    """How a case's volume is sliced, from its header and from what overrides it."""
+    """How a case's volume is sliced; the header was read with :func:`stated_spacing`."""
     x, y, z, *_ = header.shape
-    return slice_geometry(
-        (x, y, z),
-        header.affine,
-        spacing=preparation.source_spacing or case.spacing,
-        plane=preparation.plane,
-        reverse=reverse,
-    )
+    return slice_geometry((x, y, z), header.affine, plane=preparation.plane, reverse=reverse)
 
 
-def check_same_grid(path: Path, image: Path, header: ScanHeader) -> None:
+def check_same_grid(
+    path: Path, image: Path, header: ScanHeader, spacing: Spacing | None = None
+) -> None:
     """Refuse a label map or a channel that is no 3-D volume on the grid of its image.
 
     Args:
-        path: the file; may be the image itself.
+        path: the file, or a folder with one mask per organ; may be the image itself.
         image: the case's (first) image file.
         header: of the image.
+        spacing: mm along the files' axes where it is stated because the headers are wrong.
 
     Raises:
         PosconError: it is not.
     """
-    other = header if path == image else read_header(path)
+    other = header if path == image else read_label_header(path, spacing=spacing)
     if len(other.shape) > 3 and path == image:
         raise PosconError(
             f"{path}: shape {other.shape}, a 3-D volume was expected; "
@@ -122,20 +125,22 @@ def check_same_grid(path: Path, image: Path, header: ScanHeader) -> None:
             f"{path}: shape {other.shape} differs from that of its image "
             f"{image.name}, {header.shape[:3]}; fix or leave out the pair"
         )
-    corners = np.stack(
-        np.meshgrid(*([0, n - 1] for n in header.shape[:3]), [1], indexing="ij"), -1
-    ).reshape(-1, 4)
-    apart = np.abs(corners @ (header.affine - other.affine).T).max()
-    if apart > _SAME_PLACE * min(header.spacing):
+    if not same_place(header.shape, header.affine, other.affine):
+        apart = apart_mm(header.shape, header.affine, other.affine)
         raise PosconError(
             f"{path}: lies up to {apart:.3g} mm from its image {image.name} "
             "(the affines differ); fix or leave out the pair"
         )
 
 
-def read_case_volumes(case: Case) -> list[np.ndarray]:
-    """(X, Y, Z) voxels of every channel of a case, checked; a frame of a 4-D series has one."""
-    files = {file: read_scan(file).data for file in case.image_files}
+def read_case_volumes(case: Case, spacing: Spacing | None = None) -> list[np.ndarray]:
+    """(X, Y, Z) voxels of every channel of a case, checked; a frame of a 4-D series has one.
+
+    Args:
+        case: the case.
+        spacing: mm along the files' axes where it is stated because the headers are wrong.
+    """
+    files = {file: read_scan(file, spacing=spacing).data for file in case.image_files}
     return [one_volume(files[channel.file], case, channel) for channel in case.all_channels]
 
 
@@ -143,7 +148,7 @@ def one_volume(data: np.ndarray, case: Case, channel: Channel) -> np.ndarray:
     """(X, Y, Z) voxels of one channel out of its file's data, checked.
 
     Raises:
-        PosconError: its values cannot be normalised.
+        PosconError: its values cannot be normalised, or are those of a label map.
     """
     where = str(channel.file)
     if channel.index is not None and data.ndim == 4:
@@ -155,15 +160,16 @@ def one_volume(data: np.ndarray, case: Case, channel: Channel) -> np.ndarray:
 
 def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> None:
     """Write one case's folder; complete or absent."""
-    geometry = case_geometry(case, header, job.preparation, reverse=reverse)
-    volumes = read_case_volumes(case)
+    geometry = case_geometry(header, job.preparation, reverse=reverse)
+    spacing = stated_spacing(case, job.preparation)
+    volumes = read_case_volumes(case, spacing)
     modalities = [job.preparation.modality or channel.modality for channel in case.all_channels]
     image, intensities = prepare_image(volumes, geometry, job.preparation.spacing, modalities)
     image = image.astype(np.float16)
     slices, _, rows, columns = image.shape
     label, class_voxels = None, None
     if case.label is not None:
-        values = read_scan(case.label).data
+        values = read_labels(case.label, job.scheme, spacing=spacing).data
         classes = job.scheme.to_classes(values, where=str(case.label))
         n_classes = len(job.scheme.classes) + 1
         label = resample_classes(geometry.to_stack(classes), (rows, columns), n_classes)
@@ -223,4 +229,4 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
 
 
 def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return printable(path.relative_to(root).as_posix())

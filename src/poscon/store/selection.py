@@ -2,19 +2,37 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.store.store import CaseRecord, Store, read_names
+from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
+from poscon.volumes.case import Case
 
 LARGEST_AUTO_SIZE = 128
 
 
-def choose_cases(
-    store: Store, cases: Path | str | None, exclude: Path | str | None
-) -> list[CaseRecord]:
+Named = TypeVar("Named", Case, CaseRecord)
+
+
+def cases_named(cases: Sequence[Named], names: Names, folder: Path) -> list[Named]:
+    """Those of a folder's cases that are named by their id or by their subject.
+
+    Raises:
+        PosconError: a name is neither.
+    """
+    wanted = set(read_names(names))
+    unknown = wanted - {c.id for c in cases} - {c.subject for c in cases}
+    if unknown:
+        raise PosconError(
+            f"{names_place(names)}: {len(unknown)} name(s) are neither a case nor a subject of "
+            f"{folder}: {', '.join(sorted(unknown)[:5])}"
+        )
+    return [c for c in cases if c.id in wanted or c.subject in wanted]
+
+
+def choose_cases(store: Store, cases: Names | None, exclude: Names | None) -> list[CaseRecord]:
     """The cases a command works on: those named, less all cases of the subjects excluded.
 
     Naming one frame of a subject excludes all of them: another frame of a test subject is no
@@ -24,7 +42,9 @@ def choose_cases(
         PosconError: a name that does not occur, or nothing is left.
     """
     chosen = (
-        list(store.cases) if cases is None else store.select(read_names(cases), where=str(cases))
+        list(store.cases)
+        if cases is None
+        else store.select(read_names(cases), where=names_place(cases))
     )
     if exclude is not None:
         (chosen,) = leave_out(store, exclude, chosen)
@@ -34,22 +54,23 @@ def choose_cases(
 
 
 def leave_out(
-    store: Store, exclude: Path | str, *pools: Sequence[CaseRecord], needed: bool = True
+    store: Store, exclude: Names, *pools: Sequence[CaseRecord], needed: bool = True
 ) -> list[list[CaseRecord]]:
-    """Pools of cases without those of the subjects that a file names.
+    """Pools of cases without those of the subjects that are named.
 
     Args:
         store: whose cases they are.
-        exclude: the file.
+        exclude: the names.
         pools: of cases.
-        needed: whether the file has no other effect.
+        needed: whether the names have no other effect.
 
     Raises:
         PosconError: a name that does not occur; or it is needed, and no pool has the subjects.
     """
-    left_out = {c.subject for c in store.select(read_names(exclude), where=str(exclude))}
+    named = store.select(read_names(exclude), where=names_place(exclude))
+    left_out = {c.subject for c in named}
     if needed and not left_out & {c.subject for pool in pools for c in pool}:
-        raise PosconError(f"{exclude}: has no effect, none of its subjects was chosen")
+        raise PosconError(f"{names_place(exclude)}: has no effect, none of its subjects was chosen")
     return [[c for c in pool if c.subject not in left_out] for pool in pools]
 
 

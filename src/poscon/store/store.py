@@ -16,7 +16,7 @@ through nothing else.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
@@ -36,6 +36,10 @@ SCHEMA_VERSION: Final = 3
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
 REQUESTS = 32  # to a URL at a time
+
+Names = Path | str | Collection[str]
+"""Names of cases or subjects: a file that has them, see :func:`read_names`, or a list, a tuple or a
+set of them. A single text is a file."""
 
 
 _STRICT = ConfigDict(extra="forbid")
@@ -53,7 +57,10 @@ class ClassRecord(_Record):
 
 
 class Preparation(_Record):
-    """What was done to every volume; a scan to be predicted is treated the same way.
+    """What was done to every volume.
+
+    A scan to be predicted is treated the same way, in the plane of the training cases. The voxel
+    size that was stated for the training cases is not applied to it.
 
     Attributes:
         plane: see :func:`poscon.volumes.geometry.slice_geometry`.
@@ -70,13 +77,21 @@ class Preparation(_Record):
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class IntensityRecord:
-    """See :class:`poscon.store.intensity.Intensity`."""
+    """See :class:`poscon.store.intensity.Intensity`; and what tells whether a scan is like others.
+
+    Attributes:
+        looks_like: ``"CT"`` or ``"MR"``, by the values alone.
+        percentiles: the 1st and the 99th of the normalised values.
+    """
 
     modality: str
     low: float | None
     high: float | None
     mean: float
     std: float
+    padding: float
+    percentiles: tuple[float, float]
+    looks_like: str
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -238,6 +253,16 @@ class Store:
         """Foreground classes; class index i + 1 is the i-th."""
         return tuple(c.name for c in self.manifest.classes)
 
+    def __repr__(self) -> str:
+        subjects = {case.subject for case in self.cases}
+        labelled = {case.subject for case in self.cases if case.labelled}
+        mm = self.manifest.preparation.spacing
+        return (
+            f"Store({str(self.path)!r}: {len(self.cases)} cases of {len(subjects)} subjects, "
+            f"{len(labelled)} of them labelled; classes {', '.join(self.class_names) or 'none'}; "
+            f"{'pixels as scanned' if mm is None else f'pixels of {mm:g} mm'})"
+        )
+
     def image(self, case: CaseRecord) -> np.ndarray:
         """(slices, channels, rows, columns) float16, memory-mapped or fetched as it is read."""
         slices, *in_plane = case.shape
@@ -291,19 +316,41 @@ class Store:
         return found
 
 
-def read_names(source: str | Path) -> list[str]:
-    """Read names of cases or subjects from a file.
+def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
+    """The labelled cases, each with the voxels of its classes."""
+    return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]
+
+
+def names_place(source: Names) -> str:
+    """What messages call the place that names come from."""
+    return str(source) if isinstance(source, str | Path) else "the list of names"
+
+
+def read_names(source: Names) -> list[str]:
+    """Names of cases or subjects, from a file or from a list.
 
     Args:
-        source: a text file with one name a line (``#`` starts a comment), a JSON file that holds
-            a list, or ``FILE.json:KEY`` for the list under a key.
+        source: a text file with one name per line (``#`` starts a comment), a JSON file that holds
+            a list, or ``FILE.json:KEY`` for the list under a key; or a list, a tuple or a set.
+
+    Raises:
+        PosconError: the file cannot be read, there is no name, or a name is no text.
     """
+    if not isinstance(source, str | Path):
+        if not isinstance(source, list | tuple | set | frozenset):
+            raise PosconError(f"{source!r}: give a file of names, or a list of names")
+        for name in source:
+            if not isinstance(name, str):
+                raise PosconError(f"{names_place(source)}: {name!r} is no text")
+        if not source:
+            raise PosconError(f"{names_place(source)}: names no case")
+        return sorted(source) if isinstance(source, set | frozenset) else list(source)
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
-        text = path.read_text()
+        text = printable(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"{path}: cannot read the list of cases ({error})") from error
+        raise PosconError(f"{path}: cannot read the list of names ({error})") from error
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from poscon.errors import PosconError
-from poscon.networks.parts import SegmentationNetwork
+from poscon.networks.parts import Encoder, SegmentationNetwork
 from poscon.positions import neighbours
 from poscon.progress import console
 from poscon.store.resample import resample_probabilities
@@ -43,8 +43,8 @@ def batch_slices(pixels: int, device: torch.device) -> int:
 def choose_precision(precision: str, device: str) -> str:
     """The precision of a training, ``32`` or ``bf16``.
 
-    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX. There
-    it is faster, and the Dice is the same within the spread of seeds (decision 0015).
+    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX. What
+    that does to the Dice is in decision 0015.
     """
     if precision == "auto":
         return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
@@ -94,18 +94,35 @@ def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iter
     """
     device = next(network.parameters()).device
     rows, columns = stack.shape[2:]
-    stride = network.encoder.stride
+    parts, top, left = network_inputs(stack, network.encoder, size)
+    for part in parts:
+        logits: Tensor = network(part.to(device))
+        yield logits[..., top : top + rows, left : left + columns].float()
+
+
+def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator[Tensor], int, int]:
+    """The slices of a volume as an encoder takes them, padded and with their neighbours.
+
+    Args:
+        stack: (S, channels, H, W) float32.
+        encoder: says how many neighbours it sees, and the stride of its inputs.
+        size: least extent of the inputs, that of the training crops.
+
+    Returns:
+        Batches (B, in_channels, H', W') on the stack's device, in the order of the slices; and how
+        many rows and columns of zeros lie before the first.
+    """
     margins = []
-    for length in (columns, rows):  # last axis first, as pad wants it
-        extra = max(size, -(-length // stride) * stride) - length
+    for length in reversed(stack.shape[2:]):  # last axis first, as pad wants it
+        extra = max(size, -(-length // encoder.stride) * encoder.stride) - length
         margins += [extra // 2, extra - extra // 2]
     padded = pad(stack, margins)
-    left, top = margins[0], margins[2]
-    around = neighbours(np.arange(len(stack)), len(stack), network.settings.context)
-    at_once = batch_slices(padded[0, 0].numel(), device)
-    for part in torch.from_numpy(around).split(at_once):
-        logits: Tensor = network(padded[part].flatten(1, 2).to(device))
-        yield logits[..., top : top + rows, left : left + columns].float()
+    around = torch.from_numpy(
+        neighbours(np.arange(len(stack)), len(stack), encoder.settings.context)
+    )
+    at_once = batch_slices(padded[0, 0].numel(), next(encoder.parameters()).device)
+    batches = (padded[part].flatten(1, 2) for part in around.split(at_once))
+    return batches, margins[2], margins[0]
 
 
 def predicted_classes(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, printable
 from poscon.methods import Method
 from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar
@@ -112,8 +112,7 @@ def train(
                 progress.update(task, status=means.status())
             if not batches.ends_chunk(done):
                 continue
-            rate = float(schedule.get_last_lr()[0])
-            row: dict[str, float] = {"step": done, **means.row(), "lr": rate}
+            row = {"step": done, **means.row(), "lr": float(schedule.get_last_lr()[0])}
             if not math.isfinite(row["loss"]):
                 raise PosconError(
                     f"{run.path}: the loss is {row['loss']} by step {done}; "
@@ -266,18 +265,21 @@ class _Log:
     def __init__(self, run: RunFolder, title: str, done: int) -> None:
         self.title = title
         self.metrics = MetricsFile(run.metrics_path)
-        self.tensorboard = TensorBoardLogger(run.path, name="", version="tensorboard")
+        self.tensorboard: TensorBoardLogger | None = None
+        if printable(str(run.path)) == str(run.path):  # else TensorBoard cannot write there
+            self.tensorboard = TensorBoardLogger(run.path, name="", version="tensorboard")
         if rank() == 0:
             self.metrics.forget_after(done)
 
     def write(self, row: dict[str, float]) -> None:
         self.metrics.append(row)
-        self.tensorboard.log_metrics(
-            {name: value for name, value in row.items() if name != "step"}, step=int(row["step"])
-        )
+        if self.tensorboard is not None:
+            numbers = {name: value for name, value in row.items() if name != "step"}
+            self.tensorboard.log_metrics(numbers, step=int(row["step"]))
         if not console.is_terminal:
             text = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
             console.print(f"{self.title}: {text}", soft_wrap=True)
 
     def close(self) -> None:
-        self.tensorboard.finalize("success")
+        if self.tensorboard is not None:
+            self.tensorboard.finalize("success")

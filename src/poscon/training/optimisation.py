@@ -82,10 +82,11 @@ def build_optimiser(
     optimiser: torch.optim.Optimizer
     if settings.name == "sgd":
         optimiser = torch.optim.SGD(listed, momentum=settings.momentum or 0.0, **common)
-    elif settings.name == "adam":
-        optimiser = torch.optim.Adam(listed, **common)
     else:
-        optimiser = torch.optim.AdamW(listed, **common)
+        # on a CPU torch by itself goes through the tensors one by one (decision 0015)
+        fused = True if trained[0].device.type == "cpu" else None
+        kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        optimiser = kind(listed, fused=fused, **common)
 
     def share(step: int) -> float:
         return learning_rate(step, total_steps, settings) / settings.lr

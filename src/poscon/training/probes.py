@@ -186,12 +186,12 @@ def _dice(
         [probe(look(reader.centred(part).images), size).argmax(1).cpu().numpy() for part in parts]
     )
     expected = _middle(store.label(case), size)
-    logits = {}
+    dice = {}
     for index, name in enumerate(store.class_names, start=1):
         a, b = predicted == index, expected == index
         if total := int(a.sum()) + int(b.sum()):
-            logits[name] = 2 * int((a & b).sum()) / total
-    return logits
+            dice[name] = 2 * int((a & b).sum()) / total
+    return dice
 
 
 def _middle(stack: np.ndarray, size: int) -> np.ndarray:

@@ -25,19 +25,41 @@ from typing import Any
 import yaml
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import holds_nothing, write_text
+from poscon.progress import console
 from poscon.store.store import CaseRecord, Store, write_json
+from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
 
 CHECKPOINT = "last.ckpt"
 MODEL = "model.safetensors"
-LABELS_FILE = "labels.json"
 """Beside predictions: what their values mean."""
 
 
 def part_file(run: Path, part: str) -> Path:
     """Where a pre-training run leaves a part of the network, ``encoder`` or ``decoder``."""
     return run / f"{part}.safetensors"
+
+
+def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) -> dict[str, Any]:
+    """What the file of a network says of its inputs, so that a scan can be prepared for it.
+
+    Args:
+        store: what it was trained on.
+        cases: those it was trained on.
+        size: extent of the training crops in pixels.
+    """
+    return {
+        "size": size,
+        "preparation": store.manifest.preparation.model_dump(mode="json"),
+        "training": TrainingRange.of(store, cases).model_dump(mode="json"),
+    }
+
+
+def say_mixtures(store: Store, cases: Sequence[CaseRecord]) -> None:
+    """A note on stderr where the cases of a training have several planes or modalities."""
+    for text in TrainingRange.of(store, cases).mixtures():
+        console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 class RunFolder:
@@ -109,7 +131,7 @@ class RunFolder:
         Raises:
             PosconError: there is.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not (self.path.is_dir() and holds_nothing(self.path)):
             raise PosconError(
                 f"{self.path}: exists already; choose another folder, or continue it with --resume"
             )
@@ -121,7 +143,7 @@ class RunFolder:
             PosconError: it is damaged.
         """
         try:
-            config = yaml.safe_load(self.config_path.read_text())
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict) or not {"command", "settings", "store"} <= config.keys():
@@ -152,7 +174,7 @@ class RunFolder:
         by_id = {case.id: case for case in store.cases}
         cases: dict[str, list[CaseRecord]] = {}
         try:
-            entries = json.loads(self.cases_path.read_text())
+            entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
             listed = [
                 (entry["id"], entry["stored_sha256"], entry["role"])
                 for entry in entries
@@ -200,7 +222,7 @@ class MetricsFile:
         """The rows there are, as text."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def forget_after(self, step: int) -> None:
@@ -229,7 +251,7 @@ def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
     Raises:
         PosconError: one of the (name, value) pairs is given.
     """
-    given = [name for name, value in options if value not in (None, (), [])]
+    given = [name for name, value in options if value not in (None, (), [], {})]
     if given:
         raise PosconError(
             f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "

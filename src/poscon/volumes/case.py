@@ -1,6 +1,7 @@
 """What a data set says of itself: its cases, and what its label values mean."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Case:
         subject: the person (or animal) scanned; several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
         image: the file with the intensities; of several files the first.
-        label: the file with the reference segmentation, or None.
+        label: the file with the reference segmentation, or a folder with one mask per organ, see
+            :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
         frame_index: which frame of a 4-D ``image`` this is, or None for a 3-D file.
         spacing: the voxel size in mm along the file's axes where the data set states it because
@@ -85,7 +87,8 @@ class LabelClass:
 class LabelScheme:
     """The foreground classes of a data set in canonical order, and how voxel values map to them.
 
-    Class index 0 is background; class ``i + 1`` is ``classes[i]``.
+    Class index 0 is background; class ``i + 1`` is ``classes[i]``. What comes from a file or a
+    user goes through :func:`label_scheme`, which checks it.
 
     Attributes:
         classes: foreground classes in canonical order.
@@ -120,14 +123,7 @@ class LabelScheme:
             PosconError: a value is not whole or not declared.
         """
         present = np.unique(values)
-        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole, and said to be
-            whole = present.astype(np.int64)
-        if not np.array_equal(whole, present):
-            odd = present[whole != present]
-            raise PosconError(
-                f"{where}: label values must be whole numbers, found {odd[0]:g}; "
-                "is this an image, or was the label map resampled with interpolation?"
-            )
+        whole = whole_values(present, where=where)
         index = {0: 0, **dict.fromkeys(self.background, 0)}
         for position, label_class in enumerate(self.classes, start=1):
             index.update(dict.fromkeys(label_class.values, position))
@@ -162,6 +158,7 @@ class Dataset:
             files make necessary, e.g. ``{"spacing": 1.25}``; the user's own settings override them.
         notes: what a user should know of these files, one sentence each.
         channels: name of each image channel; every case has as many.
+        passed_over: what the folder holds and was not read, counted, one line for each kind.
     """
 
     layout: str
@@ -171,31 +168,114 @@ class Dataset:
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ("image",)
+    passed_over: tuple[str, ...] = ()
+
+
+LARGEST_VALUE = 2**31 - 1
+"""The largest label value: what every format of a label map can hold."""
+
+
+def label_scheme(classes: Iterable[tuple[Any, Iterable[Any]]], *, where: str) -> LabelScheme:
+    """The one way from what a file or a user says of label values to a label scheme.
+
+    Args:
+        classes: of each foreground class its name and its voxel values, in canonical order.
+        where: what to name in an error message: the file or the option.
+
+    Raises:
+        PosconError: a name is empty or no text; a value is not a whole number from 1 to
+            ``LARGEST_VALUE``; a name or a value occurs twice; a class has no value.
+    """
+    found: dict[str, LabelClass] = {}
+    owner: dict[int, str] = {}
+    for name, values in classes:
+        if not isinstance(name, str) or not name.strip() or not name.strip().isprintable():
+            raise PosconError(f"{where}: a class has the name {name!r}; a name is printable text")
+        name = name.strip()
+        if name in found:
+            raise PosconError(f"{where}: the class name {name!r} occurs twice; names must differ")
+        numbers = tuple(label_value(value, where=f"{where}: class {name!r}") for value in values)
+        if not numbers:
+            raise PosconError(f"{where}: class {name!r} has no value; state at least one")
+        for number in numbers:
+            if number == 0:
+                raise PosconError(f"{where}: class {name!r} has the value 0, which is background")
+            if number in owner:
+                raise PosconError(
+                    f"{where}: the label value {number} occurs twice, in class {owner[number]!r} "
+                    f"and in class {name!r}; a value means one class"
+                )
+            owner[number] = name
+        found[name] = LabelClass(name, numbers)
+    return LabelScheme(tuple(found.values()))
+
+
+def label_value(value: Any, *, where: str) -> int:
+    """A label value as a number, from a number or its text; 0 is background.
+
+    Raises:
+        PosconError: it is not a whole number from 0 to ``LARGEST_VALUE``.
+    """
+    number = None
+    if isinstance(value, str) and re.fullmatch(r"\s*\+?[0-9]{1,10}\s*", value):
+        number = int(value)
+    elif isinstance(value, int | float | np.integer) and not isinstance(value, bool):
+        number = int(value) if value == value // 1 else None  # NaN and infinity are not equal
+    if number is None or not 0 <= number <= LARGEST_VALUE:
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
+        raise PosconError(
+            f"{where}: {shown} is no whole number from 0 to {LARGEST_VALUE}, as a label value is"
+        )
+    return number
+
+
+def discovered_scheme(values: Iterable[int], *, where: str) -> LabelScheme:
+    """Every value but 0 as a class ``class_VALUE``, by rising value.
+
+    Raises:
+        PosconError: a value cannot be a label value, see :func:`label_scheme`.
+    """
+    foreground = sorted(set(values) - {0})
+    return label_scheme(((f"class_{value}", (value,)) for value in foreground), where=where)
+
+
+def whole_values(values: np.ndarray, *, where: str) -> np.ndarray:
+    """Label values as int64.
+
+    Raises:
+        PosconError: one is not whole.
+    """
+    with np.errstate(invalid="ignore"):  # NaN and infinity are not whole, and said to be
+        whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        odd = float(values[whole != values][0])
+        raise PosconError(
+            f"{where}: label values must be whole numbers, found {odd!r}; "
+            "is this an image, or was the label map resampled with interpolation?"
+        )
+    return whole
 
 
 def parse_labels(text: str) -> LabelScheme:
     """Read a label scheme from ``"1=RV,2=MYO,3=LV"``; several values for a class: ``420+421=LA``.
 
     The canonical class order is the order of writing.
+
+    Raises:
+        PosconError: the text is not of that form, or says something impossible.
     """
     classes = []
     for part in text.split(","):
         values, separator, name = part.partition("=")
-        try:
-            numbers = tuple(int(v) for v in values.split("+"))
-        except ValueError:
-            numbers = ()
-        if not separator or not name.strip() or not numbers or 0 in numbers:
+        numbers = [value.strip() for value in values.split("+")]
+        written = all(re.fullmatch("[0-9]+", number) and int(number) for number in numbers)
+        if not separator or not name.strip() or not written:
             raise PosconError(
                 f"--labels: cannot read {part.strip()!r}; write VALUE=NAME pairs such as "
                 "1=RV,2=MYO,3=LV (0 is background and is not listed)"
             )
-        classes.append(LabelClass(name.strip(), numbers))
-    names = [c.name for c in classes]
-    numbers = tuple(v for c in classes for v in c.values)
-    if len(set(names)) < len(names) or len(set(numbers)) < len(numbers):
-        raise PosconError(f"--labels: a name or a value occurs twice in {text!r}")
-    return LabelScheme(tuple(classes))
+        classes.append((name, numbers))
+    return label_scheme(classes, where="--labels")
 
 
 def _listed(values: Sequence[int], most: int = 10) -> str:

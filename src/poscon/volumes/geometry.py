@@ -9,6 +9,8 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
+from poscon.volumes.affine import spacing_of
+
 Plane = Literal["auto", "axial", "coronal", "sagittal"]
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # of the RAS+ axes
 ANISOTROPIC = 1.5
@@ -38,6 +40,14 @@ class SliceGeometry:
     plane: str
 
     @property
+    def acquired(self) -> str | None:
+        """The plane that the scan was acquired in, by its spacing; None: it is near isotropic."""
+        order = _canonical_order(_SLICE_AXIS[self.plane])
+        canonical = [self.spacing[order.index(axis)] for axis in range(3)]
+        axis = _through_plane(canonical)
+        return None if axis is None else _plane(axis)
+
+    @property
     def stack_shape(self) -> tuple[int, int, int]:
         """(slices, rows, columns) before any resampling."""
         s, r, c = self.permutation
@@ -58,7 +68,6 @@ def slice_geometry(
     shape: tuple[int, int, int],
     affine: np.ndarray,
     *,
-    spacing: tuple[float, float, float] | None = None,
     plane: Plane = "auto",
     reverse: bool = False,
 ) -> SliceGeometry:
@@ -67,20 +76,20 @@ def slice_geometry(
     Args:
         shape: spatial shape in the file.
         affine: (4, 4), voxel index to mm, RAS+; oblique ones count as the nearest orthogonal.
-        spacing: mm along the file's axes where the affine's own is wrong.
         plane: which plane to slice in; ``"auto"`` takes the plane the scan was acquired in, known
             by its through-plane spacing, and axial where the voxels are near isotropic.
         reverse: run the slices the other way, for a file whose affine has the order wrong.
     """
-    if spacing is None:
-        x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-        spacing = (float(x), float(y), float(z))
+    spacing = spacing_of(affine)
     orientation = nib.io_orientation(affine)  # row i: canonical axis and sign of file axis i
     file_axis = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
     canonical_spacing = [spacing[file_axis[axis]] for axis in range(3)]
-    slice_axis = _through_plane(canonical_spacing) if plane == "auto" else _SLICE_AXIS[plane]
-    canonical_order = [slice_axis] + [axis for axis in (2, 1, 0) if axis != slice_axis]
-    permutation = [file_axis[axis] for axis in canonical_order]
+    if plane == "auto":
+        acquired = _through_plane(canonical_spacing)
+        slice_axis = _SLICE_AXIS["axial"] if acquired is None else acquired
+    else:
+        slice_axis = _SLICE_AXIS[plane]
+    permutation = [file_axis[axis] for axis in _canonical_order(slice_axis)]
     flips = [bool(orientation[axis, 1] < 0) for axis in permutation]
     flips[0] ^= reverse
     return SliceGeometry(
@@ -88,12 +97,21 @@ def slice_geometry(
         permutation=(permutation[0], permutation[1], permutation[2]),
         flips=(flips[0], flips[1], flips[2]),
         spacing=(spacing[permutation[0]], spacing[permutation[1]], spacing[permutation[2]]),
-        plane=next(name for name, axis in _SLICE_AXIS.items() if axis == slice_axis),
+        plane=_plane(slice_axis),
     )
 
 
-def _through_plane(spacing: list[float]) -> int:
-    """The canonical axis across the slices as acquired, by spacing; axial if that does not tell."""
+def _canonical_order(slice_axis: int) -> list[int]:
+    """The canonical axes of (slice, row, column)."""
+    return [slice_axis, *(axis for axis in (2, 1, 0) if axis != slice_axis)]
+
+
+def _plane(slice_axis: int) -> str:
+    return next(name for name, axis in _SLICE_AXIS.items() if axis == slice_axis)
+
+
+def _through_plane(spacing: list[float]) -> int | None:
+    """The canonical axis across the slices as acquired, by spacing; None: that does not tell."""
     widest = int(np.argmax(spacing))
     others = [s for axis, s in enumerate(spacing) if axis != widest]
-    return widest if spacing[widest] >= ANISOTROPIC * max(others) else _SLICE_AXIS["axial"]
+    return widest if spacing[widest] >= ANISOTROPIC * max(others) else None

@@ -1,17 +1,35 @@
 """The data set layouts that poscon reads: one file a layout, each with its ``LAYOUT``."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
+from poscon import plugins
 from poscon.errors import PosconError
+from poscon.files import printable
 from poscon.volumes.case import Dataset
-from poscon.volumes.layouts import acdc, chd, hvsmr, mms, mmwhs, msd, nnunet, plain
+from poscon.volumes.layouts import (
+    acdc,
+    bids,
+    chd,
+    dataset_json,
+    hvsmr,
+    kits,
+    labels_json,
+    mms,
+    mmwhs,
+    msd,
+    nnunet,
+    plain,
+    totalsegmentator,
+)
 from poscon.volumes.layouts.base import Layout
+from poscon.volumes.layouts.tree import passed_over
+from poscon.volumes.scan import scan_suffix, voxel_file
 
-__all__ = ["LAYOUTS", "Layout", "read_dataset"]
+__all__ = ["LAYOUTS", "Layout", "find_layout", "known_layouts", "read_dataset"]
 
 LAYOUTS: tuple[Layout, ...] = (
     acdc.LAYOUT,
@@ -21,9 +39,16 @@ LAYOUTS: tuple[Layout, ...] = (
     hvsmr.LAYOUT,
     nnunet.LAYOUT,
     msd.LAYOUT,
+    totalsegmentator.LAYOUT,
+    kits.LAYOUT,
+    bids.LAYOUT,
     plain.LAYOUT,
 )
-"""Every layout in the order in which they are tried: the most specific first."""
+"""poscon's own layouts, in the order in which they are tried: the most specific first."""
+
+
+_COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
+"""Files without scans that need no mention."""
 
 
 def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
@@ -43,38 +68,80 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
     """
     if not root.is_dir():
         raise PosconError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    chosen = _by_name(layout) if layout is not None else _detect(root)
+    chosen = find_layout(layout) if layout is not None else _detect(root)
     dataset = chosen.read(root, channel)
     if not dataset.cases:
         raise PosconError(
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
-    return _with_safe_ids(dataset)
+    return replace(
+        _with_safe_ids(dataset), passed_over=passed_over(root, _files_of(dataset), _COMPANIONS)
+    )
 
 
-def _by_name(name: str) -> Layout:
-    known = {layout.name: layout for layout in LAYOUTS}
-    if name not in known:
-        close = get_close_matches(name.lower(), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise PosconError(f"unknown layout {name!r}; known are {', '.join(known)}{hint}")
-    return known[name]
+def _files_of(dataset: Dataset) -> Iterator[Path]:
+    """Every file that is read, and every folder of masks."""
+    for case in dataset.cases:
+        for path in (*case.image_files, *([] if case.label is None else [case.label])):
+            yield path
+            if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)):
+                yield voxels
+
+
+def known_layouts() -> dict[str, str]:
+    """The name of every layout, and where it comes from: poscon or a plug-in's package.
+
+    They are in the order in which they are tried: those of plug-ins before ``plain``, which takes
+    any folder with scans.
+    """
+    sources = plugins.names(plugins.LAYOUTS, _OWN)
+    return {**{name: s for name, s in sources.items() if name != _LAST}, _LAST: sources[_LAST]}
+
+
+def find_layout(name: str) -> Layout:
+    """A layout by its name, of poscon's own or of a plug-in.
+
+    Raises:
+        PosconError: there is none of that name, or the plug-in cannot be used.
+    """
+    sources = plugins.names(plugins.LAYOUTS, _OWN)
+    if sources.get(name) == plugins.OWN:
+        return _OWN[name]
+    found = plugins.find(plugins.LAYOUTS, name, _OWN, instance_of=Layout)
+    if found.name != name:
+        raise PosconError(
+            f"layout {name!r} of the package {sources[name]}: calls itself {found.name!r}; give "
+            "both the same name"
+        )
+    return found
+
+
+_OWN = {layout.name: layout for layout in LAYOUTS}
+_LAST = plain.LAYOUT.name
 
 
 def _detect(root: Path) -> Layout:
-    for layout in LAYOUTS:
+    known = known_layouts()
+    for name in known:
+        layout = find_layout(name)
         if layout.matches(root):
             return layout
     raise PosconError(
-        f"{root}: no data set found; looked for the layouts "
-        f"{', '.join(layout.name for layout in LAYOUTS)}; give the folder that holds the scans"
+        f"{root}: no data set found; looked for the layouts {', '.join(known)}; give the folder "
+        "that holds the scans"
     )
 
 
 def _with_safe_ids(dataset: Dataset) -> Dataset:
     cases = [
-        replace(case, id=re.sub(r"[^\w.-]+", "_", case.id).lstrip(".")) for case in dataset.cases
+        replace(
+            case,
+            id=re.sub(r"[^\w.%-]+", "_", printable(case.id)).lstrip("."),
+            subject=printable(case.subject),
+            frame=None if case.frame is None else printable(case.frame),
+        )
+        for case in dataset.cases
     ]
     cases.sort(key=lambda case: case.id)
     for first, second in pairwise(cases):

@@ -1,5 +1,6 @@
 """What a data set layout is, and the steps that most layouts share."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset
-from poscon.volumes.scan import read_header, scan_stem, scan_suffix
+from poscon.volumes.layouts.tree import walk
+from poscon.volumes.scan import read_shape, scan_stem, scan_suffix
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,19 @@ class Pair:
 def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
     """The scan files below a folder that fit a glob pattern, sorted.
 
-    Hidden files and folders are left out, so the ``._*`` twins that macOS writes are too.
+    Hidden files and folders are left out, so the ``._*`` twins that macOS writes are too. Links are
+    followed. What is left out is listed by :func:`poscon.volumes.layouts.tree.passed_over`.
+
+    Args:
+        folder: the folder.
+        pattern: a glob pattern; ``**/*`` for everything below the folder.
     """
+    found = walk(folder).files if pattern == "**/*" else sorted(folder.glob(pattern))
     return [
         path
-        for path in sorted(folder.glob(pattern))
+        for path in found
         if scan_suffix(path)
-        and path.is_file()
+        and os.path.isfile(path)  # False where it is out of reach
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
@@ -103,7 +111,7 @@ def refuse_channel(channel: int | None, layout: str) -> None:
 
 def split_frames(case: Case) -> list[Case]:
     """One case a frame (``ID_frame01``, ...) if the image is a 4-D file, else the case itself."""
-    shape = read_header(case.image).shape
+    shape = read_shape(case.image)
     if len(shape) < 4:
         return [case]
     width = max(2, len(str(shape[3])))

@@ -5,21 +5,45 @@ from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.volumes.case import LabelClass, LabelScheme
+from poscon.volumes.case import LabelScheme, label_scheme, label_value
 
 FILE = "dataset.json"
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """The content of ``dataset.json``; empty if there is no such file or it is no JSON object."""
+    """The content of ``dataset.json``; empty if there is no such file or it is no JSON object.
+
+    Raises:
+        PosconError: the file cannot be read, is no JSON, or has a key twice.
+    """
     path = root / FILE
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PosconError(f"{path}: not valid JSON ({error}); mend or remove it") from error
+    content = read_json_once(path)
     return content if isinstance(content, dict) else {}
+
+
+def read_json_once(path: Path) -> Any:
+    """The content of a JSON file in which every key occurs once in its object.
+
+    Of a key that occurs twice, ``json`` would silently take the last.
+
+    Raises:
+        PosconError: the file cannot be read, is no JSON, or has a key twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise PosconError(f"{path}: {repeated[0]!r} occurs twice; keep one of the two")
+        return dict(pairs)
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except OSError as error:
+        raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise PosconError(f"{path}: not valid JSON ({error}); mend or remove it") from error
 
 
 def require_description(root: Path) -> dict[str, Any]:
@@ -61,17 +85,21 @@ def choose_channels(root: Path, names: dict[int, str], channel: int | None) -> d
     return {channel: names[channel]}
 
 
-def label_scheme(root: Path, description: dict[str, Any]) -> LabelScheme | None:
+def labels_of_description(root: Path, description: dict[str, Any]) -> LabelScheme | None:
     """The foreground classes by rising value, or None if none is stated.
 
     Both spellings are read: ``{"RV": 1}`` (nnU-Net 2) and ``{"1": "RV"}`` (Decathlon, nnU-Net 1).
+
+    Raises:
+        PosconError: a label is a region or ``ignore``, or see
+            :func:`poscon.volumes.case.label_scheme`.
     """
     path = root / FILE
     labels = description.get("labels", {})
     if not isinstance(labels, dict):
         raise PosconError(f'{path}: labels must be like {{"background": 0, "RV": 1}}')
     value_first = all(key.isdigit() for key in labels)
-    classes = []
+    values: dict[str, int] = {}
     for key, entry in labels.items():
         value, name = (key, entry) if value_first else (entry, key)
         if isinstance(value, list):
@@ -79,12 +107,50 @@ def label_scheme(root: Path, description: dict[str, Any]) -> LabelScheme | None:
                 f"{path}: label {name!r} is a region {value}; regions are not supported, "
                 "state one value a label"
             )
-        if name == "ignore":
+        if str(name).lower() == "ignore":
             raise PosconError(f"{path}: the label 'ignore' is not supported; remove it")
-        try:
-            classes.append(LabelClass(str(name), (int(value),)))
-        except (TypeError, ValueError):
-            raise PosconError(f"{path}: label {name!r}: {value!r} is no whole number") from None
-    foreground = [label_class for label_class in classes if label_class.values != (0,)]
-    foreground.sort(key=lambda label_class: label_class.values)
-    return LabelScheme(tuple(foreground)) if foreground else None
+        if name in values:
+            raise PosconError(f"{path}: the class name {name!r} occurs twice; names must differ")
+        values[name] = label_value(value, where=f"{path}: label {name!r}")
+    foreground = sorted((value, name) for name, value in values.items() if value != 0)
+    zero = [name for name, value in values.items() if value == 0]
+    if len(zero) > 1:
+        raise PosconError(
+            f"{path}: the label value 0 occurs twice, as {zero[0]!r} and {zero[1]!r}; 0 is "
+            "background alone"
+        )
+    scheme = label_scheme(((name, (value,)) for value, name in foreground), where=str(path))
+    return scheme if scheme.classes else None
+
+
+def modality_of(channel: str) -> str | None:
+    """``"CT"`` or ``"MR"`` by a channel's name; None where the name does not tell."""
+    name = channel.strip().upper()
+    if name.startswith("CT"):  # CTA too
+        return "CT"
+    return "MR" if name in ("MR", "MRI") else None
+
+
+def notes_of_description(root: Path, description: dict[str, Any], labelled: int) -> tuple[str, ...]:
+    """What ``dataset.json`` says that the files do not bear out, one sentence each.
+
+    Args:
+        root: the data set's folder.
+        description: the content of its ``dataset.json``.
+        labelled: how many training cases have a label map.
+    """
+    notes = []
+    stated = description.get("numTraining")
+    if stated is not None and stated != labelled:
+        notes.append(
+            f"{FILE} states {stated} training cases (numTraining), but {labelled} label maps are "
+            f"in {root / 'labelsTr'}."
+        )
+    labels = description.get("labels", {})
+    zero = [key if value == 0 else value for key, value in labels.items() if 0 in (key, value)]
+    zero += [name for value, name in labels.items() if value == "0"]
+    if zero and "background" not in str(zero[0]).lower():
+        notes.append(
+            f"{FILE} calls the value 0 {zero[0]!r}: poscon reads 0 as background, not as a class."
+        )
+    return tuple(notes)

@@ -16,11 +16,13 @@ from poscon.volumes.layouts.base import Layout, by_case, refuse_orphans, scan_fi
 from poscon.volumes.layouts.dataset_json import (
     channel_names,
     choose_channels,
-    label_scheme,
+    labels_of_description,
+    modality_of,
+    notes_of_description,
     read_description,
     require_description,
 )
-from poscon.volumes.scan import read_header, scan_stem
+from poscon.volumes.scan import read_shape, scan_stem
 
 NAME = "msd"
 
@@ -33,9 +35,9 @@ def read(root: Path, channel: int | None) -> Dataset:
     description = require_description(root)
     names = channel_names(root, description)
     chosen = choose_channels(root, names, channel)
-    modalities = {number: "CT" if name == "CT" else "MR" for number, name in chosen.items()}
+    modalities = {number: modality_of(name) or "MR" for number, name in chosen.items()}
     modality = next(iter(modalities.values()))
-    _refuse_missing(root, description)
+    _check_training(root, description)
 
     training, labels, test = (
         by_case((scan_stem(path), path) for path in scan_files(root / folder))
@@ -53,20 +55,43 @@ def read(root: Path, channel: int | None) -> Dataset:
         NAME,
         root,
         tuple(cases),
-        label_scheme(root, description),
+        labels_of_description(root, description),
+        notes=notes_of_description(root, description, len(labels)),
         channels=tuple(chosen.values()),
     )
 
 
-def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
-    """Every training file that ``dataset.json`` lists must be there (test images need not be)."""
+def _check_training(root: Path, description: dict[str, Any]) -> None:
+    """What ``dataset.json`` lists for training must be there, paired as it is paired here.
+
+    Further fields of an entry, such as ``fold``, say nothing about files. Test images need not be
+    there.
+    """
+    path = root / "dataset.json"
     entries = description.get("training", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise PosconError(
-            f'{root / "dataset.json"}: training must be a list of {{"image": ..., "label": ...}}'
-        )
-    listed = [root / path for entry in entries for path in entry.values()]
-    missing = [path for path in listed if not path.is_file()]
+        raise PosconError(f'{path}: training must be a list of {{"image": ..., "label": ...}}')
+    listed: list[Path] = []
+    for entry in entries:
+        named = {
+            folder: _file_names(entry.get(key, []), path)
+            for key, folder in (("image", "imagesTr"), ("label", "labelsTr"))
+        }
+        for folder, names in named.items():
+            for name in names:
+                if (root / name).parent.resolve() != (root / folder).resolve():
+                    raise PosconError(
+                        f"{path}: {name} is listed but not in {folder}, from where the files are "
+                        "read; move the file there"
+                    )
+                listed.append(root / name)
+        images, labels = ({Path(name).name for name in names} for names in named.values())
+        if labels and images and not labels <= images:
+            raise PosconError(
+                f"{path}: pairs {min(images)} with {min(labels)}, but image and label map must "
+                "have the same name; rename one"
+            )
+    missing = [file for file in listed if not file.is_file()]
     if missing:
         raise PosconError(
             f"{missing[0]}: listed in dataset.json but missing "
@@ -74,9 +99,17 @@ def _refuse_missing(root: Path, description: dict[str, Any]) -> None:
         )
 
 
+def _file_names(stated: Any, path: Path) -> list[str]:
+    """The file or the files that a field of an entry names."""
+    names = stated if isinstance(stated, list) else [stated]
+    if not all(isinstance(name, str) for name in names):
+        raise PosconError(f"{path}: an entry of training names {stated!r}, which is no file name")
+    return names
+
+
 def _with_channels(case: Case, modalities: dict[int, str], stated: int) -> Case:
     """A case with the chosen ones of the channels that its 4-D file has."""
-    shape = read_header(case.image).shape
+    shape = read_shape(case.image)
     if shape[3:] != (stated,):
         raise PosconError(
             f"{case.image}: shape {shape}, but dataset.json states {stated} channels; "

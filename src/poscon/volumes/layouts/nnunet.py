@@ -15,7 +15,9 @@ from poscon.volumes.layouts.dataset_json import (
     FILE,
     channel_names,
     choose_channels,
-    label_scheme,
+    labels_of_description,
+    modality_of,
+    notes_of_description,
     read_description,
     require_description,
 )
@@ -37,10 +39,14 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     description = require_description(root)
+    if "dataset" in description:
+        raise PosconError(
+            f"{root / FILE}: lists its files under 'dataset', which poscon does not read; put them "
+            "into imagesTr and labelsTr"
+        )
     names = channel_names(root, description)
     chosen = choose_channels(root, names, channel)
-    known = {"CT": "CT", "MR": "MR", "MRI": "MR"}
-    modalities = {number: known.get(name.upper()) for number, name in chosen.items()}
+    modalities = {number: modality_of(name) for number, name in chosen.items()}
     ending = description.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
         raise PosconError(
@@ -70,7 +76,8 @@ def read(root: Path, channel: int | None) -> Dataset:
         NAME,
         root,
         tuple(cases),
-        label_scheme(root, description),
+        labels_of_description(root, description),
+        notes=notes_of_description(root, description, len(labels)),
         channels=tuple(chosen.values()),
     )
 

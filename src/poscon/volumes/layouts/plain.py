@@ -1,28 +1,40 @@
 """Any folder of scans, nested or flat, with or without label maps.
 
-Label maps are in ``labels/`` beside ``images/`` under the same names, or next to their image as
-``NAME_gt``, ``NAME_seg``, ``NAME_label``, ``NAME-label`` or ``NAME_mask``. Every frame of a 4-D
+A label map is known by a folder (``labels/`` or ``masks/`` beside ``images/``), by its name beside
+its image (``NAME_seg``, ``NAME.seg``, ``seg-1`` beside ``volume-1``) or by the name alone
+(``segmentation`` beside the only image of a folder). Capitals do not matter. Every frame of a 4-D
 file is a case of one subject.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.volumes.case import Case, Dataset
-from poscon.volumes.layouts.base import (
-    Layout,
-    by_case,
-    refuse_channel,
-    refuse_orphans,
-    scan_files,
-    split_frames,
-)
-from poscon.volumes.scan import scan_stem
+from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme
+from poscon.volumes.label_maps import segment_values
+from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.layouts.labels_json import LABELS_FILE, read_labels_file, says_labels
+from poscon.volumes.scan import scan_stem, scan_suffix
 
 NAME = "plain"
-_LABEL = re.compile(r"(?P<case>.+)(?:_gt|_seg|_label|-label|_mask)")
+_LABEL = (
+    r"labels?|label[-_]?maps?|masks?|gts?|ground[-_]?truths?|truth|annotations?|segmentations?|"
+    r"d?segs?|rois?|contours?|delineations?|manual"
+)
+_IMAGE = r"images?|imgs?|imaging|scans?|volumes?|vol"
+_PART = r"(?:[-_ ]?(?P<part>tr|ts|va|val|train|training|test|testing|valid|validation))?"
+_LABEL_FOLDER = re.compile(rf"(?:{_LABEL}){_PART}", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(rf"(?:{_IMAGE}){_PART}", re.IGNORECASE)
+_LABEL_NAME = re.compile(
+    rf"(?P<before>.+?)(?:[-_. ](?:{_LABEL}))+|(?:(?:{_LABEL})[-_. ])+(?P<after>.+)|(?:{_LABEL})",
+    re.IGNORECASE,
+)
+_IMAGE_NAME = re.compile(
+    rf"(?P<before>.+?)[-_. ](?:{_IMAGE}|0000)|(?:{_IMAGE})[-_. ](?P<after>.+)", re.IGNORECASE
+)
 
 
 def matches(root: Path) -> bool:
@@ -31,55 +43,186 @@ def matches(root: Path) -> bool:
 
 def read(root: Path, channel: int | None) -> Dataset:
     refuse_channel(channel, NAME)
-    if (root / "imagesTr").is_dir():
-        raise PosconError(
-            f"{root}: has imagesTr but no usable dataset.json beside it, so it is neither the "
-            "nnU-Net nor the Decathlon layout; mend dataset.json, or give the folder of the images"
-        )
-    images, labels = _files(root)
-    refuse_orphans(images, labels)
-    stems = Counter(scan_stem(path) for path in images.values())
+    files, predicted = _without_predictions(root)
+    _refuse_other_layouts(root, files)
+    by_folder = any(file.is_label_folder for file in files)
+    labels = [file for file in files if file.is_label(by_folder)]
+    images = [file for file in files if not file.is_label(by_folder)]
+    pairs = _pairs(images, labels)
+    stems = Counter(scan_stem(image.path) for image in images)
+    keys = Counter(image.key for image in images)
     cases = []
-    for name, image in images.items():
-        stem = scan_stem(image)
-        subject = stem if stems[stem] == 1 else name.replace("/", "_")
-        case = Case(subject, subject, image, labels.get(name))
+    for image in images:
+        name = scan_stem(image.path)
+        if stems[name] > 1:
+            name = image.key if keys[image.key] == 1 else image.name
+            name = name.replace("/", "_")
+        case = Case(name, name, image.path, pairs.get(image.path))
         frames = split_frames(case)
         if case.label and len(frames) > 1:
             raise PosconError(
-                f"{image}: 4-D with a label map ({case.label.name}); poscon cannot know which "
+                f"{image.path}: 4-D with a label map ({case.label.name}); poscon cannot know which "
                 "frames are labelled: write the labelled frames as 3-D files"
             )
         cases += frames
-    return Dataset(NAME, root, tuple(cases))
+    notes = tuple(
+        f"{folder.relative_to(root)}: a folder of predictions ({LABELS_FILE}), not read."
+        for folder in predicted
+    )
+    return Dataset(NAME, root, tuple(cases), _classes(pairs.values()), notes=notes)
 
 
-def _files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and label maps, by their path in the folder without suffix."""
-    if (root / "images").is_dir() and (root / "labels").is_dir():
-        images, labels = (
-            [(_name(path, root / part), path) for path in scan_files(root / part, "**/*")]
-            for part in ("images", "labels")
+@dataclass(frozen=True)
+class _File:
+    """A scan file and what its place says.
+
+    Attributes:
+        path: the file.
+        name: its path in the folder without suffix.
+        key: the same without the folders that say image or label; what image and label map share.
+        is_label_folder: whether it lies in a folder of label maps.
+        is_image_folder: whether it lies in a folder of images.
+    """
+
+    path: Path
+    name: str
+    key: str
+    is_label_folder: bool
+    is_image_folder: bool
+
+    def is_label(self, by_folder: bool) -> bool:
+        """Whether it is a label map; ``by_folder``: there are folders of label maps."""
+        if self.is_label_folder or (by_folder and self.is_image_folder):
+            return self.is_label_folder
+        return _LABEL_NAME.fullmatch(scan_stem(self.path)) is not None
+
+    @property
+    def short_key(self) -> str:
+        """The key without what the file's name says of image or label."""
+        folder, _, stem = self.key.rpartition("/")
+        for pattern in (_LABEL_NAME, _IMAGE_NAME):
+            if found := pattern.fullmatch(stem):
+                stem = found["before"] or found["after"] or ""
+        return f"{folder}/{stem}"
+
+
+def _file(path: Path, root: Path) -> _File:
+    *folders, _ = path.relative_to(root).parts
+    kept, role = [], None
+    for folder in folders:
+        label, image = _LABEL_FOLDER.fullmatch(folder), _IMAGE_FOLDER.fullmatch(folder)
+        found = label or image
+        if found is None:
+            kept.append(folder)
+            continue
+        role = "label" if label else "image"
+        if found["part"]:
+            kept.append(found["part"].lower())
+    stem = scan_stem(path)
+    name = path.with_name(stem).relative_to(root).as_posix()
+    return _File(path, name, "/".join([*kept, stem]), role == "label", role == "image")
+
+
+def _without_predictions(root: Path) -> tuple[list[_File], list[Path]]:
+    """The files, and the folders that ``poscon predict`` wrote, whose files are left out."""
+    files, predicted = [], set()
+    for path in scan_files(root, "**/*"):
+        file = _file(path, root)
+        if not file.is_label_folder and says_labels(path.parent):
+            predicted.add(path.parent)
+        else:
+            files.append(file)
+    if root in predicted:
+        raise PosconError(
+            f"{root}: a folder of label maps ({LABELS_FILE}), not of scans; give the folder of the "
+            "scans, or move the label maps into labels/ beside images/"
         )
-    else:
-        images, labels = [], []
-        for path in scan_files(root, "**/*"):
-            name = _name(path, root)
-            if label := _LABEL.fullmatch(name):
-                labels.append((label["case"], path))
-            else:
-                images.append((name, path))
-    return by_case(images), by_case(labels)
+    return files, sorted(predicted)
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.with_name(scan_stem(path)).relative_to(folder).as_posix()
+def _refuse_other_layouts(root: Path, files: Iterable[_File]) -> None:
+    for file in files:
+        for folder in file.path.relative_to(root).parents:
+            if folder.name == "imagesTr":
+                home = root / folder.parent
+                raise PosconError(
+                    f"{home}: has imagesTr but no usable dataset.json beside it, so it is neither "
+                    "the nnU-Net nor the Decathlon layout; mend dataset.json, or give the folder "
+                    "of the images"
+                    if home == root
+                    else f"{root}: {folder.parent} in it has imagesTr, so it is a data set of its "
+                    f"own; give {home}"
+                )
+
+
+def _pairs(images: list[_File], labels: list[_File]) -> dict[Path, Path]:
+    """Label maps by image: by the same key, else by what is left of the names."""
+    exact: dict[str, list[_File]] = defaultdict(list)
+    short: dict[str, list[_File]] = defaultdict(list)
+    folder: dict[str, list[_File]] = defaultdict(list)
+    for image in images:
+        exact[image.key].append(image)
+        short[image.short_key].append(image)
+        folder[image.key.rpartition("/")[0] + "/"].append(image)
+    pairs: dict[Path, Path] = {}
+    for label in labels:
+        key = label.short_key
+        found = (
+            (exact[label.key] if label.is_label_folder else [])
+            or exact[key.removeprefix("/")]
+            or short[key]
+            or (folder[key] if key.endswith("/") else [])
+        )
+        if not found:
+            raise PosconError(
+                f"{label.path}: a label map without its image (case {label.key!r}); "
+                "add the image or remove the label map"
+            )
+        if len(found) > 1:
+            raise PosconError(
+                f"{label.path}: may be the label map of {found[0].path} or of {found[1].path}; "
+                "give it the name of its image"
+            )
+        (image,) = found
+        if image.path in pairs:
+            raise PosconError(
+                f"two files for the case {image.key!r}: {pairs[image.path]} and {label.path}; "
+                "rename or remove one"
+            )
+        pairs[image.path] = label.path
+    return pairs
+
+
+def _classes(labels: Iterable[Path]) -> LabelScheme | None:
+    """What ``labels.json`` beside the label maps says, or the names of 3D Slicer's segments."""
+    paths = sorted(labels)
+    stated: dict[LabelScheme, Path] = {}
+    for folder in sorted({path.parent for path in paths}):
+        if scheme := read_labels_file(folder):
+            stated.setdefault(scheme, folder / LABELS_FILE)
+    if len(stated) > 1:
+        first, second, *_ = stated.values()
+        raise PosconError(f"{first} and {second} say different things; make them alike")
+    if stated:
+        return next(iter(stated))
+    named = {path: segment_values(path) for path in paths if scan_suffix(path) == ".nrrd"}
+    names = dict.fromkeys(name for segments in named.values() for name in segments)
+    if not names:
+        return None
+    without = [path for path in paths if not named.get(path)]
+    if without:
+        raise PosconError(
+            f"{without[0]}: has no names of segments, which other label maps have; export all of "
+            "them alike"
+        )
+    classes = ((name, (value,)) for value, name in enumerate(names, start=1))
+    return label_scheme(classes, where=str(paths[0]))
 
 
 LAYOUT = Layout(
     NAME,
-    "any folder of scans: .nii, .nii.gz, .nrrd, .mha, .mhd; label maps in labels/ beside images/, "
-    "or named like their image with _gt, _seg, _label, -label or _mask",
+    "any folder of scans: .nii, .nii.gz, .nrrd, .mha, .mhd; label maps in labels/ or masks/ beside "
+    "images/, or named like their image with _seg, _gt, _label, _mask, .seg and the like",
     matches,
     read,
 )

@@ -1,0 +1,213 @@
+"""``poscon compare --dry-run``: every run of a plan, and where each of its settings comes from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from poscon.comparison.data import plan_with_data
+from poscon.comparison.plan import RANDOM, Entry, FinetuneEntry, Plan
+from poscon.executors import check_engine
+from poscon.settings import GivenSettings, given_keys, load_recipe
+from poscon.training import finetune_settings, pretrain_settings
+
+Origin = Literal["default", "recipe", "plan", "entry", "--set", "--device"]
+"""Where a value comes from: from poscon's defaults, from the plan's recipe, from the plan itself,
+from the method's entry in the plan, or from the command line."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A setting with its value and its origin."""
+
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a plan.
+
+    Attributes:
+        command: ``pretrain`` or ``finetune``.
+        pretraining: name of the initialisation's entry.
+        finetuning: name of the fine-tuning's entry; None for a pre-training.
+        fold: number of the fold; None for a pre-training that all folds share.
+        labelled: number of labelled subjects, of a fine-tuning.
+        draw: number of the draw, of a fine-tuning.
+        settings: every setting by its key, with dots.
+    """
+
+    command: Literal["pretrain", "finetune"]
+    pretraining: str
+    finetuning: str | None
+    fold: int | None
+    labelled: int | None
+    draw: int | None
+    settings: dict[str, Resolved]
+
+    @property
+    def name(self) -> str:
+        """``pretrain pcl, fold 0``."""
+        parts = [f"{self.command} {self.pretraining}"]
+        if self.finetuning is not None:
+            parts[0] += f" | {self.finetuning}"
+        parts.append("all folds" if self.fold is None else f"fold {self.fold}")
+        if self.labelled is not None:
+            parts += [f"{self.labelled} labelled", f"draw {self.draw}"]
+        return ", ".join(parts)
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def planned_runs(
+    plan: str,
+    *,
+    data: Path | str | None = None,
+    pretrain_data: Path | str | None = None,
+    settings: GivenSettings = (),
+    processes: int | None = None,
+    device: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> list[PlannedRun]:
+    """Every run that :func:`poscon.compare` would do with the same arguments. Nothing is written.
+
+    The scans are not read. A ``size`` of ``auto`` therefore stays so, and numbers of labelled
+    subjects are not compared with what the folds have.
+
+    Raises:
+        PosconError: the plan or an argument cannot be used.
+    """
+    read = plan_with_data(plan, settings, data, pretrain_data)
+    check_engine(engine, address, processes)
+    origins = _Origins(read, settings, device)
+    folds = range(read.folds if isinstance(read.folds, int) else len(read.folds))
+    runs: dict[str, PlannedRun] = {}
+    for fold in folds:
+        for draw in range(read.draws):
+            for labelled in read.labelled:
+                for init, entry in read.combinations:
+                    for run in _runs_of(read, origins, fold, draw, labelled, init, entry):
+                        runs.setdefault(run.name, run)
+    return list(runs.values())
+
+
+def _runs_of(
+    plan: Plan,
+    origins: "_Origins",
+    fold: int,
+    draw: int,
+    labelled: int,
+    init: Entry,
+    entry: FinetuneEntry,
+) -> Iterator[PlannedRun]:
+    """One fine-tuning, after the pre-training that it starts from."""
+    if init.method != RANDOM:
+        shared = plan.pretrain_data is not None or plan.transductive
+        told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
+        settings = origins.of("pretrain", told, init)
+        where = None if shared else fold
+        yield PlannedRun("pretrain", init.name, None, where, None, None, settings)
+    told = plan.finetune_settings(entry, init, draw, "auto").model_dump(mode="json")
+    settings = origins.of("finetune", told, entry, init)
+    yield PlannedRun("finetune", init.name, entry.name, fold, labelled, draw, settings)
+
+
+class _Origins:
+    """Finds out where the settings of a plan's trainings come from."""
+
+    def __init__(self, plan: Plan, settings: GivenSettings, device: str | None) -> None:
+        self.plan, self.device = plan, device
+        self.given = given_keys(settings)
+        self.recipe = {} if plan.recipe is None else load_recipe(plan.recipe)
+
+    def of(
+        self, section: str, told: Mapping[str, Any], entry: Entry, init: Entry | None = None
+    ) -> dict[str, Resolved]:
+        """Each setting of a training with its value and origin.
+
+        Args:
+            section: ``pretrain`` or ``finetune``.
+            told: the settings, resolved.
+            entry: the training's entry in the plan.
+            init: the initialisation's entry, for a fine-tuning, whose network is that of it.
+        """
+        training = pretrain_settings if init is None else finetune_settings
+        unused = [*training.without_effect(entry.method)]
+        if init is not None and init.method == RANDOM:
+            unused.append("init_parts")
+        resolved = {}
+        for key, value in _leaves(told):
+            if key.partition(".")[0] in unused:
+                resolved[key] = Resolved(value, "default")
+            elif key == "device" and self.device is not None:
+                resolved[key] = Resolved(self.device, "--device")
+            elif init is not None and key.partition(".")[0] == "network":
+                resolved[key] = Resolved(value, self._origin("pretrain", key, init))
+            else:
+                resolved[key] = Resolved(value, self._origin(section, key, entry))
+        return resolved
+
+    def _origin(self, section: str, key: str, entry: Entry) -> Origin:
+        plan = self.plan
+        entries = "pretraining" if section == "pretrain" else "finetuning"
+        if key == "method" or _has(entry.settings, key):
+            return "--set" if self._set(entries) else "entry"
+        if _has(getattr(plan, section), key):
+            return "--set" if self._set(f"{section}.{key}") else "plan"
+        top = key.partition(".")[0]
+        of_both = {"network", "size", "precision", "seed"}
+        if top in of_both and _has(plan.model_dump(exclude_unset=True), key):
+            return "--set" if self._set(key) else "plan"
+        recipe = self.recipe.get(section) or {}
+        # the loss of a recipe is that of the recipe's method
+        if _has(recipe, key) and (top != "loss" or recipe.get("method") == entry.method):
+            return "--set" if self._set(f"recipe.{section}.{key}") else "recipe"
+        return "default"
+
+    def _set(self, key: str) -> bool:
+        """Whether ``--set`` gives this key, a group that it is in, or a part of it."""
+        return any(
+            f"{key}.".startswith(f"{given}.") or f"{given}.".startswith(f"{key}.")
+            for given in self.given
+        )
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and their values."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _has(settings: Any, key: str) -> bool:
+    """Whether nested settings say something of a key with dots."""
+    for part in key.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return False
+        settings = settings[part]
+    return settings is not None
+
+
+def dry_run_tables(runs: list[PlannedRun]) -> list[object]:
+    """What ``--dry-run`` shows: runs with equal settings share a table."""
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(f"{run.command} {run.settings}", []).append(run)
+    shown: list[object] = []
+    for members in groups.values():
+        shown += [Text(run.name, style="bold", no_wrap=True) for run in members]
+        table = Table("setting", "value", "from")
+        for key, setting in members[0].settings.items():
+            table.add_row(key, escape(str(setting.value)), setting.origin)
+        shown.append(table)
+    return [*shown, f"{len(runs)} runs; nothing was done"]

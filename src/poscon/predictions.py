@@ -1,0 +1,75 @@
+"""``predictions.json`` beside label maps: how each was made, and which scans could not be used."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from poscon.errors import PosconError
+from poscon.store.store import write_json
+
+PREDICTIONS_FILE = "predictions.json"
+
+
+class PredictionsFile:
+    """The ``predictions.json`` of a folder of label maps.
+
+    Args:
+        folder: the folder; the file need not be there.
+
+    Attributes:
+        model_sha256: hash of the model's file that made the label maps; None: there are none.
+        cases: what is known of each label map, by its name.
+        failed: what was wrong with a scan, by the name of its case.
+
+    Raises:
+        PosconError: the file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / PREDICTIONS_FILE
+        self.model_sha256: str | None = None
+        self.cases: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, str] = {}
+        if not self.path.is_file():
+            return
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.model_sha256 = str(content["model_sha256"])
+            self.cases, self.failed = dict(content["cases"]), dict(content["failed"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise PosconError(
+                f"{self.path}: damaged; remove it together with the label maps"
+            ) from error
+
+    def begin(self, model_sha256: str) -> None:
+        """Begin, or go on, with the label maps of a model.
+
+        Raises:
+            PosconError: the folder has label maps of another model.
+        """
+        if self.cases and self.model_sha256 != model_sha256:
+            raise PosconError(
+                f"{self.path}: the label maps that are there were made by another model; choose "
+                "another output"
+            )
+        self.model_sha256 = model_sha256
+
+    def done(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write what is known of a label map that is about to be put into the folder."""
+        self.cases[name] = dict(facts)
+        self.failed.pop(name, None)
+        self._write()
+
+    def could_not(self, name: str, reason: str) -> None:
+        """Write that a scan could not be segmented."""
+        self.failed[name] = reason
+        self._write()
+
+    def _write(self) -> None:
+        content = {
+            "model_sha256": self.model_sha256,
+            "cases": self.cases,
+            "failed": self.failed,
+        }
+        write_json(self.path, content)

@@ -1,0 +1,122 @@
+"""The settings of pre-training, and what they describe, put together."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+
+from poscon.distributed import n_processes
+from poscon.errors import PosconError
+from poscon.networks.build import build_encoder
+from poscon.networks.heads import HeadSettings
+from poscon.networks.settings import NetworkSettings, fit_channels
+from poscon.pretext import find_method
+from poscon.pretext.base import PretextMethod
+from poscon.seeds import stream
+from poscon.settings import Settings
+from poscon.store.store import CaseRecord, Store
+from poscon.training.configuration import TrainingSettings
+from poscon.training.data import SliceReader, UnlabelledBatches
+from poscon.training.samplers import SamplerName
+from poscon.views import ViewMaker, canvas_size
+
+CHUNK_STEPS = 500
+
+
+class PretrainSettings(TrainingSettings):
+    """The settings of ``poscon pretrain``, on top of those of all training.
+
+    Attributes:
+        method: pre-training method, see ``poscon methods``.
+        network: the architecture.
+        head: the projection head.
+        epochs: how often every slice is seen.
+        batch: slices a step; each gives two views.
+        sampler: which slices a batch is made of, see :mod:`poscon.training.samplers`.
+        grad_cache_chunk: most views that go through the network at once; None: all. The loss
+            is over the whole batch all the same, see docs/explanation/loss-at-scale.md.
+    """
+
+    method: str = "pcl"
+    network: NetworkSettings = NetworkSettings()
+    head: HeadSettings = HeadSettings()
+    epochs: PositiveInt = 10
+    batch: int = Field(64, ge=2)
+    sampler: SamplerName = "uniform"
+    grad_cache_chunk: int | None = Field(None, ge=2)
+
+    @classmethod
+    def method_class(cls, name: str) -> type[PretextMethod]:
+        return find_method(name)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        for name in without_effect(self.method):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default:
+                nothing = "{}" if isinstance(default, Settings) else default
+                nothing = "null" if nothing is None else nothing
+                raise ValueError(
+                    f"{name} has no effect with method {self.method}; leave it out (what a recipe "
+                    f"says of it goes with --set {name}={nothing})"
+                )
+        if self.grad_cache_chunk is not None and self.grad_cache_chunk >= 2 * self.batch:
+            raise ValueError(
+                f"grad_cache_chunk = {self.grad_cache_chunk} has no effect with "
+                f"batch = {self.batch}, which gives {2 * self.batch} "
+                "views; set fewer, or leave it out"
+            )
+        return self
+
+
+def without_effect(method: str) -> list[str]:
+    """The settings that a pre-training method makes nothing of."""
+    found = find_method(method)
+    unused = [] if found.has_head else ["head"]
+    unused += [] if found.uses_grad_cache else ["grad_cache_chunk"]
+    if not found.trains:
+        unused += ["epochs", "batch", "sampler", "optimiser", "precision", "compile"]
+    return unused
+
+
+class Assembly(NamedTuple):
+    """What is trained, and on what."""
+
+    learner: PretextMethod
+    reader: SliceReader
+    views: ViewMaker
+    batches: UnlabelledBatches
+
+
+def assemble(
+    chosen: PretrainSettings, store: Store, cases: Sequence[CaseRecord], size: int
+) -> Assembly:
+    """Put a pre-training together; the method is around a fresh encoder.
+
+    Args:
+        chosen: the settings.
+        store: has the cases.
+        cases: to train on.
+        size: extent of the views in pixels.
+
+    Raises:
+        PosconError: there is but one slice, or the method cannot train so.
+    """
+    network = fit_channels(chosen.network, store.channels, store.path)
+    views = ViewMaker(chosen.views, size, store.channels)
+    reader = SliceReader(store, cases, canvas_size(size, chosen.views), network.context)
+    if len(reader) < 2:
+        raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
+    method = find_method(chosen.method)
+    if n_processes() > 1 and not method.in_processes:
+        raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
+    torch.manual_seed(stream(chosen.seed, "initialisation"))
+    settings = method.Settings(**chosen.loss)
+    learner = method(build_encoder(network), chosen.head, settings, len(reader))
+    learner.grad_cache_chunk = chosen.grad_cache_chunk
+    batches = UnlabelledBatches(
+        reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
+    )
+    learner.check(batches.total_steps, views)
+    return Assembly(learner, reader, views, batches)

@@ -1,0 +1,175 @@
+"""Affines from file headers: what is believed, in millimetres, and when two lie at one place."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from nibabel.affines import from_matvec
+from nibabel.quaternions import quat2mat
+from nibabel.volumeutils import shape_zoom_affine
+
+from poscon.errors import PosconError
+
+Spacing = tuple[float, float, float]
+"""Voxel size in mm along the three spatial axes of a file."""
+
+OPTION = "--source-spacing"
+"""The command-line option that states the true voxel size."""
+
+SPACING_LIMITS_MM = (0.01, 100.0)
+"""No scan of a patient has voxels smaller or larger than this."""
+SAME_PLACE = 0.05
+"""Of the smallest voxel side: two grids whose corners lie this close lie at the same place."""
+_MM_PER_UNIT = {
+    1: 1000.0,
+    2: 1.0,
+    3: 0.001,
+}  # of NIfTI's xyzt_units; an unknown unit is taken as mm
+_LEAST_INDEPENDENT = (
+    0.1  # singular value of the unit axes: 1 if orthogonal, 0 if they share a plane
+)
+_ROUNDING = 3 * float(np.finfo(np.float32).eps)  # of a quaternion's squared length, as in nibabel
+_LEAST_UNIT = 1e-3  # how far a quaternion may be from unit length by rounding
+
+
+def spacing_of(affine: np.ndarray) -> Spacing:
+    """Voxel size in mm: the lengths of the affine's first three columns."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def checked_affine(
+    affines: Sequence[np.ndarray], spacing: Spacing | None, *, where: str, option: str = OPTION
+) -> np.ndarray:
+    """The affine that is used for a file, of those that its header states.
+
+    Args:
+        affines: (4, 4) each, voxel index to mm, RAS+. The first is the one that counts. Where it
+            is unusable and ``spacing`` is given, the directions come from the first usable one.
+        spacing: mm along the file's axes, to be taken instead of the header's, or None.
+        where: the file, for the message.
+        option: the option or argument that states ``spacing``, for the message.
+
+    Returns:
+        (4, 4) float64.
+
+    Raises:
+        PosconError: the affine is unusable, or the voxel size is absurd, also where it is stated.
+    """
+    affine = affines[0]
+    if spacing is None:
+        _check_affine(affine, where, option)
+        return affine
+    low, high = SPACING_LIMITS_MM
+    if not all(low <= size <= high for size in spacing):
+        raise PosconError(
+            f"{option}: must be three sizes from {low:g} to {high:g} mm, not {tuple(spacing)}"
+        )
+    for stated in affines:
+        directions = _directions(stated)
+        if directions is not None:
+            used = np.eye(4)
+            used[:3, :3] = directions * spacing
+            used[:3, 3] = stated[:3, 3]
+            return used
+    raise PosconError(
+        f"{where}: its header does not state the directions of its axes, which {option} cannot "
+        "replace; mend the header"
+    )
+
+
+def _check_affine(affine: np.ndarray, where: str, option: str) -> None:
+    sizes = spacing_of(affine)
+    stated = " x ".join(f"{size:.4g}" for size in sizes)
+    low, high = SPACING_LIMITS_MM
+    if not np.isfinite(affine).all() or min(sizes) == 0:
+        problem = f"its affine is singular or not finite (voxels of {stated} mm)"
+    elif not all(low <= size <= high for size in sizes):
+        problem = (
+            f"its affine says that a voxel measures {stated} mm, but no scan of a patient has "
+            f"less than {low:g} or more than {high:g} mm"
+        )
+    elif _directions(affine) is None:
+        problem = "its affine is singular (two of its axes have the same direction)"
+    else:
+        return
+    raise PosconError(f"{where}: {problem}; mend it or state the voxel size with {option}")
+
+
+def _directions(affine: np.ndarray) -> np.ndarray | None:
+    """(3, 3) unit columns, or None where the affine does not say them."""
+    if not np.isfinite(affine).all():
+        return None
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths > 0).all():
+        return None
+    unit = affine[:3, :3] / lengths
+    least = np.linalg.svd(unit, compute_uv=False)[-1]
+    return unit if least >= _LEAST_INDEPENDENT else None
+
+
+def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
+    """The affines that a NIfTI-1 or NIfTI-2 header states, in mm, the one that counts first.
+
+    The sform counts before the qform, as the standard recommends
+    (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
+    A header without either has voxel sizes only; nibabel's directions are then taken. The last
+    affine has the directions of the qform with voxels of 1 mm, for a header whose sizes are wrong.
+    """
+    unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    to_mm = np.diag([unit, unit, unit, 1.0])
+    affines = []
+    if header["sform_code"] != 0:
+        affines.append(to_mm @ header.get_sform().astype(float))
+    sizes = positive_sizes(header["pixdim"][1:4])
+    shape = header.get_data_shape()[:3]
+    sizes[len(shape) :] = 1  # a 2-D file states two sizes
+    if header["qform_code"] != 0:
+        qform = _qform(header)
+        affines += [to_mm @ qform @ np.diag([*sizes, 1.0]), qform]
+    elif not affines:
+        shape = (*shape, 1, 1)[:3]
+        affines += [to_mm @ shape_zoom_affine(shape, sizes), shape_zoom_affine(shape, np.ones(3))]
+    return tuple(affines)
+
+
+def positive_sizes(sizes: Sequence[float]) -> np.ndarray:
+    """Voxel sizes as stated, NaN where one is 0 or negative and so none."""
+    stated = np.array(sizes, float)
+    return np.where(stated > 0, stated, np.nan)
+
+
+def _qform(header: Any) -> np.ndarray:
+    """(4, 4): the qform's directions and origin, for voxels of 1 mm; NaN if it has no rotation.
+
+    A quaternion whose length is above 1 by rounding is taken as a half turn, as ITK and FSL do.
+    """
+    b, c, d = (float(header[key]) for key in ("quatern_b", "quatern_c", "quatern_d"))
+    square = b * b + c * c + d * d
+    affine = np.full((4, 4), np.nan)
+    if square <= 1 + _LEAST_UNIT:
+        rest = 1 - square if 1 - square > _ROUNDING else 0.0
+        rotation = quat2mat([np.sqrt(rest), b, c, d])
+        handedness = -1.0 if header["pixdim"][0] < 0 else 1.0
+        origin = [float(header[key]) for key in ("qoffset_x", "qoffset_y", "qoffset_z")]
+        affine = from_matvec(rotation * [1.0, 1.0, handedness], origin)
+    return affine
+
+
+def apart_mm(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far two grids of one shape lie apart at most: the largest distance of their corners.
+
+    Args:
+        shape: (X, Y, Z).
+        affine: (4, 4), voxel index to mm.
+        other: likewise, of the other grid.
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape[:3]))])
+    return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
+
+
+def same_place(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two grids of one shape lie at the same place, to :data:`SAME_PLACE` of a voxel."""
+    smallest = min(*spacing_of(affine), *spacing_of(other))
+    return apart_mm(shape, affine, other) <= SAME_PLACE * smallest

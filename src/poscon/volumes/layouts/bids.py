@@ -1,0 +1,148 @@
+"""BIDS: anatomical scans, and discrete segmentations of them in derivatives.
+
+Gorgolewski et al., Scientific Data 2016, https://bids-specification.readthedocs.io. Files:
+``sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`` and
+``derivatives/PIPELINE/sub-01/[ses-1/]anat/sub-01_[ses-1_][T1w_]dseg.nii.gz``. A ``_dseg.tsv`` names
+the classes (columns ``index`` and ``name``). Masks, probability maps, segmentations in another
+space and other folders than ``anat`` are not read.
+"""
+
+import csv
+from pathlib import Path
+
+from poscon.errors import PosconError
+from poscon.volumes.affine import same_place
+from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme, label_value
+from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.scan import read_header, scan_stem
+
+NAME = "bids"
+_LABEL_SUFFIX = "dseg"
+_OTHER_SUFFIXES = ("mask", "probseg", "defacemask", "dseg")
+_OWN_OF_LABELS = ("desc", "label", "atlas", "seg", "space", "res", "den", "hemi")
+"""Entities that a segmentation has and the scan that it was made from has not."""
+
+
+def matches(root: Path) -> bool:
+    return bool(_scans(root))
+
+
+def read(root: Path, channel: int | None) -> Dataset:
+    refuse_channel(channel, NAME)
+    images = _scans(root)
+    labels: dict[Path, Path] = {}
+    for path in _segmentations(root):
+        image = _image_of(path, images)
+        if image in labels:
+            raise PosconError(
+                f"{image}: two segmentations, {labels[image]} and {path}; move one out of "
+                "derivatives"
+            )
+        labels[image] = path
+    cases = []
+    for image in images:
+        stem = scan_stem(image)
+        case = Case(stem, stem.split("_")[0], image, labels.get(image), modality=_modality(stem))
+        frames = split_frames(case)
+        if case.label and len(frames) > 1:
+            raise PosconError(f"{image}: 4-D with a segmentation; write the labelled frames as 3-D")
+        cases += frames
+    return Dataset(NAME, root, tuple(cases), _classes(root))
+
+
+def _scans(root: Path) -> list[Path]:
+    """The scans in ``anat`` folders of the data set itself."""
+    files = scan_files(root, "sub-*/anat/sub-*") + scan_files(root, "sub-*/ses-*/anat/sub-*")
+    return [path for path in files if scan_stem(path).split("_")[-1] not in _OTHER_SUFFIXES]
+
+
+def _segmentations(root: Path) -> list[Path]:
+    """The discrete segmentations in the space of the scans."""
+    found = []
+    for home in ("", "derivatives/", "derivatives/*/"):
+        for folder in ("sub-*/anat/", "sub-*/ses-*/anat/"):
+            found += scan_files(root, f"{home}{folder}sub-*_{_LABEL_SUFFIX}.*")
+    return [path for path in found if _entities(path)[0].get("space", "orig") in ("orig", "T1w")]
+
+
+def _entities(path: Path) -> tuple[dict[str, str], set[str]]:
+    """The entities of a name (``sub``: ``01``), and its parts without a dash (``T1w``)."""
+    parts = scan_stem(path).split("_")
+    entities = dict(part.split("-", 1) for part in parts if "-" in part)
+    return entities, {part for part in parts if "-" not in part}
+
+
+def _image_of(label: Path, images: list[Path]) -> Path:
+    """The scan that a segmentation belongs to, by its entities, then by its grid."""
+    entities, parts = _entities(label)
+    wanted = {key: value for key, value in entities.items() if key not in _OWN_OF_LABELS}
+    parts -= {_LABEL_SUFFIX}
+    fitting = []
+    for image in images:
+        has, suffix = _entities(image)
+        if all(has.get(key) == value for key, value in wanted.items()) and parts <= suffix:
+            fitting.append(image)
+    if len(fitting) > 1:
+        own = read_header(label)
+        on_grid = [
+            image
+            for image in fitting
+            if (header := read_header(image)).shape == own.shape
+            and same_place(own.shape, header.affine, own.affine)
+        ]
+        fitting = on_grid if len(on_grid) == 1 else fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise PosconError(
+            f"{label}: a label map without its image; add the image or remove the label map"
+        )
+    raise PosconError(
+        f"{label}: may belong to {fitting[0].name} or to {fitting[1].name}; say it in the name, "
+        f"such as {scan_stem(fitting[0])}_{_LABEL_SUFFIX}"
+    )
+
+
+def _modality(stem: str) -> str | None:
+    suffix = stem.split("_")[-1].lower()
+    return (
+        "CT" if suffix == "ct" else "MR" if suffix.startswith(("t1", "t2", "pd", "flair")) else None
+    )
+
+
+def _classes(root: Path) -> LabelScheme | None:
+    """The classes that the tables of the segmentations name, or None if there is no table."""
+    schemes: dict[LabelScheme, Path] = {}
+    for path in sorted(root.rglob(f"*_{_LABEL_SUFFIX}.tsv")):
+        rows = _rows(path)
+        if not rows or not {"index", "name"} <= rows[0].keys():
+            raise PosconError(f"{path}: expected the columns index and name; correct or remove it")
+        classes = [
+            (row["name"], (row["index"],))
+            for row in rows
+            if label_value(row["index"], where=str(path)) != 0
+        ]
+        schemes.setdefault(label_scheme(classes, where=str(path)), path)
+    if len(schemes) > 1:
+        first, second, *_ = schemes.values()
+        raise PosconError(
+            f"{first} and {second} name other classes; keep one, or use --layout plain"
+        )
+    return next(iter(schemes), None)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PosconError(f"{path}: cannot be read ({error}); mend or remove it") from error
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+
+
+LAYOUT = Layout(
+    NAME,
+    "BIDS: sub-01/[ses-1/]anat/sub-01_T1w.nii.gz, derivatives/PIPELINE/sub-01/anat/"
+    "sub-01_[T1w_]dseg.nii.gz, ..._dseg.tsv",
+    matches,
+    read,
+)
