@@ -107,7 +107,8 @@ class UniMatch(WeakToStrong):
         parts = [images]
         answers = []
         for number in (1, 2):
-            boxes = self.boxes(len(weak), views.size, own, number).to(weak.device)
+            boxes = self.boxes(len(weak), views.size, own, number)
+            boxes = boxes.to(weak.device, non_blocking=True)
             strong = self.strong_view(batch.unlabelled, views, view, own, number)
             parts.append(cut_mix(strong, boxes, shift=number))
             answers.append([cut_mix(part, boxes, shift=number) for part in (targets, confident)])
