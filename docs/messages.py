@@ -88,8 +88,8 @@ KINDS = (
     ),
     Kind(
         "The scan or label map cannot be used",
-        r"voxel|affine|header|mask|segment|printable text|class NAME|'dataset'|grid|shape|"
-        r"dimension|label value|values must be whole|one number per|"
+        r"voxel|affine|header|mask|segment|printable text|class NAME|'dataset'|"
+        r"grid|shape|dimension|label value|values must be whole|one number per|"
         r"lies up to|does not lie|not UTF-8|format poscon|colour|empty|is annotated|is labelled|"
         r"two files|label map|regions|whole number|is not read|more file|same name|"
         r"'ignore'|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit",

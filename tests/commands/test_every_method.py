@@ -136,7 +136,8 @@ def test_finetuning_learns_and_resumes(
     how["settings"] = [*FINETUNE, "checkpoint_every=5"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finetune(store, whole, **how)
-    losses = [float(row["loss"]) for row in rows(whole)]
+    # a consistency may rise while the network becomes sure of more pixels
+    losses = [float(row.get("supervised", row["loss"])) for row in rows(whole)]
     assert min(losses[-2:]) < 0.9 * losses[0]
     with power_cut(finetuning.find_method(name), 13):
         finetune(store, broken, **how)

@@ -133,6 +133,7 @@ def test_padding_at_the_margin_of_a_ct_changes_nothing_inside(margins, value, se
     inside = tuple(slice(a, a + n) for (a, _), n in zip(margins, plain.shape, strict=True))
     np.testing.assert_allclose(padded[inside], plain, atol=1e-5)
     assert padded.min() == pytest.approx(plain.min())  # padding looks like air
+    assert padded_record.percentiles == pytest.approx(record.percentiles, abs=1e-5)
     assert record.padding == 0
     assert padded_record.padding == pytest.approx(1 - plain.size / volume.size)
 
@@ -143,8 +144,9 @@ def test_an_empty_margin_changes_nothing_inside(margins, kind):
     """Zeros around an MR, or a constant of air around a CT, however widely it was cut."""
     modality, value = kind
     volume = body() if modality == "CT" else body() + 1100
-    plain, _ = normalise(volume, modality)
-    padded, _ = normalise(np.pad(volume, margins, constant_values=value), modality)
+    plain, record = normalise(volume, modality)
+    padded, padded_record = normalise(np.pad(volume, margins, constant_values=value), modality)
+    assert padded_record.percentiles == pytest.approx(record.percentiles, abs=1e-5)
     inside = tuple(slice(a, a + n) for (a, _), n in zip(margins, plain.shape, strict=True))
     np.testing.assert_allclose(padded[inside], plain, atol=1e-5)
 

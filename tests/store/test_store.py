@@ -266,8 +266,14 @@ def test_lists_that_are_none(tmp_path, name, text, expected):
 
 def test_lists_that_cannot_be_read(tmp_path):
     assert "cannot read the list" in refusal(read_names, tmp_path / "none.txt")
-    (tmp_path / "photo.txt").write_bytes(b"\xff\xfe\x80")
-    assert "cannot read the list" in refusal(read_names, tmp_path / "photo.txt")
+    for name, content in {
+        "broken.txt": b"\xff\xfe\x80",
+        "photo.txt": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+        "utf-16.txt": "a\nb".encode("utf-16"),
+        "utf-16.json": '["a"]'.encode("utf-16-be"),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert "cannot read the list" in refusal(read_names, tmp_path / name)
     assert "cannot read the list" in refusal(read_names, tmp_path)
 
 

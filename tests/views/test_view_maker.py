@@ -141,3 +141,12 @@ def test_a_batch_is_its_slices_one_by_one():
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(ViewSettings, wrong)
+
+
+def test_other_settings_change_neither_size_nor_channels_nor_the_first_maker() -> None:
+    maker = ViewMaker(ViewSettings(noise=0.5), 16, 2)
+    plain = maker.with_settings(ViewSettings(intensity_probability=0.0))
+    assert (plain.size, plain.channels) == (16, 2)
+    assert maker.settings.noise == 0.5
+    images = torch.randn(3, 2, 24, 24)
+    torch.testing.assert_close(plain(images, 1), ViewMaker(plain.settings, 16, 2)(images, 1))

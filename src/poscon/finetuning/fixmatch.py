@@ -186,7 +186,7 @@ class WeakToStrong(FinetuneMethod):
     def weak_view(self, slices: SliceBatch, views: ViewMaker, seed: int) -> tuple[Tensor, View]:
         """A view of every unlabelled slice with a new geometry and the slice's own intensity."""
         plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-        maker = ViewMaker(plain, views.size, views.channels)
+        maker = views.with_settings(plain)
         view = maker.draw(len(slices.images), seed)
         return maker.apply(slices.images, view), view
 
@@ -194,8 +194,7 @@ class WeakToStrong(FinetuneMethod):
         self, slices: SliceBatch, views: ViewMaker, weak: View, seed: int, number: int
     ) -> Tensor:
         """The weak view again, with large changes of intensity."""
-        strong = stronger(views.settings, self.loss.strength)
-        maker = ViewMaker(strong, views.size, views.channels)
+        maker = views.with_settings(stronger(views.settings, self.loss.strength))
         drawn = maker.draw(len(slices.images), seed, view=number)
         return maker.apply(slices.images, with_intensity(weak, drawn))
 

@@ -118,7 +118,7 @@ def masked_views(
         size); and bool where it is hidden, (B, 1, size, size).
     """
     plain = views.settings.model_copy(update={"intensity_probability": 0.0})
-    target = ViewMaker(plain, views.size, views.channels)(images, seed)[:, own_slice]
+    target = views.with_settings(plain)(images, seed)[:, own_slice]
     masks = stream(seed, "masks")
     hidden = hidden_patches(len(images), views.size, patch=patch, ratio=ratio, seed=masks)
     hidden = hidden.to(images.device, non_blocking=True)

@@ -16,6 +16,7 @@ through nothing else.
 import hashlib
 import json
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -81,7 +82,8 @@ class IntensityRecord:
 
     Attributes:
         looks_like: ``"CT"`` or ``"MR"``, by the values alone.
-        percentiles: the 1st and the 99th of the normalised values.
+        percentiles: the 1st and the 99th of the normalised values,
+            of the voxels that the mean is of.
     """
 
     modality: str
@@ -348,9 +350,13 @@ def read_names(source: Names) -> list[str]:
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
-        text = printable(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, UnicodeDecodeError) as error:
+        raw = path.read_bytes()
+    except OSError as error:
         raise PosconError(f"{path}: cannot read the list of names ({error})") from error
+    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw:
+        raise PosconError(f"{path}: cannot read the list of names; save it as plain text in UTF-8")
+    # a file name may be no UTF-8, and then neither is a list that names it
+    text = printable(raw.decode("utf-8", errors="surrogateescape"))
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]

@@ -10,7 +10,9 @@ one of the two modules, and a row in its table ``AFFINE`` or ``INTENSITY``, at t
 to be applied. Setting and row have the same name.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -121,6 +123,12 @@ class ViewMaker:
         self.settings = settings
         self.size = size
         self.channels = channels
+
+    def with_settings(self, settings: ViewSettings) -> Self:
+        """The same maker with other settings; the canvas must be large enough for them too."""
+        other = copy(self)
+        other.settings = settings
+        return other
 
     def draw(self, n: int, seed: int, *, view: int = 0) -> View:
         """The parameters of ``n`` views; ``view`` numbers the views of one training step."""
