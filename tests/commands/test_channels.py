@@ -195,12 +195,12 @@ def test_a_stated_spacing_is_that_of_every_channel_and_label(
         image.set_qform(AFFINE, 1)
         image.set_sform(np.diag([0, 0, 0, 1]), 1)
         nib.save(nib.Nifti1Image(image.dataobj, None, image.header), path)
-    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing"):
         prepare(root, tmp_path / "store", processes=1)
     stated = prepare(root, tmp_path / "store", source_spacing=(2, 2, 4), processes=1)
     hashes = [case.stored_sha256 for case in stated.cases]
     assert hashes == [case.stored_sha256 for case in whole.cases]
-    with pytest.raises(PosconError, match=r"singular .* --source-spacing$"):
+    with pytest.raises(PosconError, match=r"singular .* --source-spacing"):
         predict(model, root, tmp_path / "out")
     paths = predict(model, root, tmp_path / "out", source_spacing=(2, 2, 4))
     known = predict(model, source, tmp_path / "known")

@@ -6,7 +6,6 @@ Everything here is a permutation and a flip of array axes: exact, and exactly un
 from dataclasses import dataclass
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from poscon.volumes.affine import spacing_of
@@ -81,6 +80,8 @@ def slice_geometry(
         reverse: run the slices the other way, for a file whose affine has the order wrong.
     """
     spacing = spacing_of(affine)
+    import nibabel as nib  # which training does without
+
     orientation = nib.io_orientation(affine)  # row i: canonical axis and sign of file axis i
     file_axis = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
     canonical_spacing = [spacing[file_axis[axis]] for axis in range(3)]
