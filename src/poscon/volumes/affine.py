@@ -5,9 +5,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from nibabel.affines import from_matvec
-from nibabel.quaternions import quat2mat
-from nibabel.volumeutils import shape_zoom_affine
 
 from poscon.errors import PosconError
 
@@ -117,6 +114,8 @@ def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
     A header without either has voxel sizes only; nibabel's directions are then taken. The last
     affine has the directions of the qform with voxels of 1 mm, for a header whose sizes are wrong.
     """
+    from nibabel.volumeutils import shape_zoom_affine  # training does without nibabel
+
     unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     to_mm = np.diag([unit, unit, unit, 1.0])
     affines = []
@@ -145,6 +144,9 @@ def _qform(header: Any) -> np.ndarray:
 
     A quaternion whose length is above 1 by rounding is taken as a half turn, as ITK and FSL do.
     """
+    from nibabel.affines import from_matvec
+    from nibabel.quaternions import quat2mat
+
     b, c, d = (float(header[key]) for key in ("quatern_b", "quatern_c", "quatern_d"))
     square = b * b + c * c + d * d
     affine = np.full((4, 4), np.nan)
