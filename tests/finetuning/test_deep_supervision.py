@@ -17,7 +17,7 @@ def build(name: str, deep_supervision: int, levels: int = 3) -> FinetuneMethod:
     torch.manual_seed(0)
     network = build_network(NetworkSettings(width=2, levels=levels), 3)
     method = finetuning.find_method(name)
-    return method(network, method.Settings(), deep_supervision)
+    return method(network, method.Settings(), deep_supervision, 0.0 if method.has_own_ema else 0.9)
 
 
 def batch() -> SliceBatch:

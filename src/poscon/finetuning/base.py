@@ -41,6 +41,7 @@ class FinetuneMethod(Method):
         """
         super().__init__()
         self.network = network
+        self.loss = loss
         self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
         coarser = network.decoder.channels_of_map[-2::-1]  # from fine to coarse
         self.coarse = nn.ModuleList(

@@ -136,6 +136,8 @@ class BidirectionalCopyPaste(FinetuneMethod):
     uses_unlabelled = True
     smallest_batch = 2
 
+    loss: Settings
+
     def __init__(
         self,
         network: SegmentationNetwork,
@@ -144,7 +146,6 @@ class BidirectionalCopyPaste(FinetuneMethod):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
-        self.loss = loss
         self.teacher = Teacher(network, loss.decay)
         self.self_training = False  # not a buffer, because reading one waits for a GPU
 

@@ -17,7 +17,6 @@ from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.consistency import probabilities
 from poscon.finetuning.supervised import masked_loss, supervised_loss
-from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import View, ViewMaker, ViewSettings, with_intensity
@@ -157,16 +156,6 @@ class WeakToStrong(FinetuneMethod):
 
     uses_unlabelled = True
     loss: WeakToStrongSettings
-
-    def __init__(
-        self,
-        network: SegmentationNetwork,
-        loss: WeakToStrongSettings,
-        deep_supervision: int = 0,
-        ema_decay: float = 0.0,
-    ) -> None:
-        super().__init__(network, loss, deep_supervision, ema_decay)
-        self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if self.loss.teacher == "ema" and self.ema is None:

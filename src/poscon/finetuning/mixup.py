@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
-from poscon.networks.parts import SegmentationNetwork
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -76,15 +75,7 @@ class Mixup(FinetuneMethod):
     needs = "labelled slices"
     smallest_batch = 2
 
-    def __init__(
-        self,
-        network: SegmentationNetwork,
-        loss: Settings,
-        deep_supervision: int = 0,
-        ema_decay: float = 0.0,
-    ) -> None:
-        super().__init__(network, loss, deep_supervision, ema_decay)
-        self.loss = loss
+    loss: Settings
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None

@@ -44,6 +44,8 @@ class SupervisedWithContrast(FinetuneMethod):
     needs = "labelled and unlabelled slices, and their positions"
     uses_unlabelled = True
 
+    loss: Settings
+
     def __init__(
         self,
         network: SegmentationNetwork,
@@ -53,7 +55,6 @@ class SupervisedWithContrast(FinetuneMethod):
     ) -> None:
         super().__init__(network, loss, deep_supervision, ema_decay)
         self.head = ProjectionHead(network.encoder.feature_channels, HeadSettings())
-        self.loss = loss
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.labels is not None
