@@ -28,7 +28,7 @@ def network() -> SegmentationNetwork:
     return build_network(NetworkSettings(width=2, levels=2), 3).eval()
 
 
-def logits_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> torch.Tensor:
+def scores_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat(list(class_logits(network, stack, size)))
 
 
@@ -42,8 +42,8 @@ def logits_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> t
 def test_any_slice_gets_scores_for_each_pixel(
     network: SegmentationNetwork, slices: int, rows: int, columns: int, size: int
 ) -> None:
-    stack = torch.randn(slices, rows, columns)
-    logits = logits_of(network, stack, size)
+    stack = torch.randn(slices, 1, rows, columns)
+    logits = scores_of(network, stack, size)
     assert logits.shape == (slices, 3, rows, columns)
     assert torch.isfinite(logits).all()
 
@@ -51,7 +51,7 @@ def test_any_slice_gets_scores_for_each_pixel(
 def test_a_slice_that_fits_is_not_padded(network: SegmentationNetwork) -> None:
     stack = torch.randn(2, 1, 16, 24)
     with torch.no_grad():
-        torch.testing.assert_close(logits_of(network, stack, 8), network(stack[:, None]))
+        torch.testing.assert_close(scores_of(network, stack, 8), network(stack))
 
 
 def test_padding_is_zero_and_even(network: SegmentationNetwork) -> None:
@@ -59,18 +59,18 @@ def test_padding_is_zero_and_even(network: SegmentationNetwork) -> None:
     padded = torch.zeros(1, 1, 16, 16)
     padded[:, :, 1:14] = stack
     torch.testing.assert_close(
-        logits_of(network, stack, 8), logits_of(network, padded, 8)[..., 1:14, :]
+        scores_of(network, stack, 8), scores_of(network, padded, 8)[..., 1:14, :]
     )
 
 
 def test_batches_do_not_matter(
     network: SegmentationNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stack = torch.randn(7, 12, 12)
-    together = logits_of(network, stack, 12)
+    stack = torch.randn(7, 1, 12, 12)
+    together = scores_of(network, stack, 12)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 1)
     assert [len(part) for part in class_logits(network, stack, 12)] == [1] * 7
-    torch.testing.assert_close(logits_of(network, stack, 12), together)
+    torch.testing.assert_close(scores_of(network, stack, 12), together)
 
 
 @pytest.mark.parametrize("grid", [None, (12, 10), (25, 17), (7, 30)])
@@ -80,7 +80,7 @@ def test_the_class_of_the_highest_probability_is_predicted(
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 12 * 12)  # of five slices two at a time
     stack = torch.randn(5, 1, 12, 10, generator=torch.Generator().manual_seed(1))
     classes = predicted_classes(network, stack, 12, grid)
-    probabilities = logits_of(network, stack, 12).softmax(1)
+    probabilities = scores_of(network, stack, 12).softmax(1)
     expected = probabilities if grid is None else resample_probabilities(probabilities, grid)
     assert classes.dtype == np.uint8
     np.testing.assert_array_equal(classes, expected.numpy().argmax(1))
@@ -99,7 +99,7 @@ def test_neighbours_and_channels_are_input_channels(
         neighbour = min(max(number + offset, 0), 3)
         inputs[number, (offset + 2) * 2 + channel] = stack[neighbour, channel]
     with torch.no_grad():
-        torch.testing.assert_close(logits_of(wide, stack, 8), wide(inputs))
+        torch.testing.assert_close(scores_of(wide, stack, 8), wide(inputs))
 
 
 def test_memory_layout_does_not_change_the_result(network: SegmentationNetwork) -> None:
