@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pixel_shuffle
+from torch.nn.functional import conv2d
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -49,7 +49,8 @@ class UpSample2d(nn.Module):
     In such a transposed convolution no two inputs meet in one output. So it is a 1x1 convolution
     to four times the channels, whose values are then laid out in 2x2 pixels (Shi et al., CVPR 2016,
     arXiv 1609.05158). The numbers are the same; docs/decisions/0011-cpu-step.md says what it
-    costs. Weights are initialised as those of ``nn.ConvTranspose2d``.
+    costs. The convolution makes the channels pixel by pixel, so that the layout is one copy of
+    whole runs in channels-last memory. Weights are initialised as those of ``nn.ConvTranspose2d``.
 
     Attributes:
         weight: (4 * outputs, inputs, 1, 1); row 4 * o + 2 * a + b makes output channel o of the
@@ -65,7 +66,11 @@ class UpSample2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, 2 H, 2 W)."""
-        return pixel_shuffle(conv2d(features, self.weight, self.bias.repeat_interleave(4)), 2)
+        n, inputs, rows, columns = features.shape
+        by_pixel = self.weight.reshape(-1, 4, inputs, 1, 1).transpose(0, 1).flatten(0, 1)
+        pixels = conv2d(features, by_pixel, self.bias.repeat(4)).permute(0, 2, 3, 1)
+        laid_out = pixels.reshape(n, rows, columns, 2, -1).transpose(2, 3)
+        return laid_out.reshape(n, 2 * rows, 2 * columns, -1).permute(0, 3, 1, 2)
 
 
 def up_sample(inputs: int, outputs: int, dimensions: int) -> nn.Module:
