@@ -440,7 +440,7 @@ def _discovered(
         for path, found in present.items():
             values.update(int(v) for v in found)
             if len(values) > 256:
-                raise PosconError(f"{path}: over 255 label values; is this an image?")
+                raise PosconError(f"{path}: more than 255 label values; is this an image?")
     if len(failed) == len(pairs):
         raise PosconError(next(iter(failed.values())))
     if not values - {0}:

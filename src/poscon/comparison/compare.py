@@ -237,8 +237,8 @@ def _outcome(future: "Future[str | None]", job: Job) -> str | None:
         return future.result()
     except BrokenProcessPool:
         raise PosconError(
-            f"run {job.name}: its process was killed, for want of memory perhaps; what is finished "
-            "is kept; run the same command again, with fewer --processes"
+            f"run {job.name}: its process was killed, perhaps because memory ran out; what is "
+            "finished is kept; run the same command again, with fewer --processes"
         ) from None
     except Exception as error:  # Ray raises its own when it gives a run up
         return f"{type(error).__name__}: {error}"

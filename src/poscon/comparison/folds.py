@@ -48,8 +48,8 @@ def make_folds(plan: Plan, store: Store, folder: Path) -> list[Fold]:
         order = sorted(labelled)
         if plan.folds > len(order):
             raise PosconError(
-                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; a fold needs "
-                "one at least, so ask for fewer folds"
+                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; each fold "
+                "needs at least one; ask for fewer folds"
             )
         shuffled = np.random.default_rng(plan.seed).permutation(order)
         parts = [{str(name) for name in part} for part in np.array_split(shuffled, plan.folds)]

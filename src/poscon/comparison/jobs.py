@@ -176,7 +176,7 @@ class _Builder:
         if self.plan.transductive:
             if not n_seen:
                 raise PosconError(
-                    "transductive: has no effect, no scan that is tested on is pre-trained on"
+                    "transductive: has no effect, pre-training sees no scan that is tested on"
                 )
             return (
                 f"Transductive: pre-training saw {n_seen} test scans, without their labels. "
@@ -238,8 +238,8 @@ class _Builder:
         if find_method(entry.method).uses_unlabelled:
             if not roles["unlabelled"]:
                 raise PosconError(
-                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, "
-                    f"which {entry.method} needs; ask for fewer"
+                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, but "
+                    f"{entry.method} needs some; ask for fewer"
                 )
             cases["unlabelled"] = roles["unlabelled"]
         cases["test"] = self._of(fold.test, labelled=True)

@@ -123,7 +123,7 @@ def make_learner(
         )
     if chosen.batch * (views.size // network.encoder.stride) ** 2 < 2:
         raise PosconError(
-            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
-            "channel, too few to normalise; use a larger batch or size"
+            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value "
+            "per channel, too few to normalise; use a larger batch or size"
         )
     return learner

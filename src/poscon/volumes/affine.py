@@ -74,7 +74,7 @@ def checked_affine(
             return used
     raise PosconError(
         f"{where}: its header does not state the directions of its axes, which {option} cannot "
-        "replace; mend the header"
+        "replace; correct the header"
     )
 
 
@@ -93,7 +93,7 @@ def _check_affine(affine: np.ndarray, where: str, option: str) -> None:
         problem = "its affine is singular (two of its axes have the same direction)"
     else:
         return
-    raise PosconError(f"{where}: {problem}; mend it or state the voxel size with {option}")
+    raise PosconError(f"{where}: {problem}; correct it or state the voxel size with {option}")
 
 
 def _directions(affine: np.ndarray) -> np.ndarray | None:

@@ -224,7 +224,8 @@ def label_value(value: Any, *, where: str) -> int:
     if number is None or not 0 <= number <= LARGEST_VALUE:
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
         raise PosconError(
-            f"{where}: {shown} is no whole number from 0 to {LARGEST_VALUE}, as a label value is"
+            f"{where}: {shown} is no whole number from 0 to {LARGEST_VALUE}; "
+            "a label value must be one"
         )
     return number
 

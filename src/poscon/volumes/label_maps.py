@@ -182,7 +182,8 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
             other = scheme.names[scheme.values.index(int(taken.max()))]
             raise PosconError(
                 f"{folder}: the masks {name!r} and {other!r} overlap in "
-                f"{int((taken != 0).sum())} voxels; choose one of them with --labels, or mend them"
+                f"{int((taken != 0).sum())} voxels; choose one of them with --labels, or correct "
+                "them"
             )
         values[inside] = value
     assert merged is not None

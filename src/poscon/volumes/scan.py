@@ -469,5 +469,5 @@ def _advice(path: Path, reason: str) -> str:
     if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)) and not voxels.is_file():
         return f"its voxels should be in {voxels.name} beside it, which is missing"
     if "spacing" in reason or "direction" in reason or "determinant" in reason:
-        return "mend its header"
+        return "correct its header"
     return "is it truncated or damaged? Fetch it again"

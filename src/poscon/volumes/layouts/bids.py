@@ -126,7 +126,7 @@ def _classes(root: Path) -> LabelScheme | None:
     if len(schemes) > 1:
         first, second, *_ = schemes.values()
         raise PosconError(
-            f"{first} and {second} name other classes; keep one, or use --layout plain"
+            f"{first} and {second} name different classes; keep one, or use --layout plain"
         )
     return next(iter(schemes), None)
 
@@ -135,7 +135,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"{path}: cannot be read ({error}); mend or remove it") from error
+        raise PosconError(f"{path}: cannot be read ({error}); correct or remove it") from error
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 

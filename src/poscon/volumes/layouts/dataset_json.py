@@ -43,7 +43,7 @@ def read_json_once(path: Path) -> Any:
     except OSError as error:
         raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise PosconError(f"{path}: not valid JSON ({error}); mend or remove it") from error
+        raise PosconError(f"{path}: not valid JSON ({error}); correct or remove it") from error
 
 
 def require_description(root: Path) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
         if isinstance(value, list):
             raise PosconError(
                 f"{path}: label {name!r} is a region {value}; regions are not supported, "
-                "state one value a label"
+                "state one value per label"
             )
         if str(name).lower() == "ignore":
             raise PosconError(f"{path}: the label 'ignore' is not supported; remove it")

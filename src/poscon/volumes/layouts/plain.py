@@ -148,8 +148,8 @@ def _refuse_other_layouts(root: Path, files: Iterable[_File]) -> None:
                 home = root / folder.parent
                 raise PosconError(
                     f"{home}: has imagesTr but no usable dataset.json beside it, so it is neither "
-                    "the nnU-Net nor the Decathlon layout; mend dataset.json, or give the folder "
-                    "of the images"
+                    "the nnU-Net nor the Decathlon layout; correct dataset.json, or give the "
+                    "folder of the images"
                     if home == root
                     else f"{root}: {folder.parent} in it has imagesTr, so it is a data set of its "
                     f"own; give {home}"
@@ -213,8 +213,8 @@ def _classes(labels: Iterable[Path]) -> LabelScheme | None:
     without = [path for path in paths if not named.get(path)]
     if without:
         raise PosconError(
-            f"{without[0]}: has no names of segments, which other label maps have; export all of "
-            "them alike"
+            f"{without[0]}: has no names of segments, but other label maps have; export all of "
+            "them in the same way"
         )
     classes = ((name, (value,)) for value, name in enumerate(names, start=1))
     return label_scheme(classes, where=str(paths[0]))
