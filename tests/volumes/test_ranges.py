@@ -36,9 +36,9 @@ def test_columns_may_stand_in_any_order_behind_a_byte_order_mark(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case,class,first\na,liver,1\n", "must have the columns case, class, first, last"),
-        ("case,class,first,last\n", "must have at least one row"),
-        ("", "must have the columns"),
+        ("case,class,first\na,liver,1\n", "must hold the columns case, class, first, last"),
+        ("case,class,first,last\n", "must hold at least one row"),
+        ("", "must hold the columns"),
         ("case,class,first,last\na,kidney,1,2\n", "line 2: no class 'kidney'; .* liver, spleen"),
         ("case,class,first,last\na,liver,4,2\n", "line 2: first must be at most last, not 4 and 2"),
         ("case,class,first,last\na,liver,4,\n", "line 2: first '4' and last ''"),

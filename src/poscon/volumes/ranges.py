@@ -40,7 +40,7 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, strict=True)
             if set(rows.fieldnames or ()) != set(COLUMNS):
-                raise PosconError(f"{path}: must have the columns {', '.join(COLUMNS)}")
+                raise PosconError(f"{path}: must hold the columns {', '.join(COLUMNS)}")
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 case, name = (row["case"] or "").strip(), (row["class"] or "").strip()
@@ -56,7 +56,7 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
     except (UnicodeDecodeError, csv.Error) as error:
         raise PosconError(f"{path}: cannot be read as CSV ({error})") from error
     if not found:
-        raise PosconError(f"{path}: must have at least one row below its heading")
+        raise PosconError(f"{path}: must hold at least one row below its heading")
     return dict(found)
 
 
