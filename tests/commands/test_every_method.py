@@ -391,6 +391,6 @@ def test_a_training_too_short_for_its_stages(steps: int, store: Path, tmp_path: 
 
 
 def test_a_batch_too_small_to_normalise(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match="one value a channel, too few to normalise"):
+    with pytest.raises(PosconError, match="one value per channel, too few to normalise"):
         finetune(store, tmp_path / "run", labelled=2, settings=["size=16", "batch=1"])
     assert not (tmp_path / "run").exists()

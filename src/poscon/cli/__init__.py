@@ -76,7 +76,7 @@ def _main(
 
 
 def main() -> NoReturn:
-    """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    """Run the command line. An error that the user can repair is one line and exit code 2."""
     keep_freed_memory()
     write_anything()
     quiet_libraries()

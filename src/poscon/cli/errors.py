@@ -18,7 +18,7 @@ _PLACES = (
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what the user can mend into one line on stderr and exit code 2.
+    """Turn an error that the user can repair into one line on stderr and exit code 2.
 
     Any other error is a mistake in poscon. It keeps its traceback.
     """

@@ -1,1 +1,1 @@
-"""The commands: one module and one public function each, both named like the command."""
+"""The commands. Each has a module and a public function, both named like the command."""

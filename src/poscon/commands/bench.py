@@ -1,4 +1,4 @@
-"""``poscon bench``: how fast this machine pre-trains, where the time goes, what would help."""
+"""``poscon bench`` measures how fast this machine pre-trains, and says what would help."""
 
 import platform
 import tempfile
@@ -31,25 +31,25 @@ from poscon.volumes.phantom import write_phantom
 
 PHANTOMS = 12
 ENOUGH = 0.95
-"""The share of the bare arithmetic from which on nothing but that is worth a change."""
+"""If the bare arithmetic has at least this share of the time, only its changes are worthwhile."""
 WORTH = 1.1
-"""How many times as fast a change must be to be worth a word."""
+"""A change is mentioned if it is at least this many times as fast."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """The result of the measurement.
 
     Attributes:
         machine: the processor or GPU, and how much of it was used.
-        settings: those that the speed depends on.
+        settings: settings that the speed depends on.
         size: extent of the views in pixels.
-        steps: of the whole training.
-        parts: seconds a step of each part, on its own.
-        overhead: the training loop beside its bare arithmetic.
-        operations: a second, of the bare arithmetic.
-        matrix_rate: operations a second of a large matrix product, in the same precision.
-        changes: by what to change, how many times as fast the bare arithmetic then is.
+        steps: number of steps of the whole training.
+        parts: seconds per step of each part, measured on its own.
+        overhead: the training loop and its bare arithmetic.
+        operations: operations per second of the bare arithmetic.
+        matrix_rate: operations per second of a large matrix product in the same precision.
+        changes: by possible change, how many times as fast the bare arithmetic then is.
     """
 
     machine: str
@@ -73,18 +73,18 @@ def bench(
     device: str | None = None,
     seconds: float = 90.0,
 ) -> Bench:
-    """Measure pre-training on this machine. Nothing is kept.
+    """Measure pre-training on this machine. Nothing is written.
 
     Args:
         store: prepared data set; None: a few built-in synthetic scans.
-        method: pre-training method.
+        method: pre-training method; None: that of the recipe, else ``pcl``.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further settings, see :data:`poscon.settings.GivenSettings`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seconds: how long to measure, about.
+        seconds: how long to measure, in seconds, roughly.
 
     Raises:
-        PosconError: an unusable store or setting, or a method that does not train.
+        PosconError: the store or a setting cannot be used, or the method does not train.
     """
     chosen = resolve(PretrainSettings, "pretrain", recipe, settings, method=method, device=device)
     if chosen.compile:
@@ -128,7 +128,7 @@ def _measure(chosen: PretrainSettings, store: Store, seconds: float) -> Bench:
 
 
 def _changes(bare: Bare, steps: int, device: str, bfloat16: bool) -> dict[str, float]:
-    """What else could be set, and how many times as fast the arithmetic then is."""
+    """Try other settings. Say how many times as fast the arithmetic is with each of them."""
     alternatives = {}
     if not bfloat16:
         alternatives["--set precision=bf16"] = bare.seconds(steps) / bare.seconds(
@@ -140,7 +140,7 @@ def _changes(bare: Bare, steps: int, device: str, bfloat16: bool) -> dict[str, f
         torch.set_num_threads(1)
         alternatives["OMP_NUM_THREADS=1"] = now / bare.seconds(steps)
         torch.set_num_threads(threads)
-    if device == "cuda":  # last, as it cannot be undone; on a CPU it takes a minute, for nothing
+    if device == "cuda":  # last: it cannot be undone. On a CPU it takes a minute and does not help
         now = bare.seconds(steps)
         bare.compile()
         alternatives["--set compile=true"] = now / bare.seconds(steps)
@@ -155,7 +155,7 @@ def _machine(device: str) -> str:
 
 
 def bench_tables(result: Bench) -> list[Table | str]:
-    """What a person reads."""
+    """The tables and lines for the terminal."""
     step = sum(result.parts.values())
     batch, overhead = result.overhead.slices, result.overhead
     table = Table("part", "ms a step", "share")
@@ -181,7 +181,7 @@ def bench_tables(result: Bench) -> list[Table | str]:
 
 
 def bench_record(result: Bench) -> dict[str, Any]:
-    """For JSON: what was measured, what limits it and what would help."""
+    """The content for JSON: what was measured, what limits it and what would help."""
     overhead = result.overhead
     return {
         "machine": result.machine,
@@ -205,7 +205,7 @@ def _duration(seconds: float) -> str:
 
 
 def limit(result: Bench) -> str:
-    """What the speed of the training loop is limited by."""
+    """Say what limits the speed of the training loop."""
     if result.overhead.share >= ENOUGH:
         return "the convolutions; the rest is waited for hardly at all"
     around = {part: result.parts[part] for part in ("read", "views")}
@@ -218,7 +218,7 @@ def limit(result: Bench) -> str:
 
 
 def advice(result: Bench) -> list[str]:
-    """What to change, by what was measured; nothing that was not."""
+    """Say what to change. Only changes that were measured are listed."""
     lines = [
         f"{change} ({factor:.1f} times as fast)"
         for change, factor in sorted(result.changes.items(), key=lambda item: -item[1])

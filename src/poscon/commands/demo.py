@@ -1,4 +1,4 @@
-"""``poscon demo``: the main job on the built-in phantom, in minutes on a laptop."""
+"""``poscon demo`` does the main job on the built-in phantom, in minutes on a laptop."""
 
 import json
 import shutil
@@ -31,14 +31,14 @@ STARTS = {"random": "random init", "pcl": "PCL init"}
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found.
+    """The result of the demo.
 
     Attributes:
-        evaluations: of the test subjects, by initialisation (``random``, ``pcl``).
-        picture: image, reference and both predictions.
-        seconds: how long each stage took; stages that were there already are not in it.
-        modality: what the phantoms look like.
-        seed: of everything.
+        evaluations: evaluations of the test subjects, by initialisation (``random``, ``pcl``).
+        picture: file with the image, the reference and both predictions.
+        seconds: seconds that each stage took. Stages of an earlier call are not in it.
+        modality: modality of the phantoms, ``mr`` or ``ct``.
+        seed: seed of every random choice.
     """
 
     evaluations: dict[str, Evaluation]
@@ -52,15 +52,15 @@ class Demo:
 def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> Demo:
     """Pre-train on synthetic scans, fine-tune on two of them from two initialisations, compare.
 
-    A stage that is there already is not done again, so an interrupted demo goes on where it was.
+    A finished stage is not done again. So an interrupted demo goes on where it was.
 
     Args:
         out: folder to write.
-        seed: decides the phantoms, the draw of the labelled subjects and the training.
-        modality: what the scans look like, ``MR`` or ``CT``, in upper or lower case.
+        seed: seed of the phantoms, of the draw of labelled subjects and of the training.
+        modality: modality of the scans, ``MR`` or ``CT``, in upper or lower case.
 
     Raises:
-        PosconError: unknown modality, or ``out`` is something else.
+        PosconError: the modality is unknown, or ``out`` is no folder of this demo.
     """
     out, modality = Path(out), modality.lower()
     if modality not in MODALITIES:
@@ -79,7 +79,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
         seconds[name] = time.perf_counter() - started
 
     def training(folder: Path) -> bool:
-        """Whether to resume; a run that was killed before its first moment starts anew."""
+        """Whether to resume. A run that was killed before it had begun starts anew."""
         if folder.exists() and not (folder / "config.yaml").is_file():
             shutil.rmtree(folder)
         return folder.exists()
@@ -127,7 +127,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
 
 
 def demo_tables(result: Demo) -> list[object]:
-    """What the demo shows in a terminal."""
+    """The tables that the demo shows in a terminal."""
     table = Table(
         title=(
             f"Synthetic data: {TEST_SUBJECTS} test phantoms ({result.modality.upper()}), "
@@ -161,7 +161,7 @@ def demo_tables(result: Demo) -> list[object]:
 
 
 def _open(out: Path, about: dict[str, object]) -> None:
-    """Create the folder, or recognise a demo with the same arguments."""
+    """Create the folder, or check that it holds a demo with the same arguments."""
     path = out / "demo.json"
     if path.is_file():
         theirs = json.loads(path.read_text(encoding="utf-8"))

@@ -73,16 +73,16 @@ class Row:
     """One class of one case. The measures are those of `poscon.metrics.ClassMetrics`.
 
     Attributes:
-        case: the prediction's file name without suffix, for a 4-D file followed by
-            ``_frame01``, ``_frame02``, ...
-        subject: the person scanned where the references are a data set, else the file name again.
+        case: the prediction's file name without suffix. A frame of a 4-D file has ``_frame01``,
+            ``_frame02``, ... after it.
+        subject: the person scanned if the references are a data set, else the file name again.
         class_name: the class.
-        dice: 0 to 1, NaN where there is nothing to measure.
-        hd95_mm: 95th percentile of the surface distances, mm, or NaN.
-        assd_mm: mean of the surface distances, mm, or NaN.
-        volume_ml: volume in the prediction.
-        reference_volume_ml: volume in the reference.
-        spacing: voxel size in mm along the file's axes that all of this was measured with.
+        dice: Dice, 0 to 1, or NaN where there is nothing to measure.
+        hd95_mm: 95th percentile of the surface distances in mm, or NaN.
+        assd_mm: mean of the surface distances in mm, or NaN.
+        volume_ml: volume in the prediction, in ml.
+        reference_volume_ml: volume in the reference, in ml.
+        spacing: voxel size in mm along the file's axes, with which all of this was measured.
         seen: roles that the scan had in the training of the model, see :mod:`poscon.leakage`.
     """
 
@@ -104,7 +104,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1) over cases; NaN where there are too few."""
+    """Mean and standard deviation (n - 1) over cases. They are NaN if there are too few cases."""
 
     mean: float
     std: float
@@ -116,11 +116,11 @@ class Summary:
 
     Attributes:
         name: the class, or ``"mean"``.
-        measured: how many cases the means are over.
-        missed: how many predictions lack a class that the reference has.
-        dice: 0 to 1.
-        hd95_mm: in mm.
-        assd_mm: in mm.
+        measured: number of cases in the means.
+        missed: number of predictions that lack a class that the reference has.
+        dice: Dice, 0 to 1.
+        hd95_mm: 95th percentile of the surface distances in mm.
+        assd_mm: mean of the surface distances in mm.
     """
 
     name: str
@@ -148,15 +148,16 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
-        rows: one for each case and class, cases in order of file name.
+        rows: one row for each case and class. Cases are in the order of their file names.
         classes: the foreground classes in the reference's order.
-        unmatched: references that a folder of predictions has no prediction for.
-        without_reference: predictions of a folder that there is no reference for.
-        not_annotated: cases and frames left out because their reference labels nothing in them.
-        failed: what was wrong with a pair that could not be measured, by its case.
+        unmatched: references for which a folder of predictions has no prediction.
+        without_reference: predictions of a folder for which there is no reference.
+        not_annotated: cases and frames that were left out because the reference labels nothing in
+            them.
+        failed: by case, what was wrong with a pair that could not be measured.
         unlabelled: the voxels of the references that did not count.
     """
 
@@ -169,7 +170,7 @@ class Evaluation:
     unlabelled: Unlabelled = Unlabelled()
 
     def summary(self) -> list[Summary]:
-        """Each class over the cases, then ``"mean"``: the cases' means over their classes."""
+        """Each class, then ``"mean"``, which is over the mean of each case's classes."""
         cases = list(dict.fromkeys(row.case for row in self.rows))
         values = np.array([[getattr(row, m) for m in MEASURES] for row in self.rows], float)
         values = values.reshape(len(cases), len(self.classes), len(MEASURES))
@@ -195,34 +196,35 @@ def evaluate(
     ignore_label: int | None = None,
     source_spacing: tuple[float, float, float] | None = None,
 ) -> Evaluation:
-    """Compare predictions with references; conventions are in `RULES`.
+    """Compare predictions with references. `RULES` states the conventions.
 
-    Classes are matched by name. What the predictions' values mean is said by the folder they are
-    in, else they mean the same as the references'. What the references' values mean is said by
-    ``labels``, else by the data set's layout, else by the folder they are in, else they mean the
-    same as the predictions'. A folder says it in ``labels.json`` (`poscon predict` writes it) or
-    in ``dataset.json``, which may lie above ``labelsTr`` or ``labelsTs``. Where nobody says, every
-    value found is a class ``class_VALUE``.
+    Classes are matched by name. The folder of the predictions says what their values mean. If it
+    does not, they mean the same as those of the references. ``labels`` says what the references'
+    values mean, else the data set's layout, else their folder. If none does, they mean the same
+    as those of the predictions. A folder says it in ``labels.json`` (`poscon predict` writes it)
+    or in ``dataset.json``, which may lie above ``labelsTr`` or ``labelsTs``. If nothing says it,
+    every value found is a class ``class_VALUE``.
 
     Args:
         predictions: a label map, or a folder of them, ``<case id>.nii.gz``.
         references: a label map, a folder of label maps with the file names of the predictions, or
-            a data set, whose case ids are then the predictions' file names.
-        out: where to write the results: a name with suffix .json (summary, cases, rules) or .csv
+            a data set whose case ids are the file names of the predictions.
+        out: file for the results: a name with suffix .json (summary, cases, rules) or .csv
             (cases), or without suffix for both. Existing files are never overwritten.
-        layout: read ``references`` as a data set of this layout.
-        channel: which image channel of a data set that has several; its label maps are the same.
-        labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
+        layout: layout by which ``references`` is read as a data set; None detects it.
+        channel: number of the image channel of a data set that has several, from 0. All channels
+            have the same label maps.
+        labels: meaning of the references' values, e.g. ``"1=RV,2=MYO,3=LV"``.
         ignore_label: value of the references' voxels that are not labelled and do not count; None:
-            that of the label ``ignore`` in ``dataset.json``, if it has one.
-        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+            the value of the label ``ignore`` in ``dataset.json``, if there is one.
+        source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers for all measures.
 
     Returns:
         Every measure of every case and class.
 
     Raises:
-        PosconError: no prediction has a reference; the class names differ; ``out`` exists.
+        PosconError: no prediction has a reference, the class names differ, or ``out`` exists.
         PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
             or a file cannot be read. The others are measured, and the results are written.
     """
@@ -305,7 +307,7 @@ def evaluate(
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """The summary for the terminal; what was left out of it is said below."""
+    """Make the summary for the terminal. Its caption says what was left out."""
     notes = [
         f"{len(ids)} {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
         for ids, what in (
@@ -352,14 +354,14 @@ class _Pair:
     reference: _Reference
 
     def read(self, scheme: LabelScheme | None, spacing: Spacing | None) -> tuple[Scan, Scan]:
-        """Prediction and reference, on the same grid.
+        """Read prediction and reference, and check that they lie on the same grid.
 
         Args:
-            scheme: what the reference's values mean, or None: they stay as they are.
-            spacing: mm along the files' axes where the user states it.
+            scheme: meaning of the reference's values; None: they stay as they are.
+            spacing: voxel size in mm along the files' axes, if the user states it.
 
         Raises:
-            PosconError: a file cannot be used; shape or affine differ.
+            PosconError: a file cannot be used, or shape or affine differ.
         """
         stated = spacing or self.reference.spacing
         prediction = read_labels(self.path, spacing=stated)
@@ -382,7 +384,7 @@ class _Pair:
 
 
 def _label_maps(place: Path) -> dict[str, Path]:
-    """The scan files at a place, by file name without suffix."""
+    """The scan files of a file or folder, by file name without suffix."""
     if place.is_file():
         return {scan_stem(place): place}
     if not place.is_dir():
@@ -400,7 +402,7 @@ def _label_maps(place: Path) -> dict[str, Path]:
 def _references(
     place: Path, predicted: dict[str, Path], layout: str | None, channel: int | None
 ) -> tuple[dict[str, _Reference], LabelScheme | None]:
-    """The references by case id, and what their values mean where they form a data set."""
+    """The references by case id, and the meaning of their values if they form a data set."""
     if place.is_file():
         for option, value in (("--layout", layout), ("--channel", channel)):
             if value is not None:
@@ -427,7 +429,7 @@ def _references(
 
 
 def _pairs(predicted: dict[str, Path], found: dict[str, _Reference], place: Path) -> list[_Pair]:
-    """The predictions that have a reference, with it."""
+    """Pair the predictions with their references. Those without one are left out."""
     pairs = [_Pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
     if not pairs:
         stem, path = next(iter(predicted.items()))
@@ -443,9 +445,9 @@ def _folder(place: Path) -> Path:
 
 
 def _stated_labels(folder: Path) -> LabelScheme | None:
-    """What a folder of label maps says that their values mean, if it does.
+    """Read from a folder of label maps what their values mean; None if it does not say.
 
-    ``poscon predict`` writes ``labels.json``; nnU-Net copies ``dataset.json`` beside its
+    ``poscon predict`` writes ``labels.json``. nnU-Net copies ``dataset.json`` beside its
     predictions and has it above its ``labelsTr`` and ``labelsTs``.
     """
     if scheme := read_labels_file(folder):
@@ -460,16 +462,16 @@ def _stated_labels(folder: Path) -> LabelScheme | None:
 def _discovered(
     pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str], ignore: int | None
 ) -> LabelScheme:
-    """Every value but 0 that occurs in any of the files is a class of its own.
+    """Make each value except 0 that occurs in any of the files a class.
 
     Args:
         pairs: the files.
-        spacing: mm along the files' axes where the user states it.
-        failed: gets what is wrong with a pair that cannot be used, by its case.
-        ignore: the value of voxels that are not labelled, which is no class.
+        spacing: voxel size in mm along the files' axes, if the user states it.
+        failed: dictionary that gets, by case, what is wrong with a pair that cannot be used.
+        ignore: value of voxels that are not labelled, which is no class.
 
     Raises:
-        PosconError: no pair can be used; a file has too many values; all files are empty.
+        PosconError: no pair can be used, a file has too many values, or all files are empty.
     """
     values: set[int] = set()
     for pair in pairs:
@@ -484,7 +486,7 @@ def _discovered(
         for path, found in present.items():
             values.update(int(v) for v in found)
             if len(values) > 256:
-                raise PosconError(f"{path}: over 255 label values; is this an image?")
+                raise PosconError(f"{path}: more than 255 label values; is this an image?")
     if len(failed) == len(pairs):
         raise PosconError(next(iter(failed.values())))
     values -= {ignore}
@@ -509,7 +511,7 @@ def _with(known: Unlabelled, counted: np.ndarray, affine: np.ndarray) -> Unlabel
 def _frames(
     case: str, prediction: np.ndarray, reference: np.ndarray
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Case id, prediction and reference (X, Y, Z) of each frame."""
+    """The case id of each frame, with its prediction and its reference, both (X, Y, Z)."""
     if prediction.ndim == 3:
         return [(case, prediction, reference)]
     n = prediction.shape[3]
@@ -520,7 +522,7 @@ def _frames(
 
 
 def _summary(name: str, values: np.ndarray, missed: int) -> Summary:
-    """Summarise (cases, measures), NaN where not measured."""
+    """Summarise an array (cases, measures). It is NaN where nothing was measured."""
     measured = values[~np.isnan(values[:, 0])]
     n = len(measured)
     mean = measured.mean(axis=0) if n else np.full(len(MEASURES), np.nan)
@@ -541,7 +543,11 @@ def _cells(row: Summary) -> list[str]:
 
 
 def _outputs(out: Path | None) -> list[Path]:
-    """The files to write, none of which exists yet."""
+    """The files to write.
+
+    Raises:
+        PosconError: one of them exists, or ``out`` is a folder or has another suffix.
+    """
     if out is None:
         return []
     if out.is_dir():
@@ -561,7 +567,7 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
-    """What ``FILE.json`` holds: summary, cases, what was left out, and the rules; None for NaN."""
+    """The content of ``FILE.json``: summary, cases, what was left out, the rules; None for NaN."""
     *classes, mean = (asdict(s) for s in evaluation.summary())
     content = {
         "summary": {"classes": classes, "mean": mean},
@@ -578,7 +584,7 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _without_nan(content: Any) -> Any:
-    """The same with every NaN replaced by None: JSON has no NaN."""
+    """Replace every NaN by None, because JSON has no NaN."""
     if isinstance(content, dict):
         return {key: _without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -587,7 +593,7 @@ def _without_nan(content: Any) -> Any:
 
 
 def _csv(evaluation: Evaluation) -> str:
-    """One line for each row; NaN is an empty field."""
+    """Make the text of ``FILE.csv`` with one line for each row. NaN is an empty field."""
     records = [_without_nan(_record(row)) for row in evaluation.rows]
     for record in records:
         x, y, z = record.pop("spacing")

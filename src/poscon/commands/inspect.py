@@ -1,4 +1,4 @@
-"""``poscon inspect``: what is in a store, what is odd about it, and a picture of it."""
+"""``poscon inspect`` shows what is in a store, what is odd about it, and a picture of it."""
 
 import csv
 from collections import Counter, defaultdict
@@ -31,7 +31,7 @@ CASE_COLUMNS = (
     "case", "subject", "frame", "source", "source_label", "modality", "plane", "slices", "rows",
     "columns", "slice_mm", "row_mm", "column_mm", "spacing_from", "labelled_slices",
 )  # fmt: skip
-"""Of the table of cases; the volume of each class and what is odd follow."""
+"""First columns of the table of cases. The volume of each class and what is odd follow."""
 
 Number = TypeVar("Number", int, float)
 
@@ -41,10 +41,10 @@ class ClassSummary:
     """One foreground class over all labelled cases.
 
     Attributes:
-        name: of the class.
-        cases: how many labelled cases it occurs in.
-        voxels: as stored, over all cases.
-        ml: likewise, by the stored spacing.
+        name: name of the class.
+        cases: number of labelled cases in which it occurs.
+        voxels: number of stored voxels over all cases.
+        ml: volume in ml of these voxels, by the stored spacing.
     """
 
     name: str
@@ -55,21 +55,21 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """The result of `inspect`.
 
     Attributes:
-        store: its folder, or URL.
-        manifest: everything the store knows of its cases.
-        subjects, labelled_subjects, labelled_cases: how many.
-        modalities, planes: cases of each.
-        slices: over all cases.
+        store: folder or URL of the store.
+        manifest: everything that the store knows about its cases.
+        subjects, labelled_subjects, labelled_cases: numbers of them.
+        modalities, planes: number of cases of each.
+        slices: number of slices of all cases.
         slice_range: fewest and most slices of a case.
         row_range, column_range: smallest and largest slice, in pixels.
-        in_plane_mm, slice_mm: smallest and largest spacing in plane and between slices.
-        classes: each foreground class.
-        stored_bytes: of the arrays.
-        findings: what is odd, most serious kind first.
-        contact_sheet: the picture.
+        in_plane_mm, slice_mm: smallest and largest spacing in plane and between slices, in mm.
+        classes: summary of each foreground class.
+        stored_bytes: size of the arrays in bytes.
+        findings: what is odd, the most serious kind first.
+        contact_sheet: file of the picture.
         case_table: CSV file with a line for each case.
         labelled_slices: of the labelled cases.
         labelled_picture: which slices are labelled, by position; None where all slices of all
@@ -103,7 +103,7 @@ class Inspection:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the layout has to say about the data set."""
+        """The notes of the layout on the data set."""
         return self.manifest.notes
 
     @property
@@ -114,18 +114,18 @@ class Inspection:
 
 @checked
 def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
-    """Look a store over: read every array, find what is odd, draw a contact sheet.
+    """Check a store: read every array, find what is odd, draw a contact sheet.
 
     Args:
         store: the folder that ``poscon prepare`` wrote, or the URL of a copy.
-        out: the contact sheet, a .png; None: ``contact_sheet.png`` in the store. A table of all
-            cases is written beside it, ``<name>_cases.csv``, and where only some slices are
-            labelled a picture of these, ``<name>_labelled.png``. Earlier ones of poscon are
+        out: file of the contact sheet, a .png; None: ``contact_sheet.png`` in the store. A table
+            of all cases is written beside it, ``<name>_cases.csv``. If only some slices are
+            labelled, a picture shows which, ``<name>_labelled.png``. Earlier files of poscon are
             replaced.
 
     Raises:
-        PosconError: no store there, none of its cases can be read, ``out`` is no .png or
-            another's file, or it is not given for a URL.
+        PosconError: there is no store, none of its cases can be read, ``out`` is no .png or a file
+            that poscon did not write, or ``out`` is missing and the store is a URL.
     """
     if out is None and is_url(store):
         raise PosconError(f"{store}: is only read; say with --out where the contact sheet goes")
@@ -181,7 +181,7 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
-    """For the terminal: the summary, the first cases, and what is odd."""
+    """The content for the terminal: the summary, the first cases, and what is odd."""
     return [
         _summary_table(inspection),
         _case_table(inspection),
@@ -191,7 +191,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
 
 
 def inspection_record(inspection: Inspection) -> dict[str, Any]:
-    """For JSON: counts and ranges, every class, what is odd, and where the pictures are."""
+    """The content for JSON: counts and ranges, every class, what is odd, and the files' paths."""
     manifest = inspection.manifest
     ranges = ("slice_range", "row_range", "column_range", "in_plane_mm", "slice_mm")
     counts = (
@@ -277,7 +277,7 @@ def _case_table(inspection: Inspection) -> Table:
 
 
 def _oddity_list(inspection: Inspection) -> Text:
-    """What is odd by kind, of each kind the first `LINES_SHOWN`."""
+    """List what is odd by kind. The first `LINES_SHOWN` of each kind are shown."""
     if not inspection.findings:
         return Text("Nothing odd.")
     by_kind: dict[str, list[Oddity]] = defaultdict(list)
@@ -306,7 +306,7 @@ def _span(limits: tuple[float, float]) -> str:
 
 
 def _check_table_target(path: Path) -> None:
-    """Refuse to replace a file that is no table of ours."""
+    """Refuse to replace a file that is no table of poscon."""
     if path.exists():
         ours = ",".join(CASE_COLUMNS).encode()
         if path.is_dir() or not path.read_bytes().startswith(ours):
@@ -317,7 +317,7 @@ def _check_table_target(path: Path) -> None:
 
 
 def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
-    """Write a line for each case; the file is complete or absent."""
+    """Write a line for each case. The file is complete or absent."""
     odd: dict[str | None, list[str]] = defaultdict(list)
     for finding in findings:
         odd[finding.case].append(f"{finding.kind}: {finding.text}")

@@ -1,4 +1,4 @@
-"""``poscon predict``: scans in, label maps with the scans' own geometry out."""
+"""``poscon predict`` segments scans. The label maps have the scans' own geometry."""
 
 import json
 import re
@@ -38,7 +38,7 @@ from poscon.volumes.scan import (
 )
 
 READERS = 4
-"""Most threads that read scans; one for every two cores."""
+"""Largest number of threads that read scans. There is one for every two cores."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,33 +60,34 @@ def predict(
 ) -> list[Path]:
     """Segment scans with a fine-tuned model.
 
-    Every label map lies exactly on its scan: same shape, affine, header codes and file format,
-    with the label values of the model's training data. A 4-D time series comes back 4-D. For a
-    model of several image channels, a 4-D file holds the channels of one scan.
+    Every label map lies exactly on its scan. It has the same shape, affine, header codes and file
+    format, and the label values of the model's training data. The label map of a 4-D time series
+    is 4-D. For a model of several image channels, a 4-D file holds the channels of one scan.
 
     Args:
         run: folder of a fine-tuning run.
-        input: a scan, or a folder of scans in any known layout (its label maps are not read).
+        input: a scan, or a folder of scans in any known layout. Its label maps are not read.
         output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
             folder a label map is named by its case. ``labels.json`` says what its values mean.
-        layout: of an input folder; None detects it.
-        channel: which channel of a multi-channel input folder, counted from 0; None: all.
+        layout: layout of an input folder; None detects it.
+        channel: number of the channel of a multi-channel input folder, from 0; None: all.
         cases: the cases or subjects of the input folder to segment: a file that names them, or a
             list of names; None: all.
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`. A class is removed outside its range; nothing is added
             inside it. A class or a case that the file does not name stays as predicted.
-        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+        source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         device: ``auto``, ``cpu`` or ``cuda``.
-        resume: keep the label maps that are there already and make the others.
+        resume: whether to keep the label maps that are there and to make the others.
 
     Returns:
         The files written, in the order of the cases.
 
     Raises:
-        PosconError: an unusable run or scan, an output that exists, or one in the input folder.
-        PartlyDone: some scans of a folder cannot be used; the others are segmented.
+        PosconError: the run or the scan cannot be used, the output exists, or it is in the input
+            folder.
+        PartlyDone: some scans of a folder cannot be used. The others are segmented.
     """
     model = Model(run, device or "auto", source_spacing)
     source, output = Path(input), Path(output)
@@ -116,9 +117,9 @@ class _Job:
     """A scan to segment.
 
     Attributes:
-        case: where it is.
+        case: the case with its files.
         target: the label map to write.
-        difference: how its channels differ by name from those that were trained on, or None.
+        difference: how the names of its channels differ from those of the training, or None.
         ranges: where its structures begin and end, by class, for those that are known.
         ranges_from: the file and the case that the ranges are of.
     """
@@ -131,11 +132,11 @@ class _Job:
 
 
 class _Prediction:
-    """Segments scans, one after another; one that cannot be used does not stop the others.
+    """Segments scans, one after another. A scan that cannot be used does not stop the others.
 
     Args:
         model: the model.
-        folder: where the label maps go; None: to a file that was named.
+        folder: folder for the label maps; None: the one label map goes to a named file.
         jobs: the scans.
     """
 
@@ -147,10 +148,10 @@ class _Prediction:
         self.planes: Counter[str] = Counter()
 
     def do(self, resume: bool) -> list[Path]:
-        """Segment them all; see :func:`predict`."""
+        """Segment all scans, see :func:`predict`."""
         existing = self._existing(resume)
         todo = [job for job in self.jobs if job.target not in existing]
-        cases = [self._fitted(job) for job in todo]  # most bad files are found before any work
+        cases = [self._fitted(job) for job in todo]  # this finds most bad files before any work
         if todo and not any(isinstance(case, Case) for case in cases):
             failures = [str(case) for case in cases]
             failed = dict(zip((job.case.id for job in todo), failures, strict=True))
@@ -176,16 +177,16 @@ class _Prediction:
         return written
 
     def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
-        """What is raised at the end."""
+        """The error that is raised at the end."""
         if len(self.jobs) == 1:
             return PosconError(*failed.values())
         return PartlyDone("scan(s) could not be segmented", failed, len(self.jobs), written)
 
     def _existing(self, resume: bool) -> set[Path]:
-        """The label maps that are there and stay.
+        """The label maps that exist and are kept.
 
         Raises:
-            PosconError: there are some and they are not to stay, or poscon did not write them.
+            PosconError: there are some and ``resume`` is false, or poscon did not write them.
         """
         existing = [job for job in self.jobs if job.target.exists()]
         if existing and not resume:
@@ -203,7 +204,7 @@ class _Prediction:
         return {job.target for job in existing}
 
     def _fitted(self, job: _Job) -> Case | PosconError:
-        """The case as the model takes it, by the header of its file; or what is wrong with it."""
+        """The case as the model takes it, by the header of its file, or what is wrong with it."""
         try:
             spacing = stated_spacing(job.case, self.model.preparation)
             header = read_header(job.case.image, spacing=spacing)
@@ -221,7 +222,7 @@ class _Prediction:
             return error
 
     def _finish(self, one: tuple[_Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
-        """Write a label map, or why there is none. All notes are made here, in one thread."""
+        """Write a label map, or note why there is none. One thread makes all notes here."""
         job, scan, classes = one
         if isinstance(scan, PreparedScan):
             self._write(job, scan, classes)
@@ -243,7 +244,7 @@ class _Prediction:
         roles = self.model.roles(prepared)
         if roles:
             self.seen[name] = roles
-        if self.record is not None:  # before the label map, which says that this scan is done
+        if self.record is not None:  # before the label map, which marks this scan as done
             note_seen(self.record.path.parent, name, roles)
             self.record.done(name, _facts(prepared, job.ranges))
         self.planes[prepared.geometry.plane] += 1
@@ -252,7 +253,7 @@ class _Prediction:
         write_labels(job.target, labels, like)
 
     def _conclude(self) -> None:
-        """Say in which plane and at which spacing the scans were segmented, and which were seen."""
+        """Say the plane and the spacing of the segmentation, and which scans training has seen."""
         mm = self.model.preparation.spacing
         pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
         for plane, n in self.planes.items():
@@ -267,7 +268,7 @@ class _Prediction:
 
 
 def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """What ``predictions.json`` says of a label map."""
+    """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
         "acquired": prepared.geometry.acquired,
@@ -281,7 +282,7 @@ def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any
 
 
 def _check_apart(source: Path, output: Path) -> None:
-    """Refuse to write among the scans, where label maps would be taken for scans next time.
+    """Refuse to write among the scans. The next call would take the label maps as scans.
 
     Raises:
         PosconError: the output is the input, or lies in it.
@@ -300,7 +301,7 @@ def _check_apart(source: Path, output: Path) -> None:
 def _in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """``function`` of each item, in order; threads do the next ones while one is being used."""
+    """Yield ``function`` of each item, in order. Threads work ahead on the next items."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[Result]] = deque()
         for item in items:
@@ -317,7 +318,7 @@ def _file_job(
     spacing: Spacing | None,
     **folder_options: object,
 ) -> list[_Job]:
-    """One scan; its target is ``output``, or lies in it if that is a folder."""
+    """The job of one scan. Its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
             raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
@@ -356,9 +357,9 @@ def _folder_jobs(
     cases: Names | None,
     model: Model,
 ) -> list[_Job]:
-    """The scans of a folder and their targets: one for each case, or for each 4-D series.
+    """The jobs of a folder of scans: one for each case, or for each 4-D series.
 
-    Where the channels of the data set have names, the model takes those that it was trained on.
+    If the channels of the data set have names, the model takes those that it was trained on.
     """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
@@ -384,10 +385,10 @@ def _folder_jobs(
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:
-    """Say beside the label maps what their values mean.
+    """Write ``labels.json``, which says what the values of the label maps mean.
 
     Raises:
-        PosconError: the folder has label maps of another meaning.
+        PosconError: the folder has label maps with another meaning.
     """
     path = folder / LABELS_FILE
     content = {"classes": [c.model_dump(mode="json") for c in model.classes]}

@@ -1,4 +1,4 @@
-"""``poscon prepare``: scans in, store out."""
+"""``poscon prepare`` reads scans and writes a store."""
 
 import json
 import math
@@ -47,19 +47,19 @@ from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
-_WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
+_WORTH_PROCESSES = 2**27  # voxels; with fewer, starting processes takes longer than it saves
 NONEMPTY = "nonempty"
-"""In place of a table: a slice is labelled if it has foreground."""
+"""Word in place of a table of slices: a slice is labelled if it has foreground."""
 
 
 class PrepareSettings(Settings):
-    """What ``poscon prepare`` may be told.
+    """The settings of ``poscon prepare``.
 
     Attributes:
-        plane: slice in this plane; ``auto``: the plane the scan was acquired in.
-        spacing: in-plane resampling: mm per pixel, ``native`` for none, ``auto`` for the median
-            in-plane spacing of the data set (over both axes: pixels come out square).
-        source_spacing: mm along the file's axes, for files whose headers are wrong.
+        plane: plane of the slices; ``auto``: the plane in which the scan was acquired.
+        spacing: pixel size in mm to which slices are resampled; ``native``: as scanned; ``auto``:
+            the median in-plane spacing of the data set, over both axes. Pixels are then square.
+        source_spacing: voxel size in mm along the file's axes, for files whose headers are wrong.
         modality: ``CT``, ``MR``, or ``auto``: by the layout, else by the values.
     """
 
@@ -71,7 +71,7 @@ class PrepareSettings(Settings):
     @field_validator("modality", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
-        """``mr`` is ``MR``."""
+        """``mr`` is read as ``MR``."""
         word = value.upper() if isinstance(value, str) else value
         return word if word in ("CT", "MR") else value
 
@@ -107,32 +107,32 @@ def prepare(
 ) -> Store:
     """Read a folder of scans in any known layout and write the prepared store.
 
-    Interrupted, it goes on where it was when run again with the same arguments.
+    Called again with the same arguments after an interruption, it goes on where it was.
 
     Args:
         source: the folder.
-        store: the folder to write; must not exist, or be an unfinished one.
+        store: the folder to write. It must be new, empty or an unfinished store.
         layout: name of the layout; None detects it.
-        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This and the next
-            three go before the recipe, which goes before the layout's own defaults.
-        spacing: pixel size in mm that slices are resampled to, ``"auto"`` (the median of the data
-            set) or ``"native"`` (as scanned).
-        source_spacing: voxel size in mm along the axes of the files; it replaces that of the
+        plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This argument and
+            the next three override the recipe. The recipe overrides the layout's own defaults.
+        spacing: pixel size in mm to which slices are resampled, ``"auto"`` (the median of the
+            data set) or ``"native"`` (as scanned).
+        source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
-        labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
-        ignore_label: the label value of voxels that are not labelled; None: as the layout says.
-        labelled_slices: which slices of the label maps are labelled: a CSV file with the columns
-            ``case`` and ``slice`` (see :func:`poscon.store.slices.read_slice_table`), counted along
-            the axis that is sliced, in the order of the file; or ``"nonempty"``: those with
-            foreground. None: all.
-        channel: which channel of a multi-channel data set, counted from 0; None: all channels.
+        labels: meaning of the label values, such as ``"1=RV,2=MYO"``. It overrides the layout.
+        ignore_label: label value of voxels that are not labelled; None: as the layout says.
+        labelled_slices: the labelled slices of the label maps. A CSV file with the columns ``case``
+            and ``slice`` (see :func:`poscon.store.slices.read_slice_table`) names them. Numbers are
+            from 0 along the axis that is sliced, in the order of the file. ``"nonempty"``: the
+            slices with foreground; None: all.
+        channel: number of the channel of a multi-channel data set, from 0; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
-        processes: how many to use; None: as many as there are cores, one for a small set.
-        engine: ``local`` or ``ray``; then every machine must have ``source`` and ``store`` at the
-            same place.
-        address: of a Ray cluster; None starts one here.
+        processes: number of processes; None: as many as there are cores, one for a small set.
+        engine: ``local`` or ``ray``. With ``ray``, every machine must have ``source`` and
+            ``store`` at the same path.
+        address: address of a Ray cluster; None starts one here.
         recipe: name, file or content of a recipe with a ``prepare`` section.
         settings: further settings, see :data:`poscon.settings.GivenSettings`.
 
@@ -140,7 +140,7 @@ def prepare(
         The store, opened.
 
     Raises:
-        PosconError: nothing found, a file that cannot be used, or an existing target.
+        PosconError: there is no data set, a file cannot be used, or the store exists already.
     """
     if is_url(store):
         raise PosconError(
@@ -148,7 +148,7 @@ def prepare(
         )
     check_engine(engine, address, processes)
     source, store = Path(source), Path(store)
-    if engine == "ray":  # whose processes are elsewhere
+    if engine == "ray":  # its processes have other working folders
         source, store = source.absolute(), store.absolute()
     _check_new(store)
     dataset = read_dataset(source, layout, channel=channel)
@@ -198,7 +198,7 @@ def prepare(
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
     try:
         with alone(store, "prepare"):
-            _check_new(store)  # another prepare may have ended since the check above
+            _check_new(store)  # another prepare may have written one since the check above
             _open_target(job, dataset, reversed_ids)
             todo = [case for case in dataset.cases if finished(store, case) is None]
             voxels = sum(
@@ -227,7 +227,8 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
     """Write the manifest of a store whose cases are all prepared.
 
     Raises:
-        PosconError: some could not be, and the others are kept; or no voxel is labelled.
+        PosconError: some cases could not be prepared, and the others are kept; or no voxel is
+            labelled.
     """
     store = job.store
     records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
@@ -251,7 +252,7 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
         notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
-    for leftover in (store / "cases").glob(".writing-*"):  # of processes that were killed
+    for leftover in (store / "cases").glob(".writing-*"):  # killed processes left them
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
     (store / _STATE).unlink()
@@ -260,12 +261,15 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
 def _prepare_cases(
     told: list[tuple[str, tuple[Any, ...]]], done: int, workers: Engine | None
 ) -> list[str]:
-    """Prepare cases, in this process or by workers; returns what could not be, one line each.
+    """Prepare cases, in this process or by workers.
 
     Args:
-        told: of each, its file and the arguments of :func:`_try_case`.
-        done: how many are finished already.
-        workers: None: this process.
+        told: file and arguments of :func:`_try_case`, for each case.
+        done: number of cases that are finished already.
+        workers: workers that prepare the cases; None: this process.
+
+    Returns:
+        The errors, one line for each case that could not be prepared.
     """
     errors = []
     with progress_bar() as progress:
@@ -282,7 +286,7 @@ def _prepare_cases(
 
 
 def _try_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> str | None:
-    """:func:`prepare_case`, with what the user can mend returned: it crosses any border."""
+    """Call :func:`prepare_case`. An error is returned as a text, which crosses any border."""
     try:
         prepare_case(job, case, header, reverse)
     except PosconError as error:
@@ -291,9 +295,9 @@ def _try_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> str | 
 
 
 def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
-    """Begin a store in an empty folder, or take up an unfinished one made with the same settings.
+    """Begin a store in an empty folder, or continue an unfinished one with the same settings.
 
-    Cases whose files have changed since, or that are gone, are dropped from it.
+    Cases whose files have changed or are gone are removed from it.
     """
     root = dataset.root
     state = {
@@ -330,7 +334,7 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
 
 
 def _stamp(path: Path, root: Path) -> list[str | int]:
-    """What tells that a file, or every mask of a folder, is still the same."""
+    """Values that show whether a file, or every mask of a folder, is still the same."""
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
@@ -341,14 +345,14 @@ def _stamp(path: Path, root: Path) -> list[str | int]:
 def _resolve_settings(
     dataset: Dataset, recipe: Recipe | None, settings: GivenSettings, **arguments: Any
 ) -> PrepareSettings:
-    """The layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
+    """Take the layout's defaults, overridden by the recipe, by ``--set`` and by the options."""
     told = resolve(PrepareSettings, "prepare", recipe, settings, **arguments)
     defaults = PrepareSettings(**dataset.preparation)
     return defaults.model_copy(update={key: getattr(told, key) for key in told.model_fields_set})
 
 
 def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, ScanHeader]:
-    """:func:`_check_header` of every case; all files that cannot be used are named."""
+    """Check the headers of every case. All files that cannot be used are named."""
     headers, errors = {}, []
     for case in dataset.cases:
         try:
@@ -360,10 +364,10 @@ def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, Sca
 
 
 def _raise_first(errors: list[str]) -> None:
-    """Name every file that cannot be used: each on a line of its own, the first in the error.
+    """Name every file that cannot be used, one per line. The first is in the error.
 
     Raises:
-        PosconError: there is one.
+        PosconError: there is such a file.
     """
     if len(errors) > 1:
         for message in errors:
@@ -374,7 +378,7 @@ def _raise_first(errors: list[str]) -> None:
 
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
-    """Find out from the headers alone that a case's files fit together."""
+    """Check that the files of a case fit together, by their headers alone."""
     spacing = settings.source_spacing or case.spacing
     header = read_header(case.image, spacing=spacing)
     whole = [channel.file for channel in case.all_channels if channel.index is None]
@@ -388,7 +392,7 @@ def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
 def _common_spacing(
     settings: PrepareSettings, dataset: Dataset, headers: dict[str, ScanHeader]
 ) -> float | None:
-    """In-plane mm per pixel that the store will have; None: every case as scanned."""
+    """The pixel size of the store in mm. None: every case keeps its own."""
     if settings.spacing == "native":
         return None
     if isinstance(settings.spacing, float):
@@ -477,12 +481,12 @@ def _label_scheme(
 
 
 def _discover_labels(dataset: Dataset, spacing: Spacing | None, ignore: int | None) -> LabelScheme:
-    """Every value that occurs becomes a class: for a folder that does not say what they mean.
+    """Make every value that occurs a class, for a folder that does not say what they mean.
 
     Args:
         dataset: the cases.
-        spacing: mm along the files' axes where the user states it.
-        ignore: the value of voxels that are not labelled, which is no class.
+        spacing: voxel size in mm along the files' axes, if the user states it.
+        ignore: value of voxels that are not labelled, which is no class.
     """
     values: set[int] = set()
     for case in dataset.cases:

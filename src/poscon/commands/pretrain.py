@@ -1,4 +1,4 @@
-"""``poscon pretrain``: unlabelled slices in, an encoder out."""
+"""``poscon pretrain`` trains an encoder on unlabelled slices."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -50,7 +50,7 @@ def pretrain(
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
-    """Pre-train an encoder on the slices of a store. Labels are not looked at.
+    """Pre-train an encoder on the slices of a store. Labels are not read.
 
     Args:
         store: prepared data set.
@@ -59,21 +59,21 @@ def pretrain(
         cases: the cases or subjects to use: a file that names them (see
             :func:`poscon.store.store.read_names`), or a list of names; None: all.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
-        epochs: how often every slice is seen; None: that of the recipe, else 10.
-        seed: decides every random choice; None: that of the recipe, else 0.
+        epochs: how often every slice is seen; None: as the recipe says, else 10.
+        seed: seed of every random choice; None: that of the recipe, else 0.
         device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further settings, see :data:`poscon.settings.GivenSettings`.
-        resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
-            given.
+        resume: whether to continue an interrupted run. Then only ``run``, ``store`` and
+            ``device`` may be given.
 
     Returns:
         The encoder's file, ``RUN/encoder.safetensors``. A method that pre-trains the decoder too
-        leaves ``RUN/decoder.safetensors`` beside it. How the training went is drawn in
-        ``RUN/diagnostics.png``.
+        writes ``RUN/decoder.safetensors`` beside it. ``RUN/diagnostics.png`` shows how the
+        training went.
 
     Raises:
-        PosconError: an unusable store, setting, selection or run folder.
+        PosconError: the store, a setting, the selection of cases or the run folder cannot be used.
     """
     folder = RunFolder(run)
     opened = Store(store)
@@ -111,7 +111,7 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be pre-trained, and on what.
+    """A pre-training to do: its settings and its data.
 
     Attributes:
         store: the prepared data set.
@@ -135,10 +135,10 @@ class Request:
         cases: Names | None,
         exclude: Names | None,
     ) -> Self:
-        """A new training; the arguments are those of :func:`pretrain`.
+        """Make the request of a new training. The arguments are those of :func:`pretrain`.
 
         Raises:
-            PosconError: a selection that cannot be used.
+            PosconError: the selection of cases cannot be used.
         """
         used = choose_cases(store, cases, exclude)
         size = slice_size(used, settings.size, settings.network.stride)
@@ -148,7 +148,7 @@ class Request:
 
     @classmethod
     def resume(cls, folder: RunFolder, store: Store, device: str | None) -> Self:
-        """The training of a run folder, on the same device or on another one.
+        """Make the request of a run folder's training, on the same device or on another one.
 
         Raises:
             PosconError: the folder has no such run, or the store has changed.
@@ -162,12 +162,12 @@ class Request:
 
 
 def _alone(folder: RunFolder) -> AbstractContextManager[None]:
-    """The first of the processes holds the folder for all of them."""
+    """Hold the folder. The first of the processes does so for all of them."""
     return alone(folder.path, "pretrain") if rank() == 0 else nullcontext()
 
 
 def _pretrain(request: Request, run: RunFolder, device: str) -> None:
-    """In each of the processes that there are; the first one writes."""
+    """Pre-train. Every process does this, and the first one writes."""
     chosen, store, cases = request.settings, request.store, request.cases
     learner, reader, views, batches = assemble(chosen, store, cases, request.size)
     learner.to(device)
@@ -175,7 +175,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     if learner.trains:
         reader.hold_if_it_fits(device)
     metrics = MetricsFile(run.metrics_path)
-    # before there is a folder, which a damaged store would leave behind
+    # before the folder exists, so that a damaged store leaves none behind
     before = None if metrics.rows() else {"step": 0, **diagnostics()}
     wait_for_all()
     if rank() == 0:
@@ -213,7 +213,7 @@ def _save(
     cases: Sequence[CaseRecord],
     run: RunFolder,
 ) -> None:
-    """Write the parts of the network; the encoder last: it says that all are there."""
+    """Write the parts of the network. The encoder comes last and marks them as complete."""
     about = {
         "poscon_version": __version__,
         "network": chosen.network.model_dump(),

@@ -47,12 +47,12 @@ TABLE = "table.tex"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder of a comparison, opened.
+    """The folder of a comparison, opened.
 
     Attributes:
         plan: what is compared.
-        schedule: its runs.
-        place: where they are done.
+        schedule: the runs of the plan.
+        place: the folder in which they are done.
     """
 
     plan: Plan
@@ -64,7 +64,7 @@ class Comparison:
         return f"Comparison {self.place.out.resolve().name}"
 
     def cells(self) -> list[Cell]:
-        """What the runs that are done have found."""
+        """The results of the runs that are done."""
         return summarise(self.plan, self.schedule, self.place, collect(self.schedule, self.place))
 
 
@@ -83,28 +83,30 @@ def compare(
 ) -> Comparison:
     """Do what a plan says: pre-train, fine-tune, predict and evaluate every combination.
 
-    Interrupted, or with a changed plan, it does what is missing when it is called again. A run is
-    known by all that determines it: its settings, its cases and their pixels, its start.
+    Called again after an interruption, or with a changed plan, it does what is missing. A run is
+    identified by all that determines it: its settings, its cases and their pixels, its start.
 
     Args:
         plan: name or file of a plan.
-        out: folder to write: ``results.csv`` (a row a patient, class and run), ``summary.md``,
-            ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store`` (and
-            ``pretrain-store``), ``runs``, ``logs``. :func:`poscon.report` makes a page of it.
-        data: folder of the data to fine-tune and test on; None: that of the plan.
-        pretrain_data: folder of the data to pre-train on, in a transfer; None: that of the plan.
+        out: folder to write. It gets ``results.csv`` (one row per patient, class and run),
+            ``summary.md``, ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store``
+            (and ``pretrain-store``), ``runs`` and ``logs``. :func:`poscon.report` makes a page of
+            it.
+        data: folder of the data to fine-tune and test on; None: the folder that the plan names.
+        pretrain_data: folder of the data to pre-train on, in a transfer; None: the folder that
+            the plan names.
         settings: changes of the plan, see :data:`poscon.settings.GivenSettings`.
-        processes: runs at a time on this machine; None: one a GPU, else one a core.
+        processes: runs at a time on this machine; None: one per GPU, else one per core.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``local`` or ``ray``.
-        address: of a Ray cluster; None starts one here.
+        address: address of a Ray cluster; None starts one here.
 
     Returns:
         The comparison, with its results.
 
     Raises:
-        PosconError: the plan, the data or the folder cannot be used, which is found out before any
-            run; or a run failed, in which case the others are done and kept.
+        PosconError: the plan, the data or the folder cannot be used. This is found out before any
+            run. Or a run failed. The other runs are then done and kept.
     """
     known, out = plan_with_data(plan, settings, data, pretrain_data), Path(out).resolve()
     check_engine(engine, address, processes)
@@ -138,10 +140,10 @@ def compare(
 
 
 def open_comparison(out: Path | str) -> Comparison:
-    """A comparison that is there, done or not.
+    """Open a comparison that is there, finished or not.
 
     Raises:
-        PosconError: there is none, or its data have changed.
+        PosconError: the folder holds no comparison, or its data have changed.
     """
     out = Path(out).resolve()
     for name in (PLAN, SCHEDULE):
@@ -178,7 +180,7 @@ def _do_all(
     address: str | None,
     failed: dict[str, str],
 ) -> None:
-    """Do the runs that are missing, each as soon as what it starts from is done."""
+    """Do the missing runs. Each begins as soon as the run that it starts from is done."""
     jobs, place = comparison.schedule.jobs, comparison.place
     missing = [job for job in jobs if not place.is_done(job)]
     console.print(f"{len(jobs)} runs, {len(jobs) - len(missing)} done already", soft_wrap=True)
@@ -213,7 +215,7 @@ def _submit(
     failed: dict[str, str],
     board: "Board",
 ) -> None:
-    """Begin as many runs as there is room for, in the order of the plan."""
+    """Begin as many runs as the workers have room for, in the order of the plan."""
     waiting = {job.name for job in [*missing, *running.values()] if job.command == "pretrain"}
     for job in list(missing):
         if job.init in failed:
@@ -226,24 +228,24 @@ def _submit(
 
 
 def _outcome(future: "Future[str | None]", job: Job) -> str | None:
-    """What was wrong with a run that has ended, or None.
+    """Say what was wrong with a run that has ended; None if nothing was.
 
     Raises:
-        PosconError: its process was killed.
+        PosconError: the process of the run was killed.
     """
     try:
         return future.result()
     except BrokenProcessPool:
         raise PosconError(
-            f"run {job.name}: its process was killed, for want of memory perhaps; what is finished "
-            "is kept; run the same command again, with fewer --processes"
+            f"run {job.name}: its process was killed, perhaps because memory ran out; what is "
+            "finished is kept; run the same command again, with fewer --processes"
         ) from None
-    except Exception as error:  # Ray's, when it has given a run up
+    except Exception as error:  # Ray raises its own when it gives a run up
         return f"{type(error).__name__}: {error}"
 
 
 class Board:
-    """What is shown while runs are done: a table of the results so far, and the time left."""
+    """The display while runs are done: a table of the results so far, and the time left."""
 
     def __init__(self, comparison: Comparison, capacity: int) -> None:
         self.comparison, self.capacity = comparison, capacity
@@ -259,7 +261,7 @@ class Board:
                 self.todo[job.name] = job
 
     def live(self) -> Live:
-        """The table, redrawn as it changes; silent where stderr is no terminal."""
+        """The table, redrawn as it changes. It is silent where stderr is no terminal."""
         self.shown = Live(self.table(), console=console, transient=True, refresh_per_second=2)
         if not console.is_terminal:
             self.shown = Live(console=console, auto_refresh=False, transient=True)
@@ -293,7 +295,7 @@ class Board:
                 self.dice[job.name] = float(np.mean(list(subjects.values())))
 
     def left(self) -> str:
-        """How long the rest will take, by what runs of the same kind took."""
+        """Estimate how long the rest will take, from the time that runs of the same kind took."""
         if not self.seconds:
             return ""
         every = [s for found in self.seconds.values() for s in found]
@@ -326,14 +328,14 @@ class Board:
 
 
 def _kind(job: Job) -> tuple[str | None, ...]:
-    """Runs that take about as long as each other."""
+    """Runs of one kind take about equally long."""
     if job.command == "pretrain":
         return job.command, job.pretraining
     return job.command, job.finetuning
 
 
 def _alike(job: Job, seconds: dict[tuple[str | None, ...], list[float]]) -> list[float]:
-    """What runs of the same command took."""
+    """The seconds that runs of the same command took."""
     return [s for kind, found in seconds.items() if kind[0] == job.command for s in found]
 
 
@@ -345,7 +347,7 @@ def _duration(seconds: float) -> str:
 
 
 def _write(comparison: Comparison) -> None:
-    """Write what has been found so far."""
+    """Write the results so far."""
     out, plan, schedule = comparison.place.out, comparison.plan, comparison.schedule
     rows = collect(schedule, comparison.place)
     if not rows:
@@ -357,7 +359,7 @@ def _write(comparison: Comparison) -> None:
 
 
 def comparison_tables(comparison: Comparison) -> list[object]:
-    """What a comparison shows in a terminal at its end."""
+    """The tables that a comparison shows in a terminal at its end."""
     plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
     shown: list[object] = [comparison.schedule.protocol]
     for labelled in plan.labelled:

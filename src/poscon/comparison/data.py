@@ -1,4 +1,4 @@
-"""The data of a comparison: prepared once, and found to be the same ever after."""
+"""The data of a comparison. They are prepared once. Later calls check that they are the same."""
 
 import hashlib
 from pathlib import Path
@@ -21,16 +21,17 @@ def plan_with_data(
     data: Path | str | None,
     pretrain_data: Path | str | None,
 ) -> Plan:
-    """A plan with the folders of its data.
+    """Read a plan, and put the folders of its data into it.
 
     Args:
         plan: name or file of the plan.
-        settings: of the caller, over the plan's.
-        data: folder of the data to fine-tune and test on; None: the plan's.
-        pretrain_data: of a transfer, folder of the data to pre-train on; None: the plan's.
+        settings: settings of the caller; they override those of the plan.
+        data: folder of the data to fine-tune and test on; None: the folder that the plan names.
+        pretrain_data: folder of the data to pre-train on, in a transfer; None: the folder that
+            the plan names.
 
     Raises:
-        PosconError: the plan cannot be used, or a folder is not there or has no effect.
+        PosconError: the plan cannot be used, a folder is not there, or a folder has no effect.
     """
     read = read_plan(str(plan), settings)
     if pretrain_data is not None and read.pretrain_data is None:
@@ -42,10 +43,10 @@ def plan_with_data(
 
 
 def located(told: DataSettings, folder: Path | str | None, option: str) -> DataSettings:
-    """The data with its folder: that of the command line, else the plan's, else phantoms.
+    """Put the folder of the command line into the data, else keep the plan's, else phantoms.
 
     Raises:
-        PosconError: none of these, or no such folder.
+        PosconError: nothing names a folder, or the folder does not exist.
     """
     if folder is None and told.folder is None:
         if told.phantom is None:
@@ -58,37 +59,41 @@ def located(told: DataSettings, folder: Path | str | None, option: str) -> DataS
 
 
 def scans_of(data: DataSettings, store: Path) -> Path:
-    """Where the scans are; phantoms are beside their store, so that all of it can be moved."""
+    """The folder of the scans. Phantoms lie beside their store, so that both can be moved."""
     return store.with_name(f"{store.name}-scans") if data.folder is None else Path(data.folder)
 
 
 def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
-    """Prepare a store, unless it is there; a comparison stays with the data that it began with.
+    """Prepare a store, unless it is there. A comparison keeps the data that it began with.
 
     Args:
         store: folder of the store.
         data: what to prepare.
-        name: of the data in the plan.
-        out: folder of the comparison, whose ``data.json`` knows the hashes of stored cases and of
-            source files.
+        name: name of the data in the plan.
+        out: folder of the comparison. Its ``data.json`` holds the hashes of the stored cases and
+            of the source files.
 
     Raises:
-        PosconError: it was begun with other data, or store or scans have changed since.
+        PosconError: the comparison was begun with other data, or the store or the scans have
+            changed since.
     """
     folder, path = scans_of(data, store), out / DATA
     if data.phantom is not None and not folder.is_dir():
         with complete(folder) as part:
             write_phantom(part, **data.phantom.model_dump())
     known = read_json(path) if path.is_file() else {}
-    about = data.model_dump(mode="json", exclude={"folder"})  # a folder may move
+    # a folder may move, and a comparison begun by an earlier version knows no ignore_label
+    unsaid = {"folder"} if data.ignore_label else {"folder", "ignore_label"}
+    about = data.model_dump(mode="json", exclude=unsaid)
     began = known.get(name, {})
     if not (store / MANIFEST).is_file():
-        write_json(path, {**known, name: {"data": about}})  # what the store is of, if it ends here
+        write_json(path, {**known, name: {"data": about}})  # known also if prepare is killed
         prepare(
             folder,
             store,
             layout=data.layout,
             labels=data.labels,
+            ignore_label=data.ignore_label,
             channel=data.channel,
             reverse=data.reverse,
             recipe={"prepare": data.prepare},
@@ -125,7 +130,7 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
 
 
 def _stamp(path: Path, known: list[Any] | None) -> list[Any] | None:
-    """Size, time of change and hash of a file; the hash anew only if the others have changed."""
+    """Size, time of change and hash of a file. The hash is kept while the other two are equal."""
     if not path.is_file():
         return None
     status = path.stat()
@@ -137,5 +142,5 @@ def _stamp(path: Path, known: list[Any] | None) -> list[Any] | None:
 
 
 def _content(known: Any) -> Any:
-    """What of an entry tells the content: a hash."""
+    """The part of an entry that depends on the content alone: its hash."""
     return known[-1] if isinstance(known, list) else known

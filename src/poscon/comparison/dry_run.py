@@ -16,8 +16,8 @@ from poscon.settings import GivenSettings, given_keys, load_recipe
 from poscon.training import finetune_settings, pretrain_settings
 
 Origin = Literal["default", "recipe", "plan", "entry", "--set", "--device"]
-"""Where a value comes from: from poscon's defaults, from the plan's recipe, from the plan itself,
-from the method's entry in the plan, or from the command line."""
+"""A value comes from poscon's defaults, from the plan's recipe, from the plan itself, from the
+method's entry in the plan, or from the command line."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class PlannedRun:
         pretraining: name of the initialisation's entry.
         finetuning: name of the fine-tuning's entry; None for a pre-training.
         fold: number of the fold; None for a pre-training that all folds share.
-        labelled: number of labelled subjects, of a fine-tuning.
-        draw: number of the draw, of a fine-tuning.
+        labelled: number of labelled subjects; None for a pre-training.
+        draw: number of the draw; None for a pre-training.
         settings: every setting by its key, with dots.
     """
 
@@ -62,7 +62,7 @@ class PlannedRun:
         return ", ".join(parts)
 
     def as_record(self) -> dict[str, Any]:
-        """For JSON."""
+        """The run as JSON can hold it."""
         return asdict(self)
 
 
@@ -77,7 +77,9 @@ def planned_runs(
     engine: str = "local",
     address: str | None = None,
 ) -> list[PlannedRun]:
-    """Every run that :func:`poscon.compare` would do with the same arguments. Nothing is written.
+    """List every run that :func:`poscon.compare` would do with the same arguments.
+
+    Nothing is written.
 
     The scans are not read. A ``size`` of ``auto`` therefore stays so, and numbers of labelled
     subjects are not compared with what the folds have.
@@ -108,7 +110,7 @@ def _runs_of(
     init: Entry,
     entry: FinetuneEntry,
 ) -> Iterator[PlannedRun]:
-    """One fine-tuning, after the pre-training that it starts from."""
+    """Yield one fine-tuning, after the pre-training that it starts from."""
     if init.method != RANDOM:
         shared = plan.pretrain_data is not None or plan.transductive
         told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
@@ -137,7 +139,7 @@ class _Origins:
             section: ``pretrain`` or ``finetune``.
             told: the settings, resolved.
             entry: the training's entry in the plan.
-            init: the initialisation's entry, for a fine-tuning, whose network is that of it.
+            init: the initialisation's entry, for a fine-tuning. The fine-tuning has its network.
         """
         training = pretrain_settings if init is None else finetune_settings
         unused = [*training.without_effect(entry.method)]
@@ -167,7 +169,7 @@ class _Origins:
         if top in of_both and _has(plan.model_dump(exclude_unset=True), key):
             return "--set" if self._set(key) else "plan"
         recipe = self.recipe.get(section) or {}
-        # the loss of a recipe is that of the recipe's method
+        # the loss of a recipe belongs to the recipe's method
         if _has(recipe, key) and (top != "loss" or recipe.get("method") == entry.method):
             return "--set" if self._set(f"recipe.{section}.{key}") else "recipe"
         return "default"
@@ -190,7 +192,7 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _has(settings: Any, key: str) -> bool:
-    """Whether nested settings say something of a key with dots."""
+    """Whether nested settings hold a key with dots."""
     for part in key.split("."):
         if not isinstance(settings, Mapping) or part not in settings:
             return False
@@ -199,7 +201,7 @@ def _has(settings: Any, key: str) -> bool:
 
 
 def dry_run_tables(runs: list[PlannedRun]) -> list[object]:
-    """What ``--dry-run`` shows: runs with equal settings share a table."""
+    """The tables that ``--dry-run`` shows. Runs with equal settings share a table."""
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(f"{run.command} {run.settings}", []).append(run)

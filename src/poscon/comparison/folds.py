@@ -1,4 +1,4 @@
-"""Who is tested on and who is learnt from: folds by subject, and the guard against leakage."""
+"""Folds: the subjects to learn from and the subjects to test on. The guard against leakage."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from poscon.store.store import CaseRecord, Store, read_names
 
 @dataclass(frozen=True)
 class Fold:
-    """Subjects to learn from and subjects to test on; nobody is both.
+    """Subjects to learn from and subjects to test on. No subject is both.
 
     Attributes:
-        number: from 0.
-        train: in the order of the file that lists them, else of the alphabet.
-        test: likewise. Every one of them has a labelled case.
+        number: number of the fold, from 0.
+        train: subjects to learn from, in the order of the file that lists them, else by name.
+        test: subjects to test on, in the same order. Each of them has a labelled case.
     """
 
     number: int
@@ -28,19 +28,19 @@ class Fold:
 
 
 def make_folds(plan: Plan, store: Store, folder: Path) -> list[Fold]:
-    """The folds of a plan.
+    """Make the folds of a plan.
 
-    Drawn folds part the labelled subjects evenly; subjects without labels are in every training
+    Drawn folds divide the labelled subjects evenly. Subjects without labels are in every training
     part. A subject is tested on in one fold at most, so that results of all folds can be pooled.
 
     Args:
-        plan: its folds.
-        store: its data, prepared.
-        folder: where files that name subjects are looked for.
+        plan: the plan.
+        store: the data of the plan, prepared.
+        folder: folder of the files that name subjects.
 
     Raises:
-        PosconError: more folds than subjects, an unknown name, a subject in two test parts or in
-            both parts of one fold, or a test subject without labels.
+        PosconError: there are more folds than subjects, a name is unknown, a subject is in two
+            test parts or in both parts of one fold, or a test subject has no labels.
     """
     labelled = {case.subject for case in store.cases if case.labelled}
     everyone = tuple(sorted({case.subject for case in store.cases}))
@@ -48,8 +48,8 @@ def make_folds(plan: Plan, store: Store, folder: Path) -> list[Fold]:
         order = sorted(labelled)
         if plan.folds > len(order):
             raise PosconError(
-                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; a fold needs "
-                "one at least, so ask for fewer folds"
+                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; each fold "
+                "needs at least one; ask for fewer folds"
             )
         shuffled = np.random.default_rng(plan.seed).permutation(order)
         parts = [{str(name) for name in part} for part in np.array_split(shuffled, plan.folds)]
@@ -97,7 +97,7 @@ def _listed_fold(
 
 
 def _subjects(names: str, store: Store, folder: Path) -> tuple[str, ...]:
-    """The subjects that a file names, in its order."""
+    """The subjects that a file names, in the order of the file."""
     where = _place(names, folder)
     listed = read_names(where)
     of = {case.id: case.subject for case in store.select(listed, where=where)}
@@ -112,7 +112,9 @@ def _place(names: str, folder: Path) -> str:
 def draw_labelled(
     plan: Plan, fold: Fold, labelled: int, draw: int, store: Store
 ) -> list[CaseRecord]:
-    """The labelled cases of one draw: the same for all methods, the fewer among the more.
+    """The labelled cases of one draw.
+
+    They are the same for all methods. A smaller number of subjects is part of a larger one.
 
     Raises:
         PosconError: the fold has fewer labelled subjects to learn from.
@@ -133,15 +135,16 @@ def draw_labelled(
 def check_leakage(
     test: Iterable[CaseRecord], roles: Mapping[str, Iterable[CaseRecord]], fold: Fold
 ) -> None:
-    """Refuse a fold in which a scan that is tested on has been seen, whatever it is called.
+    """Refuse a fold in which a scan that is tested on has been seen. Names do not matter.
 
     Args:
-        test: what is tested on.
-        roles: what is learnt from, by what for.
-        fold: for the message.
+        test: cases that are tested on.
+        roles: cases that are learnt from, by role.
+        fold: the fold, for the message.
 
     Raises:
-        PosconError: the cases that have the same voxels.
+        PosconError: a tested case has the same voxels as a case that is learnt from. The message
+            names the cases.
     """
     if found := shared_scans(test, roles):
         shown = "; ".join(found[:5]) + ("; ..." if len(found) > 5 else "")
@@ -154,7 +157,7 @@ def check_leakage(
 def shared_scans(
     test: Iterable[CaseRecord], roles: Mapping[str, Iterable[CaseRecord]]
 ) -> list[str]:
-    """``TEST CASE = OTHER CASE (role)`` for all that have the same voxels."""
+    """A line ``TEST CASE = OTHER CASE (role)`` for each pair with the same voxels."""
     tested: dict[str, list[str]] = {}
     for case in test:
         tested.setdefault(case.pixels_sha256, []).append(case.id)

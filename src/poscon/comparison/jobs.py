@@ -1,5 +1,6 @@
-"""The runs of a plan. A run is identified by what determines it, so that only what is missing or
-changed is done again.
+"""The runs of a plan.
+
+A run is identified by what determines it. So only what is missing or changed is done again.
 """
 
 import hashlib
@@ -33,19 +34,20 @@ Command = Literal["pretrain", "finetune"]
 
 @dataclass(frozen=True)
 class Job:
-    """One training, and for a fine-tuning what is done with its model.
+    """One training. The model of a fine-tuning is also tested.
 
     Attributes:
-        name: of its folder: readable, then a hash of all that determines it.
+        name: name of its folder: readable words, then a hash of all that determines the run.
         command: ``pretrain`` or ``finetune``.
-        settings: of the training, resolved.
-        cases: case ids by role: ``pretrain``; or ``labelled``, ``unlabelled`` if the method uses
-            them, ``validation`` if they are to be watched, ``test``.
+        settings: settings of the training, resolved.
+        cases: case ids by role. A pre-training has ``pretrain``. A fine-tuning has ``labelled``,
+            ``test``, ``unlabelled`` if the method uses them, and ``validation`` if the Dice of
+            the test cases is watched.
         init: name of the pre-training that it starts from, or None.
         pretraining, finetuning: names of the plan's entries.
-        labelled: number of labelled subjects, of a fine-tuning.
-        fold: number; None if a pre-training is of all folds.
-        draw: number, of a fine-tuning.
+        labelled: number of labelled subjects; None for a pre-training.
+        fold: number of the fold; None for a pre-training that all folds share.
+        draw: number of the draw; None for a pre-training.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Job:
 
     @property
     def row(self) -> str:
-        """The row of the tables that a fine-tuning is of."""
+        """The row of the tables to which a fine-tuning belongs."""
         return row_name(self.pretraining, str(self.finetuning))
 
 
@@ -70,10 +72,11 @@ class Schedule:
     """All runs of a plan.
 
     Attributes:
-        jobs: in the order in which they are wanted; a pre-training before what starts from it.
-        folds: who is tested on in which.
-        protocol: one sentence on what pre-training saw of the test scans.
-        transductive: whether it saw any.
+        jobs: the runs in the order in which they are wanted. A pre-training comes before the
+            fine-tunings that start from it.
+        folds: the folds with their subjects.
+        protocol: one sentence that says what pre-training saw of the test scans.
+        transductive: whether pre-training saw any test scan.
     """
 
     jobs: tuple[Job, ...]
@@ -86,15 +89,15 @@ class Schedule:
         return [job for job in self.jobs if job.command == "finetune"]
 
     def as_record(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """The schedule as JSON can hold it."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """What :meth:`as_record` gave.
+        """Make a schedule from what :meth:`as_record` gave.
 
         Raises:
-            KeyError, TypeError: it is of another form.
+            KeyError, TypeError: the record has another form.
         """
 
         def tuples(cases: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -112,13 +115,13 @@ class Schedule:
 
 
 def make_schedule(plan: Plan, store: Store, folder: Path, source: Store | None = None) -> Schedule:
-    """Everything that a plan asks for, checked against its data before any of it is done.
+    """Make every run that a plan asks for, and check the plan against its data.
 
     Args:
-        plan: what to do.
+        plan: the plan.
         store: the data to fine-tune and test on, prepared.
-        folder: where that data lies, and files that name its subjects.
-        source: of a transfer, the data to pre-train on, prepared.
+        folder: folder of that data, and of the files that name its subjects.
+        source: the data to pre-train on, prepared; None: no transfer.
 
     Raises:
         PosconError: the plan does not fit the data, or a scan would be learnt from and tested on.
@@ -142,7 +145,7 @@ class _Builder:
         self._checked: set[tuple[str, str | int]] = set()
 
     def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
-        """The runs of one draw of labelled subjects: every start, every fine-tuning."""
+        """The runs of one draw of labelled subjects: every pre-training and every fine-tuning."""
         test = self._of(fold.test, labelled=True)
         drawn = draw_labelled(self.plan, fold, labelled, draw, self.store)
         without = [c for c in self._of(fold.train) if c not in drawn]
@@ -159,10 +162,10 @@ class _Builder:
         return jobs
 
     def protocol(self, folds: Sequence[Fold]) -> tuple[str, bool]:
-        """What pre-training sees of what is tested on, as a sentence, and whether it is anything.
+        """Say in a sentence which test scans pre-training sees, and whether it sees any.
 
         Raises:
-            PosconError: the plan allows what does not happen.
+            PosconError: the plan is transductive, but pre-training sees no test scan.
         """
         if not self.pretrained:
             return "Nothing was pre-trained.", False
@@ -173,7 +176,7 @@ class _Builder:
         if self.plan.transductive:
             if not n_seen:
                 raise PosconError(
-                    "transductive: has no effect, no scan that is tested on is pre-trained on"
+                    "transductive: has no effect, pre-training sees no scan that is tested on"
                 )
             return (
                 f"Transductive: pre-training saw {n_seen} test scans, without their labels. "
@@ -188,7 +191,7 @@ class _Builder:
         )
 
     def _size(self, init_entry: Entry) -> Size:
-        """What covers the slices of the whole set, so that folds agree, if nobody says."""
+        """The size that covers the slices of the whole set. So all folds have the same size."""
         stride = self.plan.pretrain_settings(init_entry, "auto").network.stride
         return slice_size(self.store.cases, "auto", stride)
 
@@ -204,7 +207,7 @@ class _Builder:
     def _pretraining(self, entry: Entry, fold: Fold) -> Job | None:
         if entry.method == RANDOM:
             return None
-        shared = self.source is not None or self.plan.transductive  # by all folds
+        shared = self.source is not None or self.plan.transductive  # all folds share it
         told = self.plan.pretrain_settings(entry, self._size(entry))
         cases = self._pretraining_cases(fold)
         size = slice_size(cases, told.size, told.network.stride)
@@ -235,8 +238,8 @@ class _Builder:
         if find_method(entry.method).uses_unlabelled:
             if not roles["unlabelled"]:
                 raise PosconError(
-                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, "
-                    f"which {entry.method} needs; ask for fewer"
+                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, but "
+                    f"{entry.method} needs some; ask for fewer"
                 )
             cases["unlabelled"] = roles["unlabelled"]
         cases["test"] = self._of(fold.test, labelled=True)
@@ -283,7 +286,7 @@ def _job(
     determined_by = {
         "poscon_version": __version__,
         "command": command,
-        # where it is computed does not determine it
+        # the device does not determine a run
         "settings": {key: value for key, value in settings.items() if key != "device"},
         "cases": {
             role: [[c.id, c.stored_sha256] for c in members] for role, members in cases.items()

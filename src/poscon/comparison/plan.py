@@ -1,4 +1,4 @@
-"""A plan: what is compared with what, on which data, by which protocol and budget."""
+"""A plan says what is compared, on which data, by which protocol and with which budget."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +27,13 @@ from poscon.training.pretrain_settings import PretrainSettings
 
 _PLANS = files("poscon") / "plans"
 RANDOM = "random"
-"""The pre-training method that is a random initialisation; nothing is pre-trained for it."""
+"""The pre-training method that is a random initialisation. Nothing is pre-trained for it."""
 
 Size = PositiveInt | Literal["auto"]
 
 
 class PhantomSettings(Settings):
-    """The built-in synthetic scans, see :mod:`poscon.volumes.phantom`."""
+    """Settings of the built-in synthetic scans, see :mod:`poscon.volumes.phantom`."""
 
     subjects: int = Field(30, ge=4)
     seed: NonNegativeInt = 0
@@ -42,7 +42,7 @@ class PhantomSettings(Settings):
     @field_validator("modality", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
-        """``MR`` is ``mr``."""
+        """``MR`` is read as ``mr``."""
         return value.lower() if isinstance(value, str) else value
 
 
@@ -50,9 +50,9 @@ class DataSettings(Settings):
     """A data set.
 
     Attributes:
-        folder: where it is; the command line's ``--data`` goes before it.
+        folder: folder of the data set; ``--data`` of the command line overrides it.
         phantom: synthetic scans, drawn if no folder is given.
-        layout, labels, channel, reverse: as of ``poscon prepare``.
+        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these names.
         prepare: settings of ``poscon prepare``.
     """
 
@@ -60,17 +60,18 @@ class DataSettings(Settings):
     phantom: PhantomSettings | None = None
     layout: str | None = None
     labels: str | None = None
+    ignore_label: PositiveInt | None = None
     channel: NonNegativeInt | None = None
     reverse: str | None = None
     prepare: dict[str, Any] = Field(default_factory=dict)
 
 
 class FoldFiles(Settings):
-    """A fold, by files that name subjects (see :func:`poscon.store.store.read_names`).
+    """A fold, given by files that name subjects (see :func:`poscon.store.store.read_names`).
 
     Attributes:
-        test: who is tested on.
-        train: who may be pre-trained on and drawn from; None: all others.
+        test: file of the subjects to test on.
+        train: file of the subjects to pre-train on and to draw from; None: all others.
     """
 
     test: str
@@ -81,9 +82,9 @@ class Entry(Settings):
     """A method that takes part, with settings of its own.
 
     Attributes:
-        name: by which tables call it.
-        method: see ``poscon methods``.
-        settings: of its pre-training or fine-tuning, over those that all share.
+        name: name in the tables.
+        method: name of a method, see ``poscon methods``.
+        settings: settings of its pre-training or fine-tuning; they override those that all share.
     """
 
     name: str = Field(pattern=r"^[\w.+=-]+$")
@@ -95,19 +96,18 @@ class FinetuneEntry(Entry):
     """A fine-tuning that takes part.
 
     Attributes:
-        inits: names of those that it is done from; None: from all.
+        inits: names of the initialisations that it starts from; None: all of them.
     """
 
     inits: tuple[str, ...] | None = Field(None, min_length=1)
 
 
 class Flaws(Settings):
-    """Ways of reporting that flatter, to show by how much; what is reported stays as it is.
+    """Flawed ways of reporting, to show by how much they flatter. The results do not change.
 
     Attributes:
-        select_on_test: also tell what the checkpoint would have had that is best on the test
-            subjects.
-        pooled_dice: also tell the Dice of all test subjects' voxels put together.
+        select_on_test: also give the Dice of the checkpoint that is best on the test subjects.
+        pooled_dice: also give one Dice of the voxels of all test subjects together.
     """
 
     select_on_test: bool = False
@@ -115,31 +115,32 @@ class Flaws(Settings):
 
 
 class Plan(Settings):
-    """What ``poscon compare`` does.
+    """The plan of a comparison, which ``poscon compare`` does.
 
     Attributes:
-        description: for people.
-        setting: ``semi-supervised``: pre-training on the data that is fine-tuned on;
-            ``transfer``: on ``pretrain_data``.
-        data: what is fine-tuned and tested on.
-        pretrain_data: what is pre-trained on, in a transfer.
+        description: text for people.
+        setting: ``semi-supervised``: pre-training uses the data of the fine-tuning;
+            ``transfer``: it uses ``pretrain_data``.
+        data: the data to fine-tune and test on.
+        pretrain_data: the data to pre-train on, in a transfer.
         pretraining: the initialisations.
-        finetuning: the fine-tunings; every one from every initialisation.
+        finetuning: the fine-tunings. Each is done from every initialisation.
         labelled: numbers of labelled subjects.
-        folds: into how many parts the subjects are drawn, each of which is tested on once; or a
-            list of folds by name.
-        draws: how often labelled subjects are drawn in a fold; the fewer are among the more.
-        order: ``random``: drawn; ``listed``: the first of the fold's ``train`` file, in which case
-            draws differ in the training's random choices only.
-        seed: of folds and pre-training; draw d, and its fine-tuning, have seed + d.
+        folds: number of parts into which the subjects are divided at random, each of which is
+            tested on once; or a list of folds, given by files.
+        draws: how often labelled subjects are drawn in a fold. A smaller number of them is part
+            of a larger one.
+        order: ``random``: labelled subjects are drawn; ``listed``: they are the first of the
+            fold's ``train`` file. Draws then differ in the training's random choices only.
+        seed: seed of folds and pre-training. Draw d and its fine-tuning have seed + d.
         transductive: whether pre-training sees the scans that are tested on (never their labels).
         baseline: the row that all are compared with, ``INIT | FINE-TUNING``; None: the random
             initialisation, if it takes part, else the first entry, with the first fine-tuning.
-        metrics: what the tables show; the first is also compared.
+        metrics: metrics of the tables. The first is also compared with the baseline.
         recipe: settings to begin with: a recipe by name or file, or its content.
-        network, size, precision: of both trainings.
-        pretrain: settings of every pre-training; what a method makes nothing of it does not get.
-        finetune: likewise of every fine-tuning.
+        network, size, precision: settings of both trainings.
+        pretrain: settings of every pre-training. A method does not get those that it does not use.
+        finetune: settings of every fine-tuning, with the same rule.
         flaws: see :class:`Flaws`.
     """
 
@@ -172,7 +173,7 @@ class Plan(Settings):
     @field_validator("pretraining", "finetuning", mode="before")
     @classmethod
     def _entries(cls, value: Any) -> Any:
-        """A method's name alone is an entry of that name."""
+        """The name of a method alone becomes an entry of that name."""
         if not isinstance(value, list | tuple):
             return value
         return [{"name": v, "method": v} if isinstance(v, str) else v for v in value]
@@ -238,7 +239,7 @@ class Plan(Settings):
 
     @property
     def rows(self) -> list[str]:
-        """``INIT | FINE-TUNING`` of every combination, in order."""
+        """The row name ``INIT | FINE-TUNING`` of every combination, in order."""
         return [row_name(p.name, f.name) for p, f in self.combinations]
 
     @property
@@ -263,11 +264,11 @@ class Plan(Settings):
         """The settings of a pre-training, resolved.
 
         Args:
-            entry: which.
-            size: of what the network sees, where neither plan nor recipe says.
+            entry: entry of the initialisation.
+            size: extent of what the network sees, in pixels, if neither plan nor recipe says it.
 
         Raises:
-            PosconError: an unknown setting, or one without effect.
+            PosconError: a setting is unknown or has no effect.
         """
         shared = self._shared("pretrain", entry.method, size)
         shared = {
@@ -280,9 +281,9 @@ class Plan(Settings):
     def finetune_settings(
         self, entry: Entry, init: Entry, draw: int, size: Size
     ) -> FinetuneSettings:
-        """The settings of a fine-tuning likewise, from one of the initialisations."""
+        """The settings of a fine-tuning from one of the initialisations, resolved."""
         shared = self._shared("finetune", entry.method, size)
-        # the network is that of the initialisation, a random one included
+        # the initialisation determines the network, also a random one
         network = self.pretrain_settings(init, size).network.model_dump()
         if self.network is None and merged(network, shared.get("network") or {}) != network:
             raise PosconError(
@@ -304,10 +305,11 @@ class Plan(Settings):
         return {} if self.recipe is None else load_recipe(self.recipe)
 
     def complete(self) -> Self:
-        """The same plan with all that it takes from a recipe in it.
+        """The same plan with the content of its recipe in it.
 
         Raises:
-            PosconError: the recipe has nothing for the trainings, or what a plan says itself.
+            PosconError: the recipe has nothing for the trainings, or it has a key that belongs in
+                the plan.
         """
         if self.recipe is None:
             return self
@@ -333,17 +335,17 @@ class Plan(Settings):
         )
 
     def _shared(self, section: str, method: str, size: Size) -> dict[str, Any]:
-        """What the recipe says, then what the plan says, of every training of a kind."""
+        """The settings of every training of a kind: the recipe's, overridden by the plan's."""
         recipe = dict(self._recipe().get(section) or {})
         if recipe.pop("method", None) != method:
-            recipe.pop("loss", None)  # which is of the recipe's method
+            recipe.pop("loss", None)  # it belongs to the recipe's method
         shared = merged({"size": size, **recipe}, getattr(self, section))
         if self.network is not None and section == "pretrain":
             shared["network"] = self.network.model_dump()
         for key in ("size", "precision"):
             if getattr(self, key) is not None:
                 shared[key] = getattr(self, key)
-        if shared["size"] == "auto":  # of the whole set, and not of the cases of a run
+        if shared["size"] == "auto":  # by the whole set, not by the cases of a run
             shared["size"] = size
         return shared
 
@@ -362,7 +364,7 @@ _ELSEWHERE = {
 
 
 def row_name(pretraining: str, finetuning: str) -> str:
-    """What a combination is called in tables."""
+    """The name of a combination in tables."""
     return f"{pretraining} | {finetuning}"
 
 
@@ -374,7 +376,7 @@ def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], se
 
 @contextmanager
 def naming(section: str, entry: Entry) -> Iterator[None]:
-    """Say of a refusal which training, and which of the plan's methods, it is of."""
+    """Put the training and the plan's entry before the text of a refusal."""
     try:
         yield
     except PosconError as error:
@@ -391,7 +393,7 @@ def plan_text(plan: str) -> str:
     """The text of a plan, by name or from a file.
 
     Raises:
-        PosconError: it is neither.
+        PosconError: there is no such file or name, or the file cannot be read.
     """
     if plan in plan_names():
         return (_PLANS / f"{plan}.yaml").read_text(encoding="utf-8")
@@ -408,10 +410,10 @@ def plan_text(plan: str) -> str:
 
 
 def read_plan(plan: str, overrides: GivenSettings = ()) -> Plan:
-    """A plan, by name or from a file, with settings of the caller over it, checked as a whole.
+    """Read a plan by name or from a file, override its settings, and check it as a whole.
 
     Raises:
-        PosconError: no plan there, or a setting of it, or of a training in it, is wrong.
+        PosconError: there is no such plan, or a setting of it or of a training in it is wrong.
     """
     content = parse_yaml(plan_text(plan), where=f"plan {plan}")
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""What the runs of a plan found: rows of results, statistics over subjects, tables of them."""
+"""The results of the runs of a plan: their rows, statistics over subjects, and tables."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}
 
 Row = dict[str, str]
-"""A class of a case of a run, as in results.csv."""
+"""One class of one case of one run, as in results.csv."""
 
 Training = tuple[int, int]
 """Fold and draw."""
@@ -33,10 +33,11 @@ class Measure:
     """A metric in a cell, over the test subjects of all folds.
 
     Attributes:
-        mean, std: over subjects (n - 1) of each one's mean over classes, cases and draws.
+        mean, std: mean and standard deviation (n - 1) over subjects. The value of a subject is its
+            mean over classes, cases and draws.
         interval: 95 % bootstrap interval of the mean, over subjects.
-        subjects: each one's value.
-        trainings: by fold and draw, the value of each subject that was tested on in it.
+        subjects: value of each subject.
+        trainings: by fold and draw, the value of each subject that was tested in it.
     """
 
     mean: float
@@ -47,7 +48,7 @@ class Measure:
 
     @property
     def draws(self) -> tuple[float, ...]:
-        """Mean over subjects of each draw, all folds put together."""
+        """The mean over the subjects of all folds, for each draw."""
         of_draw: dict[int, list[float]] = defaultdict(list)
         for (_, draw), subjects in self.trainings.items():
             of_draw[draw] += subjects.values()
@@ -56,12 +57,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class OptimisticDice:
-    """What flawed protocols would have reported of the same runs; Dice.
+    """The Dice that flawed protocols would have reported for the same runs.
 
     Attributes:
-        last: at the last checkpoint, on the store's grid; None where it was not watched.
-        best: at the checkpoint that is best on the test subjects.
-        pooled: of the voxels of all test subjects together; None where it was not asked for.
+        last: Dice at the last checkpoint, on the store's grid; None where it was not watched.
+        best: Dice at the checkpoint that is best on the test subjects; None where ``last`` is None.
+        pooled: Dice of the voxels of all test subjects together; None where the plan does not ask.
     """
 
     last: float | None
@@ -71,16 +72,17 @@ class OptimisticDice:
 
 @dataclass(frozen=True)
 class Cell:
-    """An initialisation and a fine-tuning with a number of labelled subjects.
+    """The results of an initialisation and a fine-tuning with a number of labelled subjects.
 
     Attributes:
         row: ``INIT | FINE-TUNING``.
         labelled: number of labelled subjects.
-        runs, wanted: how many are done, of how many.
-        measures: by metric; empty until all runs are done, and if no subject could be measured.
-        against: by metric, the difference to the baseline; None of the baseline itself.
+        runs, wanted: number of runs that are done, and of all runs.
+        measures: measures by metric; empty until all runs are done, and if no subject could be
+            measured.
+        against: difference to the baseline by metric; None for the baseline itself.
         baseline: whether it is the baseline.
-        optimistic: see there; None if the plan does not ask.
+        optimistic: see :class:`OptimisticDice`; None if the plan does not ask.
     """
 
     row: str
@@ -94,15 +96,15 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        """Whether there is something to tell."""
+        """Whether all runs are done and a subject was measured."""
         return bool(self.measures)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file of results.
+    """Read the rows of a file of results.
 
     Raises:
-        PosconError: it is damaged.
+        PosconError: the file is damaged.
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -112,7 +114,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]:
-    """By fine-tuning that is done, the rows of its results, each with what the run was."""
+    """The rows of every finished fine-tuning by its name. Each row also says what the run was."""
     found = {}
     for job in schedule.finetunings:
         if place.is_done(job):
@@ -129,7 +131,7 @@ def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]
 
 
 def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
-    """One line a patient, class and run."""
+    """The text of results.csv, one line per patient, class and run."""
     every = [row for of_run in rows.values() for row in of_run]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(every[0]) if every else ["run"], lineterminator="\n")
@@ -141,9 +143,9 @@ def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
 def summarise(
     plan: Plan, schedule: Schedule, place: ComparisonFolder, rows: Mapping[str, Sequence[Row]]
 ) -> list[Cell]:
-    """Every cell, with statistics where all of its runs are done.
+    """Make every cell, with statistics where all of its runs are done.
 
-    Subjects are the unit: the folds test each subject once, so that all of them can be pooled.
+    Statistics are over subjects. The folds test each subject once, so all of them can be pooled.
     """
     jobs: dict[tuple[int, str], list[Job]] = defaultdict(list)
     for job in schedule.finetunings:
@@ -186,7 +188,7 @@ def _against(
     measures = {row: found[metric] for (m, row), found in done.items() if m == labelled}
     if plan.baseline_row not in measures:
         return {}
-    # of a subject that has none of the classes, only some methods may have a figure
+    # if a subject has none of the classes, only some methods may have a figure of it
     common = set.intersection(*(set(measure.subjects) for measure in measures.values()))
     paired = {
         row: {s: v for s, v in measure.subjects.items() if s in common}
@@ -203,7 +205,7 @@ def _against(
 def _by_training(
     baseline: Mapping[Training, Mapping[str, float]], row: Mapping[Training, Mapping[str, float]]
 ) -> tuple[float, ...]:
-    """The mean difference over the subjects that both have, of each fold and draw."""
+    """The mean difference in each fold and draw, over the subjects that both have."""
     apart = []
     for training, subjects in baseline.items():
         others = row.get(training, {})
@@ -213,7 +215,7 @@ def _by_training(
 
 
 def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
-    """The metrics of a cell from the rows of all its runs; none if no subject is measured."""
+    """Measures by metric, from the rows of all runs of a cell; empty if no subject is measured."""
     found: dict[str, Measure] = {}
     for metric in plan.metrics:
         subjects = by_subject(rows, metric)
@@ -234,7 +236,7 @@ def measures_of(plan: Plan, rows: Sequence[Row]) -> dict[str, Measure]:
 
 
 def by_subject(rows: Iterable[Row], metric: str) -> dict[str, float]:
-    """Each subject's mean: over the classes of a case of a run, then over these."""
+    """The mean of each subject: first over the classes of a case of a run, then over these."""
     cases: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in rows:
         if row[metric] != "":
@@ -268,10 +270,10 @@ def _optimistic(
 
 
 def pooled_dice(rows: Iterable[Row]) -> float:
-    """Dice of the voxels of all cases of a run together, the mean over classes.
+    """Dice of the voxels of all cases of a run together, averaged over classes.
 
-    It weighs subjects by their size, and one failed subject hardly shows in it. Of a case,
-    2 |A and B| = Dice (|A| + |B|).
+    It weighs subjects by their size, and one failed subject hardly shows in it. The overlap of a
+    case follows from its row: 2 |A and B| = Dice (|A| + |B|).
     """
     both: dict[str, float] = defaultdict(float)
     total: dict[str, float] = defaultdict(float)
@@ -285,13 +287,13 @@ def pooled_dice(rows: Iterable[Row]) -> float:
 
 
 def difference(found: Difference, metric: str) -> str:
-    """``+0.012 [+0.003, +0.021]``."""
+    """A difference with its interval, such as ``+0.012 [+0.003, +0.021]``."""
     d = DIGITS[metric]
     return f"{found.mean:+.{d}f} [{found.interval.low:+.{d}f}, {found.interval.high:+.{d}f}]"
 
 
 def verdict(cell: Cell, metric: str) -> str:
-    """A difference in words, for a table."""
+    """The difference to the baseline in words, for a table."""
     found = cell.against[metric]
     if found is None:
         return "baseline" if cell.baseline else "the baseline is not finished"
@@ -300,17 +302,17 @@ def verdict(cell: Cell, metric: str) -> str:
 
 
 def won_lost(found: Difference, metric: str) -> str:
-    """Subjects on which a row is better and worse than the baseline."""
+    """The numbers of subjects on which a row is better and worse than the baseline."""
     better, worse = found.wins, found.losses
-    if metric != "dice":  # distances: the less the better
+    if metric != "dice":  # a smaller distance is better
         better, worse = worse, better
     return f"{better}, {worse} of {found.subjects}"
 
 
 def trainings_ahead(found: Difference, metric: str) -> str:
-    """``4 of 6 [-0.016, +0.034]``: in how many trainings a row is better, and their interval."""
+    """In how many trainings a row is better, and their interval: ``4 of 6 [-0.016, +0.034]``."""
     assert found.trainings is not None
-    sign = 1 if metric == "dice" else -1  # distances: the less the better
+    sign = 1 if metric == "dice" else -1  # a smaller distance is better
     ahead = sum(sign * apart > 0 for apart in found.trainings)
     text, interval = f"{ahead} of {len(found.trainings)}", found.of_trainings
     if interval is None:
@@ -320,19 +322,19 @@ def trainings_ahead(found: Difference, metric: str) -> str:
 
 
 def mean_and_std(measure: Measure, metric: str) -> str:
-    """``0.812 ± 0.041``; of one subject, the mean."""
+    """Mean and deviation, such as ``0.812 ± 0.041``; the mean alone if there is one subject."""
     mean = f"{measure.mean:.{DIGITS[metric]}f}"
     return mean if math.isnan(measure.std) else f"{mean} ± {measure.std:.{DIGITS[metric]}f}"
 
 
 def spread(measure: Measure, metric: str) -> str:
-    """``0.812 ± 0.041 [0.801, 0.822]``."""
+    """Mean, deviation and interval, such as ``0.812 ± 0.041 [0.801, 0.822]``."""
     d, interval = DIGITS[metric], measure.interval
     return f"{mean_and_std(measure, metric)} [{interval.low:.{d}f}, {interval.high:.{d}f}]"
 
 
 def draw_range(measure: Measure, metric: str) -> str:
-    """The least and the greatest mean of a draw."""
+    """The lowest and the highest mean of a draw."""
     d = DIGITS[metric]
     return f"{min(measure.draws):.{d}f} to {max(measure.draws):.{d}f}"
 
@@ -351,7 +353,7 @@ HOW_TO_READ = (
 
 
 def summary_md(plan: Plan, schedule: Schedule, cells: Sequence[Cell], title: str) -> str:
-    """The tables in Markdown."""
+    """The text of summary.md: the tables in Markdown."""
     lines = [f"# {title}", ""]
     if plan.description:
         lines += [" ".join(plan.description.split()), ""]
@@ -367,7 +369,7 @@ def summary_md(plan: Plan, schedule: Schedule, cells: Sequence[Cell], title: str
 
 
 def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row a cell: its metrics, and the first of them against the baseline."""
+    """Headings, and one row per cell: its metrics, and the first of them against the baseline."""
     first = plan.metrics[0]
     head = ["labelled", "init", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
     head += [f"draws ({METRIC_NAMES[first]})"]
@@ -394,7 +396,11 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
-    """What flawed reporting would have said: an explanation, headings, and a row a cell."""
+    """The table of what flawed reporting would say.
+
+    Returns:
+        An explanation, the headings, and one row per cell.
+    """
     told = [(cell, cell.optimistic) for cell in cells if cell.optimistic is not None]
     selected = any(found.best is not None for _, found in told)
     pooled = any(found.pooled is not None for _, found in told)
@@ -430,7 +436,7 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
 
 
 def protocol_lines(plan: Plan, schedule: Schedule) -> list[str]:
-    """The protocol, a sentence each."""
+    """The protocol, as a list of sentences."""
     n_subjects = sum(len(fold.test) for fold in schedule.folds)
     drawn = "drawn at random" if plan.order == "random" else "the first of the list"
     return [
@@ -445,7 +451,7 @@ def protocol_lines(plan: Plan, schedule: Schedule) -> list[str]:
 
 
 def _shared_pretraining(plan: Plan, schedule: Schedule) -> list[str]:
-    """What the trainings have in common, as a sentence if it is anything."""
+    """A sentence on which trainings share a pre-training; empty if none do."""
     pretrainings = [job for job in schedule.jobs if job.command == "pretrain"]
     if any(job.fold is None for job in pretrainings) and len(schedule.folds) * plan.draws > 1:
         return [
@@ -458,7 +464,7 @@ def _shared_pretraining(plan: Plan, schedule: Schedule) -> list[str]:
 
 
 def _budgets(schedule: Schedule) -> str:
-    """Whether all pre-trainings, and all fine-tunings, have the same budget."""
+    """Say whether all pre-trainings, and all fine-tunings, have the same budget."""
     of = {
         command: {budget(job) for job in schedule.jobs if job.command == command}
         for command in ("pretrain", "finetune")
@@ -470,7 +476,7 @@ def _budgets(schedule: Schedule) -> str:
 
 
 def budget(job: Job) -> str:
-    """How long a training is, of what, in words."""
+    """The budget of a training in words: length, batch, size in pixels, width."""
     told = job.settings
     pretraining = job.command == "pretrain"
     length = f"{told['epochs']} epochs" if pretraining else f"{told['iterations']} iterations"
@@ -481,9 +487,9 @@ def budget(job: Job) -> str:
 
 
 def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
-    r"""The table in LaTeX (needs booktabs): a row a method, columns by labelled subjects.
+    r"""The table in LaTeX: one row per method, columns by labelled subjects.
 
-    A star marks what is distinguishable from the baseline.
+    It needs the package booktabs. A star marks what is distinguishable from the baseline.
     """
     columns = [(m, metric) for m in plan.labelled for metric in plan.metrics]
     by_key = {(cell.row, cell.labelled): cell for cell in cells}

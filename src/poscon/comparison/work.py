@@ -1,4 +1,4 @@
-"""Doing one run of a plan: train, predict, evaluate; taken up where it was left."""
+"""Do one run of a plan: train, predict, evaluate. An interrupted run goes on where it was."""
 
 import contextlib
 import fcntl
@@ -36,15 +36,15 @@ PREDICTIONS = "predictions"
 
 @dataclass(frozen=True)
 class ComparisonFolder:
-    """Where runs are done and what they need to know.
+    """The folder in which runs are done, and what they need to know.
 
     Attributes:
         out: folder of the comparison.
         store: the data to fine-tune on, prepared.
-        source: of a transfer, the data to pre-train on, prepared.
-        folder: scans to predict, with the references.
-        data: how ``folder`` is to be read.
-        transductive: whether pre-training may have seen what is tested on.
+        source: the data to pre-train on, prepared; None: no transfer.
+        folder: folder of the scans to predict, with the references.
+        data: settings by which ``folder`` is read.
+        transductive: whether pre-training may have seen the test scans.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -61,15 +61,15 @@ class ComparisonFolder:
         return self.out / RUNS / name
 
     def is_done(self, job: Job) -> bool:
-        """Whether a run has come to its end."""
+        """Whether a run is finished."""
         folder = self.run(job.name)
         return (folder / (JOB if job.command == "pretrain" else RESULTS)).is_file()
 
 
 def do(job: Job, place: ComparisonFolder) -> None:
-    """Do a run, or what is missing of it; its output goes to ``logs/JOB.log``.
+    """Do a run, or what is missing of it. Its output goes to ``logs/JOB.log``.
 
-    Nobody else works on it meanwhile: a second one waits, and finds it done.
+    One process at a time works on a run. A second one waits, and finds the run done.
 
     Raises:
         PosconError: the training, a scan or the place cannot be used.
@@ -80,7 +80,7 @@ def do(job: Job, place: ComparisonFolder) -> None:
             return
         run = RunFolder(folder)
         if folder.is_dir() and run.checkpoint is None:
-            shutil.rmtree(folder)  # killed before there was anything to go on with
+            shutil.rmtree(folder)  # it was killed before its first checkpoint
         costs = _Costs(folder, place.device)
         resume = run.checkpoint is not None
         if job.command == "pretrain":
@@ -127,8 +127,8 @@ def _finetune(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> 
 
 
 def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
-    """Segment the test cases, compare with the references; the file of results comes last."""
-    # as the store has it: a folder of scans and label maps could be read in more than one way
+    """Segment the test cases and compare them with the references. The results come last."""
+    # the store's layout: a folder of scans and label maps could be read in more than one way
     layout = Store(place.store).manifest.layout
     stated = place.data.prepare.get("source_spacing")  # the files' headers are wrong
     spacing = None if stated is None else tuple(stated)
@@ -145,9 +145,9 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
     )
     allowed = {"validation", *(["pretrain"] if place.transductive else [])}
     seen = {name: r for name, r in read_seen(folder / PREDICTIONS).items() if set(r) - allowed}
-    if seen:  # which the guard would have found, had the scans not changed since
+    if seen:  # the scans have changed since the guard looked
         raise PosconError(f"{place.folder}: {describe(seen)}, but is to be tested on")
-    measured = folder / f"measured-{RESULTS}"  # which may be incomplete
+    measured = folder / f"measured-{RESULTS}"  # it may be incomplete
     measured.unlink(missing_ok=True)
     evaluate(
         folder / PREDICTIONS,
@@ -156,6 +156,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
+        ignore_label=place.data.ignore_label,
         source_spacing=spacing,
     )
     measured.replace(folder / RESULTS)
@@ -163,7 +164,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(place: ComparisonFolder, job: Job) -> Iterator[None]:
-    """Hold the lock of a run; the system lets it go whenever the process ends."""
+    """Hold the lock of a run. The system releases it whenever the process ends."""
     path = place.out / WORK / f"lock-{job.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -209,7 +210,7 @@ class _Costs:
 
 
 def _forget_peak() -> None:
-    """Let the system count a process's peak memory anew, where it can (Linux)."""
+    """Reset the system's count of this process's peak memory, where it can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -224,7 +225,7 @@ def _peak_mib() -> int:
 
 
 def seconds_of(folder: Path) -> float | None:
-    """What a run took, if it is known."""
+    """The seconds that a run took; None if they are not known."""
     path = folder / COST
     if not path.is_file():
         return None
@@ -232,14 +233,14 @@ def seconds_of(folder: Path) -> float | None:
 
 
 def guarded(job: Job, place: ComparisonFolder) -> str | None:
-    """:func:`do`, with what the user can mend returned as a text: it crosses any process border."""
+    """Call :func:`do`. An error is returned as a text, which crosses any process border."""
     try:
         do(job, place)
     except PosconError as error:
         return str(error)
     except OSError as error:
         return f"{error.filename or place.out}: cannot be used ({error.strerror})"
-    except Exception as error:  # a defect, or no GPU memory: the other runs need not end for it
+    except Exception as error:  # a defect, or no GPU memory; the other runs go on
         log = place.out / LOGS / f"{job.name}.log"
         with (
             contextlib.suppress(OSError),

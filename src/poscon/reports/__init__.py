@@ -1,1 +1,1 @@
-"""Pictures of data and results."""
+"""The report of a comparison or of a run as one HTML page, and its figures."""

@@ -31,7 +31,7 @@ from poscon.training.run import MetricsFile
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page of a comparison, as far as its runs are done."""
+    """The page of a comparison, as HTML. It shows the runs that are done."""
     plan = comparison.plan
     rows = collect(comparison.schedule, comparison.place)
     cells = summarise(plan, comparison.schedule, comparison.place, rows)
@@ -192,7 +192,7 @@ def _flaws(cells: Sequence[Cell]) -> list[Section]:
 
 
 def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
-    """Best, median and worst subject with the most labels: of PCL, else of another method."""
+    """The best, median and worst subject with the most labels, for PCL or else another method."""
     schedule, place = comparison.schedule, comparison.place
     metric = comparison.plan.metrics[0]
     complete = [cell for cell in cells if cell.complete]
@@ -231,7 +231,7 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
 
 
 def _learning(comparison: Comparison) -> list[Section]:
-    """The loss of fine-tuning, and where it was watched the Dice, the mean over runs."""
+    """The mean loss of fine-tuning over runs. The mean Dice too, where it was watched."""
     place, rows, pictures = comparison.place, comparison.plan.rows, []
     names = [figures.short(row, rows) for row in rows]
     for labelled in comparison.plan.labelled:
@@ -267,7 +267,7 @@ def _learning(comparison: Comparison) -> list[Section]:
 
 
 def _pretraining(comparison: Comparison) -> list[Section]:
-    """Diagnostics, similarity and map of the pre-trainings of the first fold."""
+    """The diagnostics, similarity and map of the pre-trainings of the first fold."""
     place, schedule = comparison.place, comparison.schedule
     runs = {
         job.pretraining: job

@@ -22,10 +22,10 @@ class Embeddings:
     """Features of N slices, ordered by position.
 
     Attributes:
-        positions: (N,).
+        positions: (N,), position of each slice, 0 to 1.
         similarity: (N, N), cosine of the centred features: 1 is equal, -1 is opposite.
         plane: (N, 2), the first two principal components of the features at unit length.
-        explained: share of their variance in that plane.
+        explained: share of the variance of the features in that plane, 0 to 1.
     """
 
     positions: np.ndarray
@@ -35,12 +35,12 @@ class Embeddings:
 
 
 def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Embeddings:
-    """Features of all slices of some cases, one case per subject.
+    """Compute the features of all slices of some cases, one case per subject.
 
     Args:
         run: folder of a pre-training.
-        store: holds the slices.
-        cases: the first case of each of up to `SUBJECTS` subjects is taken.
+        store: store that holds the slices.
+        cases: cases to choose from: the first case of each of up to `SUBJECTS` subjects is taken.
         size: pixels per side of the window at the middle of each slice that the encoder sees.
     """
     encoder = load_encoder(run, "cpu").encoder

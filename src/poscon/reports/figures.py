@@ -1,4 +1,4 @@
-"""The figures of a report; each is small enough to be read on a phone.
+"""The figures of a report. Each is small enough to be read on a phone.
 
 Initialisations differ in colour (Okabe & Ito's palette for the colour-blind), marker and line.
 """
@@ -22,11 +22,11 @@ SIZE = (4.6, 3.4)
 LABELLED_DIAGONAL = 5
 
 Curve = tuple[Sequence[float], Sequence[float]]
-"""x and y."""
+"""x and y of a line."""
 
 
 def look(names: Sequence[str], name: str) -> dict[str, Any]:
-    """Colour, marker and line of one of several."""
+    """The colour, marker and line of one name of several."""
     i = list(names).index(name)
     return {
         "color": COLOURS[i % len(COLOURS)],
@@ -38,7 +38,7 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
 def against_labelled(
     cells: Sequence[Cell], metric: str, title: str, inits: Sequence[str]
 ) -> Figure:
-    """A metric against labelled subjects: one line per initialisation, with 95 % intervals."""
+    """Draw a metric against labelled subjects: one line per initialisation, with 95 % intervals."""
     figure, axes = _axes(SIZE)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     numbers = sorted({cell.labelled for cell in cells})
@@ -71,9 +71,9 @@ def against_labelled(
 
 
 def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline: str) -> Figure:
-    """Differences to the baseline with their intervals; a filled point is distinguishable.
+    """Draw the differences to the baseline with their intervals.
 
-    Ticks are the differences in single trainings.
+    A filled point is distinguishable from 0. Ticks are the differences in single trainings.
     """
     shown = [cell for cell in cells if cell.complete and cell.against[metric] is not None]
     figure, axes = _axes((SIZE[0], 1.3 + 0.32 * len(shown)))
@@ -102,7 +102,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
 
 
 def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
-    """Every subject as a point, with one box per row."""
+    """Draw every subject as a point, with one box per row."""
     shown = [cell for cell in cells if cell.complete]
     figure, axes = _axes((SIZE[0], 1.2 + 0.42 * len(shown)))
     values = [list(cell.measures[metric].subjects.values()) for cell in reversed(shown)]
@@ -145,14 +145,14 @@ def curves(
     level: float | None = None,
     from_zero: bool = False,
 ) -> Figure:
-    """Lines over steps.
+    """Draw lines over steps.
 
     Args:
-        lines: by name.
-        title: of the figure.
+        lines: the lines by name.
+        title: title of the figure.
         xlabel: label of the x axis.
         ylabel: label of the y axis.
-        of: all names, so that a name looks the same in every figure; lines may hold only some.
+        of: all names, so that a name looks the same in every figure. ``lines`` may hold only some.
         level: height of a horizontal line at chance, or None.
         from_zero: whether the y axis begins at 0.
     """
@@ -172,7 +172,10 @@ def curves(
 
 
 def similarity(embeddings: Embeddings, title: str) -> Figure:
-    """Similarity of slices in order of position: a bright diagonal means position is known."""
+    """Draw the similarity of slices in order of position.
+
+    A bright diagonal means that the encoder knows the position.
+    """
     figure, axes = _axes((SIZE[0], 4.0))
     shown = axes.imshow(
         embeddings.similarity, cmap="cividis", vmin=-1, vmax=1, origin="lower", aspect="equal"
@@ -191,7 +194,7 @@ def similarity(embeddings: Embeddings, title: str) -> Figure:
 
 
 def embedding_map(embeddings: Embeddings, title: str) -> Figure:
-    """Slices in the plane of the first two principal components, coloured by position."""
+    """Draw slices in the plane of the first two principal components, coloured by position."""
     figure, axes = _axes((SIZE[0], 4.0))
     x, y = embeddings.plane.T
     shown = axes.scatter(

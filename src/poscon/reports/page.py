@@ -1,4 +1,4 @@
-"""One self-contained HTML page of sections: no network, dark and light, readable on a phone."""
+"""One HTML page of sections. It needs no network, is dark or light, and can be read on a phone."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 INK = "#010203"
-"""Stands for the colour of the page's text: text and axes drawn in it take that colour."""
+"""It stands for the colour of the page's text. Text and axes drawn in it take that colour."""
 GRID = "#8f8f8f"
 _NO_BREAK = str.maketrans({" ": "\u00a0", "-": "\u2011"})
 
@@ -39,7 +39,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: text cells, the first row of headings."""
+    """A table of text cells. The first row has the headings."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -51,8 +51,8 @@ class Picture:
     """A figure. Screen readers read ``says`` instead of the text in it.
 
     Attributes:
-        svg: what :func:`svg` made.
-        says: what it shows.
+        svg: the picture as :func:`svg` made it.
+        says: description of the picture.
         wide: whether it takes the whole width.
     """
 
@@ -67,8 +67,8 @@ class Slices:
 
     Attributes:
         title: the case and its figures.
-        pngs: base64 of each slice.
-        legend: (colour, name) of what is outlined.
+        pngs: each slice as a PNG in base64.
+        legend: (colour, name) of each outlined class.
     """
 
     title: str
@@ -81,8 +81,8 @@ class Section:
     """A part of a page: text, then pictures, then volumes, then tables. Each may be empty.
 
     Attributes:
-        paired: whether two successive pictures belong together and stand side by side where there
-            is room.
+        paired: whether two successive pictures belong together. They stand side by side where
+            there is room.
         alarm: whether the part is shown as a warning.
     """
 
@@ -100,39 +100,39 @@ class Section:
 
 
 def svg(draw: Figure, name: str) -> str:
-    """A figure as SVG that takes its text colour from the page.
+    """Turn a figure into SVG that takes its text colour from the page.
 
     Args:
         draw: the figure, made inside :func:`style`.
-        name: of the picture; makes ids in it unlike those of others on the page.
+        name: name of the picture. It makes the ids in the picture unique on the page.
     """
     text = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         draw.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
-    # clip paths and markers are referred to by id, which are the same in every figure
+    # clip paths and markers are referred to by ids, and every figure has the same ids
     prefix = re.sub(r"\W+", "-", name)
     drawn = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawn)
     drawn = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", drawn)
     drawn = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', drawn)
     head, rest = drawn.split(">", 1)
-    # sized by the page: only the view box is kept
+    # the page decides the size, so only the view box is kept
     return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + ">" + rest
 
 
 def style() -> AbstractContextManager[None]:
-    """A context for making figures: transparent, in the page's ink."""
+    """A context in which figures are transparent and have the page's text colour."""
     return matplotlib.rc_context(_STYLE)
 
 
 def unbroken(cell: str) -> str:
-    """A table's cell in which no line break divides an interval or a p-value."""
+    """Replace spaces in a table's cell so that no line break divides an interval or a p-value."""
     return re.sub(r"\[[^\]]*\]|p = \S+", lambda m: m[0].translate(_NO_BREAK), cell)
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The page."""
+    """Make the page as HTML."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["raw"] = Markup
     environment.filters["unbroken"] = unbroken

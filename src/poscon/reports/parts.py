@@ -22,11 +22,11 @@ DIAGNOSTICS = {
 def diagnostics(
     metrics: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]
 ) -> list[Picture]:
-    """Diagnostics over the steps of pre-trainings.
+    """Draw the diagnostics over the steps of pre-trainings.
 
     Args:
-        metrics: by name, the rows of metrics.csv.
-        names: of all initialisations, see :func:`poscon.reports.figures.curves`.
+        metrics: the rows of metrics.csv by name.
+        names: names of all initialisations, see :func:`poscon.reports.figures.curves`.
     """
     pictures = []
     for column, title in DIAGNOSTICS.items():
@@ -55,13 +55,13 @@ def diagnostics(
 def embedding_section(
     encoders: Mapping[str, tuple[Path, int]], store: Store, cases: Sequence[CaseRecord], whose: str
 ) -> Section:
-    """Similarity and map of slices, by encoder.
+    """Make the section with the similarity and the map of slices for each encoder.
 
     Args:
-        encoders: by name, the folder of a pre-training and its window's size in pixels.
-        store: holds the slices.
+        encoders: by name, the folder of a pre-training and the size of its window in pixels.
+        store: store that holds the slices.
         cases: see :func:`poscon.reports.embeddings.embed`.
-        whose: whose slices they are, in words.
+        whose: words that say whose slices they are.
     """
     pictures = []
     for name, (run, size) in encoders.items():
@@ -84,7 +84,7 @@ def embedding_section(
 
 
 def volume(store: Store, case: CaseRecord, predictions: Path, title: str) -> Slices:
-    """A case, its first channel, with the outlines of its reference and of its prediction."""
+    """Draw the first channel of a case with the outlines of its reference and its prediction."""
     _, *in_plane = case.spacing
     pngs = outlined_pngs(
         store.image(case)[:, 0],

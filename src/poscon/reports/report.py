@@ -16,10 +16,10 @@ REPORT = "report.html"
 def report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of a comparison, of a pre-training or of a fine-tuning.
 
-    It is one file that needs no network. Unfinished ones give the parts that exist.
+    The report is one file that needs no network. For unfinished work it has the parts that exist.
 
     Args:
-        folder: written by ``poscon compare``, ``pretrain`` or ``finetune``.
+        folder: folder that ``poscon compare``, ``pretrain`` or ``finetune`` wrote.
         out: the file to write; None means ``report.html`` in the folder.
 
     Raises:

@@ -19,7 +19,7 @@ SHOWN_VOLUMES = 3
 
 
 def run_page(folder: Path) -> str:
-    """The page of a pre-training or a fine-tuning."""
+    """Make the page of a pre-training or a fine-tuning, as HTML."""
     run = RunFolder(folder)
     config = run.read_config()
     command, settings = config["command"], config["settings"]
@@ -68,7 +68,7 @@ def run_page(folder: Path) -> str:
 
 
 def _predictions(store: Store, folder: Path) -> list[Section]:
-    """The first predictions of a run, beside their references."""
+    """Show the first predictions of a run beside their references."""
     volumes: list[Slices] = []
     for case in (c for c in store.cases if c.labelled):
         if len(volumes) == SHOWN_VOLUMES:

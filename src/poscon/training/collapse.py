@@ -1,28 +1,29 @@
-"""Saying so when a pre-training learns nothing, and what came of it in the end."""
+"""Warn when a pre-training learns nothing, and say at the end what came of it."""
 
 from collections.abc import Callable, Sequence
 
 from poscon.progress import console
 
 STUCK = 0.02
-"""A loss that has come down less than this share of the way from chance to its floor is stuck."""
+"""A loss is stuck if it has come less than this share of the way from chance to its floor."""
 ONE_POINT = -0.005
-"""Slices with a uniformity above this have all but the same features."""
+"""Slices with a uniformity above this have nearly the same features."""
 ONE_DIRECTION = 1.5
-"""So have features of an effective rank below this."""
+"""Slices whose features have an effective rank below this are nearly the same, too."""
 PATIENCE = 3
 
 
 def learnt(row: dict[str, float]) -> float:
-    """How far the loss has come from chance (0) to its floor (1); 1 where there is no chance level.
+    """How far the loss has come from chance (0) to its floor (1).
 
-    0 where the two are the same, so that there is nothing to learn.
+    It is 1 where there is no chance level. It is 0 where chance and floor are the same, because
+    there is then nothing to learn.
 
-    A loss alone does not tell: with PCL's threshold at 0.35 chance and floor are 0.5 apart, and a
-    loss that has "moved 3 %" from 4.84 has come more than a quarter of the way.
+    The loss alone does not show this. With PCL's threshold at 0.35, chance and floor are 0.5
+    apart. A loss that has "moved 3 %" from 4.84 has come more than a quarter of the way.
 
     Args:
-        row: of metrics.csv.
+        row: a row of metrics.csv.
     """
     if "chance" not in row:
         return 1.0
@@ -31,7 +32,7 @@ def learnt(row: dict[str, float]) -> float:
 
 
 def symptoms(row: dict[str, float]) -> list[str]:
-    """What in a row of metrics.csv says that nothing is learnt, in words."""
+    """The signs in a row of metrics.csv that nothing is learnt, in words."""
     found = []
     if learnt(row) < STUCK:
         found.append(
@@ -51,7 +52,7 @@ class CollapseWatch:
     """Completes the rows of metrics.csv, and warns once if the symptoms last.
 
     Args:
-        measure: the diagnostics of the encoder as it is.
+        measure: function that computes the diagnostics of the encoder as it is now.
     """
 
     def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
@@ -59,7 +60,7 @@ class CollapseWatch:
         self.chunks = 0
 
     def __call__(self, row: dict[str, float]) -> dict[str, float]:
-        """What to add to a row of metrics.csv."""
+        """Return what is to be added to a row of metrics.csv."""
         values = self.measure()
         if "chance" in row:
             values["learnt"] = learnt(row)
@@ -71,11 +72,11 @@ class CollapseWatch:
 
 
 def conclude(title: str, rows: Sequence[dict[str, float]]) -> None:
-    """Say on one line what came of a training; warn if it ended with symptoms.
+    """Say on one line what came of a training. Warn if it ended with symptoms.
 
     Args:
-        title: what to call it.
-        rows: of metrics.csv; the first is from before the first step.
+        title: name of the training.
+        rows: rows of metrics.csv. The first is from before the first step.
     """
     before, last = rows[0], rows[-1]
 

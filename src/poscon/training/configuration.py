@@ -11,20 +11,21 @@ from poscon.views import ViewSettings
 
 
 class TrainingSettings(Settings):
-    """What any training may be told.
+    """The settings of any training.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         loss: settings of the method's loss.
-        size: extent of what the network sees in pixels; ``auto``: what covers the slices, at most
-            128.
+        size: extent in pixels of what the network sees; ``auto``: the extent that covers the
+            slices, at most 128.
         optimiser: optimiser and learning rates.
-        views: augmentation.
-        seed: of every random choice, the draw of labelled subjects too.
-        device: where to train.
-        precision: ``auto``: bfloat16 on a GPU and on a CPU that multiplies in it, else 32.
-        compile: let torch compile the networks: half a minute to two at the start; faster on a
-            GPU only, see docs/results.
+        views: settings of the augmentation.
+        seed: seed of every random choice, also of the draw of labelled subjects.
+        device: device to train on.
+        precision: ``32``, ``bf16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies in
+            it, else 32.
+        compile: whether torch compiles the networks. That takes half a minute to two minutes at
+            the start. It is faster on a GPU only, see docs/results.
     """
 
     method: str
@@ -50,10 +51,10 @@ class TrainingSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _complete_loss(cls, values: Any) -> Any:
-        """The loss has the settings of the method, whichever that is."""
+        """Complete the loss with the default settings of the method."""
         name = values.get("method", cls.model_fields["method"].default)
         if not isinstance(name, str):
-            return values  # refused for its type
+            return values  # its type is refused later
         method = cls.method_class(name)
         try:
             loss = validate(method.Settings, values.get("loss", {}), prefix="loss")

@@ -1,4 +1,4 @@
-"""Diagnostics of an encoder while it is trained: what its loss does not tell."""
+"""Diagnostics of an encoder while it is trained. They show what the loss does not."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,18 +16,21 @@ from poscon.views import ViewMaker
 SUBJECTS = 32
 SLICES = 256
 SHARE = 4
-"""One slice in so many is looked at, if that is fewer: to measure must cost less than to train."""
+"""One slice in so many is measured, but at least ``AT_LEAST`` and at most ``SLICES``.
+
+Measuring must cost less than training.
+"""
 AT_LEAST = 16
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
     """How far two views of one slice are apart (Wang & Isola 2020, Sec. 4.1, with alpha = 2).
 
-    The mean of ||f(x) - f(y)||^2 with f at unit length: 0 is the least, 4 the most.
+    It is the mean of ||f(x) - f(y)||^2 with f at unit length, from 0 (equal) to 4 (opposite).
 
     Args:
         first: (N, D), features of a view of each slice.
-        second: (N, D), of another view of each.
+        second: (N, D), features of another view of each slice.
     """
     return float((unit(first) - unit(second)).square().sum(dim=1).mean())
 
@@ -35,11 +38,11 @@ def alignment(first: Tensor, second: Tensor) -> float:
 def uniformity(features: Tensor) -> float:
     """How evenly slices are spread over the sphere (Wang & Isola 2020, Sec. 4.1, with t = 2).
 
-    log of the mean over all pairs of exp(-2 ||f(x) - f(y)||^2) with f at unit length: 0 if all
-    slices are one point, less the further they are spread.
+    It is the log of the mean over all pairs of exp(-2 ||f(x) - f(y)||^2) with f at unit length.
+    It is 0 if all slices are one point, and lower the further they are spread.
 
     Args:
-        features: (N, D), N > 1.
+        features: (N, D) with N > 1.
     """
     return float(torch.pdist(unit(features)).square().mul(-2).exp().mean().log())
 
@@ -47,12 +50,12 @@ def uniformity(features: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """How many directions the features use (Roy & Vetterli 2007, Def. 1).
 
-    exp of the entropy of the singular values divided by their sum. The features are not centred,
-    as in RankMe (Garrido et al. 2023): all slices at one point is then rank 1, while what is left
-    after centring is noise in all directions. 0 if all features are 0.
+    It is exp of the entropy of the singular values divided by their sum. The features are not
+    centred, as in RankMe (Garrido et al. 2023). So the rank is 1 if all slices are one point;
+    after centring, noise in all directions would be left. It is 0 if all features are 0.
 
     Args:
-        features: (N, D).
+        features: (N, D), features of each slice.
     """
     values = torch.linalg.svdvals(features)
     if not values.any():
@@ -61,7 +64,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 def sample_slices(reader: SliceReader, seed: int) -> np.ndarray:
-    """Random slices of random subjects: of up to `SUBJECTS`, as many of each as there are or fit.
+    """Choose random slices of up to `SUBJECTS` random subjects, as evenly as the subjects allow.
 
     Returns:
         Indices of up to `SLICES` slices, subject after subject.
@@ -78,14 +81,16 @@ def sample_slices(reader: SliceReader, seed: int) -> np.ndarray:
 class Diagnostics:
     """Measures an encoder on a fixed sample of slices.
 
-    Every method's encoder is measured alike: by what leaves its bottleneck, averaged over the
-    picture, in evaluation mode, without a projection head. Training is not touched.
+    The encoders of all methods are measured in the same way: in evaluation mode, by the features
+    of the bottleneck, averaged over the picture. The projection head is not used. The training
+    does not change.
 
     Args:
-        encoder: looked at whenever asked.
+        encoder: encoder to measure, in its state at each call.
         reader: the slices of the training.
-        views: of the training, for the alignment; all else is measured on the middle of the slices.
-        seed: of the sample and the views.
+        views: views of the training, for the alignment. All else is measured on the middle of the
+            slices.
+        seed: seed of the sample and the views.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class Diagnostics:
         self.sample = sample_slices(reader, seed)
 
     def __call__(self) -> dict[str, float]:
-        """Values for metrics.csv; what is not defined is left out."""
+        """Return the values for metrics.csv. A value that is not defined is left out."""
         centred, first, second = self._features()
         if not bool(torch.isfinite(torch.cat([centred, first, second])).all()):
             return {}
@@ -115,7 +120,7 @@ class Diagnostics:
         return values
 
     def _features(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, C) each, in double precision: of the middle of each slice and of two views."""
+        """Features of the middle of each slice and of two views, each (N, C) float64."""
         canvas, size = self.reader.canvas, self.views.size
         middle = slice((canvas - size) // 2, (canvas - size) // 2 + size)
         found: tuple[list[Tensor], ...] = ([], [], [])
@@ -137,5 +142,5 @@ class Diagnostics:
 
 
 def numbers(rows: Iterable[Mapping[str, str]]) -> list[dict[str, float]]:
-    """Rows of metrics.csv as numbers; what a row does not have is left out."""
+    """Turn rows of metrics.csv into numbers. Empty cells are left out."""
     return [{name: float(text) for name, text in row.items() if text} for row in rows]

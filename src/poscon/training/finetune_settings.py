@@ -1,4 +1,4 @@
-"""The settings of fine-tuning, and the method that they describe."""
+"""The settings of fine-tuning, and the method that is made from them."""
 
 from typing import Literal, Self
 
@@ -35,7 +35,7 @@ class FinetuneSettings(TrainingSettings):
     Attributes:
         method: fine-tuning method, see ``poscon methods``.
         network: the architecture; None: that of the pre-trained encoder, else the default.
-        iterations: training steps, whatever the number of labelled cases.
+        iterations: training steps, for any number of labelled cases.
         minutes: how long the training may take, in place of ``iterations``. The number of steps is
             worked out from the speed of the first ones (see :func:`poscon.commands.finetune`).
         batch: labelled slices per step.
@@ -43,17 +43,16 @@ class FinetuneSettings(TrainingSettings):
             as ``batch``.
         checkpoint_every: steps between two checkpoints, each with a row of ``metrics.csv`` and a
             look at the validation cases.
-        oversample_foreground: share of the slices cropped around foreground; it matters
-            only for slices larger than ``size``.
-        deep_supervision: at how many coarser resolutions the decoder is supervised too, if it has
-            so many.
-        ema_decay: decay of an exponential moving average of the weights, which is then the
-            result; 0: no average, the result is the last weights.
-        init_parts: which parts to take from the pre-training run: all that it trained, or the
-            encoder.
-        encoder_rate: holds the encoder back.
+        oversample_foreground: share of the slices that are cropped around foreground, 0 to 1. It
+            matters only for slices larger than ``size``.
+        deep_supervision: number of coarser resolutions at which the decoder is supervised too, if
+            it has so many.
+        ema_decay: decay of an exponential moving average of the weights. The average is then the
+            result. 0: no average, the result is the last weights.
+        init_parts: parts to take from the pre-training run: all that it trained, or the encoder.
+        encoder_rate: settings that hold the encoder back.
         keep_largest_component: whether all classes together are one connected structure. Then
-            everything but the largest component is removed from what the model predicts.
+            all but the largest component is removed from what the model predicts.
         transductive: whether pre-training may have seen the excluded and the validation cases.
     """
 
@@ -107,15 +106,15 @@ def without_effect(method: str) -> dict[str, str]:
 def make_learner(
     chosen: FinetuneSettings, network: SegmentationNetwork, views: ViewMaker
 ) -> FinetuneMethod:
-    """The method around the network that it trains.
+    """Make the method around the network that it trains.
 
     Args:
         chosen: the settings.
-        network: to train.
-        views: that the training will be given.
+        network: the network to train.
+        views: views of the training.
 
     Raises:
-        PosconError: the method cannot train so.
+        PosconError: the method cannot train with these settings.
     """
     method = find_method(chosen.method)
     settings = method.Settings(**chosen.loss)
@@ -129,7 +128,7 @@ def make_learner(
         )
     if chosen.batch * (views.size // network.encoder.stride) ** 2 < 2:
         raise PosconError(
-            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value a "
-            "channel, too few to normalise; use a larger batch or size"
+            f"setting batch = {chosen.batch}: at size {views.size} the bottleneck has one value "
+            "per channel, too few to normalise; use a larger batch or size"
         )
     return learner

@@ -1,4 +1,4 @@
-"""Where a network runs, and running it over the slices of a volume."""
+"""Choose where a network runs, and run it over the slices of a volume."""
 
 from collections.abc import Iterator
 
@@ -16,14 +16,14 @@ from poscon.store.resample import resample_probabilities
 
 _NO_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
-"""Pixels a batch: bounds the memory, whatever the size of the slices. A GPU is busy with more."""
+"""Pixels per batch. They limit the memory for slices of any size. A GPU needs more to be busy."""
 
 
 def choose_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes the GPU if there is one.
+    """Return ``cpu`` or ``cuda``. ``auto`` takes the GPU if there is one.
 
     Raises:
-        PosconError: another word, or a GPU asked for where there is none.
+        PosconError: the device is unknown, or it is a GPU and there is none.
     """
     available = torch.cuda.is_available()
     if device == "auto":
@@ -36,15 +36,15 @@ def choose_device(device: str) -> str:
 
 
 def batch_slices(pixels: int, device: torch.device) -> int:
-    """How many slices of so many pixels go through a network at once, without a gradient."""
+    """How many slices with this number of pixels go through a network at once, without gradient."""
     return max(1, BATCH_PIXELS[device.type] // pixels)
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """The precision of a training, ``32`` or ``bf16``.
+    """Return the precision of a training, ``32`` or ``bf16``.
 
-    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX. What
-    that does to the Dice is in decision 0015.
+    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX.
+    Decision 0015 says what that does to the Dice.
     """
     if precision == "auto":
         return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
@@ -52,7 +52,7 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 def announced_precision(precision: str, device: str) -> str:
-    """:func:`choose_precision`, and a line on stderr where a user may want another one."""
+    """Call :func:`choose_precision`. Print a line on stderr where a user may want another one."""
     chosen = choose_precision(precision, device)
     if chosen == "32" or device == "cuda":
         return chosen
@@ -72,25 +72,25 @@ def announced_precision(precision: str, device: str) -> str:
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Lay a network's convolutions out channels last: faster on a CPU (docs/results)."""
+    """Lay a network's convolutions out channels last. That is faster on a CPU (docs/results)."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
 def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iterator[Tensor]:
-    """Class logits of every slice, some whole slices at a time.
+    """Compute the class logits of every slice, some whole slices at a time.
 
     A slice is padded with zeros, as in training, to a multiple of the network's stride and at
     least to the extent it was trained at.
 
     Args:
-        network: in evaluation mode.
+        network: the network, in evaluation mode.
         stack: (S, channels, H, W) float32, the slices of one volume, prepared like the training
             data.
-        size: extent of the training crops.
+        size: extent of the training crops in pixels.
 
     Yields:
-        (slices, classes, H, W) float32 where the network is, in the order of the stack.
+        (slices, classes, H, W) float32 on the network's device, in the order of the stack.
     """
     device = next(network.parameters()).device
     rows, columns = stack.shape[2:]
@@ -101,19 +101,19 @@ def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iter
 
 
 def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator[Tensor], int, int]:
-    """The slices of a volume as an encoder takes them, padded and with their neighbours.
+    """Make an encoder's inputs from the slices of a volume: padded and with their neighbours.
 
     Args:
         stack: (S, channels, H, W) float32.
-        encoder: says how many neighbours it sees, and the stride of its inputs.
-        size: least extent of the inputs, that of the training crops.
+        encoder: encoder. It says how many neighbours it sees, and the stride of its inputs.
+        size: least extent of the inputs in pixels, equal to that of the training crops.
 
     Returns:
-        Batches (B, in_channels, H', W') on the stack's device, in the order of the slices; and how
-        many rows and columns of zeros lie before the first.
+        Batches (B, in_channels, H', W') on the stack's device, in the order of the slices. Then
+        the numbers of rows and of columns of zeros before the first pixel.
     """
     margins = []
-    for length in reversed(stack.shape[2:]):  # last axis first, as pad wants it
+    for length in reversed(stack.shape[2:]):  # pad takes the last axis first
         extra = max(size, -(-length // encoder.stride) * encoder.stride) - length
         margins += [extra // 2, extra - extra // 2]
     padded = pad(stack, margins)
@@ -128,35 +128,37 @@ def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator
 def predicted_classes(
     network: SegmentationNetwork, stack: Tensor, size: int, grid: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The class with the highest score, of every pixel; memory is bounded but for the result.
+    """Find the class with the highest score for every pixel. Only the result grows with the volume.
 
     Args:
         network: see :func:`class_logits`.
         stack: see :func:`class_logits`.
         size: see :func:`class_logits`.
-        grid: rows and columns that the probabilities are resampled to first; None: the stack's.
+        grid: (rows, columns) to which the probabilities are resampled first; None: those of the
+            stack.
 
     Returns:
-        (S, rows, columns) uint8.
+        (S, rows, columns) uint8, class indices.
     """
     classes = []
     for logits in class_logits(network, stack, size):
         if grid is not None and grid != tuple(stack.shape[2:]):
             logits = resample_probabilities(logits.softmax(1), grid)
-        best = logits.max(1).indices  # as argmax, which takes ten times as long on a CPU
+        best = logits.max(1).indices  # argmax would take ten times as long on a CPU
         classes.append(best.to("cpu", torch.uint8))
     return torch.cat(classes).numpy()
 
 
 def largest_component(classes: np.ndarray) -> np.ndarray:
-    """Keep the largest connected structure of all classes together; the rest is background.
+    """Keep the largest connected structure of all classes together. The rest becomes background.
 
-    Voxels that touch at a corner are connected, and of structures of equal size the one stays that
-    comes first. nnU-Net does the same where its cross-validation says that it helps (Isensee et
-    al., Nature Methods 2021); with a few labelled subjects it has to be known of the anatomy.
+    Voxels that touch at a corner are connected. If structures have equal size, the first one
+    stays. nnU-Net does the same where its cross-validation says that it helps (Isensee et al.,
+    Nature Methods 2021). With few labelled subjects that cannot be measured, so the user states
+    it from the anatomy.
 
     Args:
-        classes: class indices, one volume of any dimension.
+        classes: class indices of one volume, an array of any dimension.
     """
     structures, n = ndimage.label(classes > 0, structure=np.ones((3,) * classes.ndim))
     if n < 2:

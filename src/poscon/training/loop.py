@@ -1,7 +1,7 @@
-"""The one training loop: a method, its batches, a run folder; resumable at any moment.
+"""The one training loop. It has a method, its batches and a run folder, and can always resume.
 
-Lightning Fabric knows the device, the precision and the other processes. A chunk is the steps
-between two checkpoints. Batches and views are functions of (seed, step), so a run that was killed
+Lightning Fabric knows the device, the precision and the other processes. The steps between two
+checkpoints are a chunk. Batches and views are functions of (seed, step). So a run that was killed
 repeats the steps since its last checkpoint exactly.
 """
 
@@ -59,17 +59,18 @@ def train(
 
     Args:
         method: the loss and everything that it trains.
-        views: makes the views of slices.
-        batches: what to train on.
+        views: maker of the views of slices.
+        batches: the batches to train on.
         optimiser: the settings of the optimiser.
-        run: where checkpoints and metrics go.
+        run: folder for checkpoints and metrics.
         device: ``cpu`` or ``cuda``.
         precision: see :func:`poscon.training.inference.choose_precision`.
         compiled: whether torch compiles the networks first.
-        title: shown in the progress display.
-        encoder: the part of ``method`` that ``encoder_rate`` is for.
-        encoder_rate: its share of the learning rate; None: all of it.
-        after_chunk: called after each chunk with its row of metrics.csv; returns further values.
+        title: title of the progress display.
+        encoder: the part of ``method`` to which ``encoder_rate`` applies.
+        encoder_rate: how the encoder is held back; None: it is not.
+        after_chunk: function that is called after each chunk with its row of metrics.csv. It
+            returns further values for the row.
 
     Raises:
         PosconError: the checkpoint cannot be used, a slice cannot be read, the loss is not finite,
@@ -79,7 +80,7 @@ def train(
     channels_last(method.to(fabric.device))
     if compiled:
         compile_networks(method)
-    if n_processes() > 1 and device == "cuda":  # torch has it for GPUs only
+    if n_processes() > 1 and device == "cuda":  # torch has this one for GPUs only
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     stepper, schedule = build_optimiser(
         method.parameters(),
@@ -120,7 +121,7 @@ def train(
                 )
             if rank() == 0:
                 if after_chunk is not None:
-                    with torch.compiler.set_stance("force_eager"):  # slices of any shape, once each
+                    with torch.compiler.set_stance("force_eager"):  # slices differ in shape
                         row |= after_chunk(row)
                 log.write(row)
                 save(run, state, done)
@@ -128,7 +129,7 @@ def train(
 
 
 def _fabric(device: str, precision: str) -> Fabric:
-    """Where the training runs: in this process, or in all those that ``torchrun`` started."""
+    """Make the Fabric: for this process, or for all processes that ``torchrun`` started."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     processes = n_processes()
     on_each = int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1
@@ -144,11 +145,11 @@ def _fabric(device: str, precision: str) -> Fabric:
 
 
 def compile_networks(method: Method) -> None:
-    """Let torch compile what a method trains, in place: names of weights stay as they are.
+    """Let torch compile what a method trains, in place. The names of the weights do not change.
 
-    Encoders and decoders by themselves, as a method may go through a network half by half; for the
-    one shape that a training has. What was compiled in this process before is forgotten: torch
-    keeps it, and compiles no more when it has eight of a module.
+    Encoders and decoders are compiled on their own, because a method may call them separately.
+    They are compiled for the one shape that a training has. Earlier compilations of this process
+    are dropped: torch keeps them, and stops compiling when it has eight of a module.
     """
     torch.compiler.reset()
     for part in method.modules():
@@ -158,7 +159,7 @@ def compile_networks(method: Method) -> None:
 
 @contextmanager
 def _refusals(run: RunFolder) -> Iterator[None]:
-    """A training that fails before its first checkpoint leaves no folder."""
+    """Remove the folder of a training that fails before its first checkpoint."""
     try:
         yield
     except PosconError:
@@ -174,7 +175,7 @@ def _refusals(run: RunFolder) -> Iterator[None]:
 
 
 def save(run: RunFolder, state: dict[str, Any], step: int) -> None:
-    """Write the run's checkpoint: the state of each part after so many steps."""
+    """Write the run's checkpoint: the state of each part after ``step`` steps."""
     content = io.BytesIO()
     torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, content)
     with complete(run.checkpoint_path) as file:
@@ -185,13 +186,13 @@ def restore(run: RunFolder, state: dict[str, Any]) -> int:
     """Load the run's checkpoint, if it has one, into the parts of the training.
 
     Returns:
-        How many steps are done.
+        The number of steps that are done.
 
     Raises:
-        PosconError: it is damaged, or holds other weights than the method has.
+        PosconError: the checkpoint is damaged, or it holds other weights than the method has.
     """
     if rank() == 0:
-        for leftover in run.checkpoint_folder.glob(".writing-*"):  # of a process that was killed
+        for leftover in run.checkpoint_folder.glob(".writing-*"):  # a killed process left it
             shutil.rmtree(leftover, ignore_errors=True)
     path = run.checkpoint
     if path is None:
@@ -216,18 +217,18 @@ class ChunkMeans:
     """Means over the steps of a chunk. No number is read from a GPU before the end.
 
     Args:
-        device: where the numbers are.
+        device: device that holds the numbers.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)  # a stage of a method may log its own
+        self.counts: dict[str, int] = defaultdict(int)  # stages may log different numbers
         self.slices = 0
         self.started = time.perf_counter()
 
     def add(self, step: Step, slices: int) -> None:
-        """Take in a step of so many slices in this process."""
+        """Add a step. ``slices`` is its number of slices in this process."""
         values: dict[str, Any] = {"loss": step.loss, **step.logs}
         if step.chance is not None and step.floor is not None:
             values |= {"chance": step.chance, "floor": step.floor}
@@ -241,11 +242,11 @@ class ChunkMeans:
         return self.counts["loss"]
 
     def mean(self, name: str) -> float:
-        """The mean of one number, in this process."""
+        """The mean of one number in this process."""
         return float(self.sums[name]) / self.counts[name]
 
     def status(self) -> str:
-        """What the progress bar says."""
+        """The text beside the progress bar."""
         chance = f" (chance {self.mean('chance'):.2f})" if "chance" in self.sums else ""
         return f"loss {self.mean('loss'):.3f}{chance}"
 
@@ -254,19 +255,22 @@ class ChunkMeans:
         means = torch.tensor([self.mean(name) for name in self.sums], device=self.device)
         row = dict(zip(self.sums, (total(means) / n_processes()).tolist(), strict=True))
         seconds = time.perf_counter() - self.started  # the means have waited for a GPU
-        if self.counts["chance"] < self.steps:  # two stages: the loss is of both
+        if self.counts["chance"] < self.steps:  # the loss covers two stages
             row = {name: value for name, value in row.items() if name not in ("chance", "floor")}
         return {**row, "slices_per_second": self.slices / seconds}
 
 
 class _Log:
-    """Writes the rows of a training: ``metrics.csv``, TensorBoard, and stderr if no terminal."""
+    """Writes the rows of a training to ``metrics.csv`` and TensorBoard.
+
+    It also writes them to stderr if that is no terminal.
+    """
 
     def __init__(self, run: RunFolder, title: str, done: int) -> None:
         self.title = title
         self.metrics = MetricsFile(run.metrics_path)
         self.tensorboard: TensorBoardLogger | None = None
-        if printable(str(run.path)) == str(run.path):  # else TensorBoard cannot write there
+        if printable(str(run.path)) == str(run.path):  # TensorBoard cannot write to other paths
             self.tensorboard = TensorBoardLogger(run.path, name="", version="tensorboard")
         if rank() == 0:
             self.metrics.forget_after(done)

@@ -18,11 +18,12 @@ class OptimiserSettings(Settings):
     Attributes:
         name: ``sgd``, ``adam`` or ``adamw``.
         lr: peak learning rate.
-        min_lr: learning rate of the last step; None: ``lr``, so that it is constant.
-        warmup: share of all steps over which the rate rises from near 0 to ``lr``.
-        momentum: of SGD; the others have none.
-        weight_decay: for SGD and Adam as an L2 term, for AdamW decoupled.
-        clip: largest norm of the gradient, or None.
+        min_lr: learning rate of the last step; None: ``lr``, so that it is constant after the
+            warm-up.
+        warmup: share of all steps, 0 to 1, over which the rate rises from near 0 to ``lr``.
+        momentum: momentum of SGD. The others have none.
+        weight_decay: weight decay: an L2 term in SGD and Adam, decoupled in AdamW.
+        clip: largest norm of the gradient; None: no limit.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -41,18 +42,18 @@ class OptimiserSettings(Settings):
 
 
 class EncoderRate(Settings):
-    """Holding a pre-trained encoder back while the rest catches up.
+    """Settings that hold a pre-trained encoder back while the rest catches up.
 
     Attributes:
-        factor: its learning rate as a share of the others'.
-        frozen: share of all steps, from the first, in which its weights are not changed.
+        factor: learning rate of the encoder as a share of that of the rest.
+        frozen: share of all steps, from the first, in which the encoder's weights do not change.
     """
 
     factor: float = Field(1.0, gt=0, le=1)
     frozen: float = Field(0.0, ge=0, lt=1)
 
     def at(self, step: int, total_steps: int) -> float:
-        """What the learning rate of a step is multiplied by."""
+        """The factor of the encoder's learning rate at a step."""
         return 0.0 if step < round(self.frozen * total_steps) else self.factor
 
 
@@ -64,14 +65,14 @@ def build_optimiser(
     encoder: Iterable[nn.Parameter] = (),
     encoder_rate: EncoderRate | None = None,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimiser, and the schedule of its learning rates, which takes a step with it.
+    """Make the optimiser, and the schedule of its learning rates.
 
     Args:
-        parameters: everything to train; what needs no gradient is passed over.
-        settings: how.
-        total_steps: of the training.
-        encoder: those of ``parameters`` that ``encoder_rate`` is for.
-        encoder_rate: how fast they learn; None: as fast as all.
+        parameters: everything to train. Parameters without a gradient are left out.
+        settings: settings of the optimiser and the schedule.
+        total_steps: number of steps of the training.
+        encoder: those of ``parameters`` to which ``encoder_rate`` applies.
+        encoder_rate: how they are held back; None: they are not.
     """
     held_back = set(encoder) if encoder_rate is not None else set()
     trained = [p for p in parameters if p.requires_grad]
@@ -83,7 +84,7 @@ def build_optimiser(
     if settings.name == "sgd":
         optimiser = torch.optim.SGD(listed, momentum=settings.momentum or 0.0, **common)
     else:
-        # on a CPU torch by itself goes through the tensors one by one (decision 0015)
+        # without this, torch goes through the tensors one by one on a CPU (decision 0015)
         fused = True if trained[0].device.type == "cpu" else None
         kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
         optimiser = kind(listed, fused=fused, **common)

@@ -1,4 +1,4 @@
-"""The settings of pre-training, and what they describe, put together."""
+"""The settings of pre-training, and the training that is made from them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Self
@@ -29,13 +29,13 @@ class PretrainSettings(TrainingSettings):
 
     Attributes:
         method: pre-training method, see ``poscon methods``.
-        network: the architecture.
-        head: the projection head.
+        network: settings of the architecture.
+        head: settings of the projection head.
         epochs: how often every slice is seen.
-        batch: slices a step; each gives two views.
-        sampler: which slices a batch is made of, see :mod:`poscon.training.samplers`.
-        grad_cache_chunk: most views that go through the network at once; None: all. The loss
-            is over the whole batch all the same, see docs/explanation/loss-at-scale.md.
+        batch: slices per step. Each gives two views.
+        sampler: how the slices of a batch are chosen, see :mod:`poscon.training.samplers`.
+        grad_cache_chunk: largest number of views that go through the network at once; None: all.
+            The loss still covers the whole batch, see docs/explanation/loss-at-scale.md.
     """
 
     method: str = "pcl"
@@ -71,7 +71,7 @@ class PretrainSettings(TrainingSettings):
 
 
 def without_effect(method: str) -> list[str]:
-    """The settings that a pre-training method makes nothing of."""
+    """The settings that a pre-training method does not use."""
     found = find_method(method)
     unused = [] if found.has_head else ["head"]
     unused += [] if found.uses_grad_cache else ["grad_cache_chunk"]
@@ -81,7 +81,7 @@ def without_effect(method: str) -> list[str]:
 
 
 class Assembly(NamedTuple):
-    """What is trained, and on what."""
+    """A pre-training, ready to run: the method, its views and its batches."""
 
     learner: PretextMethod
     reader: SliceReader
@@ -92,16 +92,16 @@ class Assembly(NamedTuple):
 def assemble(
     chosen: PretrainSettings, store: Store, cases: Sequence[CaseRecord], size: int
 ) -> Assembly:
-    """Put a pre-training together; the method is around a fresh encoder.
+    """Make a pre-training from its settings. The method has a fresh encoder.
 
     Args:
         chosen: the settings.
-        store: has the cases.
-        cases: to train on.
+        store: store that holds the cases.
+        cases: the cases to train on.
         size: extent of the views in pixels.
 
     Raises:
-        PosconError: there is but one slice, or the method cannot train so.
+        PosconError: there is only one slice, or the method cannot train with these settings.
     """
     network = fit_channels(chosen.network, store.channels, store.path)
     views = ViewMaker(chosen.views, size, store.channels)

@@ -1,4 +1,4 @@
-"""Probes: what a frozen encoder knows, without any training of it."""
+"""Probes measure what a frozen encoder knows. The encoder is not trained."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ from poscon.training.inference import batch_slices
 from poscon.volumes.case import IGNORE
 
 TIE = 1e-9
-"""Cosines that differ by less are equal: the rest is rounding."""
+"""Cosines that differ by less than this are equal. The difference is rounding."""
 STEPS = 300
 BATCH = 16
 FOREGROUND = 0.5
-"""The share of the probe's training slices that are cropped around foreground."""
+"""Share of the probe's training slices that are cropped around foreground, 0 to 1."""
 RATE = 0.01
 
 
 @contextmanager
 def frozen(encoder: nn.Module) -> Iterator[torch.device]:
-    """Run an encoder as it is, in evaluation mode, single precision and without a gradient.
+    """Run an encoder in evaluation mode, in single precision and without a gradient.
 
-    Every module is put back into the mode that it was in.
+    Afterwards every module has the mode that it had before.
 
     Yields:
         The device that the encoder is on.
@@ -47,16 +47,16 @@ def frozen(encoder: nn.Module) -> Iterator[torch.device]:
 
 
 def pooled_features(encoder: nn.Module, images: Tensor) -> Tensor:
-    """The encoder's last level, averaged over each picture: (B, in_channels, H, W) -> (B, C)."""
+    """Average the encoder's last level over each picture: (B, in_channels, H, W) -> (B, C)."""
     return encoder(images)[-1].flatten(2).mean(-1)
 
 
 class Retrieval(NamedTuple):
-    """Errors are mean distances in position.
+    """Mean distances in position, 0 to 1.
 
     Attributes:
-        error: to the slice of another subject with the nearest features.
-        chance: to a random slice of another subject.
+        error: distance to the slice of another subject with the nearest features.
+        chance: distance to a random slice of another subject.
     """
 
     error: float
@@ -66,18 +66,18 @@ class Retrieval(NamedTuple):
 def position_retrieval(
     features: Tensor, positions: Tensor, subjects: Sequence[str]
 ) -> Retrieval | None:
-    """Whether slices that look alike to the encoder lie at the same level of their volumes.
+    """Measure whether slices with similar features lie at the same level of their volumes.
 
-    The nearest slice is that of the greatest cosine; where several are equally near, as with an
-    encoder that maps all to one point, the mean over them is taken, so that it is at chance.
+    The nearest slice is the one with the greatest cosine. Where several are equally near, the
+    mean over them is taken. So an encoder that maps all slices to one point is at chance.
 
     Args:
-        features: (N, D).
-        positions: (N,).
-        subjects: N names; a slice is compared with those of other subjects only.
+        features: (N, D), features of each slice.
+        positions: (N,), position of each slice, 0 to 1.
+        subjects: N names. A slice is compared with slices of other subjects only.
 
     Returns:
-        None if all are of one subject.
+        The distances, or None if all slices belong to one subject.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(subjects))}
     subject = torch.tensor([numbers[name] for name in subjects])
@@ -100,9 +100,9 @@ class LinearProbe(nn.Module):
     """A classifier of pixels that is linear in the encoder's features of all levels.
 
     It is a 1x1 convolution of all levels, enlarged to full resolution and concatenated. Enlarging
-    is linear and can as well come after the convolution, which is much cheaper. Each channel is
-    first brought to mean 0 and variance 1, without parameters, so that the scale of an encoder's
-    features does not matter.
+    is linear. So it is done after the convolution, which is much cheaper. Each channel is first
+    brought to mean 0 and variance 1, without parameters. So the scale of the features does not
+    matter.
     """
 
     def __init__(self, channels: Sequence[int], n_classes: int) -> None:
@@ -112,7 +112,7 @@ class LinearProbe(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_classes, 1, 1))
 
     def forward(self, features: Sequence[Tensor], size: int) -> Tensor:
-        """(B, C, H, W) of every level -> logits (B, n_classes, size, size)."""
+        """Turn features (B, C, H, W) of every level into logits (B, n_classes, size, size)."""
         logits: Tensor = self.bias
         for level, norm, weight in zip(features, self.norms, self.weights, strict=True):
             small = conv2d(norm(level), weight)
@@ -129,18 +129,18 @@ def linear_segmentation_probe(
     *,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """How well a linear classifier of the encoder's features segments.
+    """Measure how well a linear classifier of the encoder's features segments.
 
     Args:
-        encoder: is not changed.
-        store: where the cases are.
-        train_cases: labelled cases that the classifier is trained on.
-        test_cases: labelled cases, of other subjects.
-        size: extent in pixels of what the encoder sees, the middle of each test slice.
-        seed: of the training slices.
+        encoder: encoder, which does not change.
+        store: store that holds the cases.
+        train_cases: labelled cases to train the classifier on.
+        test_cases: labelled cases of other subjects.
+        size: extent in pixels of what the encoder sees: the middle of each test slice.
+        seed: seed of the training slices.
 
     Returns:
-        Dice by class and case id; a class absent from both prediction and label is left out.
+        Dice by class and case id. A class that neither prediction nor label has is left out.
     """
     reader = SliceReader(store, train_cases, size, encoder.settings.context)
     slices = LabelledBatches(reader, BATCH, size, STEPS, FOREGROUND, seed, STEPS)
@@ -176,7 +176,7 @@ def _dice(
     reader: SliceReader,
     size: int,
 ) -> dict[str, float]:
-    """Dice of each class over the middles of the slices of a reader's only case."""
+    """Dice of each class, over the middle of every slice of a reader's only case."""
     (case,) = reader.cases
     at_once = batch_slices(size**2, next(probe.parameters()).device)
     parts = np.array_split(np.arange(len(reader)), -(-len(reader) // at_once))
@@ -194,7 +194,7 @@ def _dice(
 
 
 def _middle(stack: np.ndarray, size: int) -> np.ndarray:
-    """(S, H, W) -> (S, size, size), cut or padded as :meth:`SliceReader.centred` does."""
+    """Cut or pad (S, H, W) to (S, size, size), as :meth:`SliceReader.centred` does."""
     for axis in (1, 2):
         at = np.arange(size) + stack.shape[axis] // 2 - size // 2
         inside = (at >= 0) & (at < stack.shape[axis])

@@ -1,16 +1,16 @@
-"""Run folders: what a training leaves behind, and how it is taken up again.
+"""Run folders hold what a training writes, and what it needs to resume.
 
 ::
 
     RUN/
         config.yaml              every setting, resolved
         cases.json               every case seen, its role and the SHA-256 of its pixels
-        metrics.csv              a row a checkpoint
+        metrics.csv              one row per checkpoint
         checkpoints/last.ckpt    the state of the training, for --resume
         tensorboard/
         encoder.safetensors      after pre-training: the result
-        decoder.safetensors      likewise, if the method trains it
-        diagnostics.png          likewise: how the training went
+        decoder.safetensors      after pre-training, if the method trains the decoder
+        diagnostics.png          after pre-training: how it went
         model.safetensors        after fine-tuning: the result
 """
 
@@ -34,20 +34,20 @@ from poscon.version import __version__
 
 CHECKPOINT = "last.ckpt"
 MODEL = "model.safetensors"
-"""Beside predictions: what their values mean."""
+"""File beside predictions that says what their values mean."""
 
 
 def part_file(run: Path, part: str) -> Path:
-    """Where a pre-training run leaves a part of the network, ``encoder`` or ``decoder``."""
+    """The file of a part of the network, ``encoder`` or ``decoder``, in a pre-training run."""
     return run / f"{part}.safetensors"
 
 
 def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) -> dict[str, Any]:
-    """What the file of a network says of its inputs, so that a scan can be prepared for it.
+    """What the file of a network says of its inputs. A scan can be prepared by it.
 
     Args:
-        store: what it was trained on.
-        cases: those it was trained on.
+        store: store that the network was trained on.
+        cases: cases that it was trained on.
         size: extent of the training crops in pixels.
     """
     return {
@@ -58,7 +58,7 @@ def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) ->
 
 
 def say_mixtures(store: Store, cases: Sequence[CaseRecord]) -> None:
-    """A note on stderr where the cases of a training have several planes or modalities."""
+    """Print a note on stderr if the cases of a training have several planes or modalities."""
     for text in TrainingRange.of(store, cases).mixtures():
         console.print(f"note: {text}", soft_wrap=True, markup=False)
 
@@ -91,15 +91,15 @@ class RunFolder:
 
         Args:
             command: ``pretrain`` or ``finetune``.
-            store: what it trains on.
+            store: store to train on.
             settings: every setting, resolved.
             cases: the cases by role.
-            earlier: entries of the ``cases.json`` of the run that this one starts from: what its
-                network has seen, this one's has.
-            inputs: what else went in.
+            earlier: entries of the ``cases.json`` of the run that this one starts from. This
+                run's network has seen these cases too.
+            inputs: further inputs to record.
 
         Raises:
-            PosconError: there is something already.
+            PosconError: the folder is not empty.
         """
         self.check_new()
         self.checkpoint_folder.mkdir(parents=True)
@@ -128,14 +128,14 @@ class RunFolder:
             "inputs": inputs,
             "settings": settings,
         }
-        # last: a folder with a config.yaml is a complete start
+        # it is written last: a folder with a config.yaml is a complete start
         write_text(self.config_path, yaml.safe_dump(config, sort_keys=False))
 
     def check_new(self) -> None:
-        """Refuse a folder in which there is something.
+        """Refuse a folder that is not empty.
 
         Raises:
-            PosconError: there is.
+            PosconError: the folder is not empty.
         """
         if self.path.exists() and not (self.path.is_dir() and holds_nothing(self.path)):
             raise PosconError(
@@ -143,10 +143,10 @@ class RunFolder:
             )
 
     def read_config(self) -> dict[str, Any]:
-        """The run's ``config.yaml``.
+        """Read the run's ``config.yaml``.
 
         Raises:
-            PosconError: it is damaged.
+            PosconError: the file is damaged.
         """
         try:
             config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ class RunFolder:
         """The configuration of the run to be continued.
 
         Raises:
-            PosconError: no run of this command there.
+            PosconError: the folder has no run of this command.
         """
         if not self.begun:
             raise PosconError(f"{self.path}: no run to resume (no config.yaml)")
@@ -170,13 +170,13 @@ class RunFolder:
         return config
 
     def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
-        """The cases of the run to be continued, by role, out of the store.
+        """The cases of the run to be continued, by role, as the store has them.
 
-        Those that only the run before it has seen are not among them. Of a case of which only some
-        slices were trained on as labelled, only these are labelled.
+        Cases that only an earlier run has seen are not among them. If the run used only some
+        slices of a case as labelled, only these are labelled.
 
         Raises:
-            PosconError: the store no longer has a case, or it has changed.
+            PosconError: the store no longer has a case, or the case has changed.
         """
         by_id = {case.id: case for case in store.cases}
         cases: dict[str, list[CaseRecord]] = {}
@@ -228,21 +228,21 @@ class MetricsFile:
         self.path = path
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows there are, as text."""
+        """The rows of the file, as text."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps that will be done again."""
+        """Remove the rows of steps that will be done again."""
         rows = self.rows()
         kept = [row for row in rows if int(row["step"]) <= step]
         if len(kept) < len(rows):
             self._write(kept)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row; a new column is empty in the rows before."""
+        """Add a row. A new column is empty in the rows before it."""
         self._write([*self.rows(), row])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -255,10 +255,10 @@ class MetricsFile:
 
 
 def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
-    """A resumed run keeps its settings: an option that would change them has no effect.
+    """Refuse options that have no effect because a resumed run keeps its settings.
 
     Raises:
-        PosconError: one of the (name, value) pairs is given.
+        PosconError: an option, one of the (name, value) pairs, has a value.
     """
     given = [name for name, value in options if value not in (None, (), [], {})]
     if given:

@@ -1,7 +1,7 @@
-"""Which slices a batch is made of.
+"""Samplers choose the slices of a batch.
 
-A sampler is a function of the run's seed and the step's number, and costs as much per slice
-whatever the number of slices: what it knows of all of them is worked out once, or once an epoch.
+A sampler is a function of the run's seed and the step's number. Its cost per slice does not depend
+on the number of slices. Work on all slices is done once, or once per epoch.
 """
 
 from functools import lru_cache
@@ -13,15 +13,15 @@ SamplerName = Literal["uniform", "stratified", "balanced"]
 
 
 class Uniform:
-    """Every slice once an epoch, in an order drawn for that epoch.
+    """Takes every slice once per epoch, in an order drawn for that epoch.
 
     An incomplete batch is left out.
 
     Args:
-        positions: (N,), of all slices.
-        subjects: (N,), the number of each slice's subject.
-        batch_size: slices a step, at most N.
-        seed: of the order.
+        positions: (N,), position of each slice, 0 to 1.
+        subjects: (N,), number of each slice's subject.
+        batch_size: slices per step, at most N.
+        seed: seed of the order.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Uniform:
         self._order = lru_cache(1)(self._draw_order)
 
     def __call__(self, step: int) -> np.ndarray:
-        """(batch_size,) indices of the slices of a step."""
+        """The indices of the slices of a step, (batch_size,)."""
         epoch, number = divmod(step, self.epoch_steps)
         first = number * self.batch_size
         return self._order(epoch)[first : first + self.batch_size]
@@ -44,11 +44,11 @@ class Uniform:
 
 
 class Stratified(Uniform):
-    """As :class:`Uniform`, but the positions of each batch are spread evenly.
+    """Works like :class:`Uniform`, but the positions of each batch are spread evenly.
 
-    All slices, ordered by position, are cut into as many strata of equal size as a batch has
-    slices; a batch has one slice of each. So no anchor of a positional method is left with hardly
-    a positive by chance.
+    All slices are ordered by position and divided into strata of equal size, as many as a batch
+    has slices. A batch has one slice of each stratum. So it does not happen by chance that an
+    anchor of a positional method has hardly any positive.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Stratified(Uniform):
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, epoch])
-        shuffled = generator.permutation(self.n_slices)  # equal positions, and what is left out
+        shuffled = generator.permutation(self.n_slices)  # decides between equal positions
         kept = shuffled[: self.epoch_steps * self.batch_size]
         by_position = kept[np.argsort(self.positions[kept], kind="stable")]
         strata = generator.permuted(by_position.reshape(self.batch_size, self.epoch_steps), axis=1)
@@ -67,12 +67,12 @@ class Stratified(Uniform):
 
 
 class Balanced(Uniform):
-    """Every subject equally often, whatever the number of its slices.
+    """Takes every subject equally often, for any number of slices.
 
-    The subjects take turns in an order drawn anew for each round, and so do the slices of each. An
-    epoch has as many steps as with :class:`Uniform`, but a slice of a short volume is seen more
-    often in it than one of a long volume. A subject with fewer slices than the batch has turns of
-    it is in the batch with the same slice twice.
+    The subjects take turns in an order that is drawn for each round. The slices of each subject
+    do the same. An epoch has as many steps as with :class:`Uniform`. In it, a slice of a short
+    volume is seen more often than a slice of a long volume. If a subject has more turns in a batch
+    than it has slices, the batch has a slice of it twice.
     """
 
     def __init__(

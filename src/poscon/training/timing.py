@@ -1,4 +1,4 @@
-"""Where the time of a training goes, measured on the method, the views and the batches it has."""
+"""Measure where the time of a training goes, with its own method, views and batches."""
 
 import statistics
 import tempfile
@@ -24,20 +24,20 @@ from poscon.training.run import MetricsFile, RunFolder
 from poscon.views import View, ViewMaker
 
 PARTS = ("read", "views", "forward", "loss", "backward", "optimiser")
-"""What a step consists of; ``loss`` is what of the method's step is neither of the two before."""
+"""The parts of a step. ``loss`` is the method's step without ``views`` and ``forward``."""
 WARM_UP = 2
-"""Steps before any that is timed."""
+"""Steps that are done before the timed ones."""
 TURNS = 7
-"""How often the training loop and its bare arithmetic are timed, in turn."""
+"""How often the training loop and its bare arithmetic are timed, alternately."""
 
 
 @dataclass
 class Training:
-    """A training that could be run.
+    """A training that can be run.
 
     Attributes:
-        method, views, batches, optimiser, device, precision: as :func:`poscon.training.loop.train`
-            has them.
+        method, views, batches, optimiser, device, precision: the arguments of
+            :func:`poscon.training.loop.train` with these names.
     """
 
     method: Method
@@ -53,11 +53,11 @@ class Training:
 
 
 class Clock:
-    """Seconds spent, by name; on a GPU it waits until the work is done.
+    """Measures seconds by name. On a GPU it waits until the work is done.
 
     Attributes:
-        spent: seconds of every time that a name was measured.
-        running: the names that are being measured.
+        spent: seconds of each measurement, by name.
+        running: names that are being measured now.
     """
 
     def __init__(self, device: str) -> None:
@@ -83,7 +83,7 @@ class Clock:
 
 
 class _TimedViews(ViewMaker):
-    """Views, and what they took."""
+    """Makes views and measures their time."""
 
     def __init__(self, views: ViewMaker, clock: Clock) -> None:
         super().__init__(views.settings, views.size, views.channels)
@@ -103,7 +103,7 @@ class _TimedViews(ViewMaker):
 
 
 class _ResidentViews(ViewMaker):
-    """The same pictures whatever is asked for: what a training costs without any views."""
+    """Always returns the same pictures. It shows what a training costs without any views."""
 
     def __init__(self, views: ViewMaker, device: str) -> None:
         super().__init__(views.settings, views.size, views.channels)
@@ -135,7 +135,7 @@ class Stepper:
     """Does steps of a training by hand, outside the training loop.
 
     Args:
-        training: whose method is trained on in place.
+        training: training whose method is trained further, in place.
     """
 
     def __init__(self, training: Training) -> None:
@@ -148,7 +148,7 @@ class Stepper:
     def step(
         self, batch: SliceBatch, views: ViewMaker, clock: Clock, *, bfloat16: bool | None = None
     ) -> None:
-        """One step, as the training loop does it."""
+        """Do one step as the training loop does it."""
         training = self.training
         bfloat16 = training.bfloat16 if bfloat16 is None else bfloat16
         with (
@@ -165,11 +165,11 @@ class Stepper:
 
 
 def time_parts(training: Training, seconds: float) -> dict[str, float]:
-    """Median seconds of a step of each of :data:`PARTS`.
+    """Measure the median seconds per step of each of :data:`PARTS`.
 
     Args:
-        training: not run as a whole; its method is trained on in place.
-        seconds: how long to measure.
+        training: training, which is not run as a whole. Its method is trained further, in place.
+        seconds: how long to measure, in seconds.
     """
     stepper, clock = Stepper(training), Clock(training.device)
     views = _TimedViews(training.views, clock)
@@ -195,7 +195,7 @@ def time_parts(training: Training, seconds: float) -> dict[str, float]:
 class ForwardTimer:
     """Measures the outermost forward passes of a method's networks, as ``forward``.
 
-    Those that are done again in the backward pass (gradient caching) are part of that.
+    Forward passes that are repeated in the backward pass (gradient caching) belong to the latter.
     """
 
     def __init__(self, method: Method, clock: Clock) -> None:
@@ -227,10 +227,10 @@ class ForwardTimer:
 
 
 class Bare:
-    """The same steps on one resident batch of random pictures: the arithmetic and nothing else.
+    """Does the same steps on one batch of random pictures in memory: nothing but the arithmetic.
 
     Args:
-        training: whose method is trained on in place.
+        training: training whose method is trained further, in place.
     """
 
     def __init__(self, training: Training) -> None:
@@ -240,7 +240,7 @@ class Bare:
         self.device = training.device
 
     def seconds(self, steps: int, *, bfloat16: bool | None = None) -> float:
-        """What so many steps take."""
+        """The seconds that ``steps`` steps take."""
         clock = Clock(self.device)
         started = clock.now()
         for _ in range(steps):
@@ -248,12 +248,12 @@ class Bare:
         return clock.now() - started
 
     def compile(self) -> None:
-        """Let torch compile the networks, as the training loop does, and warm up."""
+        """Let torch compile the networks as the training loop does, and warm up."""
         compile_networks(self.stepper.training.method)
         self.seconds(WARM_UP)
 
     def operations(self) -> int:
-        """Floating-point operations of a step, a multiply-add counted as two."""
+        """Floating-point operations per step. A multiply-add counts as two."""
         with FlopCounterMode(display=False) as counter:
             self.seconds(1)
         return counter.get_total_flops()
@@ -261,12 +261,12 @@ class Bare:
 
 @dataclass
 class Overhead:
-    """The training loop beside its bare arithmetic, in turn.
+    """The training loop and its bare arithmetic, timed alternately.
 
     Attributes:
-        slices: of a step.
-        full: seconds a step of the training loop, each time.
-        bare: seconds a step of the same method on one resident random batch, each time.
+        slices: number of slices per step.
+        full: seconds per step of the training loop, for each time.
+        bare: seconds per step of the same method on one random batch in memory, for each time.
     """
 
     slices: int
@@ -275,28 +275,28 @@ class Overhead:
 
     @property
     def share(self) -> float:
-        """Of the training loop's time, what is arithmetic; the median over the times."""
+        """Share of the training loop's time that is arithmetic, 0 to 1, median over the times."""
         return statistics.median(b / f for b, f in zip(self.bare, self.full, strict=True))
 
     @property
     def slices_per_second(self) -> float:
-        """Of the training loop."""
+        """Slices per second of the training loop."""
         return self.slices / statistics.median(self.full)
 
 
 def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
-    """Time the training loop, all of it but its start, against :class:`Bare`, turn by turn.
+    """Time the training loop without its start against :class:`Bare`, alternately.
 
     Args:
-        build: makes the training anew for each turn of the loop.
-        seconds: how long to measure, about.
+        build: function that makes the training anew for each turn of the loop.
+        seconds: how long to measure, in seconds, roughly.
     """
     training = build()
     bare = Bare(training)
     slices = len(bare.batch.images)
     bare.seconds(WARM_UP)
     once = bare.seconds(WARM_UP) / WARM_UP
-    steps = max(2, round(seconds / TURNS / 3 / once))  # one part bare, two of the loop
+    steps = max(2, round(seconds / TURNS / 3 / once))  # one part is bare, two are the loop
     result = Overhead(slices, [], [])
     for _ in range(TURNS):
         result.bare.append(bare.seconds(steps) / steps)
@@ -305,11 +305,11 @@ def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
 
 
 def time_loop(training: Training, steps: int) -> float:
-    """Seconds a step of the training loop, all of it but its start, as its own metrics have it.
+    """Seconds per step of the training loop without its start, from its own metrics.
 
     Args:
-        training: run for twice as many steps as are timed.
-        steps: how many are timed.
+        training: training, run for twice as many steps as are timed.
+        steps: number of steps that are timed.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
@@ -331,7 +331,7 @@ def time_loop(training: Training, steps: int) -> float:
 
 
 def matrix_rate(device: str, *, bfloat16: bool, seconds: float = 2.0) -> float:
-    """Operations a second of a large matrix product, the most that convolutions could reach."""
+    """Operations per second of a large matrix product, the most that convolutions can reach."""
     n = 8192 if device == "cuda" else 2048
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))

@@ -1,1 +1,1 @@
-"""Scans as they come: file formats, data set layouts, orientation, and the built-in phantom."""
+"""Scans as files: formats, data set layouts, orientation, and the built-in phantom."""

@@ -1,4 +1,4 @@
-"""Affines from file headers: what is believed, in millimetres, and when two lie at one place."""
+"""Affines from file headers: which one is used, and when two grids lie at the same place."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -17,21 +17,21 @@ OPTION = "--source-spacing"
 SPACING_LIMITS_MM = (0.01, 100.0)
 """No scan of a patient has voxels smaller or larger than this."""
 SAME_PLACE = 0.05
-"""Of the smallest voxel side: two grids whose corners lie this close lie at the same place."""
+"""Two grids lie at the same place if their corners are this close, in smallest voxel sides."""
 _MM_PER_UNIT = {
     1: 1000.0,
     2: 1.0,
     3: 0.001,
 }  # of NIfTI's xyzt_units; an unknown unit is taken as mm
 _LEAST_INDEPENDENT = (
-    0.1  # singular value of the unit axes: 1 if orthogonal, 0 if they share a plane
+    0.1  # least singular value of the unit axes: 1 if orthogonal, 0 if they share a plane
 )
-_ROUNDING = 3 * float(np.finfo(np.float32).eps)  # of a quaternion's squared length, as in nibabel
+_ROUNDING = 3 * float(np.finfo(np.float32).eps)  # in a quaternion's squared length, as in nibabel
 _LEAST_UNIT = 1e-3  # how far a quaternion may be from unit length by rounding
 
 
 def spacing_of(affine: np.ndarray) -> Spacing:
-    """Voxel size in mm: the lengths of the affine's first three columns."""
+    """Voxel size in mm. It is the length of each of the affine's first three columns."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return float(x), float(y), float(z)
 
@@ -39,12 +39,13 @@ def spacing_of(affine: np.ndarray) -> Spacing:
 def checked_affine(
     affines: Sequence[np.ndarray], spacing: Spacing | None, *, where: str, option: str = OPTION
 ) -> np.ndarray:
-    """The affine that is used for a file, of those that its header states.
+    """Choose and check the affine of a file from those that its header states.
 
     Args:
-        affines: (4, 4) each, voxel index to mm, RAS+. The first is the one that counts. Where it
-            is unusable and ``spacing`` is given, the directions come from the first usable one.
-        spacing: mm along the file's axes, to be taken instead of the header's, or None.
+        affines: affines, each (4, 4), voxel index to mm, RAS+. The first one is used. If it is
+            unusable and ``spacing`` is given, the directions come from the first usable one.
+        spacing: voxel size in mm along the file's axes, which replaces that of the header; or
+            None.
         where: the file, for the message.
         option: the option or argument that states ``spacing``, for the message.
 
@@ -52,7 +53,8 @@ def checked_affine(
         (4, 4) float64.
 
     Raises:
-        PosconError: the affine is unusable, or the voxel size is absurd, also where it is stated.
+        PosconError: the affine is unusable, or the voxel size is impossible. That of ``spacing``
+            is checked too.
     """
     affine = affines[0]
     if spacing is None:
@@ -72,7 +74,7 @@ def checked_affine(
             return used
     raise PosconError(
         f"{where}: its header does not state the directions of its axes, which {option} cannot "
-        "replace; mend the header"
+        "replace; correct the header"
     )
 
 
@@ -91,11 +93,11 @@ def _check_affine(affine: np.ndarray, where: str, option: str) -> None:
         problem = "its affine is singular (two of its axes have the same direction)"
     else:
         return
-    raise PosconError(f"{where}: {problem}; mend it or state the voxel size with {option}")
+    raise PosconError(f"{where}: {problem}; correct it or state the voxel size with {option}")
 
 
 def _directions(affine: np.ndarray) -> np.ndarray | None:
-    """(3, 3) unit columns, or None where the affine does not say them."""
+    """The directions as (3, 3) unit columns, or None if the affine does not state them."""
     if not np.isfinite(affine).all():
         return None
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -107,14 +109,14 @@ def _directions(affine: np.ndarray) -> np.ndarray | None:
 
 
 def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
-    """The affines that a NIfTI-1 or NIfTI-2 header states, in mm, the one that counts first.
+    """The affines that a NIfTI-1 or NIfTI-2 header states, in mm, the preferred one first.
 
-    The sform counts before the qform, as the standard recommends
+    The sform comes before the qform, as the standard recommends
     (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/qsform.html).
-    A header without either has voxel sizes only; nibabel's directions are then taken. The last
-    affine has the directions of the qform with voxels of 1 mm, for a header whose sizes are wrong.
+    A header without either has voxel sizes only. It gets nibabel's directions. The last affine has
+    the directions of the qform and voxels of 1 mm. It is for a header whose sizes are wrong.
     """
-    from nibabel.volumeutils import shape_zoom_affine  # training does without nibabel
+    from nibabel.volumeutils import shape_zoom_affine  # training does not need nibabel
 
     unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     to_mm = np.diag([unit, unit, unit, 1.0])
@@ -134,15 +136,15 @@ def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
 
 
 def positive_sizes(sizes: Sequence[float]) -> np.ndarray:
-    """Voxel sizes as stated, NaN where one is 0 or negative and so none."""
+    """The voxel sizes as stated. A size that is 0 or negative becomes NaN."""
     stated = np.array(sizes, float)
     return np.where(stated > 0, stated, np.nan)
 
 
 def _qform(header: Any) -> np.ndarray:
-    """(4, 4): the qform's directions and origin, for voxels of 1 mm; NaN if it has no rotation.
+    """The qform's directions and origin for voxels of 1 mm, (4, 4); NaN if it has no rotation.
 
-    A quaternion whose length is above 1 by rounding is taken as a half turn, as ITK and FSL do.
+    A quaternion whose length is above 1 by rounding counts as a half turn, as in ITK and FSL.
     """
     from nibabel.affines import from_matvec
     from nibabel.quaternions import quat2mat
@@ -160,18 +162,18 @@ def _qform(header: Any) -> np.ndarray:
 
 
 def apart_mm(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
-    """How far two grids of one shape lie apart at most: the largest distance of their corners.
+    """The largest distance between two grids of one shape, in mm. It occurs at a corner.
 
     Args:
-        shape: (X, Y, Z).
-        affine: (4, 4), voxel index to mm.
-        other: likewise, of the other grid.
+        shape: (X, Y, Z), shape of both grids.
+        affine: (4, 4), voxel index to mm, of the one grid.
+        other: (4, 4), voxel index to mm, of the other grid.
     """
     corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape[:3]))])
     return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
 
 
 def same_place(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two grids of one shape lie at the same place, to :data:`SAME_PLACE` of a voxel."""
+    """Whether two grids of one shape lie at the same place, see :data:`SAME_PLACE`."""
     smallest = min(*spacing_of(affine), *spacing_of(other))
     return apart_mm(shape, affine, other) <= SAME_PLACE * smallest

@@ -1,4 +1,4 @@
-"""What a data set says of itself: its cases, and what its label values mean."""
+"""The cases of a data set, and the meaning of its label values."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ MOST_CLASSES = IGNORE - 1
 
 @dataclass(frozen=True)
 class Channel:
-    """Where one image channel of a case is.
+    """The place of one image channel of a case.
 
     Attributes:
         file: the file with the intensities.
-        index: which volume of a 4-D file it is, or None for a 3-D file.
+        index: number of the volume in a 4-D file, from 0, or None for a 3-D file.
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
     """
 
@@ -35,23 +35,23 @@ class Channel:
 class Case:
     """One 3-D volume of a data set and, where there is one, its label map.
 
-    The volumes of a 4-D time series are cases of their own: ``frame_index`` says which frame of
-    the file is meant. The volumes of a 4-D file with several image channels are one case:
-    ``channels`` lists them.
+    Each volume of a 4-D time series is a case. Its ``frame_index`` is the number of the frame in
+    the file. The volumes of a 4-D file with several image channels are one case. Its ``channels``
+    lists them.
 
     Attributes:
-        id: unique in the data set, usable as a file name.
-        subject: the person (or animal) scanned; several cases may share one. Folds and draws of
+        id: name that is unique in the data set and can be a file name.
+        subject: the person (or animal) scanned. Several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
-        image: the file with the intensities; of several files the first.
+        image: the file with the intensities; the first one if there are several.
         label: the file with the reference segmentation, or a folder with one mask per organ, see
             :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
-        frame_index: which frame of a 4-D ``image`` this is, or None for a 3-D file.
-        spacing: the voxel size in mm along the file's axes where the data set states it because
-            the file's header is wrong, else None: the header is believed.
+        frame_index: number of the frame in a 4-D ``image``, from 0, or None for a 3-D file.
+        spacing: the voxel size in mm along the file's axes, where the data set states it because
+            the file's header is wrong; None: the header's is used.
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
-        channels: the image channels where the data set has several, also if only one of them is
+        channels: the image channels where the data set has several, even if only one of them is
             chosen; empty: ``image`` is the only one.
         labelled_slices: numbers of the labelled slices, counted from 0 along the axis that is
             sliced, in the order of the file; None: all that the label map labels.
@@ -70,12 +70,12 @@ class Case:
 
     @property
     def all_channels(self) -> tuple[Channel, ...]:
-        """The image channels, one at least."""
+        """The image channels, at least one."""
         return self.channels or (Channel(self.image, self.frame_index, self.modality),)
 
     @property
     def image_files(self) -> tuple[Path, ...]:
-        """The files of the image channels, each once."""
+        """The files of the image channels. Each is listed once."""
         return tuple(dict.fromkeys(channel.file for channel in self.all_channels))
 
 
@@ -83,8 +83,8 @@ class Case:
 class LabelClass:
     """One foreground class: its name and the voxel values that mean it.
 
-    The first value is the one that is written when a prediction is handed back; further values
-    are read as the same class (a known mistake in a data set, or structures merged).
+    Predictions are written with the first value. Further values are read as the same class, for a
+    known mistake in a data set or for merged structures.
     """
 
     name: str
@@ -95,8 +95,8 @@ class LabelClass:
 class LabelScheme:
     """The foreground classes of a data set in canonical order, and how voxel values map to them.
 
-    Class index 0 is background; class ``i + 1`` is ``classes[i]``. What comes from a file or a
-    user goes through :func:`label_scheme`, which checks it.
+    Class index 0 is background. Class ``i + 1`` is ``classes[i]``. A scheme from a file or a user
+    is made by :func:`label_scheme`, which checks it.
 
     Attributes:
         classes: foreground classes in canonical order.
@@ -123,11 +123,12 @@ class LabelScheme:
         """Map voxel values to class indices.
 
         Args:
-            values: label map of any shape; floating point is accepted if every value is whole.
-            where: what to name in an error message, usually the file.
+            values: label map of any shape. Floating point is accepted if every value is whole.
+            where: name for an error message, usually the file.
 
         Returns:
-            Array of the same shape, uint8, 0 = background, ``IGNORE`` = not labelled.
+            Class indices, uint8, an array of the same shape; 0 is background and ``IGNORE`` is not
+            labelled.
 
         Raises:
             PosconError: a value is not whole or not declared.
@@ -171,7 +172,7 @@ class LabelScheme:
         return replace(self, ignore=value)
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
-        """Map class indices back to the data set's own label values (smallest integer type)."""
+        """Map class indices to the data set's own label values, in the smallest integer type."""
         table = np.array([0, *self.values])
         smallest = np.result_type(*map(np.min_scalar_type, (table.min(), table.max())))
         return table.astype(smallest)[classes]
@@ -179,18 +180,18 @@ class LabelScheme:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of scans, understood.
+    """The content of a folder of scans.
 
     Attributes:
-        layout: the name of the layout it was read as.
+        layout: the name of the layout in which it was read.
         root: the folder.
         cases: every case, sorted by id.
-        labels: what the label values mean, or None where the layout does not say (or has none).
-        preparation: settings of ``poscon prepare`` that this layout's field uses or that its
-            files make necessary, e.g. ``{"spacing": 1.25}``; the user's own settings override them.
-        notes: what a user should know of these files, one sentence each.
-        channels: name of each image channel; every case has as many.
-        passed_over: what the folder holds and was not read, counted, one line for each kind.
+        labels: meaning of the label values, or None where the layout does not state it.
+        preparation: settings of ``poscon prepare`` that are usual for this layout or that its
+            files need, e.g. ``{"spacing": 1.25}``. The user's own settings override them.
+        notes: what a user should know about these files, one sentence each.
+        channels: name of each image channel. Every case has as many.
+        passed_over: what the folder holds and was not read: one line and a count for each kind.
     """
 
     layout: str
@@ -204,15 +205,15 @@ class Dataset:
 
 
 LARGEST_VALUE = 2**31 - 1
-"""The largest label value: what every format of a label map can hold."""
+"""The largest label value. Every format of a label map can hold it."""
 
 
 def label_scheme(classes: Iterable[tuple[Any, Iterable[Any]]], *, where: str) -> LabelScheme:
-    """The one way from what a file or a user says of label values to a label scheme.
+    """Make a label scheme from a file or from a user's text, and check it.
 
     Args:
-        classes: of each foreground class its name and its voxel values, in canonical order.
-        where: what to name in an error message: the file or the option.
+        classes: name and voxel values of each foreground class, in canonical order.
+        where: name for an error message: the file or the option.
 
     Raises:
         PosconError: a name is empty or no text; a value is not a whole number from 1 to
@@ -243,7 +244,7 @@ def label_scheme(classes: Iterable[tuple[Any, Iterable[Any]]], *, where: str) ->
 
 
 def label_value(value: Any, *, where: str) -> int:
-    """A label value as a number, from a number or its text; 0 is background.
+    """Turn a number or its text into a label value. 0 is background.
 
     Raises:
         PosconError: it is not a whole number from 0 to ``LARGEST_VALUE``.
@@ -252,17 +253,18 @@ def label_value(value: Any, *, where: str) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*\+?[0-9]{1,10}\s*", value):
         number = int(value)
     elif isinstance(value, int | float | np.integer) and not isinstance(value, bool):
-        number = int(value) if value == value // 1 else None  # NaN and infinity are not equal
+        number = int(value) if value == value // 1 else None  # false for NaN and infinity
     if number is None or not 0 <= number <= LARGEST_VALUE:
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
         raise PosconError(
-            f"{where}: {shown} is no whole number from 0 to {LARGEST_VALUE}, as a label value is"
+            f"{where}: {shown} is no whole number from 0 to {LARGEST_VALUE}; "
+            "a label value must be one"
         )
     return number
 
 
 def discovered_scheme(values: Iterable[int], *, where: str) -> LabelScheme:
-    """Every value but 0 as a class ``class_VALUE``, by rising value.
+    """Make every value except 0 a class ``class_VALUE``, in the order of the values.
 
     Raises:
         PosconError: a value cannot be a label value, see :func:`label_scheme`.
@@ -272,12 +274,12 @@ def discovered_scheme(values: Iterable[int], *, where: str) -> LabelScheme:
 
 
 def whole_values(values: np.ndarray, *, where: str) -> np.ndarray:
-    """Label values as int64.
+    """Turn label values into int64.
 
     Raises:
-        PosconError: one is not whole.
+        PosconError: a value is not whole.
     """
-    with np.errstate(invalid="ignore"):  # NaN and infinity are not whole, and said to be
+    with np.errstate(invalid="ignore"):  # NaN and infinity are refused below
         whole = values.astype(np.int64)
     if not np.array_equal(whole, values):
         odd = float(values[whole != values][0])
@@ -289,12 +291,12 @@ def whole_values(values: np.ndarray, *, where: str) -> np.ndarray:
 
 
 def parse_labels(text: str) -> LabelScheme:
-    """Read a label scheme from ``"1=RV,2=MYO,3=LV"``; several values for a class: ``420+421=LA``.
+    """Read a label scheme from a text such as ``"1=RV,2=MYO,3=LV"``.
 
-    The canonical class order is the order of writing.
+    A class with several values is written ``420+421=LA``. The classes have the order of the text.
 
     Raises:
-        PosconError: the text is not of that form, or says something impossible.
+        PosconError: the text does not have that form, or its scheme is impossible.
     """
     classes = []
     for part in text.split(","):

@@ -1,6 +1,6 @@
-"""From a volume in its file's axis order to a stack of slices in canonical orientation, and back.
+"""Turn a volume in its file's axis order into a stack of slices in canonical orientation, and back.
 
-Everything here is a permutation and a flip of array axes: exact, and exactly undone.
+Both directions only permute and flip array axes. So they are exact.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ import numpy as np
 from poscon.volumes.affine import spacing_of
 
 Plane = Literal["auto", "axial", "coronal", "sagittal"]
-_SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # of the RAS+ axes
+_SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}  # index of a RAS+ axis
 ANISOTROPIC = 1.5
-"""Through-plane spacing at least this many times the in-plane one shows how a scan was sliced."""
+"""A spacing at least this many times the other two is that between slices as acquired."""
 
 
 @dataclass(frozen=True)
 class SliceGeometry:
     """How a file's array becomes a stack of slices.
 
-    The stack's axes are (slice, row, column). They run along the canonical directions (RAS+):
-    slices towards superior, anterior or right, rows and columns likewise; so a picture is the
-    right way up when row 0 is drawn at the bottom.
+    The stack's axes are (slice, row, column). Each runs along a canonical direction (RAS+):
+    towards right, anterior or superior. So a picture is the right way up when row 0 is drawn at
+    the bottom.
 
     Attributes:
         shape: spatial shape in the file.
-        permutation: file axis of each stack axis.
+        permutation: number of the file axis of each stack axis.
         flips: whether each stack axis runs against its file axis.
         spacing: mm along (slice, row, column).
         plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``, by the nearest anatomical plane.
@@ -40,7 +40,7 @@ class SliceGeometry:
 
     @property
     def acquired(self) -> str | None:
-        """The plane that the scan was acquired in, by its spacing; None: it is near isotropic."""
+        """The plane of acquisition, by the spacing. None if it is near isotropic."""
         order = _canonical_order(_SLICE_AXIS[self.plane])
         canonical = [self.spacing[order.index(axis)] for axis in range(3)]
         axis = _through_plane(canonical)
@@ -48,17 +48,17 @@ class SliceGeometry:
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
-        """(slices, rows, columns) before any resampling."""
+        """The shape (slices, rows, columns) of the stack before any resampling."""
         s, r, c = self.permutation
         return self.shape[s], self.shape[r], self.shape[c]
 
     def to_stack(self, volume: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) in file order -> (slices, rows, columns); a view, nothing is copied."""
+        """Turn (X, Y, Z) in file order into (slices, rows, columns). It is a view, not a copy."""
         axes = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return np.flip(volume.transpose(self.permutation), axes)
 
     def to_volume(self, stack: np.ndarray) -> np.ndarray:
-        """Undo :meth:`to_stack`."""
+        """Turn (slices, rows, columns) into (X, Y, Z) in file order. It undoes :meth:`to_stack`."""
         axes = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return np.flip(stack, axes).transpose(np.argsort(self.permutation))
 
@@ -74,13 +74,13 @@ def slice_geometry(
 
     Args:
         shape: spatial shape in the file.
-        affine: (4, 4), voxel index to mm, RAS+; oblique ones count as the nearest orthogonal.
-        plane: which plane to slice in; ``"auto"`` takes the plane the scan was acquired in, known
-            by its through-plane spacing, and axial where the voxels are near isotropic.
-        reverse: run the slices the other way, for a file whose affine has the order wrong.
+        affine: (4, 4), voxel index to mm, RAS+. An oblique one counts as the nearest orthogonal.
+        plane: plane of the slices. ``"auto"`` takes the plane in which the scan was acquired, by
+            its spacing between slices, and axial where the voxels are near isotropic.
+        reverse: whether to reverse the slices, for a file whose affine has the order wrong.
     """
     spacing = spacing_of(affine)
-    import nibabel as nib  # which training does without
+    import nibabel as nib  # training does not need it
 
     orientation = nib.io_orientation(affine)  # row i: canonical axis and sign of file axis i
     file_axis = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
@@ -112,7 +112,7 @@ def _plane(slice_axis: int) -> str:
 
 
 def _through_plane(spacing: list[float]) -> int | None:
-    """The canonical axis across the slices as acquired, by spacing; None: that does not tell."""
+    """The canonical axis across the slices as acquired, by spacing. None if it is not clear."""
     widest = int(np.argmax(spacing))
     others = [s for axis, s in enumerate(spacing) if axis != widest]
     return widest if spacing[widest] >= ANISOTROPIC * max(others) else None

@@ -1,4 +1,4 @@
-"""Label maps in every form in which they come: one file, one mask per organ, Slicer's segments."""
+"""Read label maps in each of their forms: one file, one mask per organ, Slicer's segments."""
 
 import re
 from pathlib import Path
@@ -20,17 +20,17 @@ from poscon.volumes.scan import (
 )
 
 FEW_VALUES = 16
-"""A volume of at most so many whole values is no scan: no scanner delivers 4 bits."""
+"""A volume with at most this many whole values is no scan. No scanner delivers 4 bits."""
 MOST_VALUES = 256
 SAME_AS_NEIGHBOUR = 0.5
-"""A label map of up to ``MOST_VALUES`` values is known by the share of its foreground voxels that
-have the value of the next voxel: 0.73 to 0.92 in label maps of five public data sets, 0.03 to 0.25
-in their scans."""
-_SAMPLE = 50_000  # voxels, that tell nearly every scan from a label map
+"""A volume of up to ``MOST_VALUES`` values is a label map if at least this share of its foreground
+voxels has the value of the next voxel. The share is 0.73 to 0.92 in label maps of five public data
+sets, and 0.03 to 0.25 in their scans."""
+_SAMPLE = 50_000  # so many voxels tell nearly every scan from a label map
 
 
 def label_masks(folder: Path) -> dict[str, Path]:
-    """The masks of a folder with one mask per organ, by organ."""
+    """The masks of a folder with one mask per organ, by the name of the organ."""
     return {
         scan_stem(path): path
         for path in sorted(folder.iterdir())
@@ -39,10 +39,12 @@ def label_masks(folder: Path) -> dict[str, Path]:
 
 
 def read_label_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:
-    """:func:`poscon.volumes.scan.read_header` of a label map; of a folder, that of its first mask.
+    """Read the header of a label map, as :func:`poscon.volumes.scan.read_header` does.
+
+    For a folder with one mask per organ it is the header of the first mask.
 
     Raises:
-        PosconError: see there; a folder has no mask.
+        PosconError: the header cannot be used, or a folder has no mask.
     """
     return read_header(_first(path), spacing=spacing)
 
@@ -53,23 +55,26 @@ def read_labels(
     *,
     spacing: Spacing | None = None,
 ) -> Scan:
-    """Read a label map, whichever form it has.
+    """Read a label map in any form.
 
-    * One file: its values. Integers that were stored with a scale, which nibabel does with
-      floating point data, come back as the whole numbers that they were.
+    * One file: its values. nibabel stores whole floating point values as integers with a scale.
+      They are read as the whole numbers that they were.
     * A file of 3D Slicer's segments (``.seg.nrrd``): each segment has the value that the scheme
-      gives its name, for the values in the file may differ from file to file.
+      gives its name. The values in the file may differ from file to file.
     * A folder with one mask per organ: each mask has the value that the scheme gives its name.
       Masks that the scheme does not name are left out. Masks must not overlap.
 
     Args:
         path: a file, or a folder of masks.
-        scheme: what the values mean; None for a file whose values stay as they are.
+        scheme: meaning of the values; None for a file whose values stay as they are.
         spacing: see :func:`poscon.volumes.scan.read_scan`.
 
+    Returns:
+        The label map. Its data are (X, Y, Z) or (X, Y, Z, frames).
+
     Raises:
-        PosconError: the file cannot be read; a mask is missing, no mask, or overlaps another; a
-            segment has no class.
+        PosconError: the file cannot be read; a mask is missing, has more than one value, or
+            overlaps another; a segment has no class.
     """
     if path.is_dir():
         assert scheme is not None, "the names of masks mean nothing without a scheme"
@@ -82,8 +87,9 @@ def read_labels(
 
 
 def segment_values(path: Path) -> dict[str, int]:
-    """The value of each of 3D Slicer's segments in a ``.seg.nrrd`` file, by name; else empty.
+    """The value of each of 3D Slicer's segments in a ``.seg.nrrd`` file, by name.
 
+    It is empty for any other file. See
     https://slicer.readthedocs.io/en/latest/user_guide/modules/segmentations.html
 
     Raises:
@@ -103,7 +109,7 @@ def segment_values(path: Path) -> dict[str, int]:
 
 
 def looks_like_label_map(volume: np.ndarray) -> bool:
-    """Whether a volume has the values of a label map: whole, few, and equal over whole regions.
+    """Whether a volume has the values of a label map: whole, few, and equal over large regions.
 
     Args:
         volume: (X, Y, Z) or (X, Y, Z, frames).
@@ -116,10 +122,10 @@ def looks_like_label_map(volume: np.ndarray) -> bool:
 
 
 def same_as_neighbour(volume: np.ndarray) -> float:
-    """Share of the neighbouring pairs of voxels, not both 0, that have the same value.
+    """Share of the pairs of neighbouring voxels, not both 0, that have equal values, 0 to 1.
 
     Args:
-        volume: (X, Y, Z) or (X, Y, Z, frames); pairs are along the three axes of space.
+        volume: (X, Y, Z) or (X, Y, Z, frames). Pairs lie along the three axes of space.
     """
     equal = foreground = 0
     for axis in range(3):
@@ -151,7 +157,7 @@ def _first(path: Path) -> Path:
 
 
 def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
-    """One label map from a folder with one mask per organ."""
+    """Make one label map from a folder with one mask per organ."""
     masks = label_masks(folder)
     merged: Scan | None = None
     values = np.zeros(())
@@ -176,7 +182,8 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
             other = scheme.names[scheme.values.index(int(taken.max()))]
             raise PosconError(
                 f"{folder}: the masks {name!r} and {other!r} overlap in "
-                f"{int((taken != 0).sum())} voxels; choose one of them with --labels, or mend them"
+                f"{int((taken != 0).sum())} voxels; choose one of them with --labels, or correct "
+                "them"
             )
         values[inside] = value
     assert merged is not None
@@ -184,10 +191,10 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
 
 
 def _unscaled(scan: Scan) -> np.ndarray:
-    """Whole label values where integers were stored with a scale and came back beside them.
+    """Recover whole label values from integers that were stored with a scale.
 
-    A step of the scale is the precision with which the values were stored. Values that are within
-    half a step of whole numbers were these numbers.
+    The scale is the precision with which the values were stored. Values within half a step of
+    whole numbers were these numbers.
     """
     header = scan.header
     if not isinstance(header, nib.Nifti1Header) or header.get_data_dtype().kind not in "iu":
@@ -204,9 +211,9 @@ def _unscaled(scan: Scan) -> np.ndarray:
 def _by_segment(
     data: np.ndarray, segments: dict[str, int], scheme: LabelScheme, path: Path
 ) -> np.ndarray:
-    """The values that the scheme gives to the names of segments, in place of the file's own."""
+    """Replace the file's own values by those that the scheme gives to the names of segments."""
     unknown = [name for name in segments if name not in scheme.names]
-    if len(unknown) == len(segments):  # the user or the layout names the values themselves
+    if len(unknown) == len(segments):  # the user or the layout names the values, not the segments
         return data
     if unknown:
         raise PosconError(

@@ -1,9 +1,9 @@
 """The built-in data set: drawn torsos with known labels, written as if they had been scanned.
 
-An anatomy is a list of swept ellipses in body coordinates. A subject is that anatomy moved,
-bent and resized at random, averaged into thick slices (so that borders are mixed voxels) and
-seen through a CT- or MR-like scanner. Unlabelled look-alikes of every organ lie elsewhere in the
-body: intensity alone does not tell them apart, position does.
+An anatomy is a list of swept ellipses in body coordinates. For a subject it is moved, bent and
+resized at random. It is averaged into thick slices, so that borders are mixed voxels. It is then
+imaged by a CT- or MR-like scanner. Unlabelled structures that look like the organs lie elsewhere
+in the body. Intensity alone does not distinguish them from the organs, but position does.
 """
 
 import json
@@ -29,10 +29,10 @@ PHANTOM_LABELS = LabelScheme(
     )
 )
 
-MODALITIES = {"ct": "CT", "mr": "MRI"}  # as the Decathlon's dataset.json spells them
-_SUBSLICES = 3  # thin slices averaged into one thick slice
+MODALITIES = {"ct": "CT", "mr": "MRI"}  # the spelling of the Decathlon's dataset.json
+_SUBSLICES = 3  # number of thin slices that are averaged into a thick one
 
-# File axis orders and their weights; in the last two the slice axis is not the file's third.
+# File axis orders and their weights. In the last two the slice axis is not the file's third.
 _ORIENTATIONS = {"LPS": 0.35, "RAS": 0.25, "LAS": 0.2, "PSR": 0.1, "IPL": 0.1}
 
 
@@ -41,8 +41,8 @@ class PhantomVolume:
     """One drawn subject.
 
     Attributes:
-        image: (X, Y, Z) int16 in the file's axis order; HU for CT, arbitrary units for MR.
-        labels: (X, Y, Z) uint8, values of ``PHANTOM_LABELS``, 0 = background.
+        image: (X, Y, Z) int16 in the file's axis order, HU for CT, arbitrary units for MR.
+        labels: (X, Y, Z) uint8, values of ``PHANTOM_LABELS``; 0 is background.
         affine: (4, 4), voxel index to mm, RAS+.
     """
 
@@ -55,18 +55,19 @@ class PhantomVolume:
 class _Structure:
     """An ellipsoid whose centre drifts from slice to slice, in body coordinates.
 
-    x runs to the right and y to the front, in half-widths of the body from its axis; z runs from
-    0 (the lower end of the anatomy) to 1 (the upper).
+    x runs to the right and y to the front, in half-widths of the body from its axis. z runs from
+    0 (the lower end of the anatomy) to 1 (the upper end).
 
     Attributes:
         tissue: key of ``_TISSUES``.
-        centre, radii: (x, y, z).
+        centre, radii: (x, y, z), in body coordinates.
         slope, curve: in-plane (x, y) drift of the centre, linear and quadratic in height.
-        bend: how far the tips curve to the front, as a crescent's do.
+        bend: how far the tips curve to the front, as those of a crescent do.
         turn: in-plane rotation in radians.
-        blunt: the ends are cut off like a tube's, not rounded like an ellipsoid's.
-        pattern: ``"solid"``, or filled in part: ``"loops"`` (of bowel), ``"ribs"``, ``"discs"``.
-        label: the label value, 0 for everything that is not to be segmented.
+        blunt: whether the ends are cut off like a tube's, not rounded like an ellipsoid's.
+        pattern: ``"solid"``, or a pattern that fills a part: ``"loops"`` (of bowel), ``"ribs"``,
+            ``"discs"``.
+        label: the label value; 0 for everything that is not to be segmented.
     """
 
     tissue: str
@@ -81,9 +82,9 @@ class _Structure:
     label: int = 0
 
 
-_ALL = 9.0  # a z radius beyond any scan
+_ALL = 9.0  # a z radius larger than any scan
 
-# Painted in this order, later over earlier.
+# Structures are painted in this order. Later ones cover earlier ones.
 _ANATOMY = (
     _Structure("fat", (0, 0, 0.5), (1.0, 0.76, _ALL)),
     _Structure("muscle", (0, -0.01, 0.5), (0.9, 0.67, _ALL)),
@@ -103,7 +104,7 @@ _ANATOMY = (
     _Structure("fluid", (0, 0.2, 0.0), (0.26, 0.17, 0.14)),
     _Structure("lung", (-0.42, -0.03, 1.0), (0.3, 0.4, 0.29), turn=0.15),
     _Structure("lung", (0.42, -0.03, 1.0), (0.3, 0.4, 0.24), turn=-0.15),
-    # Look-alikes: for each labelled organ its tissue and its kind of shape, elsewhere.
+    # Look-alikes: each labelled organ has one of its tissue and kind of shape elsewhere.
     _Structure("lower", (-0.4, -0.15, 0.54), (0.17, 0.22, 0.18), turn=-0.4, bend=0.7),
     _Structure("lower", (0.12, 0.3, 0.66), (0.2, 0.09, 0.12), turn=0.3),
     _Structure("middle", (-0.6, -0.02, 0.66), (0.13, 0.28, 0.15), turn=0.2),
@@ -111,7 +112,7 @@ _ANATOMY = (
     _Structure("upper", (-0.22, 0.25, 0.42), (0.31, 0.18, 0.16), turn=-0.5, bend=0.6),
     _Structure("tube", (0.18, -0.13, 0.5), (0.11, 0.09, 0.55), (0.04, 0.06), (-0.05, 0.04)),
     _Structure("tube", (-0.1, 0.05, 0.48), (0.08, 0.08, 0.3), (0.2, 0.1), (-0.14, 0.1), blunt=True),
-    # What is to be segmented.
+    # Organs that are to be segmented.
     _Structure("lower", (0.42, -0.14, 0.27), (0.18, 0.24, 0.2), turn=0.4, bend=0.7, label=1),
     _Structure(
         "middle", (0.28, 0.14, 0.55), (0.48, 0.27, 0.21), (-0.1, 0.05),
@@ -145,14 +146,15 @@ def write_phantom(folder: Path, *, subjects: int = 30, seed: int = 0, modality: 
     """Write a data set of drawn scans in the layout of the Medical Segmentation Decathlon.
 
     Args:
-        folder: gets ``dataset.json``, ``imagesTr/phantom_000.nii.gz``, ``labelsTr/...``.
-        subjects: how many; the first ones are the same whatever the number.
-        seed: same seed, same files to the byte.
-        modality: ``"mr"`` or ``"ct"``; one seed draws the same bodies in both.
+        folder: folder to write: ``dataset.json``, ``imagesTr/phantom_000.nii.gz``,
+            ``labelsTr/...``.
+        subjects: number of subjects. The first ones are the same for any number.
+        seed: seed of the drawing. The same seed gives the same files to the byte.
+        modality: ``"mr"`` or ``"ct"``. One seed draws the same bodies in both.
 
     Raises:
-        PosconError: an unknown modality, no subjects, a negative seed, or other cases
-            in the folder.
+        PosconError: the modality is unknown, there are no subjects, the seed is negative, or the
+            folder has other cases.
     """
     if subjects < 1:
         raise PosconError(f"phantom: subjects must be 1 or more, got {subjects}")
@@ -162,7 +164,7 @@ def write_phantom(folder: Path, *, subjects: int = 30, seed: int = 0, modality: 
     ]
     ours = {folder / path for pair in pairs for path in pair.values()}
     others = [path for path in sorted(folder.glob("*Tr/*")) if path not in ours]
-    if others:  # a reader would take them for cases of this data set
+    if others:  # a reader would take them as cases of this data set
         raise PosconError(f"{others[0]}: not of this phantom; write it to an empty folder")
     for subject, pair in enumerate(pairs):
         volume = draw_phantom(seed, subject, modality)
@@ -183,16 +185,16 @@ def write_phantom(folder: Path, *, subjects: int = 30, seed: int = 0, modality: 
 
 
 def draw_phantom(seed: int, subject: int, modality: str) -> PhantomVolume:
-    """Draw one subject; it depends on nothing but the arguments.
+    """Draw one subject. It depends on the arguments alone.
 
     Raises:
-        PosconError: an unknown modality or a negative seed.
+        PosconError: the modality is unknown, or the seed is negative.
     """
     if modality not in MODALITIES:
         raise PosconError(f"phantom: modality must be mr or ct, got {modality!r}")
     if seed < 0:
         raise PosconError(f"phantom: seed must be 0 or more, got {seed}")
-    # Body and scanner have streams of their own: MR and CT of a subject show the same body.
+    # Body and scanner have separate streams, so MR and CT of a subject show the same body.
     body, scanner = (
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(subject, stream)))
         for stream in (0, 1)
@@ -201,7 +203,7 @@ def draw_phantom(seed: int, subject: int, modality: str) -> PhantomVolume:
     organs = np.zeros((5, *fractions.shape[1:]), np.float32)
     for structure, fraction in zip(_ANATOMY, fractions, strict=True):
         organs[structure.label] += fraction
-    organs[0] = 0.5  # an organ owns a voxel that it fills by more than half
+    organs[0] = 0.5  # a voxel belongs to an organ that fills more than half of it
     labels = organs.argmax(axis=0).astype(np.uint8)
     scan = _scan_ct if modality == "ct" else _scan_mr
     image = np.round(scan(scanner, fractions)).astype(np.int16)
@@ -212,8 +214,8 @@ def _draw_body(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw a body on a canonical (right, front, up) grid.
 
     Returns:
-        The fraction of each voxel that each structure fills, (structures, X, Y, Z) float32; what
-        is left of 1 is air. And the voxel size in mm.
+        The fraction of each voxel that each structure fills, (structures, X, Y, Z) float32. The
+        rest up to 1 is air. Then the voxel size in mm, (3,).
     """
     bottom, top = rng.uniform(-0.1, 0.1), 1 + rng.uniform(-0.1, 0.1)  # field of view
     length = rng.uniform(140, 165) * (top - bottom)  # mm
@@ -243,7 +245,7 @@ def _draw_body(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
     fractions = np.empty((len(_ANATOMY), *size, slices), np.float32)
     free = np.ones(shape, np.float32)
-    for index in reversed(range(len(_ANATOMY))):  # from the top of the paint down
+    for index in reversed(range(len(_ANATOMY))):  # the last structure covers the others
         structure = _ANATOMY[index]
         fill = _fill(rng, structure, x, y, z, edge=pixel / half_width)
         if structure.pattern != "solid":
@@ -263,9 +265,9 @@ def _fill(
     *,
     edge: float,
 ) -> np.ndarray:
-    """How far a structure, varied at random, fills each point: 0 to 1 over a border of ``edge``."""
-    loose = structure.radii[2] < _ALL  # what runs the body's length stays where it is
-    # Python's floats, unlike numpy's, leave the arrays in single precision.
+    """How far a randomly varied structure fills each point: 0 to 1 over a border of ``edge``."""
+    loose = structure.radii[2] < _ALL  # structures as long as the body do not move
+    # With Python's floats, unlike numpy's, the arrays stay in single precision.
     cx, cy, cz = np.add(structure.centre, loose * rng.normal(0, (0.03, 0.03, 0.02))).tolist()
     stretch = np.exp(loose * rng.normal(0, (0.12, 0.12, 0.06)))
     rx, ry, rz = np.multiply(structure.radii, stretch).tolist()
@@ -287,7 +289,7 @@ def _fill(
 
 
 def _scan_ct(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
-    """Hounsfield units, stable from subject to subject, grainy noise, a table under the body."""
+    """Make a CT image: equal Hounsfield units in all subjects, noise, a table under the body."""
     means = {t: ct + rng.normal(0, 12) * (t != "air") for t, (ct, _) in _TISSUES.items()}
     image = _paint(fractions, means)
     image += 6 * _smooth_field(rng, image.shape, (14, 14, 9)) * (image > -300)
@@ -295,13 +297,13 @@ def _scan_ct(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
     table = slice(int(rng.integers(3, 5)), 6)
     image[:, table] += outside[:, table] * 850
     noise = gaussian_filter(rng.standard_normal(image.shape, np.float32), (0.6, 0.6, 0))
-    # The smoothing halves the noise: 20 to 35 HU are left.
+    # The smoothing halves the noise, so 20 to 35 HU remain.
     dose = rng.uniform(45, 70) * np.exp(0.15 * _smooth_field(rng, image.shape, (3, 3, 4)))
     return (image + dose * noise).clip(-1024, 3071)
 
 
 def _scan_mr(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
-    """Arbitrary units: contrast and scale of its own each time, a bias field, Rician noise."""
+    """Make an MR image: random contrast and scale, a bias field, Rician noise."""
     means = {t: mr * np.exp(rng.normal(0, 0.15)) for t, (_, mr) in _TISSUES.items()}
     image = _paint(fractions, means)
     image *= 1 + 0.06 * _smooth_field(rng, image.shape, (14, 14, 9))
@@ -311,7 +313,7 @@ def _scan_mr(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
 
 
 def _paint(fractions: np.ndarray, means: dict[str, float]) -> np.ndarray:
-    """Mix the tissues of each voxel, (X, Y, Z)."""
+    """Average the tissues of each voxel. The result is (X, Y, Z)."""
     values = np.array([means[structure.tissue] for structure in _ANATOMY])
     air = means["air"]
     return air + np.tensordot(values - air, fractions, axes=1)
@@ -345,7 +347,7 @@ def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.
 def _smooth_field(
     rng: np.random.Generator, shape: tuple[int, ...], knots: tuple[int, int, int]
 ) -> np.ndarray:
-    """A random field of mean 0 and variance 1 that varies over about a knot's distance."""
+    """Make a random field of mean 0 and variance 1 that varies over about a knot's distance."""
     field = rng.standard_normal(knots, np.float32)
     for size, count in zip(shape, knots, strict=True):
         distance = np.linspace(0, count - 1, size)[:, None] - np.arange(count)

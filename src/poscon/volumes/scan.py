@@ -1,7 +1,7 @@
-"""Reading a scan, from a file or in memory, and making a label map that lies exactly on it.
+"""Read a scan, from a file or in memory, and make a label map that lies exactly on it.
 
-NIfTI goes through nibabel, NRRD, MHA and MetaImage through SimpleITK. Whatever the format, the
-affine is in nibabel's convention: voxel index to millimetres in RAS+. Every affine goes through
+nibabel reads NIfTI. SimpleITK reads NRRD, MHA and MetaImage. In every format the affine has
+nibabel's convention: voxel index to millimetres in RAS+. Every affine is checked by
 :func:`poscon.volumes.affine.checked_affine`.
 """
 
@@ -36,26 +36,26 @@ from poscon.volumes.affine import (
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd")
 SUFFIXES = NIFTI + OTHERS
-SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # errors are raised anyway
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
-_QUIET = logging.getLogger("poscon.nifti")  # what matters is raised
+_QUIET = logging.getLogger("poscon.nifti")  # errors are raised anyway
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan: the content of a file, or what was given in memory.
+    """A scan: the content of a file, or an image in memory.
 
     Attributes:
-        path: the file; for a scan in memory, what messages call it.
+        path: the file; for a scan in memory, its name in messages.
         data: voxels, (X, Y, Z) or (X, Y, Z, frames), in the file's own axis order, scaled as the
-            header says; integers stay integers where the header has no scaling.
+            header says. Integers stay integers if the header has no scaling.
         affine: (4, 4), voxel index to mm, RAS+.
-        header: what the format's library needs to make an image with the same geometry; None for
-            a NumPy array, which has none.
+        header: header from which the format's library makes an image with the same geometry;
+            None for a NumPy array.
     """
 
     path: Path
@@ -85,16 +85,16 @@ def scan_stem(path: Path) -> str:
 
 
 def scan_suffix(path: Path) -> str:
-    """The format suffix of a scan file, lower case, or ``""`` if it is none that poscon reads."""
+    """The format suffix of a scan file in lower case, or ``""`` if poscon does not read it."""
     name = path.name.lower()
     return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """Read the shape only, (X, Y, Z) or (X, Y, Z, frames); the affine is not looked at.
+    """Read the shape only, (X, Y, Z) or (X, Y, Z, frames). The affine is not checked.
 
     Raises:
-        PosconError: the file is missing, empty, broken or of a format poscon does not read.
+        PosconError: the file is missing, empty, broken or in a format that poscon does not read.
     """
     return _open(path).shape
 
@@ -107,8 +107,8 @@ def read_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:
         spacing: the true voxel size in mm along the file's axes, where the header's is wrong.
 
     Raises:
-        PosconError: the file is missing, empty, broken or of a format poscon does not read; its
-            header cannot be believed.
+        PosconError: the file is missing, empty, broken or in a format that poscon does not read,
+            or its header is not plausible.
     """
     opened = _open(path)
     affine = checked_affine(opened.affines, spacing, where=str(path))
@@ -124,8 +124,8 @@ def read_scan(path: Path, *, spacing: Spacing | None = None, option: str = OPTIO
         option: the option or argument that states ``spacing``, for the message.
 
     Raises:
-        PosconError: the file is missing, empty, truncated, of an unknown format, not 3-D or 4-D;
-            its header cannot be believed.
+        PosconError: the file is missing, empty, truncated, in an unknown format, or neither 3-D
+            nor 4-D, or its header is not plausible.
     """
     opened = _open(path)
     affine = checked_affine(opened.affines, spacing, where=str(path), option=option)
@@ -142,18 +142,19 @@ def read_scan(path: Path, *, spacing: Spacing | None = None, option: str = OPTIO
 def scan_in_memory(
     image: Any, affine: np.ndarray | None = None, *, spacing: Spacing | None = None
 ) -> Scan:
-    """A scan that is in memory already.
+    """Make a scan from an image in memory.
 
     Args:
         image: a NIfTI image of nibabel, an image of SimpleITK, or an array, (X, Y, Z) or
             (X, Y, Z, frames).
         affine: (4, 4), voxel index to mm, RAS+; for an array only.
         spacing: the true voxel size in mm along the three axes, where that of the image is wrong.
-            An array needs it or ``affine``; its axes then run towards right, anterior and superior.
+            An array needs ``spacing`` or ``affine``. With ``spacing`` alone its axes run towards
+            right, anterior and superior.
 
     Raises:
-        PosconError: another type, a wrong number of dimensions, several numbers per voxel, or an
-            affine that is missing, not needed or cannot be believed.
+        PosconError: the image has another type, a wrong number of dimensions or several numbers
+            per voxel, or the affine is missing, not needed or not plausible.
     """
     name = Path("image")
     header: Any = None
@@ -173,7 +174,7 @@ def scan_in_memory(
         raise PosconError("affine: has no effect, the image has its own; leave it out")
     elif isinstance(image, nib.Nifti1Pair):
         with _readable(name):
-            # the header of a new image follows the affine, which may have been changed in place
+            # the header of a new image is made from the affine, which may have changed in place
             header = type(image)(image.dataobj, image.affine, image.header).header.copy()
             data = np.asanyarray(image.dataobj)
         affines = nifti_affines(header)
@@ -192,14 +193,14 @@ def scan_in_memory(
     if isinstance(image, SimpleITK.Image):
         single = image.GetNumberOfComponentsPerPixel() == 1
     _check_scalar(single, name)
-    if header is not None:  # an array is answered by an array of its own shape
+    if header is not None:  # the answer to an array has the shape of the array
         data = data.reshape(_spatial_shape(data.shape, name))
     used = checked_affine(affines, spacing, where=str(name), option="spacing")
     return Scan(name, data, used, header)
 
 
 def first_volume(scan: Scan) -> Scan:
-    """The first volume of a 4-D scan as a 3-D scan with the same geometry in space."""
+    """Take the first volume of a 4-D scan, as a 3-D scan with the same geometry in space."""
     if isinstance(scan.header, nib.Nifti1Header):
         header = scan.header.copy()
         header.set_data_shape(scan.data.shape[:3])
@@ -209,7 +210,7 @@ def first_volume(scan: Scan) -> Scan:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The key and value pairs that a NRRD, MHA or MHD header holds beside the geometry.
+    """Read the keys and values that a NRRD, MHA or MHD header holds beside the geometry.
 
     Raises:
         PosconError: the file is missing, empty or broken.
@@ -219,7 +220,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def voxel_file(path: Path) -> Path | None:
-    """The file in which a .mhd header says that its voxels are, or None if it does not say."""
+    """The file of the voxels that a .mhd header names, or None if it names none."""
     stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
     name = "" if stated is None else stated[1].decode("utf-8", "replace")
     return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name
@@ -231,8 +232,8 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
     The file is complete or absent, never half-written. A .mhd has its voxels in a file beside it.
 
     Args:
-        path: target; its format is that of its suffix, which must be of the family of ``like``.
-        labels: integers of the same shape as ``like.data``.
+        path: file to write. Its suffix gives the format, which must be of the family of ``like``.
+        labels: integers, an array of the same shape as ``like.data``.
         like: the scan that was segmented.
     """
     assert labels.shape == like.data.shape
@@ -247,10 +248,10 @@ def write_labels(path: Path, labels: np.ndarray, like: Scan) -> None:
 
 
 def label_image(labels: np.ndarray, like: Scan) -> Any:
-    """A label map as an image of the same library as a scan, with the scan's geometry.
+    """Make an image of a label map, in the library and with the geometry of a scan.
 
     Args:
-        labels: integers of the same shape as ``like.data``.
+        labels: integers, an array of the same shape as ``like.data``.
         like: the scan that was segmented.
 
     Returns:
@@ -265,7 +266,7 @@ def label_image(labels: np.ndarray, like: Scan) -> Any:
     image, labels = type_of(header), labels.reshape(header.get_data_shape())
     try:
         affine = header.get_best_affine()
-    except ValueError:  # a quaternion that nibabel does not take
+    except ValueError:  # nibabel does not take this quaternion
         affine = np.full((4, 4), np.nan)
     if np.isfinite(affine).all():
         return image(labels, affine, header)
@@ -273,7 +274,7 @@ def label_image(labels: np.ndarray, like: Scan) -> Any:
 
 
 def _label_header(labels: np.ndarray, header: Any) -> Any:
-    """The NIfTI header of a label map that lies where a scan with this header does."""
+    """Make the NIfTI header of a label map that lies where a scan with this header does."""
     header = header.copy()
     header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1, 0)
@@ -283,8 +284,8 @@ def _label_header(labels: np.ndarray, header: Any) -> Any:
 
 
 def _itk_labels(labels: np.ndarray, like: Any) -> Any:
-    """A label map as an image of ITK that lies where another image does."""
-    # a single slice may be a 2-D image, and trailing axes of 1 come back
+    """Make an ITK image of a label map that lies where another image does."""
+    # a single slice may be a 2-D image, and trailing axes of length 1 are restored
     image = SimpleITK.GetImageFromArray(labels.reshape(like.GetSize()).T, isVector=False)
     image.CopyInformation(like)
     return image
@@ -295,7 +296,7 @@ def type_of(header: Any) -> Any:
 
 
 def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    """Drop trailing axes of length 1; a single slice stays a 3-D volume."""
+    """Remove trailing axes of length 1. A single slice stays a 3-D volume."""
     trimmed = list(shape)
     while len(trimmed) > 3 and trimmed[-1] == 1:
         trimmed.pop()
@@ -308,12 +309,12 @@ def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What a file's header says, before the affine is checked.
+    """The content of a file's header, before the affine is checked.
 
     Attributes:
         shape: (X, Y, Z) or (X, Y, Z, frames).
-        affines: see :func:`poscon.volumes.affine.checked_affine`.
-        header: the header as the format's library has it.
+        affines: affines of the header, see :func:`poscon.volumes.affine.checked_affine`.
+        header: the header, as an object of the format's library.
     """
 
     shape: tuple[int, ...]
@@ -340,7 +341,7 @@ def _open(path: Path) -> _Opened:
 
 
 def _nifti_header(path: Path) -> Any:
-    """The header as it is in the file: nibabel's own reading replaces a voxel size of 0 by 1."""
+    """Read the header unchanged. nibabel's own reading replaces a voxel size of 0 by 1."""
     with ImageOpener(path) as file:
         length = file.read(4)
         kinds = (_NIFTI_HEADERS.get(int.from_bytes(length, order)) for order in ("little", "big"))
@@ -352,10 +353,10 @@ def _nifti_header(path: Path) -> Any:
 
 
 def _mended(header: Any) -> Any:
-    """A copy with the small faults put right that do not matter for voxels.
+    """Copy a header, and correct small faults that do not affect the voxels.
 
     Raises:
-        HeaderDataError: a fault that does matter.
+        HeaderDataError: the header has a fault that affects them.
     """
     mended = header.copy()
     mended.check_fix(logger=_QUIET)
@@ -363,7 +364,7 @@ def _mended(header: Any) -> Any:
 
 
 def _itk_reader(path: Path) -> Any:
-    """A reader for the file; the format is given by name, for ITK knows no suffix in capitals."""
+    """Make a reader for the file. It names the format, because ITK knows no suffix in capitals."""
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(_ITK_READERS[scan_suffix(path)])
     reader.SetFileName(str(path))
@@ -371,7 +372,7 @@ def _itk_reader(path: Path) -> Any:
 
 
 def _check_axes(reader: Any, path: Path) -> None:
-    """Refuse a NRRD file whose first axes are not those of space: ITK would take them for it."""
+    """Refuse a NRRD file whose first axes are not spatial. ITK would treat them as spatial."""
     keys = [f"NRRD_kinds[{axis}]" for axis in range(3)]
     kinds = [reader.GetMetaData(key) for key in keys if reader.HasMetaDataKey(key)]
     for axis, kind in enumerate(kinds, start=1):
@@ -383,7 +384,7 @@ def _check_axes(reader: Any, path: Path) -> None:
 
 
 def _itk_affines(reader: Any) -> tuple[np.ndarray, ...]:
-    """The RAS+ affine of an ITK image, whose own world is LPS+; then that of voxels of 1 mm."""
+    """The affine of an ITK image, LPS+ turned into RAS+, then the same for voxels of 1 mm."""
     size = reader.GetDimension()
     axes = min(size, 3)
     affines = []
@@ -414,7 +415,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_name(path: Path) -> None:
-    """Refuse a path that is not UTF-8: SimpleITK ends the whole process at it."""
+    """Refuse a path that is not UTF-8. SimpleITK would end the whole process."""
     if scan_suffix(path) not in NIFTI and printable(str(path)) != str(path):
         raise PosconError(
             f"{path}: its name, or that of a folder above it, is not UTF-8, and files of this "
@@ -432,7 +433,7 @@ def _check_scalar(single: bool, path: Path) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what the format libraries raise on a broken file into one line that names it."""
+    """Turn the errors of the format libraries on a broken file into one line that names it."""
     try:
         yield
     except PosconError:
@@ -451,22 +452,22 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """What a library says is wrong, without what it says of itself and of the path."""
+    """The reason in a library's error, without the library's own source and the path."""
     text = " ".join(str(error).split())
     text = re.sub(r"^Exception thrown in .*?\.[ch]xx:\d+: ", "", text)  # the library's own source
     text = re.sub(r"(?:sitk|ITK|itk)::?\s?ERROR: |ITK ERROR: ", "", text)
-    text = text.removesuffix(" Reason: Success")  # of the operating system, which saw no fault
+    text = text.removesuffix(" Reason: Success")  # the operating system saw no fault
     text = re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)
     text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
     return text[:200] or type(error).__name__
 
 
 def _advice(path: Path, reason: str) -> str:
-    """What a user can do about a file that cannot be read."""
+    """Say what a user can do about a file that cannot be read."""
     if "domain axes" in reason:
         return "write it as 3-D files, or with frames as a fourth axis of space"
     if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)) and not voxels.is_file():
         return f"its voxels should be in {voxels.name} beside it, which is missing"
     if "spacing" in reason or "direction" in reason or "determinant" in reason:
-        return "mend its header"
+        return "correct its header"
     return "is it truncated or damaged? Fetch it again"

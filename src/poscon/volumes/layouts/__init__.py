@@ -1,4 +1,4 @@
-"""The data set layouts that poscon reads: one file a layout, each with its ``LAYOUT``."""
+"""The data set layouts that poscon reads. Each has a file with its ``LAYOUT``."""
 
 import re
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 _COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
-"""Files without scans that need no mention."""
+"""Files that hold no scans and are not mentioned."""
 
 
 def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
@@ -57,10 +57,10 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
     Args:
         root: the data set's folder.
         layout: the name of a layout, or None to take the first that matches.
-        channel: which image channel to use, counted from 0, where a data set has several.
+        channel: number of the image channel to use, from 0; None: all channels.
 
     Returns:
-        The data set, with at least one case; cases are sorted by id, ids are unique and safe as
+        The data set with at least one case. Cases are sorted by id. Ids are unique and safe as
         file names.
 
     Raises:
@@ -81,7 +81,7 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
 
 
 def _files_of(dataset: Dataset) -> Iterator[Path]:
-    """Every file that is read, and every folder of masks."""
+    """Yield every file that is read, and every folder of masks."""
     for case in dataset.cases:
         for path in (*case.image_files, *([] if case.label is None else [case.label])):
             yield path
@@ -90,20 +90,20 @@ def _files_of(dataset: Dataset) -> Iterator[Path]:
 
 
 def known_layouts() -> dict[str, str]:
-    """The name of every layout, and where it comes from: poscon or a plug-in's package.
+    """The name of every layout and its origin: poscon or a plug-in's package.
 
-    They are in the order in which they are tried: those of plug-ins before ``plain``, which takes
-    any folder with scans.
+    They have the order in which they are tried. Those of plug-ins come before ``plain``, which
+    takes any folder with scans.
     """
     sources = plugins.names(plugins.LAYOUTS, _OWN)
     return {**{name: s for name, s in sources.items() if name != _LAST}, _LAST: sources[_LAST]}
 
 
 def find_layout(name: str) -> Layout:
-    """A layout by its name, of poscon's own or of a plug-in.
+    """Find a layout of poscon or of a plug-in by its name.
 
     Raises:
-        PosconError: there is none of that name, or the plug-in cannot be used.
+        PosconError: no layout has that name, or the plug-in cannot be used.
     """
     sources = plugins.names(plugins.LAYOUTS, _OWN)
     if sources.get(name) == plugins.OWN:

@@ -43,7 +43,7 @@ def read(root: Path, channel: int | None) -> Dataset:
             cases += [
                 replace(case, frame=_frame_name(path.parent, number))
                 for number, case in enumerate(frames, start=1)
-                if (cine["subject"], number) not in own  # else it is the same picture again
+                if (cine["subject"], number) not in own  # else the same picture would be read twice
             ]
     return Dataset(NAME, root, tuple(cases), LABELS, {"spacing": 1.25, "plane": "auto"})
 
@@ -53,7 +53,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _frame_name(folder: Path, number: int) -> str:
-    """``ED`` or ``ES`` if the patient's ``Info.cfg`` says so, else ``frameNN``."""
+    """The name ``ED`` or ``ES`` if the patient's ``Info.cfg`` says so, else ``frameNN``."""
     info = folder / "Info.cfg"
     text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
     stated = re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What a data set layout is, and the steps that most layouts share."""
+"""The class of a data set layout, and the steps that most layouts share."""
 
 import os
 import re
@@ -17,11 +17,11 @@ class Layout:
     """One way in which a data set's files are named and placed.
 
     Attributes:
-        name: what ``--layout`` takes.
+        name: name for ``--layout``.
         description: one line for a listing, with the file names that are looked for.
-        matches: whether a folder looks like this layout; opens no scan.
-        read: the folder's cases, given the folder and the number of the image channel to use
-            (None: not stated). No cases at all is an empty data set, not an error.
+        matches: function that says whether a folder looks like this layout. It opens no scan.
+        read: function that reads a data set from a folder and the number of the image channel to
+            use (None: not stated). Without cases it returns an empty data set.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its label map if there is one, and what its name says.
+    """An image, its label map if there is one, and the parts of its name.
 
     Attributes:
         name: the named groups of the pattern that the file name matched.
@@ -46,8 +46,8 @@ class Pair:
 def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
     """The scan files below a folder that fit a glob pattern, sorted.
 
-    Hidden files and folders are left out, so the ``._*`` twins that macOS writes are too. Links are
-    followed. What is left out is listed by :func:`poscon.volumes.layouts.tree.passed_over`.
+    Hidden files and folders are left out, also the ``._*`` files that macOS writes. Links are
+    followed. :func:`poscon.volumes.layouts.tree.passed_over` lists what is left out.
 
     Args:
         folder: the folder.
@@ -58,18 +58,18 @@ def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
         path
         for path in found
         if scan_suffix(path)
-        and os.path.isfile(path)  # False where it is out of reach
+        and os.path.isfile(path)  # False if it cannot be reached
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 
 def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:
-    """Pair images with label maps by their names; files that do not match are left out.
+    """Pair images with label maps by their names. Files that do not match are left out.
 
     Args:
         files: images and label maps.
-        pattern: must match the whole file name without its format suffix. The group ``case`` is
-            what an image and its label map have in common; the group ``label`` is not empty for
+        pattern: pattern for the whole file name without its format suffix. The group ``case`` is
+            the part that an image and its label map share. The group ``label`` is not empty for
             a label map.
     """
     names = {path: found for path in files if (found := pattern.fullmatch(scan_stem(path)))}
@@ -82,7 +82,7 @@ def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:
 
 
 def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """A dictionary of files by case; two files for one case are an error."""
+    """Make a dictionary of files by case. Two files for one case are refused."""
     table: dict[str, Path] = {}
     for case, path in files:
         if table.setdefault(case, path) != path:
@@ -110,7 +110,7 @@ def refuse_channel(channel: int | None, layout: str) -> None:
 
 
 def split_frames(case: Case) -> list[Case]:
-    """One case a frame (``ID_frame01``, ...) if the image is a 4-D file, else the case itself."""
+    """Make a case of each frame (``ID_frame01``, ...) of a 4-D image. A 3-D case stays as it is."""
     shape = read_shape(case.image)
     if len(shape) < 4:
         return [case]

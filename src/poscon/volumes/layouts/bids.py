@@ -1,4 +1,4 @@
-"""BIDS: anatomical scans, and discrete segmentations of them in derivatives.
+"""BIDS: anatomical scans, and their discrete segmentations in derivatives.
 
 Gorgolewski et al., Scientific Data 2016, https://bids-specification.readthedocs.io. Files:
 ``sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`` and
@@ -20,7 +20,7 @@ NAME = "bids"
 _LABEL_SUFFIX = "dseg"
 _OTHER_SUFFIXES = ("mask", "probseg", "defacemask", "dseg")
 _OWN_OF_LABELS = ("desc", "label", "atlas", "seg", "space", "res", "den", "hemi")
-"""Entities that a segmentation has and the scan that it was made from has not."""
+"""Entities that a segmentation has, but its scan does not."""
 
 
 def matches(root: Path) -> bool:
@@ -66,14 +66,14 @@ def _segmentations(root: Path) -> list[Path]:
 
 
 def _entities(path: Path) -> tuple[dict[str, str], set[str]]:
-    """The entities of a name (``sub``: ``01``), and its parts without a dash (``T1w``)."""
+    """Split a name into its entities (``sub``: ``01``) and its parts without a dash (``T1w``)."""
     parts = scan_stem(path).split("_")
     entities = dict(part.split("-", 1) for part in parts if "-" in part)
     return entities, {part for part in parts if "-" not in part}
 
 
 def _image_of(label: Path, images: list[Path]) -> Path:
-    """The scan that a segmentation belongs to, by its entities, then by its grid."""
+    """Find the scan of a segmentation by its entities, then by its grid."""
     entities, parts = _entities(label)
     wanted = {key: value for key, value in entities.items() if key not in _OWN_OF_LABELS}
     parts -= {_LABEL_SUFFIX}
@@ -111,7 +111,7 @@ def _modality(stem: str) -> str | None:
 
 
 def _classes(root: Path) -> LabelScheme | None:
-    """The classes that the tables of the segmentations name, or None if there is no table."""
+    """Read the classes from the tables of the segmentations; None if there is no table."""
     schemes: dict[LabelScheme, Path] = {}
     for path in sorted(root.rglob(f"*_{_LABEL_SUFFIX}.tsv")):
         rows = _rows(path)
@@ -126,7 +126,7 @@ def _classes(root: Path) -> LabelScheme | None:
     if len(schemes) > 1:
         first, second, *_ = schemes.values()
         raise PosconError(
-            f"{first} and {second} name other classes; keep one, or use --layout plain"
+            f"{first} and {second} name different classes; keep one, or use --layout plain"
         )
     return next(iter(schemes), None)
 
@@ -135,7 +135,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"{path}: cannot be read ({error}); mend or remove it") from error
+        raise PosconError(f"{path}: cannot be read ({error}); correct or remove it") from error
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 

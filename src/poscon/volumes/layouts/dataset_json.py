@@ -1,4 +1,4 @@
-"""What ``dataset.json`` says, for the two layouts that have one (``msd`` and ``nnunet``)."""
+"""Read ``dataset.json``, for the two layouts that have one (``msd`` and ``nnunet``)."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ FILE = "dataset.json"
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """The content of ``dataset.json``; empty if there is no such file or it is no JSON object.
+    """Read ``dataset.json``. The result is empty if there is no such file or no JSON object in it.
 
     Raises:
         PosconError: the file cannot be read, is no JSON, or has a key twice.
@@ -24,9 +24,9 @@ def read_description(root: Path) -> dict[str, Any]:
 
 
 def read_json_once(path: Path) -> Any:
-    """The content of a JSON file in which every key occurs once in its object.
+    """Read a JSON file in which every key occurs once in its object.
 
-    Of a key that occurs twice, ``json`` would silently take the last.
+    If a key occurs twice, ``json`` silently takes the last.
 
     Raises:
         PosconError: the file cannot be read, is no JSON, or has a key twice.
@@ -43,11 +43,11 @@ def read_json_once(path: Path) -> Any:
     except OSError as error:
         raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise PosconError(f"{path}: not valid JSON ({error}); mend or remove it") from error
+        raise PosconError(f"{path}: not valid JSON ({error}); correct or remove it") from error
 
 
 def require_description(root: Path) -> dict[str, Any]:
-    """The content of ``dataset.json``, which must be there."""
+    """Read ``dataset.json``, which must be there and hold an object."""
     description = read_description(root)
     if not description:
         raise PosconError(
@@ -57,7 +57,7 @@ def require_description(root: Path) -> dict[str, Any]:
 
 
 def channel_names(root: Path, description: dict[str, Any]) -> dict[int, str]:
-    """The channels' names by number, from ``channel_names`` (nnU-Net 2) or ``modality``."""
+    """The names of the channels by number, from ``channel_names`` (nnU-Net 2) or ``modality``."""
     stated: Any = description.get("channel_names", description.get("modality"))
     try:
         names = {int(number): str(name) for number, name in stated.items()}
@@ -72,7 +72,7 @@ def channel_names(root: Path, description: dict[str, Any]) -> dict[int, str]:
 
 
 def choose_channels(root: Path, names: dict[int, str], channel: int | None) -> dict[int, str]:
-    """Names of the channels to read by number, in order: the user's choice, or all there are.
+    """The names of the channels to read, by number and in order: the user's choice, or all.
 
     Raises:
         PosconError: there is no such channel.
@@ -86,7 +86,7 @@ def choose_channels(root: Path, names: dict[int, str], channel: int | None) -> d
 
 
 def labels_of_description(root: Path, description: dict[str, Any]) -> LabelScheme | None:
-    """The foreground classes by rising value, and ``ignore``; or None if no class is stated.
+    """The foreground classes in the order of their values, and ``ignore``; None if none is stated.
 
     Both spellings are read: ``{"RV": 1}`` (nnU-Net 2) and ``{"1": "RV"}`` (Decathlon, nnU-Net 1).
 
@@ -94,8 +94,8 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
     (https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/ignore_label.md).
 
     Raises:
-        PosconError: a label is a region, ``ignore`` has not the highest value, or see
-            :func:`poscon.volumes.case.label_scheme`.
+        PosconError: a label is a region, ``ignore`` does not have the highest value, or
+            :func:`poscon.volumes.case.label_scheme` refuses the classes.
     """
     path = root / FILE
     labels = description.get("labels", {})
@@ -108,7 +108,7 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
         if isinstance(value, list):
             raise PosconError(
                 f"{path}: label {name!r} is a region {value}; regions are not supported, "
-                "state one value a label"
+                "state one value per label"
             )
         if name in values:
             raise PosconError(f"{path}: the class name {name!r} occurs twice; names must differ")
@@ -135,7 +135,7 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
 
 
 def modality_of(channel: str) -> str | None:
-    """``"CT"`` or ``"MR"`` by a channel's name; None where the name does not tell."""
+    """The modality ``"CT"`` or ``"MR"`` by a channel's name, or None if the name does not say."""
     name = channel.strip().upper()
     if name.startswith("CT"):  # CTA too
         return "CT"
@@ -143,12 +143,12 @@ def modality_of(channel: str) -> str | None:
 
 
 def notes_of_description(root: Path, description: dict[str, Any], labelled: int) -> tuple[str, ...]:
-    """What ``dataset.json`` says that the files do not bear out, one sentence each.
+    """Notes on where ``dataset.json`` and the files disagree, one sentence each.
 
     Args:
         root: the data set's folder.
         description: the content of its ``dataset.json``.
-        labelled: how many training cases have a label map.
+        labelled: number of training cases with a label map.
     """
     notes = []
     stated = description.get("numTraining")

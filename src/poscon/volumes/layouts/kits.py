@@ -2,8 +2,8 @@
 
 Heller et al., Medical Image Analysis 2021, https://github.com/neheller/kits23. Files:
 ``[dataset/]case_00000/imaging.nii.gz`` and ``segmentation.nii.gz``; KiTS21 has
-``aggregated_MAJ_seg.nii.gz``, the majority of its annotators, in place of the latter. What single
-annotators drew is not read.
+``aggregated_MAJ_seg.nii.gz``, the majority of its annotators, in place of the latter. The files of
+single annotators are not read.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from poscon.volumes.scan import scan_stem
 NAME = "kits"
 LABELS = parse_labels("1=kidney,2=tumor,3=cyst")
 _HOMES = (".", "data", "dataset")
-_LABELS = ("segmentation", "aggregated_MAJ_seg")  # the first that is there
+_LABELS = ("segmentation", "aggregated_MAJ_seg")  # the first one that exists is read
 
 
 def matches(root: Path) -> bool:

@@ -1,4 +1,7 @@
-"""``labels.json``: what the values of a folder of label maps mean; ``poscon predict`` writes it."""
+"""``labels.json`` says what the values of a folder of label maps mean.
+
+``poscon predict`` writes it.
+"""
 
 from pathlib import Path
 
@@ -10,11 +13,11 @@ LABELS_FILE = "labels.json"
 
 
 def read_labels_file(folder: Path) -> LabelScheme | None:
-    """What ``labels.json`` in a folder says, or None if there is no such file.
+    """Read ``labels.json`` of a folder; None if there is no such file.
 
     Raises:
-        PosconError: it is not of the form that is expected, or see
-            :func:`poscon.volumes.case.label_scheme`.
+        PosconError: the file does not have the expected form, or
+            :func:`poscon.volumes.case.label_scheme` refuses its classes.
     """
     path = folder / LABELS_FILE
     if not path.is_file():
@@ -33,9 +36,9 @@ def read_labels_file(folder: Path) -> LabelScheme | None:
 
 
 def says_labels(folder: Path) -> bool:
-    """Whether a folder has a ``labels.json`` like that of ``poscon predict``: it holds label maps.
+    """Whether a folder holds label maps, because its ``labels.json`` is like poscon's.
 
-    A file of that name that another program wrote says nothing.
+    A file of that name from another program does not count.
     """
     path = folder / LABELS_FILE
     if not path.is_file():

@@ -14,9 +14,9 @@ from poscon.volumes.layouts.base import Layout, pair_files, refuse_channel, scan
 from poscon.volumes.scan import read_header, scan_stem
 
 NAME = "mms"
-LABELS = parse_labels("3=RV,2=MYO,1=LV")  # in the canonical order of ACDC, with M&Ms' own values
+LABELS = parse_labels("3=RV,2=MYO,1=LV")  # the canonical order of ACDC, with M&Ms' own values
 NOMINAL_SPACING = (1.25, 1.25, 10.0)
-"""Millimetres, usual for these protocols; for files whose header lost the true spacing."""
+"""Usual spacing of these protocols in mm, for files whose header lost the true one."""
 _NAME = re.compile(r"(?P<case>(?P<subject>\w+)_sa_(?P<frame>ED|ES))(?P<label>_gt)?")
 
 

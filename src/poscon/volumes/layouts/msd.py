@@ -1,9 +1,9 @@
-"""Medical Segmentation Decathlon: one folder a task.
+"""Medical Segmentation Decathlon: one folder per task.
 
 Antonelli et al., Nature Communications 2022, http://medicaldecathlon.com. Files:
 ``dataset.json``, ``imagesTr/CASE.nii.gz``, ``labelsTr/CASE.nii.gz`` and, unlabelled,
-``imagesTs/CASE.nii.gz``. Images of several modalities are 4-D with the channel last;
-all channels are read, or the one that is chosen.
+``imagesTs/CASE.nii.gz``. Images of several modalities are 4-D with the channel last.
+All channels are read, or the one that is chosen.
 """
 
 from dataclasses import replace
@@ -62,10 +62,10 @@ def read(root: Path, channel: int | None) -> Dataset:
 
 
 def _check_training(root: Path, description: dict[str, Any]) -> None:
-    """What ``dataset.json`` lists for training must be there, paired as it is paired here.
+    """Check that the training files of ``dataset.json`` exist and are paired as they are here.
 
-    Further fields of an entry, such as ``fold``, say nothing about files. Test images need not be
-    there.
+    Further fields of an entry, such as ``fold``, say nothing about files. Test images need not
+    exist.
     """
     path = root / "dataset.json"
     entries = description.get("training", [])
@@ -100,7 +100,7 @@ def _check_training(root: Path, description: dict[str, Any]) -> None:
 
 
 def _file_names(stated: Any, path: Path) -> list[str]:
-    """The file or the files that a field of an entry names."""
+    """The file names in a field of an entry. A field has one or several."""
     names = stated if isinstance(stated, list) else [stated]
     if not all(isinstance(name, str) for name in names):
         raise PosconError(f"{path}: an entry of training names {stated!r}, which is no file name")
@@ -108,7 +108,7 @@ def _file_names(stated: Any, path: Path) -> list[str]:
 
 
 def _with_channels(case: Case, modalities: dict[int, str], stated: int) -> Case:
-    """A case with the chosen ones of the channels that its 4-D file has."""
+    """Give a case the chosen channels of its 4-D file."""
     shape = read_shape(case.image)
     if shape[3:] != (stated,):
         raise PosconError(

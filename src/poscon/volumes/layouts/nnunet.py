@@ -1,4 +1,4 @@
-"""nnU-Net raw data, versions 1 and 2: one file a channel.
+"""nnU-Net raw data, versions 1 and 2: one file per channel.
 
 https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md. Files: ``dataset.json``,
 ``imagesTr/CASE_0000.nii.gz`` (the last four digits are the channel), ``labelsTr/CASE.nii.gz``
@@ -31,7 +31,7 @@ def matches(root: Path) -> bool:
     description = read_description(root)
     if "channel_names" in description:
         return True
-    # Version 1 has the Decathlon's dataset.json: the channel in the file names tells them apart.
+    # Version 1 has the Decathlon's dataset.json. The channel in the file names tells them apart.
     images = scan_files(root, "imagesTr/*_0000.*")
     own_label = [path for path in images if (root / "labelsTr" / path.name).is_file()]
     return "modality" in description and bool(images) and not own_label
@@ -88,7 +88,7 @@ def _images(
     """The files of the chosen channels by case.
 
     Raises:
-        PosconError: a name without a channel, or a case that lacks one of the channels.
+        PosconError: a name has no channel, or a case lacks one of the channels.
     """
     found: dict[str, dict[int, Path]] = {}
     for path in scan_files(folder, f"*{ending}"):

@@ -1,9 +1,9 @@
 """Any folder of scans, nested or flat, with or without label maps.
 
-A label map is known by a folder (``labels/`` or ``masks/`` beside ``images/``), by its name beside
-its image (``NAME_seg``, ``NAME.seg``, ``seg-1`` beside ``volume-1``) or by the name alone
-(``segmentation`` beside the only image of a folder). Capitals do not matter. Every frame of a 4-D
-file is a case of one subject.
+A label map is recognised by a folder (``labels/`` or ``masks/`` beside ``images/``), by its name
+beside its image (``NAME_seg``, ``NAME.seg``, ``seg-1`` beside ``volume-1``) or by the name alone
+(``segmentation`` beside the only image of a folder). Capitals do not matter. Each frame of a 4-D
+file is a case. All frames of a file belong to one subject.
 """
 
 import re
@@ -74,12 +74,13 @@ def read(root: Path, channel: int | None) -> Dataset:
 
 @dataclass(frozen=True)
 class _File:
-    """A scan file and what its place says.
+    """A scan file and what its path says.
 
     Attributes:
         path: the file.
-        name: its path in the folder without suffix.
-        key: the same without the folders that say image or label; what image and label map share.
+        name: its path in the folder, without suffix.
+        key: the name without the folders that say image or label. An image and its label map
+            share it.
         is_label_folder: whether it lies in a folder of label maps.
         is_image_folder: whether it lies in a folder of images.
     """
@@ -91,14 +92,14 @@ class _File:
     is_image_folder: bool
 
     def is_label(self, by_folder: bool) -> bool:
-        """Whether it is a label map; ``by_folder``: there are folders of label maps."""
+        """Whether it is a label map. ``by_folder``: whether there are folders of label maps."""
         if self.is_label_folder or (by_folder and self.is_image_folder):
             return self.is_label_folder
         return _LABEL_NAME.fullmatch(scan_stem(self.path)) is not None
 
     @property
     def short_key(self) -> str:
-        """The key without what the file's name says of image or label."""
+        """The key without the part of the file's name that says image or label."""
         folder, _, stem = self.key.rpartition("/")
         for pattern in (_LABEL_NAME, _IMAGE_NAME):
             if found := pattern.fullmatch(stem):
@@ -124,7 +125,7 @@ def _file(path: Path, root: Path) -> _File:
 
 
 def _without_predictions(root: Path) -> tuple[list[_File], list[Path]]:
-    """The files, and the folders that ``poscon predict`` wrote, whose files are left out."""
+    """The files, and the folders that ``poscon predict`` wrote. The files of these are left out."""
     files, predicted = [], set()
     for path in scan_files(root, "**/*"):
         file = _file(path, root)
@@ -147,8 +148,8 @@ def _refuse_other_layouts(root: Path, files: Iterable[_File]) -> None:
                 home = root / folder.parent
                 raise PosconError(
                     f"{home}: has imagesTr but no usable dataset.json beside it, so it is neither "
-                    "the nnU-Net nor the Decathlon layout; mend dataset.json, or give the folder "
-                    "of the images"
+                    "the nnU-Net nor the Decathlon layout; correct dataset.json, or give the "
+                    "folder of the images"
                     if home == root
                     else f"{root}: {folder.parent} in it has imagesTr, so it is a data set of its "
                     f"own; give {home}"
@@ -156,7 +157,7 @@ def _refuse_other_layouts(root: Path, files: Iterable[_File]) -> None:
 
 
 def _pairs(images: list[_File], labels: list[_File]) -> dict[Path, Path]:
-    """Label maps by image: by the same key, else by what is left of the names."""
+    """Find the label map of each image: by the key, else by the short key, else by the folder."""
     exact: dict[str, list[_File]] = defaultdict(list)
     short: dict[str, list[_File]] = defaultdict(list)
     folder: dict[str, list[_File]] = defaultdict(list)
@@ -194,7 +195,7 @@ def _pairs(images: list[_File], labels: list[_File]) -> dict[Path, Path]:
 
 
 def _classes(labels: Iterable[Path]) -> LabelScheme | None:
-    """What ``labels.json`` beside the label maps says, or the names of 3D Slicer's segments."""
+    """The classes of ``labels.json`` beside the label maps, or the names of Slicer's segments."""
     paths = sorted(labels)
     stated: dict[LabelScheme, Path] = {}
     for folder in sorted({path.parent for path in paths}):
@@ -212,8 +213,8 @@ def _classes(labels: Iterable[Path]) -> LabelScheme | None:
     without = [path for path in paths if not named.get(path)]
     if without:
         raise PosconError(
-            f"{without[0]}: has no names of segments, which other label maps have; export all of "
-            "them alike"
+            f"{without[0]}: has no names of segments, but other label maps have; export all of "
+            "them in the same way"
         )
     classes = ((name, (value,)) for value, name in enumerate(names, start=1))
     return label_scheme(classes, where=str(paths[0]))

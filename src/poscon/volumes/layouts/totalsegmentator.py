@@ -2,8 +2,8 @@
 
 Wasserthal et al., Radiology: Artificial Intelligence 2023,
 https://github.com/wasserth/TotalSegmentator. Files: ``SUBJECT/ct.nii.gz`` (or ``mri.nii.gz``) and
-``SUBJECT/segmentations/ORGAN.nii.gz``. The organs by name are the classes, with the values 1, 2, 3
-and so on. Masks that overlap are refused when they are read.
+``SUBJECT/segmentations/ORGAN.nii.gz``. The organs, sorted by name, are the classes. They have the
+values 1, 2, 3 and so on. Masks that overlap are refused when they are read.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Walking a data set's folder so that nothing is left out without being named."""
+"""Walk a data set's folder, and name everything that is left out."""
 
 import os
 import stat
@@ -17,9 +17,9 @@ class Tree:
     """Everything below a folder.
 
     Attributes:
-        files: regular files that are not hidden, by name of their path.
-        hidden: files and folders whose name begins with a dot; folders are not entered.
-        unreachable: what cannot be read and why.
+        files: regular files that are not hidden, sorted by path.
+        hidden: files and folders whose name begins with a dot. The folders are not entered.
+        unreachable: what cannot be read, and why.
     """
 
     files: tuple[Path, ...]
@@ -28,7 +28,7 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """Everything below a folder. Links are followed; a folder that was met before is not entered.
+    """List everything below a folder. Links are followed. Each folder is entered once.
 
     Args:
         root: the folder.
@@ -37,7 +37,7 @@ def walk(root: Path) -> Tree:
     hidden: list[Path] = []
     unreachable: list[tuple[Path, str]] = []
     entered: set[tuple[int, int]] = set()
-    # folders of their own before links to them: a file is then known by its own name
+    # folders come before links to them, so that a file is known by its own path
     folders, links = [root], list[Path]()
     while folders or links:
         folder = folders.pop() if folders else links.pop()
@@ -74,11 +74,11 @@ def walk(root: Path) -> Tree:
 
 
 def passed_over(root: Path, used: Iterable[Path], companions: Iterable[str]) -> tuple[str, ...]:
-    """What is below a folder and was not read, counted, one line for each kind.
+    """Count what is below a folder and was not read, one line for each kind.
 
     Args:
         root: the data set's folder.
-        used: the files that were read, and folders of which every scan file was.
+        used: the files that were read, and the folders whose scan files were all read.
         companions: names of files that the layout reads or that describe the data set.
     """
     tree, known = walk(root), {os.path.realpath(path) for path in used}
