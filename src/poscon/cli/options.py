@@ -70,6 +70,15 @@ Labels = Annotated[
         help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the layout says.",
     ),
 ]
+IgnoreLabel = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="V",
+        help="Label value of voxels that are not labelled. Default: as the layout says, else "
+        "every voxel is labelled.",
+    ),
+]
 Engine = Annotated[
     str, typer.Option(help="Where to work: local (this machine) or ray (a Ray cluster).")
 ]
@@ -102,6 +111,14 @@ def number_or_word(text: str | None) -> Any:
     """``"1.25"`` as a number; a word such as ``auto`` as it is."""
     try:
         return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def whole_or_word(text: str | None) -> int | str | None:
+    """``"20"`` as a whole number; a word such as the name of a file as it is."""
+    try:
+        return None if text is None else int(text)
     except ValueError:
         return text
 

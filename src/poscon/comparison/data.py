@@ -82,7 +82,9 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
         with complete(folder) as part:
             write_phantom(part, **data.phantom.model_dump())
     known = read_json(path) if path.is_file() else {}
-    about = data.model_dump(mode="json", exclude={"folder"})  # a folder may move
+    # a folder may move, and a comparison begun by an earlier version knows no ignore_label
+    unsaid = {"folder"} if data.ignore_label else {"folder", "ignore_label"}
+    about = data.model_dump(mode="json", exclude=unsaid)
     began = known.get(name, {})
     if not (store / MANIFEST).is_file():
         write_json(path, {**known, name: {"data": about}})  # known also if prepare is killed
@@ -91,6 +93,7 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
             store,
             layout=data.layout,
             labels=data.labels,
+            ignore_label=data.ignore_label,
             channel=data.channel,
             reverse=data.reverse,
             recipe={"prepare": data.prepare},

@@ -52,7 +52,7 @@ class DataSettings(Settings):
     Attributes:
         folder: folder of the data set; ``--data`` of the command line overrides it.
         phantom: synthetic scans, drawn if no folder is given.
-        layout, labels, channel, reverse: the options of ``poscon prepare`` with these names.
+        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these names.
         prepare: settings of ``poscon prepare``.
     """
 
@@ -60,6 +60,7 @@ class DataSettings(Settings):
     phantom: PhantomSettings | None = None
     layout: str | None = None
     labels: str | None = None
+    ignore_label: PositiveInt | None = None
     channel: NonNegativeInt | None = None
     reverse: str | None = None
     prepare: dict[str, Any] = Field(default_factory=dict)

@@ -156,6 +156,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         layout=layout,
         channel=place.data.channel,
         labels=place.data.labels,
+        ignore_label=place.data.ignore_label,
         source_spacing=spacing,
     )
     measured.replace(folder / RESULTS)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
+from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.parts import Encoder
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import batch_slices
+from poscon.volumes.case import IGNORE
 
 TIE = 1e-9
 """Cosines that differ by less than this are equal. The difference is rounding."""
@@ -140,10 +142,6 @@ def linear_segmentation_probe(
     Returns:
         Dice by class and case id. A class that neither prediction nor label has is left out.
     """
-    from poscon.finetuning.supervised import (
-        supervised_loss,  # it imports MONAI, which pre-training does not need
-    )
-
     reader = SliceReader(store, train_cases, size, encoder.settings.context)
     slices = LabelledBatches(reader, BATCH, size, STEPS, FOREGROUND, seed, STEPS)
 
@@ -186,6 +184,7 @@ def _dice(
         [probe(look(reader.centred(part).images), size).argmax(1).cpu().numpy() for part in parts]
     )
     expected = _middle(store.label(case), size)
+    predicted = np.where(expected == IGNORE, IGNORE, predicted)
     dice = {}
     for index, name in enumerate(store.class_names, start=1):
         a, b = predicted == index, expected == index

@@ -1,0 +1,191 @@
+"""Which slices are labelled: tables of slices, and drawing some of them."""
+
+import csv
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from poscon.errors import PosconError
+from poscon.seeds import stream
+from poscon.store.store import CaseRecord, Store
+
+COLUMNS = ("case", "slice")
+"""Of a table of slices."""
+ROUNDING = 1e-9  # products of distances this close are equal
+
+
+def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
+    """A table of slices: the numbers of each case's slices, rising, each once.
+
+    Args:
+        path: a CSV file with the columns ``case`` (the id of a case) and ``slice`` (counted from
+            0). Other columns are passed over.
+
+    Raises:
+        PosconError: the file cannot be read, lacks a column, has no slice, or a number that is
+            none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            rows = [] if absent else [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PosconError(f"{path}: cannot read the table of slices ({error})") from error
+    if absent:
+        raise PosconError(
+            f"{path}: has no column {absent[0]!r}; its first line should be 'case,slice'"
+        )
+    found: dict[str, set[int]] = defaultdict(set)
+    for line, row in rows:
+        text = (row["slice"] or "").strip()
+        if not (text.isascii() and text.isdigit()):
+            raise PosconError(
+                f"{path}: line {line}: {text!r} is no slice number; write whole numbers from 0"
+            )
+        found[(row["case"] or "").strip()].add(int(text))
+    if not found:
+        raise PosconError(f"{path}: names no slice")
+    return {case: tuple(sorted(numbers)) for case, numbers in found.items()}
+
+
+def check_slice_table(
+    table: Mapping[str, Sequence[int]], n_slices: Mapping[str, int], *, where: str, what: str
+) -> None:
+    """Refuse a table that names a case or a slice which there is not.
+
+    Args:
+        table: the numbers of each case's slices.
+        n_slices: how many slices each case has.
+        where: what to name in an error message.
+        what: what the cases are, for the message.
+
+    Raises:
+        PosconError: it does.
+    """
+    for case, numbers in table.items():
+        if case not in n_slices:
+            raise PosconError(f"{where}: {case!r} is no {what}")
+        if max(numbers) >= n_slices[case]:
+            raise PosconError(
+                f"{where}: case {case} has no slice {max(numbers)}, its slices are 0 to "
+                f"{n_slices[case] - 1}"
+            )
+
+
+def with_slices(store: Store, case: CaseRecord, numbers: Sequence[int]) -> CaseRecord:
+    """A labelled case of which only some of the labelled slices count as labelled.
+
+    Args:
+        store: that holds the case.
+        case: its record.
+        numbers: of the slices, rising; at least one.
+    """
+    if len(numbers) == case.n_labelled_slices:
+        return case
+    label = store.label(case)
+    n_classes = len(store.class_names) + 1
+    voxels = np.zeros(n_classes, np.int64)
+    for number in numbers:
+        voxels += np.bincount(label[number].ravel(), minlength=n_classes)[:n_classes]
+    return replace(
+        case, labelled_slices=tuple(map(int, numbers)), class_voxels=tuple(voxels[1:].tolist())
+    )
+
+
+def choose_slices(
+    store: Store, cases: Sequence[CaseRecord], table: Mapping[str, Sequence[int]], *, where: str
+) -> list[CaseRecord]:
+    """The cases of a table, of each the slices that it names; the numbers are the store's.
+
+    Args:
+        store: that holds the cases.
+        cases: the labelled cases that may be trained on.
+        table: the numbers of each case's slices.
+        where: what to name in an error message.
+
+    Raises:
+        PosconError: a case is not among them, or a slice is not there or not labelled.
+    """
+    counts = {case.id: case.shape[0] for case in cases}
+    what = f"labelled case of {store.path} that is left to train on"
+    check_slice_table(table, counts, where=where, what=what)
+    for case in cases:
+        unknown = set(table.get(case.id, ())) - set(case.labelled_slice_numbers.tolist())
+        if unknown:
+            raise PosconError(
+                f"{where}: slice {min(unknown)} of case {case.id} is not labelled in {store.path}"
+            )
+    return [with_slices(store, case, table[case.id]) for case in cases if case.id in table]
+
+
+def draw_slices(cases: Sequence[CaseRecord], n: int, seed: int) -> dict[str, tuple[int, ...]]:
+    """Draw labelled slices; the draw of n is contained in the draw of n + 1 of the same seed.
+
+    The subjects take turns in a random order, so they have equally many as long as they have
+    enough. A place is where a slice is among the labelled ones of its case, from 0 to 1. In its
+    turn a subject gives the slice whose place has the largest product of the distance to the
+    nearest place drawn of this subject, and of the distance to the nearest place drawn of any. So
+    the slices of each subject, and those of all subjects together, are spread evenly. Distances are
+    around a circle that joins 1 to 0. Of equals one is drawn at random; so is the first of all.
+
+    Args:
+        cases: whose labelled slices are drawn from.
+        n: number of slices.
+        seed: of the run.
+
+    Returns:
+        The numbers of each case's drawn slices, rising; cases without any are absent.
+
+    Raises:
+        PosconError: there are fewer labelled slices.
+    """
+    generator = np.random.default_rng(stream(seed, "labelled slices"))
+    left: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
+    for case in cases:
+        numbers = case.labelled_slice_numbers
+        places = (np.arange(len(numbers)) + 0.5) / max(len(numbers), 1)
+        left[case.subject] += [
+            (place, case.id, number)
+            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
+        ]
+    available = sum(map(len, left.values()))
+    if n > available:
+        raise PosconError(
+            f"--labelled-slices {n}: there are {available} labelled slices of {len(left)} "
+            "subject(s) to draw from; ask for fewer"
+        )
+    subjects = sorted(left)
+    order = [subjects[i] for i in generator.permutation(len(subjects))]
+    taken: list[float] = []
+    taken_of: dict[str, list[float]] = defaultdict(list)
+    drawn: dict[str, list[int]] = defaultdict(list)
+    for subject in islice((s for s in cycle(order) if left[s]), n):
+        slices = left[subject]
+        places = np.array([place for place, _, _ in slices])
+        apart = _distances(places, taken) * _distances(places, taken_of[subject])
+        best = np.flatnonzero(apart >= apart.max() - ROUNDING)
+        place, case_id, number = slices.pop(int(generator.choice(best)))
+        insort(taken, place)
+        insort(taken_of[subject], place)
+        drawn[case_id].append(number)
+    return {case: tuple(sorted(numbers)) for case, numbers in drawn.items()}
+
+
+def _distances(places: np.ndarray, taken: Sequence[float]) -> np.ndarray:
+    """(N,): from each place to the nearest one taken, around a circle of length 1; 1 if none is.
+
+    Args:
+        places: (N,), from 0 to 1.
+        taken: rising.
+    """
+    if not taken:
+        return np.ones(len(places))
+    around = np.array([taken[-1] - 1, *taken, taken[0] + 1])
+    after = np.searchsorted(around, places)
+    return np.minimum(np.abs(around[after] - places), np.abs(places - around[after - 1]))
