@@ -80,7 +80,7 @@ def _draw_tiles(
             f"{number + 1}: {case.id[-18:]}\nslice {index}, at {case.positions[index]:.2f}",
             fontsize=7,
         )
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], anchor="N")  # so that the titles of a row are level
 
 
 def _draw_embeddings(

@@ -21,10 +21,12 @@ def even_position(number: int, start: float) -> float:
 
 
 class Spread(Strategy):
-    """Subjects take turns in a random order. Each gives the slice nearest to the next position.
+    """Subjects take turns. Each gives the slice that is nearest to the next position.
 
-    Slices that are labelled already count: the sequence of positions goes on after them. To choose
-    ten and then ten more is therefore to choose twenty.
+    Of the subjects that have their turn, that one is taken whose labelled and chosen slices are the
+    farthest from the position. Where this does not tell, a random order does. Slices that are
+    labelled already count: the sequence of positions goes on after them. To choose ten and then ten
+    more is therefore to choose twenty.
     """
 
     summary = "as many subjects as possible, positions spread evenly over the stack"
@@ -47,14 +49,16 @@ class Spread(Strategy):
             target = self.place(even_position(turns.done, start))
             rows = turns.rows()
             ranks = subject_rank[pool.subjects[rows]]
-            rows = rows[ranks == ranks.min()]
-            reason = turns.before(int(rows[0]))
             if pool.middles is None:
-                row = int(rows[row_rank[rows].argmin()])
+                row = int(rows[ranks.argmin()])
+                reason = turns.before(row)
             else:
-                distance = np.abs(pool.middles[rows] - target)
-                row = int(rows[np.lexsort((row_rank[rows], distance))[0]])
-                reason = f"{reason}; the slice nearest to position {target:.2f}"
+                distance = np.abs(pool.middles - target)
+                nearest = np.full(len(turns.counts), np.inf)  # slice labelled or chosen, by subject
+                np.minimum.at(nearest, pool.subjects[~turns.left], distance[~turns.left])
+                keys = (row_rank[rows], distance[rows], ranks, -nearest[pool.subjects[rows]])
+                row = int(rows[np.lexsort(keys)[0]])
+                reason = f"{turns.before(row)}; the slice nearest to position {target:.2f}"
             turns.take(row)
             chosen.append(Choice(row, reason))
         return chosen
