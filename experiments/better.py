@@ -169,8 +169,8 @@ class Tuning:
             model, store = Model(self.run(name, draw), "cpu"), Store(self.store)
             watched = set(json.loads(self.file("better-watched").read_text()))
             cases = [case for case in store.cases if case.subject in watched]
-            told = FinetuneSettings(precision="bf16", keep_largest_component=True)
-            dice = mean_dice(model.network, store, cases, model.size, told)["validation_dice"]
+            told = FinetuneSettings(precision="bf16", size=model.size, keep_largest_component=True)
+            dice = mean_dice(model.network, store, cases, told)["validation_dice"]
             kept.write_text(json.dumps(dice))
         return float(json.loads(kept.read_text()))
 

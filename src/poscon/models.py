@@ -198,6 +198,12 @@ class ScanPreparer:
             check_same_grid(file, case.image, header, stated_spacing(case, self.preparation))
         return case
 
+    def preparation_for(self, header: ScanHeader) -> Preparation:
+        """The preparation with the plane in which such a scan is sliced."""
+        as_acquired = self.preparation.model_copy(update={"plane": "auto"})
+        plane = self.training.plane_for(case_geometry(header, as_acquired).acquired)
+        return self.preparation.model_copy(update={"plane": plane})
+
     def prepare(
         self, files: Mapping[Path, Scan], case: Case, spacing_from: SpacingFrom
     ) -> PreparedScan:
@@ -212,10 +218,7 @@ class ScanPreparer:
             PosconError: a voxel is not finite, or all are the same.
         """
         scan = files[case.image]
-        as_acquired = self.preparation.model_copy(update={"plane": "auto"})
-        acquired = case_geometry(_header(scan), as_acquired).acquired
-        plane = self.training.plane_for(acquired)
-        preparation = self.preparation.model_copy(update={"plane": plane})
+        preparation = self.preparation_for(_header(scan))
         geometry = case_geometry(_header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
         prepared = PreparedScan(scan, geometry, series, spacing_from)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from poscon.commands.finetune import finetune
+from poscon.commands.finetune import Request, finetune
 from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
@@ -23,6 +23,7 @@ from poscon.finetuning.supervised import Supervised
 from poscon.networks.weights import read_weights
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
+from poscon.training.curve import rise_at_end
 
 SMALL = ["network.width=4", "network.levels=2", "size=32", "batch=8"]
 
@@ -326,3 +327,57 @@ def test_unfinished_pretraining_is_named(pretrained: Path, store: Path, tmp_path
     (tmp_path / "pre" / "config.yaml").write_text("command: pretrain\n")
     with pytest.raises(PosconError, match="did the run finish"):
         finetune(store, tmp_path / "run", init=tmp_path / "pre")
+
+
+def test_minutes_become_a_number_of_steps(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run has the number, goes on with it, and is repeated by it."""
+    finetune(store, tmp_path / "run", minutes=0.1, settings=SMALL)
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]
+    steps = settings["iterations"]
+    assert settings["minutes"] is None
+    assert f"0.1 minutes: {steps} iterations" in capsys.readouterr().err
+    finetune(store, tmp_path / "again", iterations=steps, settings=SMALL)
+    for name, value in weights(tmp_path / "again").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+
+
+def test_minutes_that_are_too_few_are_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match=r"--minutes 0\.0001: .* give more"):
+        finetune(store, tmp_path / "run", minutes=0.0001, validation=["phantom_004"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_minutes_and_iterations_are_one_too_many(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="minutes and iterations both say how long"):
+        finetune(store, tmp_path / "run", minutes=1, iterations=5)
+
+
+def test_a_training_that_ends_while_it_rises_says_so(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rising = [*SMALL, "checkpoint_every=10", "optimiser.lr=0.01", "optimiser.warmup=0"]
+    finetune(store, tmp_path / "run", iterations=120, validation=["phantom_004"], settings=rising)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        curve = [float(row["validation_dice"]) for row in csv.DictReader(file)]
+    rise = rise_at_end(curve)
+    assert rise > 0
+    assert f"validation_dice rose by {rise:.3f}" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_has_just_ended_is_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fresh = tmp_path / "run", Request.from_arguments
+
+    def overtaken(*arguments: Any) -> Request:
+        request = fresh(*arguments)
+        monkeypatch.undo()
+        finetune(store, run, iterations=1, settings=SMALL)
+        return request
+
+    monkeypatch.setattr(Request, "from_arguments", overtaken)
+    with pytest.raises(PosconError, match="exists already"):
+        finetune(store, run, iterations=2, settings=SMALL)
+    assert yaml.safe_load((run / "config.yaml").read_text())["settings"]["iterations"] == 1

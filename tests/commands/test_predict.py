@@ -36,6 +36,12 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
+def read_classes(run: Path) -> list[str]:
+    """Names of the classes of a model."""
+    _, about = read_weights(run / "model.safetensors")
+    return [c["name"] for c in about["classes"]]
+
+
 def segment(run: Path, source: Path, target: Path) -> Any:
     (written,) = predict(run, source, target)
     return nib.load(written)
@@ -454,3 +460,59 @@ def test_a_header_that_cannot_be_believed(
 def test_a_label_map_is_not_segmented(finetuned: Path, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(PosconError, match="looks like a label map"):
         predict(finetuned, scans / "labelsTr", tmp_path / "out")
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (1, 1, -1)])
+def test_a_class_is_removed_outside_its_range(
+    signs: tuple[int, ...], finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    """The numbers are those of the file's slices, whichever way they run."""
+    (tmp_path / "in").mkdir()
+    image = phantom(scans).as_reoriented(np.array(list(zip(range(3), signs, strict=True))))
+    for name in ("a", "b"):
+        nib.save(image, tmp_path / "in" / f"{name}.nii.gz")
+    predict(finetuned, tmp_path / "in", tmp_path / "plain")
+    plain = np.asanyarray(nib.load(tmp_path / "plain" / "a.nii.gz").dataobj)
+    classes = json.loads((tmp_path / "plain" / "labels.json").read_text())["classes"]
+    value, slices = next(
+        (c["values"][0], np.flatnonzero((plain == c["values"][0]).any((0, 1))))
+        for c in classes
+        if (plain == c["values"][0]).any((0, 1)).sum() > 2
+    )
+    name = next(c["name"] for c in classes if c["values"] == [value])
+    other = next(c["name"] for c in classes if c["values"] != [value])
+    first, last = int(slices[1]), int(slices[-1]) - 1
+    ranges = tmp_path / "ranges.csv"
+    ranges.write_text(f"case,class,first,last\na,{name},{first},{last}\na,{other},,\n")
+    predict(finetuned, tmp_path / "in", tmp_path / "out", ranges=ranges)
+    labels = np.asanyarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    numbers = np.arange(plain.shape[2])
+    outside = (plain == value) & ((numbers < first) | (numbers > last))
+    unwanted = next(c["values"][0] for c in classes if c["name"] == other)
+    assert outside.any()
+    np.testing.assert_array_equal(labels, np.where(outside | (plain == unwanted), 0, plain))
+    kept = np.asanyarray(nib.load(tmp_path / "out" / "b.nii.gz").dataobj)
+    np.testing.assert_array_equal(kept, plain)
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]
+    assert record["a"]["emptied_outside"] == {name: [first, last], other: []}
+    assert record["b"]["emptied_outside"] == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("x,{name},0,1", "no case 'x' among the 5 scan"),
+        ("phantom_000,{name},0,999", "phantom_000: {name} ends in slice 999, and the scan has the"),
+    ],
+)
+def test_ranges_that_do_not_fit_are_refused(
+    row: str, message: str, finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / "ranges.csv"
+    name = read_classes(finetuned)[0]
+    ranges.write_text(f"case,class,first,last\n{row.format(name=name)}\n")
+    with pytest.raises((PosconError, PartlyDone)) as caught:
+        predict(finetuned, scans, tmp_path / "out", ranges=ranges)
+    failed = getattr(caught.value, "failed", {})
+    assert message.format(name=name) in f"{caught.value} {failed}"
+    assert not (tmp_path / "out" / "phantom_000.nii.gz").exists()

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from poscon.commands.pretrain import pretrain
+from poscon.commands.pretrain import Request, pretrain
 from poscon.errors import PosconError
 from poscon.networks.parts import Encoder
 from poscon.networks.weights import read_weights
@@ -591,3 +591,20 @@ def test_what_two_processes_cannot_do(
     assert done.returncode != 0
     assert f"error: {message}" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_process_has_just_ended_is_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fresh = tmp_path / "run", Request.from_arguments
+
+    def overtaken(*arguments: Any) -> Request:
+        request = fresh(*arguments)
+        monkeypatch.undo()
+        pretrain(store, run, epochs=1, settings=TINY)
+        return request
+
+    monkeypatch.setattr(Request, "from_arguments", overtaken)
+    with pytest.raises(PosconError, match="exists already"):
+        pretrain(store, run, epochs=2, settings=TINY)
+    assert yaml.safe_load((run / "config.yaml").read_text())["settings"]["epochs"] == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from poscon.errors import PosconError
 from poscon.finetuning.fixmatch import (
     FixMatch,
+    agreement,
     cut_mix,
     draw_boxes,
     pseudo_labels,
@@ -74,6 +75,23 @@ def test_a_box_is_drawn_as_often_as_asked_and_anywhere():
     corners = {tuple(np.argwhere(box.numpy())[0]) for box in boxes[has]}
     assert corners == {(i, j) for i in range(6) for j in range(6)}
     assert not draw_boxes(50, 10, 3, probability=0, area=(0.2, 0.2), aspect=(1, 1)).any()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.45, 1.1])
+def test_agreement_is_the_dice_of_the_foreground_with_equal_classes(threshold):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    labels, confidence = torch.randint(3, (2, 6, 5)), torch.rand(2, 6, 5)
+    confident = confidence >= threshold
+    same = found = sought = 0
+    for index in np.ndindex(2, 6, 5):
+        if confident[index]:
+            best = int(logits[(index[0], slice(None), *index[1:])].argmax())
+            same += best == int(labels[index]) and best > 0
+            found += best > 0
+            sought += int(labels[index]) > 0
+    expected = 2 * float(same) / float(found + sought) if found + sought else 1.0
+    assert float(agreement(logits, labels, confident)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_cut_mix_takes_the_box_from_the_next_row():

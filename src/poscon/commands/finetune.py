@@ -1,6 +1,8 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +14,7 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.finetuning import find_method
+from poscon.finetuning.base import FinetuneMethod
 from poscon.leakage import describe, read_entries, roles_by_pixels
 from poscon.networks.build import build_network
 from poscon.networks.parts import SegmentationNetwork
@@ -23,6 +26,7 @@ from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
 from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
 from poscon.store.training_range import TrainingRange
+from poscon.training.curve import rise_at_end
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
 from poscon.training.inference import (
@@ -34,14 +38,19 @@ from poscon.training.inference import (
 from poscon.training.loop import train
 from poscon.training.run import (
     MODEL,
+    MetricsFile,
     RunFolder,
     inputs_record,
     part_file,
     refuse_with_resume,
     say_mixtures,
 )
+from poscon.training.timing import Training, time_loop
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
+
+TIMED_STEPS = 10
+"""Steps whose time says how many there are in ``minutes``, after as many to warm up."""
 
 
 @checked
@@ -57,6 +66,7 @@ def finetune(
     validation: Names | None = None,
     method: str | None = None,
     iterations: int | None = None,
+    minutes: float | None = None,
     seed: int | None = None,
     recipe: Recipe | None = None,
     settings: GivenSettings = (),
@@ -82,6 +92,9 @@ def finetune(
         validation: the cases to set apart for validation: a file or a list.
         method: fine-tuning method; None: that of the recipe, else ``supervised``.
         iterations: training steps; None: that of the recipe, else 2000.
+        minutes: how long the training may take, in place of ``iterations``. The number of steps
+            that fit is worked out from the speed of the first ones. The run folder has it as
+            ``iterations``, so the run can be resumed, and repeated with it.
         seed: decides every random choice, the draw of labelled subjects too; None: that of the
             recipe, else 0.
         device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
@@ -108,6 +121,7 @@ def finetune(
                 ("--validation", validation),
                 ("--method", method),
                 ("--iterations", iterations),
+                ("--minutes", minutes),
                 ("--seed", seed),
                 ("--recipe", recipe),
                 ("--set", settings),
@@ -122,6 +136,7 @@ def finetune(
         settings,
         method=method,
         iterations=iterations,
+        minutes=minutes,
         seed=seed,
         device=device,
     )
@@ -140,12 +155,14 @@ class Request:
             ``validation``.
         init: folder of the pre-training run whose weights are still to be loaded. None: random
             weights, or those of the run's own checkpoint.
+        resumed: whether the run folder has the run already.
     """
 
     store: Store
     settings: FinetuneSettings
     cases: dict[str, list[CaseRecord]]
     init: Path | None
+    resumed: bool = False
 
     @classmethod
     def from_arguments(
@@ -187,7 +204,7 @@ class Request:
         # once there is a checkpoint, the encoder's file is not needed any more
         needed = init is not None and folder.checkpoint is None
         cases = folder.resume_cases("finetune", store)
-        return cls(store, settings, cases, Path(init) if needed else None)
+        return cls(store, settings, cases, Path(init) if needed else None, resumed=True)
 
 
 def _finetune(request: Request, folder: RunFolder) -> Path:
@@ -198,45 +215,45 @@ def _finetune(request: Request, folder: RunFolder) -> Path:
 
 def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     chosen, store, cases, init = request.settings, request.store, request.cases, request.init
-    device = choose_device(chosen.device)
     network, loaded = _network(chosen, init, store, cases["labelled"])
     size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
-    views = ViewMaker(chosen.views, size, store.channels)
-    learner = make_learner(chosen, network, views)
-    if not folder.begun:
-        resolved = chosen.model_copy(update={"size": size, "network": network.settings})
+    chosen = chosen.model_copy(update={"size": size, "network": network.settings})
+    watched = cases.get("validation", [])
+    if chosen.minutes is not None:
+        steps = _steps_within(chosen.minutes, chosen, store, cases, network)
+        chosen = chosen.model_copy(update={"iterations": steps, "minutes": None})
+    training = _training(chosen, store, cases, network)
+    if not request.resumed:
         folder.begin(
             "finetune",
             store,
-            resolved.model_dump(mode="json"),
+            chosen.model_dump(mode="json"),
             cases,
             earlier=[] if init is None else read_entries(init),
             init=None if init is None else str(init),
             loaded=loaded,
         )
-    watched = cases.get("validation")
+    assert isinstance(training.method, FinetuneMethod)
+    model = training.method.model
     train(
-        learner,
-        views,
-        _batches(request, size, network.settings.context),
-        optimiser=chosen.optimiser,
+        training.method,
+        training.views,
+        training.batches,
+        optimiser=training.optimiser,
         run=folder,
-        device=device,
-        precision=chosen.precision,
+        device=training.device,
+        precision=training.precision,
         compiled=chosen.compile,
         title=f"fine-tuning ({chosen.method})",
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,
-        after_chunk=(
-            None
-            if not watched
-            else lambda _: mean_dice(learner.model, store, watched, size, chosen)
-        ),
+        after_chunk=(lambda _: mean_dice(model, store, watched, chosen)) if watched else None,
     )
+    _say_rise(folder, training.method)
     path = folder.path / MODEL
     save_weights(
         path,
-        learner.model,
+        model,
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
@@ -248,28 +265,85 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     return path
 
 
-def _batches(request: Request, size: int, context: int) -> LabelledBatches:
-    """The batches of a training on views of ``size`` pixels.
+def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:
+    """A note on stderr if the run was still getting better when it ended.
+
+    It looks at the Dice of the validation cases. Without such cases it looks at the method's own
+    curve, see :attr:`poscon.finetuning.base.FinetuneMethod.rising_log`.
+    """
+    rows = MetricsFile(folder.metrics_path).rows()
+    name = "validation_dice" if "validation_dice" in rows[-1] else method.rising_log
+    if name is not None and (rise := rise_at_end([float(row[name]) for row in rows])):
+        console.print(
+            f"note: {name} rose by {rise:.3f} over the last third of the training, so more "
+            "--iterations (or --minutes) may give a better model",
+            soft_wrap=True,
+        )
+
+
+def _training(
+    chosen: FinetuneSettings,
+    store: Store,
+    cases: dict[str, list[CaseRecord]],
+    network: SegmentationNetwork,
+) -> Training:
+    """The training of a network from its first step.
 
     Args:
-        request: what is trained.
-        size: extent of the views in pixels.
-        context: neighbouring slices on each side that the network sees.
+        chosen: every setting; ``size`` and ``network`` are resolved.
+        store: the prepared data set.
+        cases: the cases by role.
+        network: trained in place.
     """
-    chosen, cases = request.settings, request.cases
+    size = int(chosen.size)
+    context = network.settings.context
+    views = ViewMaker(chosen.views, size, store.channels)
     canvas = canvas_size(size, chosen.views)
     unlabelled = cases.get("unlabelled")
-    return LabelledBatches(
-        SliceReader(request.store, cases["labelled"], canvas, context),
+    batches = LabelledBatches(
+        SliceReader(store, cases["labelled"], canvas, context),
         chosen.batch,
         size,
         chosen.iterations,
         chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
-        None if unlabelled is None else SliceReader(request.store, unlabelled, canvas, context),
+        None if unlabelled is None else SliceReader(store, unlabelled, canvas, context),
         chosen.unlabelled_batch,
     )
+    device = choose_device(chosen.device)
+    learner = make_learner(chosen, network, views)
+    return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
+
+
+def _steps_within(
+    minutes: float,
+    chosen: FinetuneSettings,
+    store: Store,
+    cases: dict[str, list[CaseRecord]],
+    network: SegmentationNetwork,
+) -> int:
+    """How many steps fit into so many minutes from now, with their looks at validation cases.
+
+    Raises:
+        PosconError: not one does.
+    """
+    started = time.perf_counter()
+    look = 0.0
+    if watched := cases.get("validation"):
+        mean_dice(network, store, watched, chosen)
+        look = time.perf_counter() - started
+    with torch.random.fork_rng(devices=[]):  # the training itself begins as if untimed
+        step = time_loop(_training(chosen, store, cases, deepcopy(network)), TIMED_STEPS)
+    left = minutes * 60 - (time.perf_counter() - started)
+    steps = int(left / (step + look / chosen.checkpoint_every))
+    if steps < 1:
+        raise PosconError(
+            f"--minutes {minutes:g}: {-left / 60:.1f} minutes less than it takes to find out how "
+            "long a step is; give more, or --iterations"
+        )
+    console.print(f"{minutes:g} minutes: {steps} iterations of {step:.2g} seconds", soft_wrap=True)
+    return steps
 
 
 def _choose_roles(
@@ -452,7 +526,6 @@ def mean_dice(
     network: SegmentationNetwork,
     store: Store,
     cases: Sequence[CaseRecord],
-    size: int,
     chosen: FinetuneSettings,
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
@@ -463,7 +536,7 @@ def mean_dice(
     for case in cases:
         stack = torch.from_numpy(store.image(case).astype(np.float32))
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            predicted = predicted_classes(network, stack, size)
+            predicted = predicted_classes(network, stack, int(chosen.size))
         if chosen.keep_largest_component:
             predicted = largest_component(predicted)
         reference = store.label(case)

@@ -3,9 +3,9 @@
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar
-from poscon.store.preparation import stated_spacing
+from poscon.store.preparation import case_geometry, stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
 from poscon.store.training_range import Difference
@@ -27,6 +27,7 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
+from poscon.volumes.ranges import Range, check_ranges, empty_outside, read_ranges
 from poscon.volumes.scan import (
     NIFTI,
     first_volume,
@@ -52,6 +53,7 @@ def predict(
     layout: str | None = None,
     channel: int | None = None,
     cases: Names | None = None,
+    ranges: Path | str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -71,6 +73,9 @@ def predict(
         channel: which channel of a multi-channel input folder, counted from 0; None: all.
         cases: the cases or subjects of the input folder to segment: a file that names them, or a
             list of names; None: all.
+        ranges: a CSV file with the first and the last slice of structures, see
+            :mod:`poscon.volumes.ranges`. A class is removed outside its range; nothing is added
+            inside it. A class or a case that the file does not name stays as predicted.
         source_spacing: voxel size in mm along the axes of the files; it replaces that of the
             headers.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -98,6 +103,8 @@ def predict(
             cases=cases,
         )
     )
+    if ranges is not None:
+        jobs = _with_ranges(jobs, Path(ranges), model)
     if not (source.is_dir() or output.is_dir() or not scan_suffix(output)):
         return _Prediction(model, None, jobs).do(resume)
     with alone(output, "predict"):
@@ -112,11 +119,15 @@ class _Job:
         case: where it is.
         target: the label map to write.
         difference: how its channels differ by name from those that were trained on, or None.
+        ranges: where its structures begin and end, by class, for those that are known.
+        ranges_from: the file and the case that the ranges are of.
     """
 
     case: Case
     target: Path
     difference: Difference | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    ranges_from: str = ""
 
 
 class _Prediction:
@@ -196,7 +207,10 @@ class _Prediction:
         try:
             spacing = stated_spacing(job.case, self.model.preparation)
             header = read_header(job.case.image, spacing=spacing)
-            return self.model.fitted(job.case, header)
+            case = self.model.fitted(job.case, header)
+            geometry = case_geometry(header, self.model.preparation_for(header))
+            check_ranges(job.ranges, geometry.stack_shape[0], job.ranges_from)
+            return case
         except PosconError as error:
             return error
 
@@ -219,7 +233,10 @@ class _Prediction:
             self.record.could_not(job.case.id, str(scan))
 
     def _write(self, job: _Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
-        name, scan = job.case.id, prepared.scan
+        name, scan, geometry = job.case.id, prepared.scan, prepared.geometry
+        if job.ranges:
+            names = self.model.scheme.names
+            classes = [empty_outside(c, job.ranges, names, geometry) for c in classes]
         if job.difference is not None:
             prepared.differences.append(job.difference)
         say_differences(name, prepared.differences)
@@ -228,7 +245,7 @@ class _Prediction:
             self.seen[name] = roles
         if self.record is not None:  # before the label map, which says that this scan is done
             note_seen(self.record.path.parent, name, roles)
-            self.record.done(name, _facts(prepared))
+            self.record.done(name, _facts(prepared, job.ranges))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
@@ -249,7 +266,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any]:
     """What ``predictions.json`` says of a label map."""
     return {
         "plane": prepared.geometry.plane,
@@ -259,6 +276,7 @@ def _facts(prepared: PreparedScan) -> dict[str, Any]:
         "spacing_from": prepared.spacing_from,
         "modalities": prepared.modalities,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
+        "emptied_outside": {name: list(limits or ()) for name, limits in ranges.items()},
     }
 
 
@@ -311,6 +329,21 @@ def _file_job(
             f"{scan_suffix(source)}"
         )
     return [_Job(case, output)]
+
+
+def _with_ranges(jobs: list[_Job], path: Path, model: Model) -> list[_Job]:
+    """The jobs with the ranges of their scans.
+
+    Raises:
+        PosconError: the file cannot be used, or names a case that is not segmented.
+    """
+    ranges = read_ranges(path, model.scheme.names)
+    if unknown := ranges.keys() - {job.case.id for job in jobs}:
+        raise PosconError(f"{path}: no case {min(unknown)!r} among the {len(jobs)} scan(s)")
+    return [
+        replace(job, ranges=ranges.get(job.case.id, {}), ranges_from=f"{path}, case {job.case.id}")
+        for job in jobs
+    ]
 
 
 def _folder_jobs(

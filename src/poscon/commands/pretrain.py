@@ -118,12 +118,14 @@ class Request:
         settings: every setting.
         cases: the cases to train on.
         size: extent of the views in pixels.
+        resumed: whether the run folder has the run already.
     """
 
     store: Store
     settings: PretrainSettings
     cases: list[CaseRecord]
     size: int
+    resumed: bool = False
 
     @classmethod
     def from_arguments(
@@ -155,9 +157,8 @@ class Request:
         elsewhere = {} if device is None else {"device": device}
         settings = validate(PretrainSettings, {**config["settings"], **elsewhere})
         cases = folder.resume_cases("pretrain", store)["pretrain"]
-        return cls(
-            store, settings, cases, slice_size(cases, settings.size, settings.network.stride)
-        )
+        size = slice_size(cases, settings.size, settings.network.stride)
+        return cls(store, settings, cases, size, resumed=True)
 
 
 def _alone(folder: RunFolder) -> AbstractContextManager[None]:
@@ -178,7 +179,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     before = None if metrics.rows() else {"step": 0, **diagnostics()}
     wait_for_all()
     if rank() == 0:
-        if not run.begun:
+        if not request.resumed:
             say_mixtures(store, cases)
             run.begin("pretrain", store, chosen.model_dump(mode="json"), {"pretrain": cases})
         if before is not None:

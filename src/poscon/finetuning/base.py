@@ -21,6 +21,8 @@ class FinetuneMethod(Method):
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
     """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""
+    rising_log: ClassVar[str | None] = None
+    """The name of a log that rises as long as the method learns, without any labels; or None."""
 
     def __init__(
         self,

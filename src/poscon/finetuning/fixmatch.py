@@ -21,6 +21,8 @@ from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import View, ViewMaker, ViewSettings, with_intensity
 
+SMALL = 1e-6
+
 
 def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """The most probable class of each pixel, and whether it is probable enough.
@@ -155,6 +157,7 @@ class WeakToStrong(FinetuneMethod):
     """What FixMatch and UniMatch share: views, pseudo-labels, and CutMix of both."""
 
     uses_unlabelled = True
+    rising_log = "agreement"
     loss: WeakToStrongSettings
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
@@ -221,6 +224,27 @@ def confident_loss(logits: Sequence[Tensor], labels: Tensor, confident: Tensor) 
     )
 
 
+@torch.no_grad()
+def agreement(logits: Tensor, labels: Tensor, confident: Tensor) -> Tensor:
+    """How well a network finds the pseudo-labels' foreground in strong views.
+
+    With A the foreground that it finds and B that of the labels, both among the pixels that count,
+    2 n / (|A| + |B|), where n counts the pixels of A and B with the same class.
+
+    Args:
+        logits: (B, classes, H, W) of the strong views.
+        labels: (B, H, W) pseudo-labels.
+        confident: (B, H, W) bool.
+
+    Returns:
+        Scalar in [0, 1]; 1 where nobody finds any foreground.
+    """
+    found = torch.where(confident, logits.max(dim=1).indices, 0)
+    sought = torch.where(confident, labels, 0)
+    same = ((found == sought) & (found > 0)).sum()
+    return (2 * same + SMALL) / ((found > 0).sum() + (sought > 0).sum() + SMALL)
+
+
 class FixMatch(WeakToStrong):
     """The supervised loss, and one strong view of every unlabelled slice."""
 
@@ -247,7 +271,8 @@ class FixMatch(WeakToStrong):
         supervised = over_resolutions(
             lambda part, s: supervised_loss(part, labels[:, ::s, ::s]), [p[:n] for p in logits]
         )
-        consistency = confident_loss([p[n:] for p in logits], targets, confident)
+        strong_logits = [p[n:] for p in logits]
+        consistency = confident_loss(strong_logits, targets, confident)
         weight = self.loss.weight * ramp(progress, *self.loss.ramp_up)
         return Step(
             supervised + weight * consistency,
@@ -255,5 +280,6 @@ class FixMatch(WeakToStrong):
                 "supervised": supervised.detach(),
                 "consistency": consistency.detach(),
                 "confident": confident.float().mean(),
+                "agreement": agreement(strong_logits[0], targets, confident),
             },
         )

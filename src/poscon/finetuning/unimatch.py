@@ -11,6 +11,7 @@ from poscon.finetuning.consistency import probabilities
 from poscon.finetuning.fixmatch import (
     WeakToStrong,
     WeakToStrongSettings,
+    agreement,
     confident_loss,
     cut_mix,
     ramp,
@@ -144,6 +145,7 @@ class UniMatch(WeakToStrong):
                 "supervised": supervised.detach(),
                 "consistency": consistency.detach(),
                 "confident": confident.float().mean(),
+                "agreement": agreement(logits[0][1], *answers[0]),
             },
         )
 

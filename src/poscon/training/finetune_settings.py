@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
@@ -36,6 +36,8 @@ class FinetuneSettings(TrainingSettings):
         method: fine-tuning method, see ``poscon methods``.
         network: the architecture; None: that of the pre-trained encoder, else the default.
         iterations: training steps, whatever the number of labelled cases.
+        minutes: how long the training may take, in place of ``iterations``. The number of steps is
+            worked out from the speed of the first ones (see :func:`poscon.commands.finetune`).
         batch: labelled slices per step.
         unlabelled_batch: slices without labels per step, for methods that use them; None: as many
             as ``batch``.
@@ -58,6 +60,7 @@ class FinetuneSettings(TrainingSettings):
     method: str = "supervised"
     network: NetworkSettings | None = None
     iterations: PositiveInt = 2000
+    minutes: PositiveFloat | None = None
     batch: PositiveInt = 8
     unlabelled_batch: PositiveInt | None = None
     checkpoint_every: PositiveInt = 100
@@ -77,6 +80,8 @@ class FinetuneSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
+        if self.minutes is not None and "iterations" in self.model_fields_set:
+            raise ValueError("minutes and iterations both say how long; give one of the two")
         for name, reason in without_effect(self.method).items():
             default = type(self).model_fields[name].default
             if getattr(self, name) != default:

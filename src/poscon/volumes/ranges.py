@@ -1,0 +1,123 @@
+"""Ranges: the first and the last slice of each structure, the cheapest label there is.
+
+A file of ranges is a CSV with the columns ``case``, ``class``, ``first`` and ``last``. The numbers
+are those of the file's own slices, counted from 0, and both slices have the structure. A structure
+that a scan does not have has two empty numbers.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from poscon.errors import PosconError
+from poscon.volumes.geometry import SliceGeometry
+
+COLUMNS = ("case", "class", "first", "last")
+
+Range = tuple[int, int] | None
+"""First and last slice of a structure, both inclusive; None: the scan does not have it."""
+
+Ranges = Mapping[str, Mapping[str, Range]]
+"""The ranges by case and by class."""
+
+
+def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
+    """Read a file of ranges.
+
+    Args:
+        path: the file.
+        classes: the names that may stand there.
+
+    Raises:
+        PosconError: no such file, other columns, an unknown class, a number that is no slice, a
+            range that ends before it begins, or a second row of a case and class.
+    """
+    found: dict[str, dict[str, Range]] = defaultdict(dict)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, strict=True)
+            if set(rows.fieldnames or ()) != set(COLUMNS):
+                raise PosconError(f"{path}: must have the columns {', '.join(COLUMNS)}")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                case, name = (row["case"] or "").strip(), (row["class"] or "").strip()
+                if name not in classes:
+                    raise PosconError(
+                        f"{where}: no class {name!r}; the classes are {', '.join(classes)}"
+                    )
+                if name in found[case]:
+                    raise PosconError(f"{where}: a second range of {name} in case {case}")
+                found[case][name] = _range(row["first"], row["last"], where)
+    except OSError as error:
+        raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PosconError(f"{path}: is no CSV file ({error})") from error
+    if not found:
+        raise PosconError(f"{path}: has no range")
+    return dict(found)
+
+
+def _range(first: str | None, last: str | None, where: str) -> Range:
+    first, last = (first or "").strip(), (last or "").strip()
+    if not first and not last:
+        return None
+    if not (first.isdecimal() and last.isdecimal()):
+        raise PosconError(
+            f"{where}: first {first!r} and last {last!r} must be two numbers of slices from 0, or "
+            "both empty for a structure that is not there"
+        )
+    if int(first) > int(last):
+        raise PosconError(f"{where}: first {first} is behind last {last}")
+    return int(first), int(last)
+
+
+def check_ranges(ranges: Mapping[str, Range], n_slices: int, where: str) -> None:
+    """Refuse ranges that end outside their scan.
+
+    Args:
+        ranges: the range of each class.
+        n_slices: how many slices the scan has.
+        where: the file and the case, for the message.
+
+    Raises:
+        PosconError: one does.
+    """
+    for name, limits in ranges.items():
+        if limits is not None and limits[1] >= n_slices:
+            raise PosconError(
+                f"{where}: {name} ends in slice {limits[1]}, and the scan has the slices 0 to "
+                f"{n_slices - 1}"
+            )
+
+
+def empty_outside(
+    classes: np.ndarray,
+    ranges: Mapping[str, Range],
+    names: Sequence[str],
+    geometry: SliceGeometry,
+) -> np.ndarray:
+    """Make background of each class outside its range.
+
+    Args:
+        classes: (slices, rows, columns) class indices of a stack.
+        ranges: the range of each class in slices of the file. A class without one is kept.
+        names: the foreground classes; class i + 1 has the name i.
+        geometry: from the file to the stack.
+
+    Returns:
+        A new array of the same shape and type.
+    """
+    numbers = np.arange(len(classes))
+    if geometry.flips[0]:
+        numbers = numbers[::-1]
+    kept = classes.copy()
+    for name, limits in ranges.items():
+        first, last = (1, 0) if limits is None else limits
+        outside = (numbers < first) | (numbers > last)
+        part = kept[outside]
+        part[part == names.index(name) + 1] = 0
+        kept[outside] = part
+    return kept
