@@ -1,0 +1,1 @@
+"""One file a command. Each calls the function of the same name with the same arguments."""

@@ -1,0 +1,52 @@
+"""``poscon evaluate``: the arguments, and what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poscon.cli.options import Channel, Json, Labels, Layout, SourceSpacing, triple
+from poscon.cli.output import print_json, show
+from poscon.errors import PartlyDone
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of label maps.")],
+    references: Annotated[
+        Path, typer.Argument(help="A label map, a folder of them, or a labelled data set.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Writes the results to FILE.json, to FILE.csv, or to both for FILE. "
+            "Default: nothing is written."
+        ),
+    ] = None,
+    layout: Layout = None,
+    channel: Channel = None,
+    labels: Labels = None,
+    source_spacing: SourceSpacing = None,
+    as_json: Json = False,
+) -> None:
+    """Measure Dice, HD95 and ASSD in mm and volumes in ml, per case and class."""
+    from poscon.commands import evaluate as module
+
+    incomplete = None
+    try:
+        evaluation = module.evaluate(
+            predictions,
+            references,
+            out,
+            layout=layout,
+            channel=channel,
+            labels=labels,
+            source_spacing=triple("--source-spacing", source_spacing),
+        )
+    except PartlyDone as error:
+        evaluation, incomplete = error.result, error
+    if as_json:
+        print_json(module.evaluation_record(evaluation))
+    else:
+        show(module.summary_table(evaluation))
+    if incomplete is not None:
+        raise incomplete

@@ -1,0 +1,94 @@
+"""``poscon finetune``: the arguments, and what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poscon.cli.options import Device, Exclude, Recipe, Resume, Run, Seed, Set, Store
+from poscon.cli.output import say
+
+
+def finetune(
+    store: Store,
+    run: Run,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Starts from the weights of this pre-training run. Default: random weights.",
+        ),
+    ] = None,
+    labelled: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of labelled subjects to draw; --seed decides which. Default: all.",
+        ),
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Uses, or draws from, the labelled cases or subjects that this file names. "
+            "Default: all labelled ones.",
+        ),
+    ] = None,
+    exclude: Exclude = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Uses the cases or subjects that this file names without their labels, with a "
+            "method that does so. Default: those that are not drawn as labelled.",
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measures the Dice of the cases or subjects that this file names during the "
+            "training. Nothing is chosen by it. Default: none.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Fine-tuning method (see poscon methods). Default: that of the recipe, else "
+            "supervised."
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training steps, for any number of cases. Default: that of the recipe, else 2000.",
+        ),
+    ] = None,
+    seed: Seed = None,
+    recipe: Recipe = None,
+    settings: Set = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Train a U-Net on a few labelled subjects, from a pre-trained encoder or at random."""
+    from poscon.commands import finetune as module
+
+    path = module.finetune(
+        store,
+        run,
+        init=init,
+        labelled=labelled,
+        cases=cases,
+        exclude=exclude,
+        unlabelled=unlabelled,
+        validation=validation,
+        method=method,
+        iterations=iterations,
+        seed=seed,
+        recipe=recipe,
+        settings=settings or (),
+        device=device,
+        resume=resume,
+    )
+    say(f"model: {path}")

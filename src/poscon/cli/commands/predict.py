@@ -1,0 +1,47 @@
+"""``poscon predict``: the arguments, and what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poscon.cli.options import Channel, Device, Layout, SourceSpacing, triple
+from poscon.cli.output import say
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
+    input: Annotated[Path, typer.Argument(help="A scan, or a folder of scans in any layout.")],
+    output: Annotated[
+        Path, typer.Argument(help="The label map to write, or the folder to write label maps to.")
+    ],
+    layout: Layout = None,
+    channel: Channel = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Segments the cases or subjects of a folder that this file names. Default: all.",
+        ),
+    ] = None,
+    source_spacing: SourceSpacing = None,
+    device: Device = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keeps the label maps that are there; adds the rest.")
+    ] = False,
+) -> None:
+    """Segment scans; every label map lies exactly on its scan."""
+    from poscon.commands import predict as module
+
+    written = module.predict(
+        run,
+        input,
+        output,
+        layout=layout,
+        channel=channel,
+        cases=cases,
+        source_spacing=triple("--source-spacing", source_spacing),
+        device=device,
+        resume=resume,
+    )
+    say(f"{len(written)} label map(s) in {written[0] if len(written) == 1 else output}")

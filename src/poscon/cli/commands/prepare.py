@@ -1,0 +1,96 @@
+"""``poscon prepare``: the arguments, and what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poscon.cli.options import (
+    Address,
+    Channel,
+    Engine,
+    Labels,
+    Layout,
+    Modality,
+    Recipe,
+    Set,
+    SourceSpacing,
+    number_or_word,
+    triple,
+)
+from poscon.cli.output import say
+
+
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
+    store: Annotated[str, typer.Argument(help="Folder of the store to write.")],
+    layout: Layout = None,
+    plane: Annotated[
+        str | None,
+        typer.Option(
+            help="Plane of the slices: axial, coronal, sagittal, or auto (as acquired). "
+            "Default: auto."
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            help="Resamples the slices to this pixel size, in mm; auto takes the median of the "
+            "data set, native keeps each scan as it is. Default: that of the layout, else auto."
+        ),
+    ] = None,
+    source_spacing: SourceSpacing = None,
+    modality: Modality = None,
+    labels: Labels = None,
+    channel: Channel = None,
+    reverse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Turns the slice order of the cases or subjects that this file names. "
+            "Default: none is turned.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes. Default: one for a small data set, else one per core.",
+        ),
+    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    recipe: Recipe = None,
+    settings: Set = None,
+) -> None:
+    """Read scans in any known layout and write the store that training reads.
+
+    An interrupted command goes on where it was when it is run again.
+    """
+    from poscon.commands import prepare as module
+
+    opened = module.prepare(
+        source,
+        store,
+        layout=layout,
+        plane=plane,
+        spacing=number_or_word(spacing),
+        source_spacing=triple("--source-spacing", source_spacing),
+        modality=modality,
+        labels=labels,
+        channel=channel,
+        reverse=reverse,
+        processes=processes,
+        engine=engine,
+        address=address,
+        recipe=recipe,
+        settings=settings or (),
+    )
+    subjects = len({case.subject for case in opened.cases})
+    say(
+        f"{len(opened.cases)} cases of {subjects} subjects, layout {opened.manifest.layout}, "
+        f"in {store}"
+    )
+    for note in opened.manifest.notes:
+        say(f"note: {note}")
+    say(f"look at it with: poscon inspect {store}")

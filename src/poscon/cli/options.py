@@ -1,0 +1,123 @@
+"""The arguments and options that several commands share, with their help."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from poscon.errors import PosconError
+
+Store = Annotated[
+    str, typer.Argument(help="Prepared store that poscon prepare wrote: a folder, or its URL.")
+]
+Run = Annotated[Path, typer.Argument(help="Folder of the run. It is written, so it must be new.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Takes settings from a recipe: a name (see poscon recipes) or a YAML file. "
+        "Default: none."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Changes any setting, such as -s optimiser.lr=1e-3. It may be repeated.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Decides every random choice. Default: that of the recipe, else 0."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute: auto (a GPU if there is one), cpu or cuda. Default: auto."
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continues an interrupted run with its own settings."),
+]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Leaves out the subjects that this file names, such as the test subjects. A case in "
+        "it stands for its subject. Default: none is left out.",
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="Reads the folder in this layout (see poscon layouts). Default: it is detected."
+    ),
+]
+Channel = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Takes this image channel of a data set that has several, counted from 0. "
+        "Default: the only one.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="V=NAME,...",
+        help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the layout says.",
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(help="Where to work: local (this machine) or ray (a Ray cluster).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of the Ray cluster. Default: a cluster is started on this machine."),
+]
+SourceSpacing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,Z",
+        help="Voxel size in mm along the axes of the files. It replaces that of the headers. "
+        "Default: the headers are believed.",
+    ),
+]
+Modality = Annotated[
+    str | None,
+    typer.Option(
+        help="Kind of all scans: CT, MR or auto. Default: auto (by the layout, else by the "
+        "intensities)."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Prints JSON on stdout instead of tables; notes go to stderr."),
+]
+
+
+def number_or_word(text: str | None) -> Any:
+    """``"1.25"`` as a number; a word such as ``auto`` as it is."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """``"1.25,1.25,10"`` as three numbers.
+
+    Raises:
+        PosconError: the text is anything else. The message names the option.
+    """
+    if text is None:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PosconError(
+            f"{option} {text}: write three sizes in mm, such as 1.25,1.25,10"
+        ) from None
+    return x, y, z
