@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from suggestion_examples import example_pool, rows_of, turn
 
 from poscon.suggestion import coverage
 from poscon.suggestion.base import Pool
 from poscon.suggestion.coverage import Coverage
 from poscon.suggestion.hybrid import LEVELS, Hybrid
-from suggestion_examples import example_pool, rows_of, turn
 
 
 def shortfalls(pool: Pool, rows: list[int], weights: np.ndarray, levels: bool) -> list[float]:

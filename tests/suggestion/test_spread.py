@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from suggestion_examples import rows_of
 
 from poscon.suggestion.base import Pool
 from poscon.suggestion.ends import Ends
 from poscon.suggestion.spread import Spread, even_position
-from suggestion_examples import rows_of
 
 
 def many(subjects: int, each: int, frames: int = 1) -> Pool:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from suggestion_examples import EACH, SUBJECTS, after, example_pool, rows_of, turn
 
 from poscon.errors import PosconError
 from poscon.suggestion import STRATEGIES, find_strategy, known_strategies
 from poscon.suggestion.base import Pool, Turns
-from suggestion_examples import EACH, SUBJECTS, after, example_pool, rows_of, turn
 
 NESTED = sorted({*STRATEGIES} - {"typical"})
 """Where the choice of a small budget is the beginning of that of a larger one."""

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from suggestion_examples import rows_of
 
 from poscon.suggestion import typical as module
 from poscon.suggestion.base import Pool
 from poscon.suggestion.pool import unit
 from poscon.suggestion.typical import NEIGHBOURS, Typical, clusters_of, typicality
-from suggestion_examples import rows_of
 
 
 def slow_typicality(points: np.ndarray, neighbours: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ def suggest(
     out: Path | str,
     *,
     budget: int,
-    unit: Literal["slice", "subject"] = "slice",
+    unit: str = "slice",
     strategy: str | None = None,
     init: Path | str | None = None,
     model: Path | str | None = None,
