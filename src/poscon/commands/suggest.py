@@ -213,7 +213,7 @@ def _check_options(
 
 def _source_folder(source: Path, out: Path) -> Path:
     if not source.is_dir():
-        raise PosconError(f"--source {source}: {'not a' if source.exists() else 'no such'} folder")
+        raise PosconError(f"--source {source}: no such folder")
     check_outside(out, source)
     return source
 
