@@ -244,7 +244,7 @@ def test_an_encoder_that_only_draws_is_said_to(
     [
         (["--budget", 100000], "slice(s) without labels are left to choose from; ask for fewer"),
         (["--budget", 4, "--unit", "subject"], "only 3 subject(s) without labels are left"),
-        (["--budget", 2, "--unit", "case"], "--unit case: must be slice or subject"),
+        (["--budget", 2, "--unit", "case"], "--unit case: is unknown; write slice or subject"),
         (["--budget", 2, "--strategy", "sprad"], "did you mean 'spread'"),
         (["--budget", 2, "--strategy", "coverage"], "needs an encoder"),
         (["--budget", 2, "--strategy", "uncertain"], "needs a model"),

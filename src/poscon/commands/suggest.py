@@ -123,7 +123,7 @@ def suggest(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PosconError(f"{out}: exists already; choose another folder")
     if unit not in ("slice", "subject"):
-        raise PosconError(f"--unit {unit}: must be slice or subject")
+        raise PosconError(f"--unit {unit}: is unknown; write slice or subject")
     if budget < 1:
         raise PosconError(f"--budget {budget}: must be at least 1")
     opened, name = Store(store), strategy or DEFAULT
@@ -196,13 +196,11 @@ def _check_options(
         )
     if strategy.needs_embeddings and init is None:
         raise PosconError(
-            f"strategy {name} needs an encoder; give a pre-training run with --init, or choose "
-            "another strategy"
+            f"strategy {name} needs an encoder; give one with --init, or choose another strategy"
         )
     if strategy.uncertainty == "needed" and model is None:
         raise PosconError(
-            f"strategy {name} needs a model; give a fine-tuning run with --model, or choose "
-            "another strategy"
+            f"strategy {name} needs a model; give one with --model, or choose another strategy"
         )
     if model is not None and strategy.uncertainty == "unused" and source is None:
         raise PosconError(
