@@ -49,14 +49,14 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
                         f"{where}: no class {name!r}; the classes are {', '.join(classes)}"
                     )
                 if name in found[case]:
-                    raise PosconError(f"{where}: a second range of {name} in case {case}")
+                    raise PosconError(f"{where}: the range of {name} in case {case} is there twice")
                 found[case][name] = _range(row["first"], row["last"], where)
     except OSError as error:
         raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise PosconError(f"{path}: is no CSV file ({error})") from error
+        raise PosconError(f"{path}: cannot be read as CSV ({error})") from error
     if not found:
-        raise PosconError(f"{path}: has no range")
+        raise PosconError(f"{path}: must have at least one row below its heading")
     return dict(found)
 
 
@@ -70,7 +70,7 @@ def _range(first: str | None, last: str | None, where: str) -> Range:
             "both empty for a structure that is not there"
         )
     if int(first) > int(last):
-        raise PosconError(f"{where}: first {first} is behind last {last}")
+        raise PosconError(f"{where}: first must be at most last, not {first} and {last}")
     return int(first), int(last)
 
 

@@ -65,6 +65,14 @@ def finetune(
             help="Training steps, for any number of cases. Default: that of the recipe, else 2000.",
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Minutes that the training may take, in place of --iterations. The number of "
+            "steps that fit is worked out from the speed of the first ones. Default: --iterations.",
+        ),
+    ] = None,
     seed: Seed = None,
     recipe: Recipe = None,
     settings: Set = None,
@@ -85,6 +93,7 @@ def finetune(
         validation=validation,
         method=method,
         iterations=iterations,
+        minutes=minutes,
         seed=seed,
         recipe=recipe,
         settings=settings or (),

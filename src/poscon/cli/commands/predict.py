@@ -24,6 +24,15 @@ def predict(
             help="Segments the cases or subjects of a folder that this file names. Default: all.",
         ),
     ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Removes a class outside its range. The CSV file has the columns case, class, "
+            "first and last: the first and the last slice, numbered from 0 as in the scan's file. "
+            "Default: nothing is removed.",
+        ),
+    ] = None,
     source_spacing: SourceSpacing = None,
     device: Device = None,
     resume: Annotated[
@@ -40,6 +49,7 @@ def predict(
         layout=layout,
         channel=channel,
         cases=cases,
+        ranges=ranges,
         source_spacing=triple("--source-spacing", source_spacing),
         device=device,
         resume=resume,
