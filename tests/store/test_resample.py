@@ -11,6 +11,7 @@ from poscon.store.resample import (
     resample_probabilities,
     resampled_size,
 )
+from poscon.volumes.case import IGNORE
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 
@@ -147,6 +148,18 @@ def test_the_class_with_the_largest_soft_mask_wins(size, target, n_classes, fill
     result = resample_classes(labels, target, n_classes)
     of_result = np.take_along_axis(masks, result[None].astype(int), 0)[0]
     np.testing.assert_allclose(of_result, masks.max(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(5, 9), (13, 7), (40, 30)])
+def test_what_is_not_labelled_is_a_value_like_a_class(size):
+    generator = np.random.default_rng(3)
+    stack = generator.choice(np.array([0, 1, 2, IGNORE], np.uint8), (4, 20, 17))
+    stack[2] = IGNORE
+    found = resample_classes(stack, size, 3)
+    as_class = resample_classes(np.where(stack == IGNORE, 3, stack), size, 4)
+    np.testing.assert_array_equal(found, np.where(as_class == 3, IGNORE, as_class))
+    assert (found[2] == IGNORE).all()
+    assert (found[[0, 1, 3]] != IGNORE).any()
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 2), (2, 1)])

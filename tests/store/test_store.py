@@ -121,12 +121,34 @@ def test_positions_are_relative(made):
         assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 99, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 5, 99, "3", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
-    assert f"schema version {version}, this poscon reads 3; prepare the store again" in message
+    assert (
+        f"schema version {version}, this poscon reads 3 and 4; prepare the store again" in message
+    )
+
+
+def test_a_store_of_schema_3_is_fully_labelled(copy):
+    def as_before(content):
+        content["schema_version"] = 3
+        for case in content["cases"]:
+            del case["labelled_slices"]
+
+    rewrite(copy, as_before)
+    store = Store(copy)
+    assert any(case.labelled for case in store.cases)
+    for case in store.cases:
+        assert case.n_labelled_slices == (case.shape[0] if case.labelled else 0)
+        assert case.labelled_slice_numbers.tolist() == list(range(case.n_labelled_slices))
+
+
+def test_class_255_of_schema_3_is_refused(copy):
+    classes = [{"name": f"class_{i}", "values": [i]} for i in range(1, 256)]
+    rewrite(copy, lambda content: content.update(schema_version=3, classes=classes))
+    assert "has 255 classes, a store holds 254" in refusal(Store, copy)
 
 
 @pytest.mark.parametrize(

@@ -532,7 +532,8 @@ def test_nnunet_other_file_ending(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
-        ({"labels": {"background": 0, "RV": 1, "ignore": 2}}, "'ignore' is not supported"),
+        ({"labels": {"background": 0, "RV": 2, "ignore": 1}}, "'ignore' has the highest value"),
+        ({"labels": {"background": 1, "ignore": 1, "RV": 0}}, "'ignore' has the highest value"),
         ({"labels": {"background": 0, "RV": "one"}}, "'RV': 'one' is no whole number"),
         ({"labels": {"background": 0, "RV": 2.7}}, r"'RV': 2\.7 is no whole number"),
         ({"labels": {"background": 0, "RV": True}}, "'RV': True is no whole number"),

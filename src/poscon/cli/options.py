@@ -70,6 +70,15 @@ Labels = Annotated[
         help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the layout says.",
     ),
 ]
+IgnoreLabel = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="V",
+        help="Label value of voxels that are not labelled. Default: as the layout says, else "
+        "every voxel is labelled.",
+    ),
+]
 Engine = Annotated[
     str, typer.Option(help="Where to work: local (this machine) or ray (a Ray cluster).")
 ]

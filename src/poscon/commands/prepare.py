@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
 from poscon.store.selection import cases_named
+from poscon.store.slices import check_slice_table, read_slice_table
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -32,6 +33,7 @@ from poscon.store.store import (
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import (
+    MOST_CLASSES,
     Case,
     Dataset,
     LabelScheme,
@@ -46,7 +48,8 @@ from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels: with fewer, starting processes takes longer than it saves
-_MOST_CLASSES = 255  # a class index is stored in a byte
+NONEMPTY = "nonempty"
+"""In place of a table: a slice is labelled if it has foreground."""
 
 
 class PrepareSettings(Settings):
@@ -92,6 +95,8 @@ def prepare(
     source_spacing: tuple[float, float, float] | None = None,
     modality: str | None = None,
     labels: str | None = None,
+    ignore_label: int | None = None,
+    labelled_slices: Path | str | None = None,
     channel: int | None = None,
     reverse: Names | None = None,
     processes: int | None = None,
@@ -116,6 +121,11 @@ def prepare(
             headers.
         modality: ``CT``, ``MR`` or ``auto``, in upper or lower case.
         labels: what label values mean, ``"1=RV,2=MYO"``; overrides the layout.
+        ignore_label: the label value of voxels that are not labelled; None: as the layout says.
+        labelled_slices: which slices of the label maps are labelled: a CSV file with the columns
+            ``case`` and ``slice`` (see :func:`poscon.store.slices.read_slice_table`), counted along
+            the axis that is sliced, in the order of the file; or ``"nonempty"``: those with
+            foreground. None: all.
         channel: which channel of a multi-channel data set, counted from 0; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
@@ -152,9 +162,20 @@ def prepare(
         modality=modality,
     )
     headers = _check_headers(dataset, chosen)
-    scheme = parse_labels(labels) if labels is not None else dataset.labels
-    if labels is not None and not any(case.label for case in dataset.cases):
-        raise PosconError(f"{source}: --labels has no effect, no case has a label map")
+    for option, value in (
+        ("--labels", labels),
+        ("--ignore-label", ignore_label),
+        ("--labelled-slices", labelled_slices),
+    ):
+        if value is not None and not any(case.label for case in dataset.cases):
+            raise PosconError(f"{source}: {option} has no effect, no case has a label map")
+    dataset = _with_labelled_slices(dataset, labelled_slices, chosen, headers)
+    scheme = _label_scheme(dataset, labels, ignore_label, chosen.source_spacing)
+    if scheme.ignore is not None and labelled_slices == NONEMPTY:
+        raise PosconError(
+            f"{source}: --labelled-slices {NONEMPTY}: the label {scheme.ignore} says already what "
+            "is not labelled, and leaves empty slices labelled; leave one of the two out"
+        )
     backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
     reversed_ids = {case.id for case in backwards}
     job = Job(
@@ -166,11 +187,12 @@ def prepare(
             source_spacing=chosen.source_spacing,
             modality=None if chosen.modality == "auto" else chosen.modality,
         ),
-        scheme=scheme or _discover_labels(dataset, chosen.source_spacing),
+        scheme=scheme,
+        nonempty=labelled_slices == NONEMPTY,
     )
-    if len(job.scheme.classes) > _MOST_CLASSES:
+    if len(job.scheme.classes) > MOST_CLASSES:
         raise PosconError(
-            f"{source}: {len(job.scheme.classes)} label values, a store holds {_MOST_CLASSES} "
+            f"{source}: {len(job.scheme.classes)} label values, a store holds {MOST_CLASSES} "
             "classes; is an image named like a label map?"
         )
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
@@ -205,7 +227,7 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
     """Write the manifest of a store whose cases are all prepared.
 
     Raises:
-        PosconError: some could not be. The others are kept.
+        PosconError: some could not be, and the others are kept; or no voxel is labelled.
     """
     store = job.store
     records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
@@ -213,6 +235,12 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
         if not records:
             shutil.rmtree(store)
         _raise_first(errors)
+    if any(case.label for case in dataset.cases) and not any(r.labelled for r in records.values()):
+        shutil.rmtree(store)
+        raise PosconError(
+            f"{dataset.root}: not one voxel of its label maps is labelled; look at --ignore-label "
+            "and --labelled-slices"
+        )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         poscon_version=__version__,
@@ -273,11 +301,13 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
         "layout": dataset.layout,
         "preparation": job.preparation.model_dump(mode="json"),
         "labels": asdict(job.scheme),
+        "nonempty": job.nonempty,
         "cases": {
             case.id: [
                 [[*_stamp(channel.file, root), channel.index] for channel in case.all_channels],
                 None if case.label is None else _stamp(case.label, root),
                 case.id in reversed_ids,
+                case.labelled_slices,
             ]
             for case in dataset.cases
         },
@@ -373,11 +403,90 @@ def _common_spacing(
     return round(median, 4)
 
 
-def _discover_labels(dataset: Dataset, spacing: Spacing | None) -> LabelScheme:
-    """Every value that occurs becomes a class: for a folder that does not say what they mean."""
+def _with_labelled_slices(
+    dataset: Dataset,
+    labelled_slices: Path | str | None,
+    settings: PrepareSettings,
+    headers: dict[str, ScanHeader],
+) -> Dataset:
+    """The data set with the labelled slices of a table; cases that it does not name have no label.
+
+    Args:
+        dataset: as it was read.
+        labelled_slices: see :func:`prepare`.
+        settings: say in which plane the cases are sliced.
+        headers: of the cases by id.
+
+    Raises:
+        PosconError: the table cannot be used.
+    """
+    if labelled_slices is None or labelled_slices == NONEMPTY:
+        return dataset
+    path = Path(labelled_slices)
+    table = read_slice_table(path)
+    counts = {}
+    for case in dataset.cases:
+        x, y, z, *_ = headers[case.id].shape
+        geometry = slice_geometry((x, y, z), headers[case.id].affine, plane=settings.plane)
+        counts[case.id] = geometry.stack_shape[0]
+    check_slice_table(table, counts, where=str(path), what=f"case of {dataset.root}")
+    for case in dataset.cases:
+        if case.id in table and case.label is None:
+            raise PosconError(f"{path}: case {case.id} has no label map")
+    absent = sum(case.label is not None and case.id not in table for case in dataset.cases)
+    note = f"{absent} case(s) with a label map are not in {path.name}; they are not labelled."
+    cases = tuple(
+        replace(case, labelled_slices=table[case.id])
+        if case.id in table
+        else replace(case, label=None)
+        for case in dataset.cases
+    )
+    notes = (*dataset.notes, note) if absent else dataset.notes
+    return replace(dataset, cases=cases, notes=notes)
+
+
+def _label_scheme(
+    dataset: Dataset, labels: str | None, ignore_label: int | None, spacing: Spacing | None
+) -> LabelScheme:
+    """What the label values mean: as the user says, else as the layout says, else as found.
+
+    Raises:
+        PosconError: the value of unlabelled voxels means something else, or cannot be found.
+    """
+    stated = None if dataset.labels is None else dataset.labels.ignore
+    if None not in (stated, ignore_label) and stated != ignore_label:
+        raise PosconError(
+            f"{dataset.root}: --ignore-label {ignore_label}: the data set says itself that "
+            f"{stated} is the label of what is not labelled; leave the option out"
+        )
+    masks = [case.label for case in dataset.cases if case.label and case.label.is_dir()]
+    if ignore_label is not None and masks:
+        raise PosconError(
+            f"{masks[0]}: --ignore-label has no effect on a folder with one mask per organ; use "
+            "--labelled-slices"
+        )
+    ignore = stated if ignore_label is None else ignore_label
+    if labels is not None:
+        scheme = parse_labels(labels)
+    else:
+        scheme = dataset.labels or _discover_labels(dataset, spacing, ignore)
+    if ignore is None:
+        return scheme
+    where = f"{dataset.root}: label 'ignore'" if ignore_label is None else "--ignore-label"
+    return scheme.with_ignore(ignore, where=where)
+
+
+def _discover_labels(dataset: Dataset, spacing: Spacing | None, ignore: int | None) -> LabelScheme:
+    """Every value that occurs becomes a class: for a folder that does not say what they mean.
+
+    Args:
+        dataset: the cases.
+        spacing: mm along the files' axes where the user states it.
+        ignore: the value of voxels that are not labelled, which is no class.
+    """
     values: set[int] = set()
     for case in dataset.cases:
         if case.label is not None:
             present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
             values.update(int(v) for v in whole_values(present, where=str(case.label)))
-    return discovered_scheme(values, where=str(dataset.root))
+    return discovered_scheme(values - {ignore}, where=str(dataset.root))

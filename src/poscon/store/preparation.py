@@ -22,7 +22,7 @@ from poscon.store.store import (
     write_json,
 )
 from poscon.volumes.affine import Spacing, apart_mm, same_place
-from poscon.volumes.case import Case, Channel, LabelScheme
+from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.scan import ScanHeader, read_scan
@@ -30,12 +30,21 @@ from poscon.volumes.scan import ScanHeader, read_scan
 
 @dataclass(frozen=True)
 class Job:
-    """What every case of one ``prepare`` has in common."""
+    """What every case of one ``prepare`` has in common.
+
+    Attributes:
+        root: folder of the scans.
+        store: folder to write.
+        preparation: what is done to every volume.
+        scheme: what label values mean.
+        nonempty: whether only slices with foreground count as labelled.
+    """
 
     root: Path
     store: Path
     preparation: Preparation
     scheme: LabelScheme
+    nonempty: bool = False
 
 
 def prepare_image(
@@ -167,13 +176,14 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
     image, intensities = prepare_image(volumes, geometry, job.preparation.spacing, modalities)
     image = image.astype(np.float16)
     slices, _, rows, columns = image.shape
-    label, class_voxels = None, None
-    if case.label is not None:
-        values = read_labels(case.label, job.scheme, spacing=spacing).data
-        classes = job.scheme.to_classes(values, where=str(case.label))
+    label = _prepare_label(job, case, geometry, (rows, columns))
+    labelled_slices, class_voxels = None, None
+    if label is not None:
         n_classes = len(job.scheme.classes) + 1
-        label = resample_classes(geometry.to_stack(classes), (rows, columns), n_classes)
-        class_voxels = tuple(np.bincount(label.ravel(), minlength=n_classes)[1:].tolist())
+        class_voxels = tuple(np.bincount(label.ravel(), minlength=IGNORE)[1:n_classes].tolist())
+        labelled = (label != IGNORE).any(axis=(1, 2))
+        if not labelled.all():
+            labelled_slices = tuple(np.flatnonzero(labelled).tolist())
     mm, *in_plane_mm = geometry.spacing
     record = CaseRecord(
         id=case.id,
@@ -183,7 +193,9 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
             ChannelRecord(relative(channel.file, job.root), channel.index, intensity)
             for channel, intensity in zip(case.all_channels, intensities, strict=True)
         ),
-        source_label=None if case.label is None else relative(case.label, job.root),
+        source_label=(
+            None if case.label is None or label is None else relative(case.label, job.root)
+        ),
         frame_index=case.frame_index,
         geometry=GeometryRecord(**asdict(geometry)),
         spacing_from=(
@@ -198,6 +210,7 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
         class_voxels=class_voxels,
         pixels_sha256=pixels_sha256(volumes, header.affine),
         stored_sha256=slices_sha256(image, label),
+        labelled_slices=labelled_slices,
     )
     with complete(job.store / "cases" / case.id) as part:
         part.mkdir()
@@ -205,6 +218,36 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
         if label is not None:
             np.save(part / "label.npy", label)
         write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
+
+
+def _prepare_label(
+    job: Job, case: Case, geometry: SliceGeometry, size: tuple[int, int]
+) -> np.ndarray | None:
+    """The class indices of a case as stored; None if no voxel is labelled.
+
+    Args:
+        job: what all cases have in common.
+        case: the case.
+        geometry: how to slice it.
+        size: rows and columns of the stored slices.
+
+    Returns:
+        (slices, rows, columns) uint8, ``IGNORE`` where a voxel is not labelled.
+    """
+    if case.label is None:
+        return None
+    values = read_labels(case.label, job.scheme, spacing=stated_spacing(case, job.preparation)).data
+    classes = job.scheme.to_classes(values, where=str(case.label))
+    stack = geometry.to_stack(classes)
+    drawn_on = np.any((stack != 0) & (stack != IGNORE), axis=(1, 2)) if job.nonempty else None
+    if case.labelled_slices is not None:
+        drawn_on = np.zeros(len(stack), bool)
+        drawn_on[list(case.labelled_slices)] = True
+        drawn_on = drawn_on[::-1] if geometry.flips[0] else drawn_on
+    if drawn_on is not None:
+        stack = np.where(drawn_on[:, None, None], stack, np.uint8(IGNORE))
+    label = resample_classes(stack, size, len(job.scheme.classes) + 1)
+    return None if (label == IGNORE).all() else label
 
 
 def pixels_sha256(volumes: Sequence[np.ndarray], affine: np.ndarray) -> str:

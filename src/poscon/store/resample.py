@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from poscon.errors import PosconError
+from poscon.volumes.case import IGNORE
 
 LARGEST = 8192
 """Pixels: no slice of a scan is resampled to more."""
@@ -58,7 +59,8 @@ def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -
     """Resample class indices (S, H, W) to (S, *size), uint8.
 
     Each class is resampled as a soft mask and the largest wins, of equals the first: no value
-    arises between classes. Only where there is foreground, which is little of most label maps.
+    arises between classes. ``IGNORE`` is a value like a class, and the last one. Only where there
+    is foreground, which is little of most label maps.
     """
     if stack.shape[1:] == size:
         return np.ascontiguousarray(stack, dtype=np.uint8)
@@ -75,7 +77,7 @@ def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -
     inside = torch.from_numpy(np.ascontiguousarray(stack[:, *sources]))
     found = classes[:, *targets]
     largest = 1 - down @ (inside > 0).float() @ across.T  # of the background
-    for index in range(1, n_classes):
+    for index in (*range(1, n_classes), *([IGNORE] if (inside == IGNORE).any() else [])):
         mask = down @ (inside == index).float() @ across.T
         larger = mask > largest + _ROUNDING
         found[larger] = index

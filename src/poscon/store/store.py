@@ -6,7 +6,8 @@
         manifest.json            everything but the pixels, see Manifest
         cases/<case id>/
             image.npy            (slices, channels, rows, columns) float16, normalised
-            label.npy            (slices, rows, columns) uint8 class indices; only if labelled
+            label.npy            (slices, rows, columns) uint8 class indices, IGNORE where a voxel
+                                 is not labelled; only if the case has a labelled voxel
             case.json            this case's entry of the manifest
 
 Why memory-mapped npy: docs/decisions/0001-store-format.md. Training reads through this module and
@@ -32,8 +33,10 @@ from poscon.files import printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
+from poscon.volumes.case import MOST_CLASSES
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+_READ_VERSIONS = (3, SCHEMA_VERSION)  # of 3 every label map is whole
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
 REQUESTS = 32  # to a URL at a time
@@ -129,17 +132,19 @@ class CaseRecord:
     Attributes:
         id, subject, frame: see :class:`poscon.volumes.case.Case`.
         channels: the image channels, as many as the manifest names.
-        source_label: label file relative to the source folder, or None if the case is not
+        source_label: label file relative to the source folder, or None if no voxel of the case is
             labelled.
         frame_index: frame of a 4-D time series, or None.
         geometry: from the file's array to the stack of slices.
         spacing_from: where the spacing comes from: ``"header"``, ``"layout"`` or ``"user"``.
         shape: (slices, rows, columns) as stored, of every channel.
         spacing: mm along them.
-        class_voxels: voxels of each foreground class as stored; None if not labelled.
+        class_voxels: labelled voxels of each foreground class as stored; None if not labelled.
         pixels_sha256: of the source's voxels, all channels, in canonical orientation: the same
             scan under another name or in another axis order has the same hash.
         stored_sha256: of the stored image (and label) arrays.
+        labelled_slices: rising numbers of the slices that have a labelled voxel, of a labelled
+            case; None: all of them.
     """
 
     id: str
@@ -155,6 +160,7 @@ class CaseRecord:
     class_voxels: tuple[int, ...] | None
     pixels_sha256: str
     stored_sha256: str
+    labelled_slices: tuple[int, ...] | None = None
 
     @property
     def source(self) -> str:
@@ -187,6 +193,22 @@ class CaseRecord:
         return self.source_label is not None
 
     @property
+    def labelled_slice_numbers(self) -> np.ndarray:
+        """(n,) int64, rising: all slices of a fully labelled case, none of an unlabelled one."""
+        if not self.labelled:
+            return np.zeros(0, np.int64)
+        if self.labelled_slices is None:
+            return np.arange(self.shape[0])
+        return np.array(self.labelled_slices, np.int64)
+
+    @property
+    def n_labelled_slices(self) -> int:
+        """How many slices have a labelled voxel."""
+        if not self.labelled:
+            return 0
+        return self.shape[0] if self.labelled_slices is None else len(self.labelled_slices)
+
+    @property
     def stored_bytes(self) -> int:
         """Size of the stored arrays."""
         slices, rows, columns = self.shape
@@ -200,7 +222,7 @@ CASE_FILE = TypeAdapter(CaseRecord)
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[3, 4]
     poscon_version: str
     layout: str
     preparation: Preparation
@@ -286,7 +308,10 @@ class Store:
             return list(pool.map(lambda one: self.image(one[0])[one[1]], wanted))
 
     def label(self, case: CaseRecord) -> np.ndarray:
-        """(slices, rows, columns) uint8, memory-mapped or fetched as it is read."""
+        """(slices, rows, columns) uint8, memory-mapped or fetched as it is read.
+
+        Where a voxel is not labelled, it has :data:`poscon.volumes.case.IGNORE`.
+        """
         return self._array(case, "label", np.uint8, case.shape)
 
     def _array(
@@ -321,6 +346,18 @@ class Store:
 def labelled_voxels(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, tuple[int, ...]]]:
     """The labelled cases, each with the voxels of its classes."""
     return [(case, case.class_voxels) for case in cases if case.class_voxels is not None]
+
+
+def sparse_line(cases: Sequence[CaseRecord]) -> str | None:
+    """How much is labelled, in one line; None if all slices of all labelled cases are."""
+    labelled = [case for case in cases if case.labelled]
+    if all(case.labelled_slices is None for case in labelled):
+        return None
+    n = sum(case.n_labelled_slices for case in labelled)
+    return (
+        f"{n} of {sum(case.shape[0] for case in labelled)} slices of "
+        f"{len({case.subject for case in labelled})} subject(s) are labelled"
+    )
 
 
 def names_place(source: Names) -> str:
@@ -400,9 +437,10 @@ class _Version(BaseModel):
 def _parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         version = _Version.model_validate_json(content).schema_version
-        if version != SCHEMA_VERSION:
+        if version not in _READ_VERSIONS:
             raise PosconError(
-                f"{where}: schema version {version}, this poscon reads {SCHEMA_VERSION}; "
+                f"{where}: schema version {version}, this poscon reads "
+                f"{' and '.join(map(str, _READ_VERSIONS))}; "
                 "prepare the store again"
             )
         manifest = Manifest.model_validate_json(content)
@@ -410,6 +448,11 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
         first = error.errors()[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise PosconError(f"{where}: damaged ({what}); prepare the store again") from error
+    if len(manifest.classes) > MOST_CLASSES:  # as a store of schema 3 could have
+        raise PosconError(
+            f"{where}: has {len(manifest.classes)} classes, a store holds {MOST_CLASSES}; prepare "
+            "the store again with fewer"
+        )
     for case in manifest.cases:
         if len(case.channels) != len(manifest.channels):
             raise PosconError(

@@ -2,13 +2,19 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poscon.errors import PosconError
+
+
+IGNORE = 255
+"""What a voxel of a map of class indices has that is not labelled: no class, and no background."""
+MOST_CLASSES = IGNORE - 1
+"""Foreground classes: an index is stored in a byte."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Case:
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
         channels: the image channels where the data set has several, also if only one of them is
             chosen; empty: ``image`` is the only one.
+        labelled_slices: numbers of the labelled slices, counted from 0 along the axis that is
+            sliced, in the order of the file; None: all that the label map labels.
     """
 
     id: str
@@ -59,6 +67,7 @@ class Case:
     spacing: tuple[float, float, float] | None = None
     modality: str | None = None
     channels: tuple[Channel, ...] = ()
+    labelled_slices: tuple[int, ...] | None = None
 
     @property
     def all_channels(self) -> tuple[Channel, ...]:
@@ -94,11 +103,13 @@ class LabelScheme:
         classes: foreground classes in canonical order.
         background: values that are read as background besides 0.
         background_above: if given, every value above it is background too.
+        ignore: the value of voxels that are not labelled; see :meth:`with_ignore`.
     """
 
     classes: tuple[LabelClass, ...]
     background: tuple[int, ...] = ()
     background_above: int | None = None
+    ignore: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,7 +128,7 @@ class LabelScheme:
             where: what to name in an error message, usually the file.
 
         Returns:
-            Array of the same shape, uint8, 0 = background.
+            Array of the same shape, uint8, 0 = background, ``IGNORE`` = not labelled.
 
         Raises:
             PosconError: a value is not whole or not declared.
@@ -129,6 +140,8 @@ class LabelScheme:
             index.update(dict.fromkeys(label_class.values, position))
         if self.background_above is not None:
             index.update({int(v): 0 for v in whole if v > self.background_above})
+        if self.ignore is not None:
+            index[self.ignore] = IGNORE
         undeclared = [int(v) for v in whole if int(v) not in index]
         if undeclared:
             raise PosconError(
@@ -137,6 +150,26 @@ class LabelScheme:
             )
         lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
         return lookup[np.searchsorted(present, values)]
+
+    def with_ignore(self, value: int, *, where: str) -> "LabelScheme":
+        """The same scheme, in which a value means that a voxel is not labelled.
+
+        Args:
+            value: of these voxels.
+            where: what to name in an error message: the file or the option.
+
+        Raises:
+            PosconError: the value means something else already.
+        """
+        taken = {0: "background", **dict.fromkeys(self.background, "background")}
+        for label_class in self.classes:
+            taken.update(dict.fromkeys(label_class.values, f"the class {label_class.name!r}"))
+        if value in taken:
+            raise PosconError(
+                f"{where}: the value {value} cannot mean 'not labelled', it is {taken[value]}; "
+                "give another value, or other classes with --labels"
+            )
+        return replace(self, ignore=value)
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
         """Map class indices back to the data set's own label values (smallest integer type)."""

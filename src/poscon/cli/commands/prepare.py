@@ -9,6 +9,7 @@ from poscon.cli.options import (
     Address,
     Channel,
     Engine,
+    IgnoreLabel,
     Labels,
     Layout,
     Modality,
@@ -42,6 +43,16 @@ def prepare(
     source_spacing: SourceSpacing = None,
     modality: Modality = None,
     labels: Labels = None,
+    ignore_label: IgnoreLabel = None,
+    labelled_slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|nonempty",
+            help="Which slices of the label maps are labelled: those in a CSV file with the "
+            "columns case and slice (from 0, in the order of the file), or nonempty: those with "
+            "foreground. Default: all.",
+        ),
+    ] = None,
     channel: Channel = None,
     reverse: Annotated[
         Path | None,
@@ -68,6 +79,7 @@ def prepare(
     An interrupted command goes on where it was when it is run again.
     """
     from poscon.commands import prepare as module
+    from poscon.store.store import sparse_line
 
     opened = module.prepare(
         source,
@@ -78,6 +90,8 @@ def prepare(
         source_spacing=triple("--source-spacing", source_spacing),
         modality=modality,
         labels=labels,
+        ignore_label=ignore_label,
+        labelled_slices=labelled_slices,
         channel=channel,
         reverse=reverse,
         processes=processes,
@@ -91,6 +105,8 @@ def prepare(
         f"{len(opened.cases)} cases of {subjects} subjects, layout {opened.manifest.layout}, "
         f"in {store}"
     )
+    if (labelled := sparse_line(opened.cases)) is not None:
+        say(labelled)
     for note in opened.manifest.notes:
         say(f"note: {note}")
     say(f"look at it with: poscon inspect {store}")

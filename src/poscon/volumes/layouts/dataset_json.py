@@ -86,12 +86,15 @@ def choose_channels(root: Path, names: dict[int, str], channel: int | None) -> d
 
 
 def labels_of_description(root: Path, description: dict[str, Any]) -> LabelScheme | None:
-    """The foreground classes by rising value, or None if none is stated.
+    """The foreground classes by rising value, and ``ignore``; or None if no class is stated.
 
     Both spellings are read: ``{"RV": 1}`` (nnU-Net 2) and ``{"1": "RV"}`` (Decathlon, nnU-Net 1).
 
+    The label ``ignore`` says of its voxels that they are not labelled; it has the highest value
+    (https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/ignore_label.md).
+
     Raises:
-        PosconError: a label is a region or ``ignore``, or see
+        PosconError: a label is a region, ``ignore`` has not the highest value, or see
             :func:`poscon.volumes.case.label_scheme`.
     """
     path = root / FILE
@@ -107,11 +110,17 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
                 f"{path}: label {name!r} is a region {value}; regions are not supported, "
                 "state one value a label"
             )
-        if str(name).lower() == "ignore":
-            raise PosconError(f"{path}: the label 'ignore' is not supported; remove it")
         if name in values:
             raise PosconError(f"{path}: the class name {name!r} occurs twice; names must differ")
         values[name] = label_value(value, where=f"{path}: label {name!r}")
+    ignore = next(
+        (values.pop(name) for name in list(values) if str(name).lower() == "ignore"), None
+    )
+    if ignore is not None and ignore <= max(values.values(), default=0):
+        raise PosconError(
+            f"{path}: the label 'ignore' has the value {ignore}, and another label has "
+            f"{max(values.values(), default=0)}; 'ignore' has the highest value of all"
+        )
     foreground = sorted((value, name) for name, value in values.items() if value != 0)
     zero = [name for name, value in values.items() if value == 0]
     if len(zero) > 1:
@@ -120,6 +129,8 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
             "background alone"
         )
     scheme = label_scheme(((name, (value,)) for value, name in foreground), where=str(path))
+    if ignore is not None:
+        scheme = scheme.with_ignore(ignore, where=f"{path}: label 'ignore'")
     return scheme if scheme.classes else None
 
 

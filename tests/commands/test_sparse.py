@@ -1,0 +1,245 @@
+"""Label maps of which only a part is labelled, from the command line to the model."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from poscon.cli import main
+from poscon.store.store import Store
+from poscon.volumes.case import IGNORE
+
+SHAPE = (12, 10, 8)
+
+
+def put(path: Path, voxels: np.ndarray, *, downwards: bool = False) -> None:
+    """A file whose slices run upwards, or downwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.5, 1.5, -6.0 if downwards else 6.0, 1.0])
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(300, 80, SHAPE).round().astype(np.int16)
+
+
+def segmentation() -> np.ndarray:
+    """Two classes; slices 0 and 7 are empty."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:7, 2:6, 1:7] = 1
+    labels[7:10, 2:8, 1:7] = 2
+    return labels
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Four scans; a to c have label maps, and the file of b runs downwards."""
+    folder = tmp_path / "scans"
+    for seed, name in enumerate("abcd"):
+        put(folder / f"{name}.nii.gz", scan(seed), downwards=name == "b")
+        if name != "d":
+            put(folder / f"{name}_seg.nii.gz", segmentation(), downwards=name == "b")
+    return folder
+
+
+@pytest.fixture
+def poscon(monkeypatch, capsys):
+    """Runs the command line here; gives its exit code, and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["poscon", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        code = end.value.code or 0
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(poscon):
+    """Runs the command line, which refuses in one line; gives the line."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = poscon(*arguments)
+        assert (code, out) == (2, "")
+        (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+        return line
+
+    return run
+
+
+def table(path: Path, rows: str) -> Path:
+    path.write_text(f"case,slice\n{rows}")
+    return path
+
+
+def stored(store: Path, name: str) -> tuple[object, np.ndarray]:
+    opened = Store(store)
+    (case,) = [case for case in opened.cases if case.id == name]
+    return case, np.asarray(opened.label(case))
+
+
+# prepare
+
+
+def test_a_value_that_means_not_labelled(source, tmp_path, poscon):
+    labels = segmentation()
+    labels[:, :, 2] = 9
+    labels[:3, :, 4] = 9
+    put(source / "a_seg.nii.gz", labels)
+    code, out, _ = poscon(
+        "prepare", source, tmp_path / "s", "--spacing", "native", "--ignore-label", 9
+    )
+    assert code == 0
+    case, label = stored(tmp_path / "s", "a")
+    np.testing.assert_array_equal(label == IGNORE, (labels == 9).transpose(2, 1, 0))
+    assert case.labelled_slices == (0, 1, 3, 4, 5, 6, 7)
+    assert case.class_voxels == ((labels == 1).sum(), (labels == 2).sum())
+    assert "23 of 24 slices of 3 subject(s) are labelled" in out
+    assert Store(tmp_path / "s").class_names == ("class_1", "class_2")
+
+
+def test_the_ignore_label_of_nnunet(tmp_path, poscon):
+    root = tmp_path / "nnunet"
+    labels = segmentation()
+    labels[:, :, 5] = 3
+    put(root / "imagesTr" / "a_0000.nii.gz", scan(0))
+    put(root / "labelsTr" / "a.nii.gz", labels)
+    description = {
+        "channel_names": {"0": "MR"},
+        "labels": {"background": 0, "RV": 1, "LV": 2, "ignore": 3},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert poscon("prepare", root, tmp_path / "s")[0] == 0
+    case, label = stored(tmp_path / "s", "a")
+    assert case.labelled_slices == (0, 1, 2, 3, 4, 6, 7)
+    assert (label[5] == IGNORE).all()
+    assert Store(tmp_path / "s").class_names == ("RV", "LV")
+
+
+def test_a_table_of_labelled_slices(source, tmp_path, poscon):
+    slices = table(tmp_path / "slices.csv", "a,1\na,6\nb,0\nb,2\n")
+    arguments = ("--spacing", "native", "--labelled-slices", slices)
+    code, out, _ = poscon("prepare", source, tmp_path / "s", *arguments)
+    assert code == 0
+    assert "4 of 16 slices of 2 subject(s) are labelled" in out
+    assert "1 case(s) with a label map are not in slices.csv" in out
+    case, label = stored(tmp_path / "s", "a")
+    assert case.labelled_slices == (1, 6)
+    truth = segmentation().transpose(2, 1, 0)
+    np.testing.assert_array_equal(label[[1, 6]], truth[[1, 6]])
+    assert (label[[0, 2, 3, 4, 5, 7]] == IGNORE).all()
+    # the numbers are those of the file, whose slices run the other way
+    case, label = stored(tmp_path / "s", "b")
+    assert case.labelled_slices == (5, 7)
+    np.testing.assert_array_equal(label[[7, 5]], truth[[0, 2]])
+    assert [c.labelled for c in Store(tmp_path / "s").cases] == [True, True, False, False]
+    assert not (tmp_path / "s" / "cases" / "c" / "label.npy").exists()
+
+
+def test_the_numbers_of_a_reversed_case_are_those_of_the_file(source, tmp_path, poscon):
+    slices = table(tmp_path / "slices.csv", "a,1\n")
+    (tmp_path / "reverse.txt").write_text("a")
+    arguments = ("--labelled-slices", slices, "--reverse", tmp_path / "reverse.txt")
+    assert poscon("prepare", source, tmp_path / "s", *arguments)[0] == 0
+    assert stored(tmp_path / "s", "a")[0].labelled_slices == (6,)
+
+
+def test_the_numbers_run_along_the_axis_that_is_sliced(source, tmp_path, poscon):
+    slices = table(tmp_path / "slices.csv", "a,11\n")
+    arguments = ("--labelled-slices", slices, "--plane", "sagittal", "--spacing", "native")
+    assert poscon("prepare", source, tmp_path / "s", *arguments)[0] == 0
+    case, label = stored(tmp_path / "s", "a")
+    assert case.labelled_slices == (11,)
+    assert label.shape == (12, 8, 10)
+
+
+def test_slices_that_were_drawn_on(source, tmp_path, poscon):
+    put(source / "c_seg.nii.gz", segmentation() * 0)
+    code, out, _ = poscon("prepare", source, tmp_path / "s", "--labelled-slices", "nonempty")
+    assert code == 0
+    case, label = stored(tmp_path / "s", "a")
+    assert case.labelled_slices == (1, 2, 3, 4, 5, 6)
+    assert (label[[0, 7]] == IGNORE).all()
+    assert [c.labelled for c in Store(tmp_path / "s").cases] == [True, True, False, False]
+    assert "12 of 16 slices of 2 subject(s) are labelled" in out
+
+
+def test_a_whole_data_set_has_no_line_of_labelled_slices(source, tmp_path, poscon):
+    _, out, _ = poscon("prepare", source, tmp_path / "s")
+    assert "are labelled" not in out
+    assert all(case.labelled_slices is None for case in Store(tmp_path / "s").cases)
+
+
+def test_an_interrupted_prepare_has_the_same_slices(source, tmp_path, poscon):
+    slices = table(tmp_path / "slices.csv", "a,1\nb,3\n")
+    arguments = ("prepare", source, tmp_path / "s", "--labelled-slices", slices)
+    (source / "d.nii.gz").rename(tmp_path / "d.nii.gz")
+    (source / "d.nii.gz").write_bytes((tmp_path / "d.nii.gz").read_bytes()[:-2000])
+    assert poscon(*arguments)[0] == 2
+    (tmp_path / "d.nii.gz").replace(source / "d.nii.gz")
+    table(slices, "a,2\nb,3\n")
+    assert poscon(*arguments)[0] == 0
+    assert stored(tmp_path / "s", "a")[0].labelled_slices == (2,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,8\n", "case a has no slice 8, its slices are 0 to 7"),
+        ("x,0\n", "'x' is no case of"),
+        ("d,0\n", "case d has no label map"),
+        ("a,-1\n", "line 2: '-1' is no slice number"),
+        ("a,1\na\n", "line 3: '' is no slice number"),
+        ("", "names no slice"),
+    ],
+)
+def test_tables_that_are_refused(source, tmp_path, refused, rows, message):
+    slices = table(tmp_path / "slices.csv", rows)
+    line = refused("prepare", source, tmp_path / "s", "--labelled-slices", slices)
+    assert line.startswith(f"error: {slices}: ")
+    assert message in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_table_without_the_columns(source, tmp_path, refused):
+    (tmp_path / "slices.csv").write_text("name,slice\na,1\n")
+    arguments = ("prepare", source, tmp_path / "s", "--labelled-slices")
+    assert "has no column 'case'" in refused(*arguments, tmp_path / "slices.csv")
+    assert "cannot read the table of slices" in refused(*arguments, tmp_path / "absent.csv")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ignore-label", "1", "--labels", "1=RV,2=LV"], "it is the class 'RV'"),
+        (["--ignore-label", "9", "--labelled-slices", "nonempty"], "leave one of the two out"),
+    ],
+)
+def test_options_that_contradict(source, tmp_path, refused, options, message):
+    assert message in refused("prepare", source, tmp_path / "s", *options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_not_one_labelled_voxel(source, tmp_path, refused):
+    for name in "abc":
+        put(source / f"{name}_seg.nii.gz", segmentation() * 0 + 9, downwards=name == "b")
+    arguments = ("prepare", source, tmp_path / "s", "--ignore-label", 9)
+    assert "not one voxel of its label maps is labelled" in refused(*arguments)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("option", [("--ignore-label", 9), ("--labelled-slices", "nonempty")])
+def test_without_label_maps(source, tmp_path, refused, option):
+    for name in "abc":
+        (source / f"{name}_seg.nii.gz").unlink()
+    line = refused("prepare", source, tmp_path / "s", *option)
+    assert f"{option[0]} has no effect, no case has a label map" in line
