@@ -19,7 +19,7 @@ from poscon.commands.suggest import COLUMNS, suggest
 from poscon.errors import PosconError
 from poscon.store.store import Store
 from poscon.suggestion import STRATEGIES
-from poscon.suggestion.label_maps import IGNORE
+from poscon.volumes.case import IGNORE
 from poscon.volumes.scan import read_scan
 
 OBLIQUE = Rotation.from_euler("xyz", (12, -9, 17), degrees=True).as_matrix()
@@ -130,6 +130,67 @@ def test_label_maps_are_open_at_the_chosen_slices_of_any_scan(
             scaled = (there - voxels.mean()) / voxels.std()
             nearest = np.abs(scaled - here).mean(axis=1).argmin()
             assert nearest == int(row["file_slice"])
+
+
+def test_what_was_drawn_is_labelled_and_the_next_round_goes_on(
+    partly: tuple[Path, Path], scans: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    source, store = partly
+    first = suggest(store, tmp_path / "first", budget=4, source=source)
+    drawn = tmp_path / "drawn"
+    shutil.copytree(source, drawn)
+    truth = {}
+    for path in first.label_maps:
+        image = nib.load(path)
+        labels = np.array(image.dataobj)
+        truth[path.name] = np.asanyarray(nib.load(scans / "labelsTr" / path.name).dataobj)
+        labels[labels == 0] = truth[path.name][labels == 0]
+        nib.save(nib.Nifti1Image(labels, None, image.header), drawn / "labelsTr" / path.name)
+    again = tmp_path / "again"
+    options = ["--spacing", 6, "--processes", 1, "--ignore-label", IGNORE]
+    code, _, complained = run("prepare", drawn, again, *options)
+    assert code == 0, complained
+    chosen = {(each.case, each.slice) for each in first.slices}
+    records = {case.id: case for case in Store(again).cases}
+    for name in {each.case for each in first.slices}:
+        expected = sorted(number for case, number in chosen if case == name)
+        assert records[name].labelled_slice_numbers.tolist() == expected
+
+    second = suggest(again, tmp_path / "second", budget=4, source=drawn)
+    whole = suggest(store, tmp_path / "whole", budget=8)
+    assert [(e.case, e.slice) for e in second.slices] == [
+        (e.case, e.slice) for e in whole.slices[4:]
+    ]
+    kept = 0
+    for path in second.label_maps:
+        before = np.asanyarray(nib.load(drawn / "labelsTr" / path.name).dataobj)
+        labels = np.asanyarray(nib.load(path).dataobj)
+        closed = labels == IGNORE
+        known = before != IGNORE
+        np.testing.assert_array_equal(labels[known], before[known])  # what was drawn stays
+        assert not closed[known].any()
+        assert not labels[~known & ~closed].any()
+        kept += int((labels[known] > 0).sum())
+    assert kept
+
+
+def test_the_value_for_not_labelled(partly: tuple[Path, Path], tmp_path: Path) -> None:
+    source, store = partly
+    found = suggest(store, tmp_path / "a", budget=1, source=source, ignore_label=9)
+    assert set(np.unique(read_scan(found.label_maps[0]).data)) == {0, 9}
+    found = suggest(store, tmp_path / "b", budget=1, source=source, ignore_label=300)
+    assert set(np.unique(read_scan(found.label_maps[0]).data)) == {0, 300}
+    stating = tmp_path / "stating"
+    shutil.copytree(source, stating)
+    content = json.loads((stating / "dataset.json").read_text())
+    content["labels"] = {**content["labels"], "7": "ignore"}
+    (stating / "dataset.json").write_text(json.dumps(content))
+    found = suggest(store, tmp_path / "c", budget=1, source=stating)
+    assert set(np.unique(read_scan(found.label_maps[0]).data)) == {0, 7}
+    with pytest.raises(PosconError, match="--ignore-label 2: the value 2 cannot mean"):
+        suggest(store, tmp_path / "d", budget=1, source=source, ignore_label=2)
+    with pytest.raises(PosconError, match="--ignore-label: no effect without --source"):
+        suggest(store, tmp_path / "d", budget=1, ignore_label=2)
 
 
 def test_predictions_to_correct_are_those_of_predict(
@@ -251,7 +312,7 @@ def test_an_encoder_that_only_draws_is_said_to(
         (["--budget", 2, "--model", "{finetuned}"], "--model: no effect"),
         (["--budget", 2, "--unit", "subject", "--strategy", "ends"], "chooses by position"),
         (["--budget", 2, "--source", "nowhere"], "--source nowhere: no such folder"),
-        (["--budget", 2, "--source", "{store}"], "was prepared from it"),
+        (["--budget", 2, "--source", "{store}"], "dataset.json"),
         (["--budget", 2, "--model", "{pretrained}", "--source", "{source}"], "a pre-training run"),
         (["--budget", 2, "--init", "nowhere"], "nowhere: no such folder"),
         (["--budget", 2, "--exclude", "nowhere.txt"], "cannot read the list of names"),
@@ -297,6 +358,7 @@ def test_more_refusals(
         suggest(oblique_store, tmp_path / "new", budget=1, strategy="uncertain", model=finetuned)
     other = tmp_path / "other" / "imagesTr"
     other.mkdir(parents=True)
+    shutil.copy(source / "dataset.json", tmp_path / "other")
     image = nib.load(source / "imagesTr" / "phantom_001.nii.gz")
     for number in range(5):  # the same names and shapes, another orientation
         flipped = np.diag([-1.0, -1, 1, 1]) @ image.affine
@@ -304,4 +366,12 @@ def test_more_refusals(
         nib.save(nib.Nifti1Image(data, flipped), other / f"phantom_{number:03d}.nii.gz")
     with pytest.raises(PosconError, match="its shape or its orientation differs"):
         suggest(store, tmp_path / "new", budget=1, source=tmp_path / "other")
+    for scan in other.iterdir():
+        scan.rename(scan.with_name(f"other_{scan.name}"))
+    with pytest.raises(PosconError, match="was prepared from it"):
+        suggest(store, tmp_path / "new", budget=1, source=tmp_path / "other")
+    other_classes = tmp_path / "classes.store"
+    prepare(source, other_classes, labels="1=a,2=b,3=c,4=d", spacing=6.0, processes=1)
+    with pytest.raises(PosconError, match="its classes are a, b, c, d, those of the model"):
+        suggest(other_classes, tmp_path / "new", budget=1, model=finetuned, source=source)
     assert not (tmp_path / "new").exists()

@@ -44,7 +44,10 @@ def test_columns_may_stand_in_any_order_behind_a_byte_order_mark(tmp_path: Path)
         ("case,class,first,last\na,liver,4,\n", "line 2: first '4' and last ''"),
         ("case,class,first,last\na,liver,-1,2\n", "line 2: first '-1'"),
         ("case,class,first,last\na,liver,1.5,2\n", "line 2: first '1.5'"),
-        ("case,class,first,last\na,liver,1,2\na,liver,1,3\n", "line 3: the range of liver in case a is there twice"),
+        (
+            "case,class,first,last\na,liver,1,2\na,liver,1,3\n",
+            "line 3: the range of liver in case a is there twice",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(text: str, message: str, tmp_path: Path) -> None:

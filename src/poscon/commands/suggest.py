@@ -3,7 +3,7 @@
 import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,7 @@ from poscon.store.store import CaseRecord, Names, Store, write_json
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Choice, Strategy
 from poscon.suggestion.disagreement import disagreement, trained_with_mirrors
-from poscon.suggestion.label_maps import (
-    IGNORE,
-    open_slices,
-    source_scan,
-    write_open_label_map,
-)
+from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
 from poscon.volumes.layouts.labels_json import LABELS_FILE
 
@@ -90,6 +85,7 @@ def suggest(
     init: Path | str | None = None,
     model: Path | str | None = None,
     source: Path | str | None = None,
+    ignore_label: int | None = None,
     cases: Names | None = None,
     exclude: Names | None = None,
     seed: int = 0,
@@ -109,6 +105,8 @@ def suggest(
             any strategy its predictions are put into the label maps, to be corrected.
         source: the folder that the store was prepared from. Then a label map to fill in is written
             for each scan with a chosen slice. None: no label maps.
+        ignore_label: the value of the label maps for what is not labelled; None: that which the
+            data set states, else 255.
         cases: the cases or subjects to choose from: a file that names them, or a list of names;
             None: all.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
@@ -129,6 +127,8 @@ def suggest(
     opened, name = Store(store), strategy or DEFAULT
     chooser = find_strategy(name)()
     _check_options(name, chooser, unit, init, model, source)
+    if ignore_label is not None and source is None:
+        raise PosconError("--ignore-label: no effect without --source; leave it out")
     folder = None if source is None else _source_folder(Path(source), out)
     slices = Slices.of(choose_cases(opened, cases, exclude))
     _check_budget(slices, budget, unit)
@@ -139,6 +139,10 @@ def suggest(
             _check_fits(opened, trained, str(run))
     if network is not None:
         _check_same_pixels(opened, network, str(model))
+    label_maps = None
+    if folder is not None:
+        scheme = open_scheme(opened, folder, network, ignore_label)
+        label_maps = OpenLabelMaps(opened, folder, scheme, network)
 
     features = None if encoder is None else _features(opened, slices.cases, encoder)
     uncertainty = None
@@ -168,10 +172,8 @@ def suggest(
             part / PICTURE, opened, slices, rows, features, title=f"{opened.name}: {name}"
         )
         written: list[Path] = []
-        if folder is not None:
-            written = _write_label_maps(
-                part / LABEL_MAPS, opened, slices, np.concatenate(rows), folder, network
-            )
+        if label_maps is not None:
+            written = _write_label_maps(part / LABEL_MAPS, label_maps, slices, np.concatenate(rows))
     return Suggestion(
         slices=tuple(found),
         table=out / TABLE,
@@ -314,32 +316,17 @@ def _write_table(path: Path, slices: Sequence[SuggestedSlice]) -> None:
 
 
 def _write_label_maps(
-    folder: Path,
-    store: Store,
-    slices: Slices,
-    rows: np.ndarray,
-    source: Path,
-    model: Model | None,
+    folder: Path, label_maps: OpenLabelMaps, slices: Slices, rows: np.ndarray
 ) -> list[Path]:
     """A label map to fill in for each case of the chosen slices, and what its values mean."""
-    classes = store.manifest.classes if model is None else model.classes
-    taken = [c.name for c in classes if IGNORE in c.values]
-    if taken:
-        raise PosconError(
-            f"{store.path}: class {taken[0]!r} has the label value {IGNORE}, which marks what is "
-            "not labelled in the label maps; leave --source out"
-        )
     numbers: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         numbers[int(slices.case_of[row])].append(int(slices.slice_of[row]))
     folder.mkdir()
+    classes = label_maps.scheme.classes
     if classes:
-        content = {"classes": [c.model_dump(mode="json") for c in classes]}
-        write_json(folder / LABELS_FILE, content)
-    written = []
-    for index in sorted(numbers):
-        case = slices.cases[index]
-        scan = source_scan(store, case, source)
-        labels = open_slices(store, case, np.array(numbers[index]), model)
-        written.append(write_open_label_map(folder, case, labels, scan))
-    return written
+        write_json(folder / LABELS_FILE, {"classes": [asdict(c) for c in classes]})
+    return [
+        label_maps.write(folder, slices.cases[index], np.array(numbers[index]))
+        for index in sorted(numbers)
+    ]

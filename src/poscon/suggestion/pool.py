@@ -15,7 +15,7 @@ LEVELS = 4
 
 def labelled_slices(case: CaseRecord) -> np.ndarray:
     """Numbers of the slices that are labelled."""
-    return np.arange(case.shape[0] if case.labelled else 0)
+    return case.labelled_slice_numbers
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,15 @@ def suggest(
             "its scans. Default: none are written.",
         ),
     ] = None,
+    ignore_label: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="V",
+            help="Value of the label maps for what is not labelled. Default: as the layout says, "
+            "else 255.",
+        ),
+    ] = None,
     cases: Annotated[
         Path | None,
         typer.Option(
@@ -67,6 +76,7 @@ def suggest(
         init=init,
         model=model,
         source=source,
+        ignore_label=ignore_label,
         cases=cases,
         exclude=exclude,
         seed=seed,
