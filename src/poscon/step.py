@@ -18,7 +18,8 @@ class SliceBatch:
             corners. Channel c of the slice at offset o from -k to k (the context) is input
             channel (o + k) * channels + c.
         positions: (B,) float, each slice's position in its volume.
-        labels: (B, canvas, canvas) uint8 class indices, or None.
+        labels: (B, canvas, canvas) uint8 class indices, ``IGNORE`` where a pixel is not labelled
+            (see :mod:`poscon.volumes.case`), or None.
         slice_ids: (B,) int64, each slice's number among all slices of the training.
         volumes: (B,) int64, the number of the volume that it is from.
         unlabelled: (U,) slices without labels, for methods that use them.

@@ -1,14 +1,24 @@
 """Label maps of which only a part is labelled, from the command line to the model."""
 
+import csv
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from poscon import finetuning
 from poscon.cli import main
+from poscon.commands.finetune import mean_dice
+from poscon.finetuning.supervised import Supervised
+from poscon.networks.build import build_network
+from poscon.networks.settings import NetworkSettings
 from poscon.store.store import Store
+from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.inference import predicted_classes
 from poscon.volumes.case import IGNORE
 
 SHAPE = (12, 10, 8)
@@ -243,3 +253,126 @@ def test_without_label_maps(source, tmp_path, refused, option):
         (source / f"{name}_seg.nii.gz").unlink()
     line = refused("prepare", source, tmp_path / "s", *option)
     assert f"{option[0]} has no effect, no case has a label map" in line
+
+
+# finetune
+
+TINY = [f"--set={s}" for s in ("network.width=4", "network.levels=2", "size=16", "batch=4")]
+
+
+@pytest.fixture
+def store(source, tmp_path, poscon) -> Path:
+    assert poscon("prepare", source, tmp_path / "store", "--spacing", "native")[0] == 0
+    return tmp_path / "store"
+
+
+def entries(run: Path, role: str = "labelled") -> dict[str, list[int] | None]:
+    """The labelled slices of each case of a role."""
+    found = json.loads((run / "cases.json").read_text())
+    return {e["id"]: e.get("labelled_slices") for e in found if e["role"] == role}
+
+
+def test_a_number_of_slices_is_drawn(store, tmp_path, poscon):
+    drawn = []
+    for n in (2, 4):
+        run = tmp_path / f"run{n}"
+        options = ("--labelled-slices", n, "--iterations", 2, *TINY)
+        assert poscon("finetune", store, run, *options)[0] == 0
+        found = entries(run)
+        drawn.append({(case, number) for case, numbers in found.items() for number in numbers})
+        assert len(drawn[-1]) == n
+    assert drawn[0] < drawn[1]
+
+
+def test_slices_of_few_subjects(store, tmp_path, poscon):
+    options = ("--labelled", 1, "--labelled-slices", 3, "--iterations", 2, *TINY)
+    assert poscon("finetune", store, tmp_path / "run", *options)[0] == 0
+    ((_, numbers),) = entries(tmp_path / "run").items()
+    assert len(numbers) == 3
+
+
+def test_slices_of_a_file_and_resume(store, tmp_path, poscon, power_cut):
+    slices = table(tmp_path / "slices.csv", "a,2\na,5\nb,3\n")
+    arguments = ("finetune", store, tmp_path / "run", "--labelled-slices", slices)
+    arguments += ("--iterations", 4, "--set", "checkpoint_every=2", *TINY)
+    with power_cut(Supervised, 3):
+        poscon(*arguments)
+    assert entries(tmp_path / "run") == {"a": [2, 5], "b": [3]}
+    slices.unlink()
+    assert poscon("finetune", store, tmp_path / "run", "--resume")[0] == 0
+    table(slices, "a,2\na,5\nb,3\n")
+    whole = ("finetune", store, tmp_path / "whole", *arguments[3:])
+    assert poscon(*whole)[0] == 0
+    models = [load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole")]
+    assert all(torch.equal(models[0][name], value) for name, value in models[1].items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labelled-slices", "25"], "there are 24 labelled slices of 3 subject(s)"),
+        (["--labelled-slices", "0"], "--labelled-slices 0: give 1 or more"),
+        (["--labelled-slices", "absent.csv"], "cannot read the table of slices"),
+        (["--labelled-slices", "x.csv", "--labelled", "2"], "--labelled: has no effect"),
+        (["--labelled", "1", "--labelled-slices", "9"], "there are 8 labelled slices"),
+    ],
+)
+def test_slices_that_are_refused(store, tmp_path, refused, options, message):
+    assert message in refused("finetune", store, tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("a,8\n", "case a has no slice 8"), ("d,0\n", "is no labelled case of"), ("b,1\n", "'b' is")],
+)
+def test_tables_that_do_not_fit_the_store(store, tmp_path, refused, rows, message):
+    slices = table(tmp_path / "slices.csv", rows)
+    (tmp_path / "b.txt").write_text("b")
+    options = ("--labelled-slices", slices, "--exclude", tmp_path / "b.txt")
+    assert message in refused("finetune", store, tmp_path / "run", *options)
+
+
+def test_a_slice_that_is_not_labelled(source, tmp_path, poscon, refused):
+    prepared = ("--labelled-slices", table(tmp_path / "one.csv", "a,1\na,2\n"))
+    assert poscon("prepare", source, tmp_path / "s", *prepared)[0] == 0
+    slices = table(tmp_path / "slices.csv", "a,3\n")
+    line = refused("finetune", tmp_path / "s", tmp_path / "run", "--labelled-slices", slices)
+    assert "slice 3 of case a is not labelled in" in line
+
+
+@pytest.mark.parametrize("method", finetuning.METHODS)
+def test_every_method_trains_on_a_few_slices(source, tmp_path, poscon, method):
+    """The slices without labels of the labelled cases are the only data without labels."""
+    (source / "d.nii.gz").unlink()
+    slices = table(tmp_path / "few.csv", "a,1\na,4\nb,2\nc,3\n")
+    options = ("--spacing", "native", "--labelled-slices", slices)
+    assert poscon("prepare", source, tmp_path / "s", *options)[0] == 0
+    run = tmp_path / "run"
+    options = ("--method", method, "--iterations", 4, "--set", "checkpoint_every=4", *TINY)
+    assert poscon("finetune", tmp_path / "s", run, *options)[0] == 0
+    assert entries(run) == {"a": [1, 4], "b": [5], "c": [3]}
+    assert entries(run, "unlabelled") == {}
+    with (run / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert all(np.isfinite(float(value)) for value in row.values() if value)
+
+
+def test_what_is_not_labelled_does_not_count_in_validation(store):
+    """The Dice of a model on some slices is that of the whole with the other slices cut away."""
+    opened = Store(store)
+    network = build_network(NetworkSettings(width=2, levels=2), 3).eval()
+    chosen = FinetuneSettings(size=16, precision="32")
+    (case,) = (c for c in opened.cases if c.id == "a")
+    stack = torch.from_numpy(opened.image(case).astype(np.float32))
+    predicted = predicted_classes(network, stack, 16)
+    label = np.array(opened.label(case))
+    label[[0, 3, 4]] = IGNORE
+    label[5, :4] = IGNORE
+    scores = []
+    for index in (1, 2):
+        a, b = ((part == index) & (label != IGNORE) for part in (predicted, label))
+        scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    opened.label = lambda _: label  # type: ignore[method-assign]
+    found = mean_dice(network, opened, [case], chosen)["validation_dice"]
+    assert found == pytest.approx(np.mean(scores))

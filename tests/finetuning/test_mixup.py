@@ -26,6 +26,10 @@ def random(shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def everywhere_labelled_loss(logits, targets):
+    return soft_supervised_loss(logits, targets, torch.ones_like(targets[:, 0], dtype=torch.bool))
+
+
 # Drawing
 
 
@@ -109,7 +113,7 @@ def slow_loss(logits, targets):
 def test_value_and_gradient_are_those_of_the_formula(shape, seed):
     targets = random(shape, seed + 1).softmax(1)
     fast, slow = (random(shape, seed).requires_grad_() for _ in range(2))
-    loss, expected = soft_supervised_loss(fast, targets), slow_loss(slow, targets)
+    loss, expected = everywhere_labelled_loss(fast, targets), slow_loss(slow, targets)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
     loss.backward()
     expected.backward()
@@ -121,7 +125,7 @@ def test_of_labels_that_are_not_mixed_it_is_the_supervised_loss():
     logits = random((3, 4, 8, 8), dtype=torch.float32)
     targets = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float()
     torch.testing.assert_close(
-        soft_supervised_loss(logits, targets), supervised_loss(logits, labels)
+        everywhere_labelled_loss(logits, targets), supervised_loss(logits, labels)
     )
 
 
@@ -130,7 +134,7 @@ def test_the_cross_entropy_of_a_mixture_is_the_mixture_of_cross_entropies():
     targets = torch.zeros(1, 3, 1, 2)
     targets[0, :, 0, 0] = torch.tensor([0.3, 0.7, 0.0])
     targets[0, :, 0, 1] = torch.tensor([0.5, 0.0, 0.5])
-    loss = soft_supervised_loss(torch.zeros(1, 3, 1, 2), targets)
+    loss = everywhere_labelled_loss(torch.zeros(1, 3, 1, 2), targets)
     dice = [2 * 0.7 / 3 / (2 / 3 + 0.7), 2 * 0.5 / 3 / (2 / 3 + 0.5)]
     assert float(loss) == pytest.approx(math.log(3) + 1 - sum(dice) / 2, rel=1e-4)
 
@@ -140,7 +144,7 @@ def test_low_precision_is_only_that_of_the_input(dtype):
     logits = random((2, 3, 8, 8), dtype=dtype)
     targets = random((2, 3, 8, 8), 1, dtype=torch.float32).softmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = soft_supervised_loss(logits, targets)
+        loss = everywhere_labelled_loss(logits, targets)
     assert loss.dtype == torch.float32
     expected = slow_loss(logits.double(), targets.double())
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)

@@ -12,8 +12,16 @@ import torch
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.seeds import stream
-from poscon.store.store import Store
-from poscon.training.data import Batches, LabelledBatches, SliceReader, UnlabelledBatches
+from poscon.store.slices import with_slices
+from poscon.store.store import CaseRecord, Store
+from poscon.training.data import (
+    Batches,
+    LabelledBatches,
+    SliceReader,
+    UnlabelledBatches,
+    without_label,
+)
+from poscon.volumes.case import IGNORE
 
 SHAPES = {"small": (6, 5, 4), "wide": (7, 30, 3), "large": (24, 21, 6)}
 SEEDS = range(40)
@@ -372,6 +380,58 @@ def test_unlabelled_slices_go_along_from_their_own_cases(store, number, expected
         assert batch.unlabelled.labels is None
         seen |= set(batch.unlabelled.slice_ids.tolist())
     assert seen == set(range(len(rest)))
+
+
+def partly(store: Store, **slices: tuple[int, ...]) -> list[CaseRecord]:
+    """The cases that are named, of each only these slices labelled."""
+    cases = {case.id: case for case in store.cases}
+    return [with_slices(store, cases[name], numbers) for name, numbers in slices.items()]
+
+
+def test_only_labelled_slices_are_drawn_as_labelled(store):
+    cases = partly(store, small=(1, 3), large=(0,))
+    read = SliceReader(store, cases, 8)
+    assert read.labelled.tolist() == [1, 3, 4]
+    batches = LabelledBatches(read, 5, 8, 20, 0.5, 3, 10)
+    drawn = torch.cat([batches.batch(step).slice_ids for step in range(20)])
+    assert set(drawn.tolist()) == {1, 3, 4}
+
+
+def test_the_other_slices_of_a_labelled_case_are_data_without_labels(store):
+    labelled = partly(store, small=(1, 3))
+    rest = SliceReader(store, [*reader(store, 8, "wide").cases, *labelled], 8)
+    which = without_label(rest, labelled)
+    assert which.tolist() == [0, 1, 2, 3, 5]
+    read = SliceReader(store, labelled, 8)
+    batches = LabelledBatches(read, 5, 8, 20, 0.5, 3, 10, rest, 4, which)
+    drawn = torch.cat([batches.batch(step).unlabelled.slice_ids for step in range(20)])
+    assert set(drawn.tolist()) == {0, 1, 2, 3, 5}
+
+
+def test_neighbours_come_from_the_volume_whether_labelled_or_not(store):
+    (case,) = partly(store, small=(2,))
+    read = SliceReader(store, [case], 8, context=1)
+    batch = LabelledBatches(read, 3, 8, 5, 0.5, 3, 10).batch(0)
+    image = np.asarray(store.image(case))[:, 0]
+    for one in batch.images.numpy():
+        for channel, number in enumerate((1, 2, 3)):
+            assert np.count_nonzero(one[channel]) == np.count_nonzero(image[number])
+            np.testing.assert_array_equal(
+                np.sort(one[channel][one[channel] != 0]),
+                np.sort(image[number][image[number] != 0]),
+            )
+
+
+def test_what_is_not_labelled_is_no_foreground_to_crop_around(store, monkeypatch):
+    """With a window on every foreground pixel, all windows show the only one that is labelled."""
+    (case,) = reader(store, 8, "large").cases
+    label = np.full(case.shape, IGNORE, np.uint8)
+    label[2, 5:, :] = 0
+    label[2, 20, 23] = 1
+    monkeypatch.setattr(Store, "label", lambda *_: label)
+    read = SliceReader(store, [case], 4)
+    batch = read.windows(np.full(20, 2), np.random.default_rng(0), 4, 1.0)
+    assert (batch.labels == 1).any((1, 2)).all()
 
 
 def test_unlabelled_slices_have_the_windows_of_labelled_ones(store):

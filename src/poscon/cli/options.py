@@ -115,6 +115,14 @@ def number_or_word(text: str | None) -> Any:
         return text
 
 
+def whole_or_word(text: str | None) -> int | str | None:
+    """``"20"`` as a whole number; a word such as the name of a file as it is."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return text
+
+
 def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
     """``"1.25,1.25,10"`` as three numbers.
 

@@ -24,10 +24,11 @@ from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
+from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
 from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
 from poscon.store.training_range import TrainingRange
 from poscon.training.curve import rise_at_end
-from poscon.training.data import LabelledBatches, SliceReader
+from poscon.training.data import LabelledBatches, SliceReader, without_label
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
 from poscon.training.inference import (
     choose_device,
@@ -48,6 +49,7 @@ from poscon.training.run import (
 from poscon.training.timing import Training, time_loop
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
+from poscon.volumes.case import IGNORE
 
 TIMED_STEPS = 10
 """Steps whose time says how many there are in ``minutes``, after as many to warm up."""
@@ -60,6 +62,7 @@ def finetune(
     *,
     init: Path | str | None = None,
     labelled: int | None = None,
+    labelled_slices: int | Path | str | None = None,
     cases: Names | None = None,
     exclude: Names | None = None,
     unlabelled: Names | None = None,
@@ -84,6 +87,11 @@ def finetune(
         init: folder of a pre-training run; None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
+        labelled_slices: how many labelled slices of these subjects to draw, by the seed (see
+            :func:`poscon.store.slices.draw_slices`); or a CSV file that names them, with the
+            columns ``case`` and ``slice`` (see :func:`poscon.store.slices.read_slice_table`),
+            counted as in the store. The other slices are used without labels, by methods that do
+            so. None: all.
         cases: the cases or subjects to use or draw from: a file that names them (see
             :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
@@ -115,6 +123,7 @@ def finetune(
             [
                 ("--init", init),
                 ("--labelled", labelled),
+                ("--labelled-slices", labelled_slices),
                 ("--cases", cases),
                 ("--exclude", exclude),
                 ("--unlabelled", unlabelled),
@@ -141,7 +150,8 @@ def finetune(
         device=device,
     )
     files = (cases, exclude, unlabelled, validation)
-    return _finetune(Request.from_arguments(opened, chosen, init, labelled, *files), folder)
+    few = (labelled, labelled_slices)
+    return _finetune(Request.from_arguments(opened, chosen, init, few, *files), folder)
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ class Request:
         store: Store,
         settings: FinetuneSettings,
         init: Path | str | None,
-        labelled: int | None,
+        few: tuple[int | None, int | Path | str | None],
         cases: Names | None,
         exclude: Names | None,
         unlabelled: Names | None,
@@ -178,13 +188,15 @@ class Request:
     ) -> Self:
         """A new training; the arguments are those of :func:`finetune`.
 
+        ``few`` is ``labelled`` and ``labelled_slices``.
+
         Raises:
             PosconError: a selection that cannot be used, or pre-training on cases kept apart.
         """
         if init is None and settings.init_parts != "all":
             raise PosconError("setting init_parts: has no effect without --init")
         files = (cases, exclude, unlabelled, validation)
-        roles = _choose_roles(store, *files, labelled, settings, pretrained=init is not None)
+        roles = _choose_roles(store, *files, *few, settings, pretrained=init is not None)
         watched = roles.get("validation", [])
         _check_unseen(store, init, exclude, watched, settings.transductive)
         say_mixtures(store, [c for role in roles.values() for c in role])
@@ -299,7 +311,12 @@ def _training(
     context = network.settings.context
     views = ViewMaker(chosen.views, size, store.channels)
     canvas = canvas_size(size, chosen.views)
-    unlabelled = cases.get("unlabelled")
+    unlabelled, which = None, None
+    if find_method(chosen.method).uses_unlabelled:
+        # the other slices of a partly labelled case are data without labels
+        rest = [*cases.get("unlabelled", ()), *(c for c in cases["labelled"] if c.partly_labelled)]
+        unlabelled = SliceReader(store, rest, canvas, context)
+        which = without_label(unlabelled, cases["labelled"])
     batches = LabelledBatches(
         SliceReader(store, cases["labelled"], canvas, context),
         chosen.batch,
@@ -308,8 +325,9 @@ def _training(
         chosen.oversample_foreground,
         chosen.seed,
         chosen.checkpoint_every,
-        None if unlabelled is None else SliceReader(store, unlabelled, canvas, context),
+        unlabelled,
         chosen.unlabelled_batch,
+        which,
     )
     device = choose_device(chosen.device)
     learner = make_learner(chosen, network, views)
@@ -353,6 +371,7 @@ def _choose_roles(
     unlabelled: Names | None,
     validation: Names | None,
     labelled: int | None,
+    labelled_slices: int | Path | str | None,
     chosen: FinetuneSettings,
     *,
     pretrained: bool,
@@ -362,6 +381,10 @@ def _choose_roles(
     Never is a subject that is validated on trained on too. After a pre-training ``exclude`` also
     says what that may not have seen, so that it need not name any case that could be chosen here.
     """
+    if isinstance(labelled_slices, int) and labelled_slices < 1:
+        raise PosconError(f"--labelled-slices {labelled_slices}: give 1 or more")
+    if labelled is not None and not isinstance(labelled_slices, int | None):
+        raise PosconError(f"--labelled: has no effect, {labelled_slices} names the labelled slices")
     if not any(c.labelled for c in store.cases):
         raise PosconError(
             f"{store.path}: has no label maps; prepare a data set with label maps to fine-tune on"
@@ -390,12 +413,16 @@ def _choose_roles(
         labelled = len({c.subject for c in pool})
     if labelled < 1:
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
-    roles = {"labelled": draw_subjects(pool, labelled, chosen.seed), **roles}
+    drawn_cases = draw_subjects(pool, labelled, chosen.seed)
+    roles = {"labelled": _few_slices(store, drawn_cases, labelled_slices, chosen.seed), **roles}
     _check_foreground(store, roles)
     if uses_unlabelled:
         drawn = {c.id for c in roles["labelled"]}
         roles["unlabelled"] = [c for c in rest if c.id not in drawn]
-        if not roles["unlabelled"]:
+        if not roles["unlabelled"] and unlabelled is None:
+            del roles["unlabelled"]
+        partly = unlabelled is None and any(c.partly_labelled for c in roles["labelled"])
+        if not roles.get("unlabelled") and not partly:
             place = store.path if unlabelled is None else names_place(unlabelled)
             raise PosconError(
                 f"{place}: method {chosen.method} needs "
@@ -403,6 +430,29 @@ def _choose_roles(
                 "excluded or validated on; see --labelled, --cases and --unlabelled"
             )
     return roles
+
+
+def _few_slices(
+    store: Store, cases: list[CaseRecord], labelled_slices: int | Path | str | None, seed: int
+) -> list[CaseRecord]:
+    """The cases that have a labelled slice, and of these only the slices asked for as labelled.
+
+    Args:
+        store: that holds the cases.
+        cases: labelled ones.
+        labelled_slices: see :func:`finetune`.
+        seed: of the draw.
+
+    Raises:
+        PosconError: there are not so many, or the file cannot be used.
+    """
+    if labelled_slices is None:
+        return cases
+    if not isinstance(labelled_slices, int):
+        path = Path(labelled_slices)
+        return choose_slices(store, cases, read_slice_table(path), where=str(path))
+    drawn = draw_slices(cases, labelled_slices, seed)
+    return [with_slices(store, case, drawn[case.id]) for case in cases if case.id in drawn]
 
 
 def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
@@ -528,7 +578,10 @@ def mean_dice(
     cases: Sequence[CaseRecord],
     chosen: FinetuneSettings,
 ) -> dict[str, float]:
-    """Mean Dice over classes and cases, on the store's own grid, in the training's precision."""
+    """Mean Dice over classes and cases, on the store's own grid, in the training's precision.
+
+    What is not labelled is not counted.
+    """
     scores = []
     device = next(network.parameters()).device.type
     mixed = choose_precision(chosen.precision, device) == "bf16"
@@ -540,6 +593,7 @@ def mean_dice(
         if chosen.keep_largest_component:
             predicted = largest_component(predicted)
         reference = store.label(case)
+        predicted = np.where(reference == IGNORE, IGNORE, predicted)
         for index in range(1, network.n_classes):
             a, b = predicted == index, reference == index
             if total := int(a.sum()) + int(b.sum()):

@@ -2,61 +2,69 @@
 
 from typing import Literal
 
-from monai.losses import DiceCELoss
+import torch
 from torch import Tensor, nn
 
 from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
+from poscon.volumes.case import IGNORE
 
 
 def supervised_loss(
     logits: Tensor, labels: Tensor, terms: Literal["dice+ce", "ce"] = "dice+ce"
 ) -> Tensor:
-    """Cross-entropy, with or without soft Dice (Milletari et al. 2016; MONAI's ``DiceCELoss``).
-
-    Dice is taken over the foreground classes and over the whole batch, as if it was one volume. A
-    slice without a class then does not count as a failure to find the class.
+    """Cross-entropy, with or without soft Dice, over all labelled pixels.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
-        labels: (B, H, W) class indices.
-        terms: ``"dice+ce"`` or ``"ce"``.
+        labels: (B, H, W) class indices, ``IGNORE`` where a pixel is not labelled.
+        terms: ``"dice+ce"``, see :func:`masked_loss`, or ``"ce"``.
     """
     if terms == "ce":
-        return nn.functional.cross_entropy(logits.float(), labels)
-    loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    return loss(logits.float(), labels[:, None])
+        return _cross_entropy(logits.float(), labels, labels != IGNORE)
+    return masked_loss(logits.float(), labels, torch.ones_like(labels, dtype=torch.bool))
 
 
 def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Dice and cross-entropy over some of the pixels. Over all pixels it is ``supervised_loss``.
+    """Dice and cross-entropy over the labelled pixels of a mask.
 
-    With p the softmax of the logits, y the labels as 0 and 1, and sums over the pixels of the mask
-    in the whole batch,
+    With p the softmax of the logits, y the labels as 0 and 1, and sums over the labelled pixels of
+    the mask in the whole batch,
 
         L_seg = mean_{c > 0} (1 - (2 sum p_c y_c + e) / (sum p_c + sum y_c + e)) - mean log p_y
 
-    with e = 1e-5. If the mask is empty, it is 0.
+    with e = 1e-5 (Milletari et al. 2016; over all pixels it is MONAI's ``DiceCELoss``). Dice is
+    taken over the whole batch, as if it was one volume. A slice without a class then does not count
+    as a failure to find the class. If there is no such pixel, the loss is 0, and so is its
+    gradient.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
-        labels: (B, H, W) class indices.
+        labels: (B, H, W) class indices, ``IGNORE`` where a pixel is not labelled.
         mask: (B, H, W) bool.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
     """
     wide = logits if logits.dtype.itemsize > 2 else logits.float()
-    entropy = nn.functional.cross_entropy(wide, labels, reduction="none")
-    inside = mask[:, None]
-    truth = nn.functional.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:] * inside
+    counted = mask & (labels != IGNORE)
+    inside = counted[:, None]
+    classes = labels.masked_fill(~counted, 0).long()
+    truth = nn.functional.one_hot(classes, logits.shape[1]).movedim(-1, 1)[:, 1:] * inside
     foreground = wide.softmax(dim=1)[:, 1:] * inside
     overlap = (foreground * truth).sum((0, 2, 3))
     total = (foreground + truth).sum((0, 2, 3))
     dice = (2 * overlap + 1e-5) / (total + 1e-5)
-    return (1 - dice).mean() + (entropy * mask).sum() / mask.sum().clamp(min=1)
+    return (1 - dice).mean() + _cross_entropy(wide, labels, counted)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """The mean over the pixels that count; 0 if there is none."""
+    classes = labels.masked_fill(~counted, 0).long()
+    entropy = nn.functional.cross_entropy(logits, classes, reduction="none")
+    return (entropy * counted).sum() / counted.sum().clamp(min=1)
 
 
 class Supervised(FinetuneMethod):

@@ -1,11 +1,11 @@
 """Which slices are labelled: tables of slices, and drawing some of them."""
 
 import csv
-import math
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count, islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from poscon.store.store import CaseRecord, Store
 
 COLUMNS = ("case", "slice")
 """Of a table of slices."""
+ROUNDING = 1e-9  # products of distances this close are equal
 
 
 def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
@@ -38,7 +39,7 @@ def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
         raise PosconError(f"{path}: cannot read the table of slices ({error})") from error
     if absent:
         raise PosconError(
-            f"{path}: has no column {absent[0]!r}; a table of slices has the first line 'case,slice'"
+            f"{path}: has no column {absent[0]!r}; its first line should be 'case,slice'"
         )
     found: dict[str, set[int]] = defaultdict(set)
     for line, row in rows:
@@ -126,14 +127,12 @@ def choose_slices(
 def draw_slices(cases: Sequence[CaseRecord], n: int, seed: int) -> dict[str, tuple[int, ...]]:
     """Draw labelled slices; the draw of n is contained in the draw of n + 1 of the same seed.
 
-    The subjects take turns in a random order. In turn m of subject j, with u random, the slice is
-    the one whose relative place among the subject's labelled slices is nearest to
-
-        t = frac(u + j phi + m sqrt(2)),    phi = (1 + sqrt(5)) / 2
-
-    that has not been drawn. So at any n the subjects have equally many slices, as long as they have
-    enough, and the slices of each subject, and those of all subjects, are spread evenly (an
-    additive recurrence, see Kuipers & Niederreiter 1974, Ch. 2).
+    The subjects take turns in a random order, so they have equally many as long as they have
+    enough. A place is where a slice is among the labelled ones of its case, from 0 to 1. In its
+    turn a subject gives the slice whose place has the largest product of the distance to the
+    nearest place drawn of this subject, and of the distance to the nearest place drawn of any. So
+    the slices of each subject, and those of all subjects together, are spread evenly. Distances are
+    around a circle that joins 1 to 0. Of equals one is drawn at random; so is the first of all.
 
     Args:
         cases: whose labelled slices are drawn from.
@@ -147,7 +146,6 @@ def draw_slices(cases: Sequence[CaseRecord], n: int, seed: int) -> dict[str, tup
         PosconError: there are fewer labelled slices.
     """
     generator = np.random.default_rng(stream(seed, "labelled slices"))
-    # of each subject: place, case and number of every labelled slice
     left: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
     for case in cases:
         numbers = case.labelled_slice_numbers
@@ -164,12 +162,30 @@ def draw_slices(cases: Sequence[CaseRecord], n: int, seed: int) -> dict[str, tup
         )
     subjects = sorted(left)
     order = [subjects[i] for i in generator.permutation(len(subjects))]
-    offset = generator.random()
+    taken: list[float] = []
+    taken_of: dict[str, list[float]] = defaultdict(list)
     drawn: dict[str, list[int]] = defaultdict(list)
-    turns = ((m, j, subject) for m in count() for j, subject in enumerate(order) if left[subject])
-    for m, j, subject in islice(turns, n):
-        target = (offset + j * (1 + math.sqrt(5)) / 2 + m * math.sqrt(2)) % 1
-        places = np.array([place for place, _, _ in left[subject]])
-        _, case_id, number = left[subject].pop(int(np.abs(places - target).argmin()))
+    for subject in islice((s for s in cycle(order) if left[s]), n):
+        slices = left[subject]
+        places = np.array([place for place, _, _ in slices])
+        apart = _distances(places, taken) * _distances(places, taken_of[subject])
+        best = np.flatnonzero(apart >= apart.max() - ROUNDING)
+        place, case_id, number = slices.pop(int(generator.choice(best)))
+        insort(taken, place)
+        insort(taken_of[subject], place)
         drawn[case_id].append(number)
     return {case: tuple(sorted(numbers)) for case, numbers in drawn.items()}
+
+
+def _distances(places: np.ndarray, taken: Sequence[float]) -> np.ndarray:
+    """(N,): from each place to the nearest one taken, around a circle of length 1; 1 if none is.
+
+    Args:
+        places: (N,), from 0 to 1.
+        taken: rising.
+    """
+    if not taken:
+        return np.ones(len(places))
+    around = np.array([taken[-1] - 1, *taken, taken[0] + 1])
+    after = np.searchsorted(around, places)
+    return np.minimum(np.abs(around[after] - places), np.abs(places - around[after - 1]))

@@ -209,6 +209,11 @@ class CaseRecord:
         return self.shape[0] if self.labelled_slices is None else len(self.labelled_slices)
 
     @property
+    def partly_labelled(self) -> bool:
+        """Whether some slices are labelled and some are not."""
+        return 0 < self.n_labelled_slices < self.shape[0]
+
+    @property
     def stored_bytes(self) -> int:
         """Size of the stored arrays."""
         slices, rows, columns = self.shape

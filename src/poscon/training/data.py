@@ -16,6 +16,7 @@ from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
 from poscon.training.samplers import SAMPLERS, SamplerName
+from poscon.volumes.case import IGNORE
 
 AHEAD = 2
 """Batches that are read while one is trained on."""
@@ -59,6 +60,17 @@ class SliceReader:
         self.subjects = [str(name) for name in names]
         self.subject_of = subjects.astype(np.int32)[self.case_of]
         self._held: torch.Tensor | None = None
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(n,) int64, rising: the indices of the slices that are labelled."""
+        first = np.cumsum([0, *(case.shape[0] for case in self.cases)])
+        return np.concatenate(
+            [
+                start + case.labelled_slice_numbers
+                for start, case in zip(first, self.cases, strict=False)
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.case_of)
@@ -141,7 +153,8 @@ class SliceReader:
             if oversample_foreground is not None:
                 label = self.store.label(case)[number]
                 if generator.random() < oversample_foreground:
-                    pixels = np.flatnonzero(label != 0)  # six times as fast as of whole numbers
+                    # of bools it is six times as fast as of whole numbers
+                    pixels = np.flatnonzero((label != 0) & (label != IGNORE))
                     if len(pixels):
                         target = divmod(int(generator.choice(pixels)), label.shape[1])
             rows, columns = (
@@ -193,6 +206,21 @@ def _paste(source: np.ndarray, target: np.ndarray, centre: tuple[int, int]) -> N
         here.append(slice(first, last))
         there.append(slice(first - start, last - start))
     target[..., there[0], there[1]] = source[..., here[0], here[1]]
+
+
+def without_label(reader: SliceReader, labelled: Sequence[CaseRecord]) -> np.ndarray:
+    """(n,) int64, rising: the slices of a reader that are not labelled slices of some cases.
+
+    Args:
+        reader: the slices.
+        labelled: cases whose labelled slices are left out; of other cases all slices are taken.
+    """
+    known = {case.id: case.labelled_slice_numbers for case in labelled}
+    kept, first = np.ones(len(reader), bool), 0
+    for case in reader.cases:
+        kept[first + known.get(case.id, np.zeros(0, np.int64))] = False
+        first += case.shape[0]
+    return np.flatnonzero(kept)
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -306,17 +334,18 @@ class UnlabelledBatches(Batches):
 
 
 class LabelledBatches(Batches):
-    """Slices of the labelled cases, drawn anew each step.
+    """Labelled slices, drawn anew each step.
 
     Args:
-        reader: the slices, all of labelled cases.
+        reader: the slices of labelled cases; the labelled ones among them are drawn.
         batch_size: slices a step.
         extent: of the views in pixels.
         iterations: number of steps, whatever the number of cases.
         oversample_foreground: see :meth:`SliceReader.windows`.
         seed: of the draws.
         chunk_steps: most steps between two checkpoints.
-        unlabelled: the slices of cases that are used without labels; None: no such slices.
+        unlabelled: reads slices that are used without labels; None: there are no such slices.
+        unlabelled_slices: (n,) indices of those of them that are drawn; None: all.
         unlabelled_batch: how many of those go along with each batch; None: ``batch_size``.
     """
 
@@ -331,9 +360,14 @@ class LabelledBatches(Batches):
         chunk_steps: int,
         unlabelled: SliceReader | None = None,
         unlabelled_batch: int | None = None,
+        unlabelled_slices: np.ndarray | None = None,
     ) -> None:
         super().__init__(seed, iterations, min(chunk_steps, iterations))
         self.reader = reader
+        self.labelled_slices = reader.labelled
+        if unlabelled is not None and unlabelled_slices is None:
+            unlabelled_slices = np.arange(len(unlabelled))
+        self.unlabelled_slices = unlabelled_slices
         self.batch_size = batch_size
         self.extent = extent
         self.oversample_foreground = oversample_foreground
@@ -342,9 +376,11 @@ class LabelledBatches(Batches):
 
     def batch(self, step: int) -> SliceBatch:
         generator = np.random.default_rng([self.seed, step])
-        indices = generator.integers(len(self.reader), size=self.batch_size)
+        drawn = generator.integers(len(self.labelled_slices), size=self.batch_size)
+        indices = self.labelled_slices[drawn]
         batch = self.reader.windows(indices, generator, self.extent, self.oversample_foreground)
-        if self.unlabelled is not None:
-            indices = generator.integers(len(self.unlabelled), size=self.unlabelled_batch)
+        if self.unlabelled is not None and self.unlabelled_slices is not None:
+            drawn = generator.integers(len(self.unlabelled_slices), size=self.unlabelled_batch)
+            indices = self.unlabelled_slices[drawn]
             batch.unlabelled = self.unlabelled.windows(indices, generator, self.extent)
         return batch

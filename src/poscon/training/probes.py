@@ -14,6 +14,7 @@ from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import batch_slices
+from poscon.volumes.case import IGNORE
 
 TIE = 1e-9
 """Cosines that differ by less are equal: the rest is rounding."""
@@ -186,6 +187,7 @@ def _dice(
         [probe(look(reader.centred(part).images), size).argmax(1).cpu().numpy() for part in parts]
     )
     expected = _middle(store.label(case), size)
+    predicted = np.where(expected == IGNORE, IGNORE, predicted)
     dice = {}
     for index, name in enumerate(store.class_names, start=1):
         a, b = predicted == index, expected == index

@@ -27,6 +27,7 @@ import yaml
 from poscon.errors import PosconError
 from poscon.files import holds_nothing, write_text
 from poscon.progress import console
+from poscon.store.slices import with_slices
 from poscon.store.store import CaseRecord, Store, write_json
 from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
@@ -110,6 +111,11 @@ class RunFolder:
                 "by": command,
                 "pixels_sha256": case.pixels_sha256,
                 "stored_sha256": case.stored_sha256,
+                **(
+                    {"labelled_slices": list(case.labelled_slices)}
+                    if role == "labelled" and case.labelled_slices is not None
+                    else {}
+                ),
             }
             for role, members in cases.items()
             for case in members
@@ -166,7 +172,8 @@ class RunFolder:
     def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
         """The cases of the run to be continued, by role, out of the store.
 
-        Those that only the run before it has seen are not among them.
+        Those that only the run before it has seen are not among them. Of a case of which only some
+        slices were trained on as labelled, only these are labelled.
 
         Raises:
             PosconError: the store no longer has a case, or it has changed.
@@ -176,19 +183,21 @@ class RunFolder:
         try:
             entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
             listed = [
-                (entry["id"], entry["stored_sha256"], entry["role"])
+                (entry["id"], entry["stored_sha256"], entry["role"], entry.get("labelled_slices"))
                 for entry in entries
                 if entry["by"] == command
             ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
-        for case_id, stored_sha256, role in listed:
+        for case_id, stored_sha256, role, slices in listed:
             case = by_id.get(case_id)
             if case is None or case.stored_sha256 != stored_sha256:
                 raise PosconError(
                     f"{store.path}: case {case_id} is not what {self.path} was started with; "
                     "resume with the same store or start a new run"
                 )
+            if slices is not None:
+                case = with_slices(store, case, slices)
             cases.setdefault(role, []).append(case)
         return cases
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from poscon.errors import PosconError
 
-
 IGNORE = 255
 """What a voxel of a map of class indices has that is not labelled: no class, and no background."""
 MOST_CLASSES = IGNORE - 1

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Device, Exclude, Recipe, Resume, Run, Seed, Set, Store
+from poscon.cli.options import (
+    Device,
+    Exclude,
+    Recipe,
+    Resume,
+    Run,
+    Seed,
+    Set,
+    Store,
+    whole_or_word,
+)
 from poscon.cli.output import say
 
 
@@ -24,6 +34,14 @@ def finetune(
         typer.Option(
             min=1,
             help="Number of labelled subjects to draw; --seed decides which. Default: all.",
+        ),
+    ] = None,
+    labelled_slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FILE.csv",
+            help="Number of labelled slices to draw from these subjects; --seed decides which. Or "
+            "a CSV file that names them (columns case and slice, as in the store). Default: all.",
         ),
     ] = None,
     cases: Annotated[
@@ -87,6 +105,7 @@ def finetune(
         run,
         init=init,
         labelled=labelled,
+        labelled_slices=whole_or_word(labelled_slices),
         cases=cases,
         exclude=exclude,
         unlabelled=unlabelled,
