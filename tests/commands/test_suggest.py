@@ -17,6 +17,7 @@ from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
 from poscon.commands.suggest import COLUMNS, suggest
 from poscon.errors import PosconError
+from poscon.store.slices import read_slice_table
 from poscon.store.store import Store
 from poscon.suggestion import STRATEGIES
 from poscon.volumes.case import IGNORE
@@ -224,6 +225,8 @@ def test_every_strategy_chooses_what_is_not_labelled(
     again = suggest(store, tmp_path / "b", budget=5, strategy=name, **given)
     assert first.slices == again.slices
     assert first.label_maps == ()
+    chosen = {(case, number) for case, ns in read_slice_table(first.table).items() for number in ns}
+    assert chosen == {(each.case, each.slice) for each in first.slices}  # as finetune takes it
     assert len({(each.case, each.slice) for each in first.slices}) == 5
     labelled = {case.id for case in Store(store).cases if case.labelled}
     assert not labelled & {each.case for each in first.slices}
