@@ -35,6 +35,7 @@ def segmentation_metrics(
     reference: np.ndarray,
     spacing: tuple[float, float, float],
     class_names: Sequence[str],
+    counted: np.ndarray | None = None,
 ) -> list[ClassMetrics]:
     """Compare two class maps class by class.
 
@@ -47,11 +48,15 @@ def segmentation_metrics(
     it is absent from exactly one map, Dice is 0, and HD95 and ASSD are the diagonal of the volume
     in mm. These are the worst values, so a missed structure can never improve a mean.
 
+    Where not all voxels count, both maps are cut to those that do before anything is measured: what
+    does not count is outside every class. Volumes are of voxels that count too.
+
     Args:
         prediction: (X, Y, Z), integers, 0 = background, ``i + 1`` = ``class_names[i]``.
         reference: the same shape and meaning.
         spacing: voxel size in mm along X, Y, Z.
         class_names: the foreground classes.
+        counted: (X, Y, Z) bool, which voxels count; None: all.
 
     Returns:
         One entry for each class, in the order of ``class_names``.
@@ -66,6 +71,8 @@ def segmentation_metrics(
     metrics = []
     for index, name in enumerate(class_names, start=1):
         predicted, expected = prediction == index, reference == index
+        if counted is not None:
+            predicted, expected = predicted & counted, expected & counted
         n_predicted, n_expected = int(predicted.sum()), int(expected.sum())
         if not n_predicted and not n_expected:
             dice = hd95 = assd = float("nan")

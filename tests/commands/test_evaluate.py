@@ -2,13 +2,14 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
 
-from poscon.commands.evaluate import evaluate, summary_table
+from poscon.commands.evaluate import Unlabelled, evaluate, summary_table
 from poscon.errors import PartlyDone, PosconError
 
 SPACING = (1.5, 1.5, 8.0)
@@ -210,7 +211,7 @@ def test_frames_are_cases(tmp_path):
         ("a_frame03", "LV", 0.0),
     ]
     assert evaluation.not_annotated == ("a_frame02",)
-    assert "1 frame(s) without annotation: a_frame02" in printed(evaluation)
+    assert "1 case(s) or frame(s) without annotation: a_frame02" in printed(evaluation)
 
 
 def test_summary(folders):
@@ -266,6 +267,7 @@ def test_json_and_csv(folders, tmp_path):
         "without_reference",
         "not_annotated",
         "failed",
+        "unlabelled",
         "rules",
     }
     assert content["cases"][0] == {
@@ -517,3 +519,80 @@ def test_references_with_one_mask_per_organ(tmp_path):
     evaluation = evaluate(tmp_path / "p", tmp_path / "d")
     assert evaluation.classes == ("a", "b", "c")
     assert {row.dice for row in evaluation.rows} == {1.0}
+
+
+# References that are partly labelled
+
+
+def partly(labels, value=9):
+    """Slice 2 is not labelled, nor are some voxels of slice 1."""
+    labels = labels.copy()
+    labels[..., 2] = value
+    labels[:2, :, 1] = value
+    return labels
+
+
+def other():
+    """A prediction that is wrong in labelled and in unlabelled voxels."""
+    prediction = heart()
+    prediction[2, 1:4, 1] = 2
+    prediction[:, :, 2] = 3
+    return prediction
+
+
+def test_both_maps_are_cut_to_the_labelled_voxels(tmp_path):
+    a = save(tmp_path / "a.nii.gz", other())
+    b = save(tmp_path / "b.nii.gz", partly(heart()))
+    evaluation = evaluate(a, b, ignore_label=9)
+    counted = partly(heart()) != 9
+    cut = [
+        save(tmp_path / f"cut/{k}.nii.gz", m * counted) for k, m in enumerate((other(), heart()))
+    ]
+    assert evaluation.rows == tuple(replace(r, case="a", subject="a") for r in evaluate(*cut).rows)
+    assert evaluation.unlabelled == Unlabelled(int((~counted).sum()), 1, 1)
+    assert evaluation.classes == ("class_1", "class_2", "class_3")
+    # what lies in unlabelled voxels changes nothing
+    elsewhere = np.where(counted, other(), np.random.default_rng(0).integers(0, 4, counted.shape))
+    again = evaluate(save(tmp_path / "a2.nii.gz", elsewhere), b, ignore_label=9)
+    assert [r.dice for r in again.rows] == [r.dice for r in evaluation.rows]
+
+
+def test_what_does_not_count_is_said_in_one_line(tmp_path):
+    a = save(tmp_path / "a.nii.gz", other())
+    b = save(tmp_path / "b.nii.gz", partly(heart()))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(summary_table(evaluate(a, b, ignore_label=9)))
+    said = " ".join(console.file.getvalue().split())
+    assert "80 voxels of 1 reference(s) are not labelled and do not count (1 slices" in said
+
+
+def test_the_ignore_label_of_dataset_json(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", other())
+    save(references / "p1.nii.gz", partly(heart(), 4))
+    labels = {"background": 0, "RV": 1, "MYO": 2, "LV": 3, "ignore": 4}
+    for folder in folders:  # nnU-Net copies it beside its predictions
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    evaluation = evaluate(predictions, references)
+    assert evaluation.unlabelled.voxels == 80
+    assert evaluation.classes == ("RV", "MYO", "LV")
+    save(predictions / "p1.nii.gz", partly(heart(), 4))
+    with pytest.raises(PosconError, match=r"label value\(s\) 4 not declared"):
+        evaluate(predictions, references)
+
+
+def test_an_ignore_label_that_is_a_class(tmp_path):
+    a, b = save(tmp_path / "a.nii.gz", heart()), save(tmp_path / "b.nii.gz", heart())
+    with pytest.raises(PosconError, match="--ignore-label: the value 1 cannot mean"):
+        evaluate(a, b, labels="1=RV,2=MYO,3=LV", ignore_label=1)
+
+
+def test_a_reference_without_any_label_is_not_annotated(folders):
+    predictions, references = folders
+    for name in ("p1", "p2"):
+        save(predictions / f"{name}.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    save(references / "p2.nii.gz", np.full((8, 8, 4), 9))
+    evaluation = evaluate(predictions, references, ignore_label=9)
+    assert evaluation.not_annotated == ("p2",)
+    assert {row.case for row in evaluation.rows} == {"p1"}

@@ -1,6 +1,8 @@
 """Label maps of which only a part is labelled, from the command line to the model."""
 
+import base64
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from poscon import finetuning
@@ -16,9 +19,13 @@ from poscon.commands.finetune import mean_dice
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
+from poscon.pictures.predictions import draw_predictions
+from poscon.pictures.slices import DARK, outlined_pngs
+from poscon.store.oddities import find_oddities
 from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import predicted_classes
+from poscon.training.probes import linear_segmentation_probe
 from poscon.volumes.case import IGNORE
 
 SHAPE = (12, 10, 8)
@@ -376,3 +383,86 @@ def test_what_is_not_labelled_does_not_count_in_validation(store):
     opened.label = lambda _: label  # type: ignore[method-assign]
     found = mean_dice(network, opened, [case], chosen)["validation_dice"]
     assert found == pytest.approx(np.mean(scores))
+
+
+# inspect, and the pictures
+
+
+@pytest.fixture
+def sparse(source, tmp_path, poscon) -> Path:
+    """A store with one wholly labelled case, one with two labelled slices, two without labels."""
+    labels = segmentation()
+    labels[:6, :, 3] = 9
+    put(source / "a_seg.nii.gz", labels)
+    rows = "".join(f"a,{i}\n" for i in range(8)) + "b,1\nb,4\n"
+    options = ("--ignore-label", 9, "--labelled-slices", table(tmp_path / "t.csv", rows))
+    assert poscon("prepare", source, tmp_path / "s", "--spacing", "native", *options)[0] == 0
+    return tmp_path / "s"
+
+
+def test_inspect_says_and_draws_what_is_labelled(sparse, poscon):
+    code, out, _ = poscon("inspect", sparse)
+    assert code == 0
+    assert "10 of 16 slices of 2 subject(s) are labelled" in " ".join(out.split())
+    picture = imread(sparse / "contact_sheet_labelled.png")
+    colours = (picture[..., :3] * 255).round().astype(int)
+    blue, grey = ((colours == c).all(-1).any(0).nonzero()[0] for c in ((0, 114, 178), (221,) * 3))
+    assert len(blue) > 100
+    assert len(grey) > 100
+    _, out, _ = poscon("inspect", sparse, "--json")
+    record = json.loads(out)
+    assert (record["labelled_slices"], record["slices"]) == (10, 32)
+    assert record["labelled_picture"] == str(sparse / "contact_sheet_labelled.png")
+    with (sparse / "contact_sheet_cases.csv").open() as file:
+        assert [row["labelled_slices"] for row in csv.DictReader(file)] == ["8", "2", "0", "0"]
+
+
+def test_inspect_of_a_whole_store_draws_no_strips(store, poscon):
+    assert poscon("inspect", store)[0] == 0
+    assert not (store / "contact_sheet_labelled.png").exists()
+
+
+def test_a_case_that_is_partly_labelled_lacks_no_class(source, tmp_path, poscon):
+    for name in "efgh":
+        put(source / f"{name}.nii.gz", scan(ord(name)))
+        put(source / f"{name}_seg.nii.gz", segmentation())
+    labels = segmentation()
+    labels[labels == 2] = 9  # none of class 2 is labelled, and little of class 1
+    labels[3:, :, :] = 9
+    put(source / "a_seg.nii.gz", labels)
+    assert poscon("prepare", source, tmp_path / "s", "--ignore-label", 9)[0] == 0
+    findings = find_oddities(Store(tmp_path / "s"))
+    assert not [f for f in findings if f.case == "a"]
+
+
+def test_pictures_of_references_that_are_partly_labelled(sparse, source, tmp_path):
+    """No overlay of a class where nothing is labelled; and nothing fails."""
+    opened = Store(sparse)
+    case, label = stored(sparse, "a")
+    image = opened.image(case)[:, 0]
+    pngs = outlined_pngs(image, label, np.zeros_like(label), (1.0, 1.0))
+    assert len(pngs) == 8
+    draw_predictions(tmp_path / "p.png", opened, ["a"], {"model": source_maps(source)}, title="t")
+    assert (tmp_path / "p.png").is_file()
+    dimmed = outlined_pngs(image, np.full_like(label, IGNORE), np.zeros_like(label), (1.0, 1.0))
+    pixels = imread(io.BytesIO(base64.b64decode(dimmed[0])))[..., :3]
+    left, right = pixels[:, :192], pixels[:, -192:]
+    np.testing.assert_allclose(left, right * DARK, atol=1 / 100)
+
+
+def source_maps(source: Path) -> Path:
+    """A folder of predictions."""
+    put(source.parent / "predicted" / "a.nii.gz", segmentation())
+    return source.parent / "predicted"
+
+
+def test_the_linear_probe_counts_labelled_voxels_only(store, monkeypatch):
+    opened = Store(store)
+    network = build_network(NetworkSettings(width=2, levels=2), 3)
+    cases = [case for case in opened.cases if case.labelled]
+    before = linear_segmentation_probe(network.encoder, opened, cases[:1], cases[1:], 16)
+    plain = Store.label
+    monkeypatch.setattr(Store, "label", lambda *a: np.where(plain(*a) == 2, IGNORE, plain(*a)))
+    found = linear_segmentation_probe(network.encoder, opened, cases[:1], cases[1:], 16)
+    assert set(before[cases[1].id]) == {"class_1", "class_2"}
+    assert all("class_1" in dice and dice.get("class_2", 0) == 0 for dice in found.values())

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from poscon.leakage import describe, read_seen
 from poscon.metrics import segmentation_metrics
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import (
+    IGNORE,
     LabelScheme,
     discovered_scheme,
     parse_labels,
     whole_values,
 )
+from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.label_maps import read_labels
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.layouts.base import scan_files
@@ -50,8 +52,12 @@ RULES = (
     "'missed' counts the cases whose prediction lacks a class that the reference has.",
     "Mean and standard deviation (n - 1) are over cases; each frame of a series is a case.",
     "The row 'mean' is over cases of each case's mean over its measured classes.",
-    "In a 4-D reference, frames without any labelled voxel are taken as not annotated and left "
-    "out; they are listed under 'not_annotated'.",
+    "Voxels of a reference that are not labelled (its ignore label) do not count: both maps are "
+    "cut to the labelled voxels before anything is measured, volumes too. The cut makes surfaces "
+    "of its own, so that HD95 and ASSD of partly labelled references are not those of whole ones. "
+    "'unlabelled' has the number of these voxels and of slices without any other.",
+    "References without any labelled voxel, and in a 4-D reference frames without any foreground, "
+    "are taken as not annotated and left out; they are listed under 'not_annotated'.",
     "'seen' lists the roles that this very scan had in the training of the model; it is found by "
     "its pixels, and another scan of the same person is not.",
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
@@ -126,6 +132,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """What did not count, as the references do not label it.
+
+    Attributes:
+        voxels: how many.
+        slices: how many slices have no other voxel.
+        cases: how many cases have such voxels.
+    """
+
+    voxels: int = 0
+    slices: int = 0
+    cases: int = 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found.
 
@@ -134,8 +155,9 @@ class Evaluation:
         classes: the foreground classes in the reference's order.
         unmatched: references that a folder of predictions has no prediction for.
         without_reference: predictions of a folder that there is no reference for.
-        not_annotated: frames left out because their 4-D reference labels nothing in them.
+        not_annotated: cases and frames left out because their reference labels nothing in them.
         failed: what was wrong with a pair that could not be measured, by its case.
+        unlabelled: the voxels of the references that did not count.
     """
 
     rows: tuple[Row, ...]
@@ -144,6 +166,7 @@ class Evaluation:
     without_reference: tuple[str, ...] = ()
     not_annotated: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: Unlabelled = Unlabelled()
 
     def summary(self) -> list[Summary]:
         """Each class over the cases, then ``"mean"``: the cases' means over their classes."""
@@ -169,6 +192,7 @@ def evaluate(
     layout: str | None = None,
     channel: int | None = None,
     labels: str | None = None,
+    ignore_label: int | None = None,
     source_spacing: tuple[float, float, float] | None = None,
 ) -> Evaluation:
     """Compare predictions with references; conventions are in `RULES`.
@@ -189,6 +213,8 @@ def evaluate(
         layout: read ``references`` as a data set of this layout.
         channel: which image channel of a data set that has several; its label maps are the same.
         labels: what the references' values mean, e.g. ``"1=RV,2=MYO,3=LV"``.
+        ignore_label: value of the references' voxels that are not labelled and do not count; None:
+            that of the label ``ignore`` in ``dataset.json``, if it has one.
         source_spacing: voxel size in mm along the axes of the files; it replaces that of the
             headers for all measures.
 
@@ -212,8 +238,15 @@ def evaluate(
     if declared is None and expected is None:
         expected = _stated_labels(beside)
     failed: dict[str, str] = {}
-    reference_scheme = declared or expected or own or _discovered(pairs, source_spacing, failed)
-    prediction_scheme = own or reference_scheme
+    stated = [s.ignore for s in (expected, own) if s is not None and s.ignore is not None]
+    ignore = ignore_label if ignore_label is not None else next(iter(stated), None)
+    reference_scheme = (
+        declared or expected or own or _discovered(pairs, source_spacing, failed, ignore)
+    )
+    prediction_scheme = replace(own or reference_scheme, ignore=None)  # a prediction has no gaps
+    if ignore is not None:
+        where = f"{references}: label 'ignore'" if ignore_label is None else "--ignore-label"
+        reference_scheme = reference_scheme.with_ignore(ignore, where=where)
     names = reference_scheme.names
     if set(prediction_scheme.names) != set(names):
         raise PosconError(
@@ -227,6 +260,7 @@ def evaluate(
         raise PosconError(f"{references}: no class is labelled; there is nothing to evaluate")
     rows: list[Row] = []
     not_annotated: list[str] = []
+    unlabelled = Unlabelled()
     for pair in pairs:
         if pair.id in failed:
             continue
@@ -241,11 +275,14 @@ def evaluate(
             continue
         size = source_spacing or pair.reference.spacing or prediction.spacing
         for case, a, b in _frames(pair.id, prediction_map, reference_map):
-            if prediction_map.ndim == 4 and not b.any():
+            counted = b != IGNORE
+            foreground = counted & (b != 0)
+            if not counted.any() or (prediction_map.ndim == 4 and not foreground.any()):
                 not_annotated.append(case)
                 continue
             subject = pair.reference.subject
-            for m in segmentation_metrics(a, b, size, names):
+            unlabelled = _with(unlabelled, counted, reference.affine)
+            for m in segmentation_metrics(a, b, size, names, counted):
                 measures = {k: v for k, v in asdict(m).items() if k != "name"}
                 roles = seen.get(pair.id, ())
                 rows.append(Row(case, subject, m.name, spacing=size, seen=roles, **measures))
@@ -255,7 +292,9 @@ def evaluate(
         raise PosconError(f"{references}: no frame is annotated; there is nothing to evaluate")
     unmatched = tuple(sorted(set(found) - set(predicted))) if predictions.is_dir() else ()
     alone = tuple(sorted(set(predicted) - set(found)))
-    evaluation = Evaluation(tuple(rows), names, unmatched, alone, tuple(not_annotated), failed)
+    evaluation = Evaluation(
+        tuple(rows), names, unmatched, alone, tuple(not_annotated), failed, unlabelled
+    )
     record = evaluation_record(evaluation)
     for path in outputs:
         write_text(path, json_text(record) if path.suffix == ".json" else _csv(evaluation))
@@ -272,11 +311,16 @@ def summary_table(evaluation: Evaluation) -> Table:
         for ids, what in (
             (evaluation.unmatched, "reference(s) without a prediction"),
             (evaluation.without_reference, "prediction(s) without a reference"),
-            (evaluation.not_annotated, "frame(s) without annotation"),
+            (evaluation.not_annotated, "case(s) or frame(s) without annotation"),
             (list(evaluation.failed), "pair(s) that could not be measured"),
         )
         if ids
     ]
+    if (gaps := evaluation.unlabelled).voxels:
+        notes.append(
+            f"{gaps.voxels} voxels of {gaps.cases} reference(s) are not labelled and do not count "
+            f"({gaps.slices} slices have no other)"
+        )
     if seen := {row.case: row.seen for row in evaluation.rows if row.seen}:
         notes.append(f"{describe(seen)}: no measure of new patients")
     table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
@@ -414,7 +458,7 @@ def _stated_labels(folder: Path) -> LabelScheme | None:
 
 
 def _discovered(
-    pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str]
+    pairs: Sequence[_Pair], spacing: Spacing | None, failed: dict[str, str], ignore: int | None
 ) -> LabelScheme:
     """Every value but 0 that occurs in any of the files is a class of its own.
 
@@ -422,6 +466,7 @@ def _discovered(
         pairs: the files.
         spacing: mm along the files' axes where the user states it.
         failed: gets what is wrong with a pair that cannot be used, by its case.
+        ignore: the value of voxels that are not labelled, which is no class.
 
     Raises:
         PosconError: no pair can be used; a file has too many values; all files are empty.
@@ -442,9 +487,23 @@ def _discovered(
                 raise PosconError(f"{path}: over 255 label values; is this an image?")
     if len(failed) == len(pairs):
         raise PosconError(next(iter(failed.values())))
+    values -= {ignore}
     if not values - {0}:
         raise PosconError("every prediction and every reference is empty (0 everywhere)")
     return discovered_scheme(values, where=str(pairs[0].path))
+
+
+def _with(known: Unlabelled, counted: np.ndarray, affine: np.ndarray) -> Unlabelled:
+    """What does not count, and that of another reference (X, Y, Z)."""
+    if counted.all():
+        return known
+    x, y, z = counted.shape
+    slices = slice_geometry((x, y, z), affine).to_stack(counted)
+    return Unlabelled(
+        known.voxels + int((~counted).sum()),
+        known.slices + int((~slices.any(axis=(1, 2))).sum()),
+        known.cases + 1,
+    )
 
 
 def _frames(
@@ -511,6 +570,7 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
         "without_reference": evaluation.without_reference,
         "not_annotated": evaluation.not_annotated,
         "failed": evaluation.failed,
+        "unlabelled": asdict(evaluation.unlabelled),
         "rules": RULES,
     }
     record: dict[str, Any] = _without_nan(content)

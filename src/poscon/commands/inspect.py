@@ -16,18 +16,20 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
+from poscon.pictures.labelled_slices import draw_labelled_slices
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities
 from poscon.store.remote import is_url
-from poscon.store.store import Manifest, Store, labelled_voxels
+from poscon.store.store import Manifest, Store, labelled_voxels, sparse_line
 
 CONTACT_SHEET = "contact_sheet.png"
+LABELLED_SUFFIX = "_labelled.png"
 TABLE_SUFFIX = "_cases.csv"
 ROWS_SHOWN = 20
 LINES_SHOWN = 10
 
 CASE_COLUMNS = (
     "case", "subject", "frame", "source", "source_label", "modality", "plane", "slices", "rows",
-    "columns", "slice_mm", "row_mm", "column_mm", "spacing_from",
+    "columns", "slice_mm", "row_mm", "column_mm", "spacing_from", "labelled_slices",
 )  # fmt: skip
 """Of the table of cases; the volume of each class and what is odd follow."""
 
@@ -69,6 +71,9 @@ class Inspection:
         findings: what is odd, most serious kind first.
         contact_sheet: the picture.
         case_table: CSV file with a line for each case.
+        labelled_slices: of the labelled cases.
+        labelled_picture: which slices are labelled, by position; None where all slices of all
+            labelled cases are.
     """
 
     store: Path | str
@@ -89,6 +94,8 @@ class Inspection:
     findings: tuple[Oddity, ...]
     contact_sheet: Path
     case_table: Path
+    labelled_slices: int
+    labelled_picture: Path | None
 
     @property
     def cases(self) -> int:
@@ -112,7 +119,9 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     Args:
         store: the folder that ``poscon prepare`` wrote, or the URL of a copy.
         out: the contact sheet, a .png; None: ``contact_sheet.png`` in the store. A table of all
-            cases is written beside it, ``<name>_cases.csv``. Earlier ones of poscon are replaced.
+            cases is written beside it, ``<name>_cases.csv``, and where only some slices are
+            labelled a picture of these, ``<name>_labelled.png``. Earlier ones of poscon are
+            replaced.
 
     Raises:
         PosconError: no store there, none of its cases can be read, ``out`` is no .png or
@@ -125,6 +134,10 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
     table = sheet.with_name(sheet.stem + TABLE_SUFFIX)
     check_target(sheet)
     _check_table_target(table)
+    sparse = any(case.partly_labelled for case in opened.cases)
+    strips = sheet.with_name(sheet.stem + LABELLED_SUFFIX) if sparse else None
+    if strips is not None:
+        check_target(strips)
 
     findings = find_oddities(opened)
     damaged = {finding.case for finding in findings if finding.kind == DAMAGED}
@@ -157,8 +170,12 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
         findings=findings,
         contact_sheet=sheet,
         case_table=table,
+        labelled_slices=sum(case.n_labelled_slices for case in cases),
+        labelled_picture=strips,
     )
     draw_contact_sheet(opened, sheet, [case for case in cases if case.id not in damaged])
+    if strips is not None:
+        draw_labelled_slices(cases, strips)
     _write_table(table, opened, findings)
     return inspection
 
@@ -177,7 +194,11 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
     """For JSON: counts and ranges, every class, what is odd, and where the pictures are."""
     manifest = inspection.manifest
     ranges = ("slice_range", "row_range", "column_range", "in_plane_mm", "slice_mm")
-    counts = ("cases", "subjects", "labelled_cases", "labelled_subjects", "slices", "stored_bytes")
+    counts = (
+        *("cases", "subjects", "labelled_cases", "labelled_subjects", "slices"),
+        *("labelled_slices", "stored_bytes"),
+    )
+    strips = inspection.labelled_picture
     return {
         "store": str(inspection.store),
         "layout": manifest.layout,
@@ -191,6 +212,7 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
         "oddities": [asdict(finding) for finding in inspection.findings],
         "contact_sheet": str(inspection.contact_sheet),
         "case_table": str(inspection.case_table),
+        "labelled_picture": None if strips is None else str(strips),
     }
 
 
@@ -208,6 +230,7 @@ def _summary_table(inspection: Inspection) -> RenderableType:
         "layout": manifest.layout,
         "cases": f"{inspection.cases} of {inspection.subjects} subjects",
         "labelled": f"{inspection.labelled_cases} of {inspection.labelled_subjects} subjects",
+        **({} if (line := sparse_line(manifest.cases)) is None else {"labelled slices": line}),
         "channels": ", ".join(f"{i} {name}" for i, name in enumerate(manifest.channels)),
         "modality": _counts(inspection.modalities),
         "plane": _counts(inspection.planes),
@@ -320,6 +343,7 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
                     *case.shape,
                     *(f"{mm:.6g}" for mm in case.spacing),
                     case.spacing_from,
+                    case.n_labelled_slices,
                     *ml,
                     "; ".join(odd[case.id]),
                 ]

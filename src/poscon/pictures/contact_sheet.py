@@ -15,6 +15,7 @@ from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.orientation import caption, radiological
 from poscon.store.store import CaseRecord, Store
+from poscon.volumes.case import IGNORE
 
 LineStyle = Literal["solid", "dashed", "dotted"]
 
@@ -189,7 +190,7 @@ def _classes_shown(store: Store, rows: list[_Row]) -> list[int]:
     for row in rows:
         if row.case.labelled:
             found.update(np.unique(store.label(row.case)[list(row.indices)]).tolist())
-    return sorted(found - {0})
+    return sorted(found - {0, IGNORE})
 
 
 def _draw_slice(
@@ -199,7 +200,10 @@ def _draw_slice(
     case: CaseRecord,
     grey: tuple[float, float],
 ) -> None:
-    """Draw (rows, columns) image and class outlines, row 0 at the top."""
+    """Draw (rows, columns) image and class outlines, row 0 at the top.
+
+    A slice that is not labelled says so; a part that is not labelled is hatched.
+    """
     _, row_mm, column_mm = case.spacing
     axes.imshow(
         image, cmap="gray", vmin=grey[0], vmax=grey[1], origin="upper", aspect=row_mm / column_mm
@@ -207,7 +211,17 @@ def _draw_slice(
     if label is not None:
         padded = np.pad(label, 1)  # an outline closes at the border of the slice
         at = [np.arange(-1, n + 1) for n in label.shape]
-        for c in np.unique(label[label > 0]).tolist():
+        ignored = label == IGNORE
+        if ignored.all():
+            axes.text(
+                0.03, 0.03, "not labelled", transform=axes.transAxes, color="white", fontsize=6,
+                bbox={"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1},
+            )  # fmt: skip
+        elif ignored.any():
+            axes.contourf(
+                at[1], at[0], np.pad(ignored, 1), levels=[0.5, 1], colors="none", hatches=["////"]
+            )
+        for c in np.unique(label[(label > 0) & ~ignored]).tolist():
             axes.contour(
                 at[1], at[0], padded == c, levels=[0.5], colors=[_colour(c)],
                 linestyles=_line(c), linewidths=0.8,
@@ -224,8 +238,15 @@ def _case_line(case: CaseRecord) -> str:
     return (
         f"{_shorten(case.id, _ID_LENGTH)}    {case.modality}, {slices} slices of "
         f"{rows} x {columns}, {row_mm:.3g} x {column_mm:.3g} mm, {slice_mm:.3g} mm apart"
-        f"{'' if case.labelled else ', not labelled'}"
+        f"{_labelled(case)}"
     )
+
+
+def _labelled(case: CaseRecord) -> str:
+    """What of a case is labelled, if it is not every slice."""
+    if not case.labelled:
+        return ", not labelled"
+    return f", {case.n_labelled_slices} of them labelled" if case.partly_labelled else ""
 
 
 def _shorten(name: str, length: int) -> str:

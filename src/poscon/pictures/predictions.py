@@ -14,7 +14,7 @@ from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
 from poscon.store.store import CaseRecord, Store
-from poscon.volumes.case import LabelClass, LabelScheme
+from poscon.volumes.case import IGNORE, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts.base import scan_files
 from poscon.volumes.scan import read_scan, scan_stem
@@ -30,7 +30,8 @@ def draw_predictions(
 ) -> None:
     """Draw one slice of each case: image, reference, and each prediction as a filled overlay.
 
-    If there are several image channels, the first is drawn.
+    If there are several image channels, the first is drawn. What the reference does not label is
+    grey.
 
     The slices are spread over those with reference foreground: the first case shows a low slice,
     the last case a high one.
@@ -48,7 +49,8 @@ def draw_predictions(
     for place, (row, name) in enumerate(zip(axes, cases, strict=True)):
         (case,) = [c for c in store.cases if c.id == name]
         image, reference = store.image(case)[:, 0], store.label(case)
-        labelled = np.flatnonzero((reference > 0).any(axis=(1, 2)))
+        foreground = (reference > 0) & (reference != IGNORE)
+        labelled = np.flatnonzero(foreground.any(axis=(1, 2)))
         number = int(labelled[int((place + 0.5) / len(cases) * len(labelled))])
         overlays: list[np.ndarray | None] = [None, reference[number]]
         overlays += [
@@ -97,8 +99,9 @@ def read_prediction(store: Store, case: CaseRecord, folder: Path) -> np.ndarray:
 
 
 def _colours(classes: np.ndarray) -> np.ndarray:
-    """(H, W) class indices -> (H, W, 4), background transparent."""
-    table = np.zeros((int(classes.max()) + 1, 4))
-    for index in range(1, len(table)):
+    """(H, W) class indices -> (H, W, 4), background transparent and what is not labelled grey."""
+    table = np.zeros((IGNORE + 1, 4))
+    for index in range(1, IGNORE):
         table[index] = to_rgba(COLOURS[(index - 1) % len(COLOURS)], alpha=0.6)
+    table[IGNORE] = to_rgba("0.5", alpha=0.6)
     return table[classes]

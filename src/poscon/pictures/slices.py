@@ -10,17 +10,22 @@ from scipy import ndimage
 
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
+from poscon.volumes.case import IGNORE
 
 MOST = 40
 """The most slices of a volume that are shown, evenly spread."""
 WIDTH = 192
 """Pixels of one of the two pictures."""
+DARK = 0.4
+"""What is left of the brightness where the reference is not labelled."""
 
 
 def outlined_pngs(
     image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float]
 ) -> list[str]:
     """One base64 PNG per slice: the image with the reference's outlines, then the prediction's.
+
+    What the reference does not label is dark in its picture.
 
     Args:
         image: (slices, rows, columns).
@@ -39,7 +44,8 @@ def outlined_pngs(
         for classes in (radiological(reference[i]), radiological(prediction[i])):
             panel = np.repeat(_resized(grey, height)[..., None], 3, axis=2)
             shown = _resized(classes, height)
-            for index in range(1, int(classes.max()) + 1):
+            panel[shown == IGNORE] *= DARK
+            for index in np.unique(classes[(classes > 0) & (classes != IGNORE)]).tolist():
                 mask = shown == index
                 edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
                 panel[edge] = to_rgb(COLOURS[(index - 1) % len(COLOURS)])

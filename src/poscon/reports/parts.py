@@ -93,4 +93,6 @@ def volume(store: Store, case: CaseRecord, predictions: Path, title: str) -> Sli
         (in_plane[0], in_plane[1]),
     )
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(store.class_names))]
+    if case.partly_labelled:
+        title = f"{title} (dark: the reference is not labelled)"
     return Slices(title, pngs, list(zip(colours, store.class_names, strict=True)))

@@ -10,6 +10,7 @@ import numpy as np
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
 from poscon.store.store import CaseRecord, Store, labelled_voxels, slices_sha256
+from poscon.volumes.case import IGNORE
 
 DAMAGED = "damaged"
 FEW_SLICES = 4  # fewer than this are few
@@ -55,6 +56,7 @@ def find_oddities(store: Store) -> tuple[Oddity, ...]:
     """
     damaged: list[Oddity] = []
     profiles: dict[str, np.ndarray] = {}
+    whole: set[str] = set()  # cases of which every voxel is labelled
     with progress_bar() as progress:
         task = progress.add_task("reading", total=len(store.cases), status="")
         for case in store.cases:
@@ -69,20 +71,29 @@ def find_oddities(store: Store) -> tuple[Oddity, ...]:
             except PosconError as error:
                 damaged.append(Oddity(DAMAGED, case.id, str(error)))
             else:
-                if label is not None and label.any():
-                    profiles[case.id] = _area_profile(label, len(store.class_names))
+                if label is not None and not (label == IGNORE).any():
+                    whole.add(case.id)
+                    if label.any():
+                        profiles[case.id] = _area_profile(label, len(store.class_names))
             progress.advance(task)
-    return (*damaged, *_oddities(store, profiles))
+    return (*damaged, *_oddities(store, profiles, whole))
 
 
-def _oddities(store: Store, profiles: dict[str, np.ndarray]) -> list[Oddity]:
-    """What is odd among undamaged cases, most serious kind first."""
+def _oddities(store: Store, profiles: dict[str, np.ndarray], whole: set[str]) -> list[Oddity]:
+    """What is odd among undamaged cases, most serious kind first.
+
+    Args:
+        store: the store.
+        profiles: of the labelled cases, see :func:`_area_profile`.
+        whole: ids of the cases of which every voxel is labelled; only these can be said to lack a
+            class, or to have an unusual volume of it.
+    """
     cases = store.cases
     return [
         *_same_scan(cases),
         *_other_way(cases, profiles),
-        *_missing_classes(store),
-        *_unusual_volumes(store),
+        *_missing_classes(store, whole),
+        *_unusual_volumes(store, whole),
         *_padded(store),
         *_few_slices(cases),
         *_far_from_median(cases),
@@ -205,15 +216,15 @@ def _other_way(cases: Sequence[CaseRecord], profiles: dict[str, np.ndarray]) -> 
     ]
 
 
-def _missing_classes(store: Store) -> list[Oddity]:
+def _missing_classes(store: Store, whole: set[str]) -> list[Oddity]:
     labelled = labelled_voxels(store.cases)
     oddities = [
         Oddity("labelled, but empty", case.id, "its label map has no foreground")
         for case, voxels in labelled
-        if not any(voxels)
+        if not any(voxels) and case.id in whole
     ]
-    annotated = [(case, voxels) for case, voxels in labelled if any(voxels)]
-    if labelled and not annotated:
+    annotated = [(case, voxels) for case, voxels in labelled if any(voxels) and case.id in whole]
+    if labelled and not any(any(voxels) for _, voxels in labelled):
         text = "no label map has a labelled voxel; nothing can be learnt from them"
         return [Oddity("no class", None, text), *oddities]
     oddities += [
@@ -230,10 +241,14 @@ def _missing_classes(store: Store) -> list[Oddity]:
     return oddities
 
 
-def _unusual_volumes(store: Store) -> list[Oddity]:
+def _unusual_volumes(store: Store, whole: set[str]) -> list[Oddity]:
     oddities: list[Oddity] = []
     for i, name in enumerate(store.class_names):
-        having = [(case, voxels[i]) for case, voxels in labelled_voxels(store.cases) if voxels[i]]
+        having = [
+            (case, voxels[i])
+            for case, voxels in labelled_voxels(store.cases)
+            if voxels[i] and case.id in whole
+        ]
         if len(having) < ENOUGH:
             continue
         ml = np.array([voxels * case.voxel_ml for case, voxels in having])

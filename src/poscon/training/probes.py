@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
+from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.parts import Encoder
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
@@ -141,10 +142,6 @@ def linear_segmentation_probe(
     Returns:
         Dice by class and case id; a class absent from both prediction and label is left out.
     """
-    from poscon.finetuning.supervised import (
-        supervised_loss,  # MONAI, which pre-training does without
-    )
-
     reader = SliceReader(store, train_cases, size, encoder.settings.context)
     slices = LabelledBatches(reader, BATCH, size, STEPS, FOREGROUND, seed, STEPS)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, Json, Labels, Layout, SourceSpacing, triple
+from poscon.cli.options import Channel, IgnoreLabel, Json, Labels, Layout, SourceSpacing, triple
 from poscon.cli.output import print_json, show
 from poscon.errors import PartlyDone
 
@@ -25,6 +25,7 @@ def evaluate(
     layout: Layout = None,
     channel: Channel = None,
     labels: Labels = None,
+    ignore_label: IgnoreLabel = None,
     source_spacing: SourceSpacing = None,
     as_json: Json = False,
 ) -> None:
@@ -40,6 +41,7 @@ def evaluate(
             layout=layout,
             channel=channel,
             labels=labels,
+            ignore_label=ignore_label,
             source_spacing=triple("--source-spacing", source_spacing),
         )
     except PartlyDone as error:

@@ -29,4 +29,5 @@ def inspect(
         print_json(module.inspection_record(inspection))
         return
     show(*module.inspection_tables(inspection))
-    say(f"pictures: {inspection.contact_sheet}")
+    pictures = [inspection.contact_sheet, inspection.labelled_picture]
+    say(f"pictures: {', '.join(str(picture) for picture in pictures if picture is not None)}")
