@@ -52,13 +52,14 @@ arguments = {
     "finetune": ("nowhere", "run"), "predict": ("nowhere", "scan.nii.gz", "out.nii.gz"),
     "evaluate": ("nowhere", "nowhere"), "compare": ("nowhere", "out"), "report": ("nowhere",),
     "bench": ("nowhere",), "demo": (__file__,), "load_model": ("nowhere",),
-    "load_encoder": ("nowhere",),
+    "load_encoder": ("nowhere",), "suggest": ("nowhere", "out"),
 }
+keywords = {"suggest": {"budget": 1}}
 functions = set(poscon.__all__) - {"PosconError", "__version__"}
 assert set(arguments) == functions, set(arguments) ^ functions
 for name, given in arguments.items():
     try:
-        getattr(poscon, name)(*given)
+        getattr(poscon, name)(*given, **keywords.get(name, {}))
     except poscon.PosconError as error:
         print(name, error)
     else:
@@ -304,11 +305,13 @@ VALUES = {
     "out": "place", "method": "simclr", "cases": "c.txt", "exclude": "e.txt", "epochs": "7",
     "seed": "5", "device": "cpu", "init": "i", "labelled": "4", "unlabelled": "u.txt",
     "validation": "v.txt", "iterations": "9", "data": "d", "pretrain_data": "p", "seconds": "8",
+    "budget": "6", "unit": "subject", "strategy": "random", "model": "m", "source": "s",
+    "ignore_label": "9",
 }  # fmt: skip
 FOUND = {
     "spacing": 2.5, "source_spacing": (1.0, 2.0, 3.0), "channel": 1, "processes": 3, "epochs": 7,
     "seed": 5, "labelled": 4, "iterations": 9, "seconds": 8.0, "settings": ["batch=3"],
-    "resume": True,
+    "resume": True, "budget": 6, "ignore_label": 9,
 }  # fmt: skip
 
 
@@ -342,13 +345,18 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 def test_every_option_reaches_the_function(name: str, call: Callable[..., dict[str, Any]]) -> None:
     positions: list[str] = []
     options: dict[str, list[str]] = {}
+    required: dict[str, Any] = {}
     for parameter in command(name).params:
         if parameter.param_type_name == "argument":
             positions.append(parameter.name)
+        elif parameter.required:
+            positions += [parameter.opts[0], VALUES[parameter.name]]
+            required[parameter.name] = FOUND[parameter.name]
         elif parameter.name not in CLI_ONLY.get(name, set()):
             flag = [] if parameter.is_flag else [VALUES[parameter.name]]
             options[parameter.name] = [parameter.opts[0], *flag]
     without = call(name, *positions)
+    assert without.items() >= required.items()
     for option, given in options.items():
         seen = call(name, *positions, *given)
         expected = FOUND.get(option, VALUES.get(option))

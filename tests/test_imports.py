@@ -16,7 +16,7 @@ ROOMS = [
     *("volumes", "positions", "store", "leakage", "predictions"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
-    *("training", "models", "pictures", "commands", "comparison", "reports"),
+    *("training", "models", "suggestion", "pictures", "commands", "comparison", "reports"),
     *("listings", "cli", "__init__", "__main__"),
 ]
 """From left to right. No room imports from a room to its right."""

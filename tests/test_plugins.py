@@ -91,11 +91,13 @@ def test_the_package_of_the_page_goes_through_the_commands(
         (tmp_path / "clinic" / name).mkdir(parents=True)
         image, label = (scans / folder / f"{name}.nii.gz" for folder in ("imagesTr", "labelsTr"))
         shutil.copy(image, tmp_path / "clinic" / name / "scan.nii.gz")
-        shutil.copy(label, tmp_path / "clinic" / name / "organs.nii.gz")
+        if name != "phantom_002":
+            shutil.copy(label, tmp_path / "clinic" / name / "organs.nii.gz")
     steps: list[list[object]] = [
         ["prepare", "clinic", "store", "--spacing", 6, "--processes", 1],
         ["pretrain", "store", "near", "--method", "near-is-like", "--epochs", 1, *TINY],
         ["finetune", "store", "seg", "--init", "near", "--method", "cross-entropy"],
+        ["suggest", "store", "next", "--budget", 2, "--strategy", "middle-first"],
     ]
     steps[1] += ["-s", "loss.scale=2", "-s", "batch=8", "-s", "network.architecture=strided"]
     steps[2] += ["--iterations", 3, "-s", "size=32", "-s", "batch=4"]
@@ -106,6 +108,7 @@ def test_the_package_of_the_page_goes_through_the_commands(
         said += result.stdout
     assert "layout clinic" in said  # found without being named
     assert (tmp_path / "seg" / "model.safetensors").is_file()
+    assert "near the middle" in (tmp_path / "next" / "suggestion.csv").read_text()
     assert "scale: 2" in (tmp_path / "near" / "config.yaml").read_text()
     for run in ("near", "seg"):
         assert "architecture: strided" in (tmp_path / run / "config.yaml").read_text()
@@ -119,6 +122,7 @@ def test_lists_say_where_a_member_comes_from(
     assert rows["near-is-like"]["from"] == "near-is-like"
     assert rows["near-is-like"]["kind"] == "pre-training"
     assert rows["cross-entropy"]["kind"] == "fine-tuning"
+    assert rows["middle-first"]["kind"] == "suggestion"
     assert rows["pcl"]["from"] == rows["residual"]["from"] == "poscon"
     assert (rows["strided"]["kind"], rows["strided"]["from"]) == ("architecture", "near-is-like")
     with installed(page_package, monkeypatch):

@@ -16,6 +16,7 @@ _HOME = {
     "prepare": "poscon.commands.prepare",
     "inspect": "poscon.commands.inspect",
     "pretrain": "poscon.commands.pretrain",
+    "suggest": "poscon.commands.suggest",
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
@@ -43,6 +44,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "report",
+    "suggest",
 ]
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from poscon.commands.predict import predict
     from poscon.commands.prepare import prepare
     from poscon.commands.pretrain import pretrain
+    from poscon.commands.suggest import suggest
     from poscon.comparison.compare import compare
     from poscon.errors import PosconError
     from poscon.models import load_encoder, load_model

@@ -103,6 +103,24 @@ def _locked(folder: Path) -> int | None:
         os.close(lock)
 
 
+def check_outside(output: Path, scans: Path) -> None:
+    """Refuse to write among scans, where label maps would be taken for scans next time.
+
+    Args:
+        output: where the command writes.
+        scans: the folder of the scans.
+
+    Raises:
+        PosconError: the output is that folder, or lies in it.
+    """
+    inside, outside = output.resolve(), scans.resolve()
+    if inside.is_relative_to(outside):
+        raise PosconError(
+            f"{output}: is {'' if inside == outside else 'in '}the folder of the scans; choose an "
+            "output outside it"
+        )
+
+
 def holds_nothing(folder: Path) -> bool:
     """Whether there is nothing in a folder but a lock."""
     return all(entry.name == LOCK for entry in folder.iterdir())

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from poscon import finetuning, pretext
+from poscon import finetuning, pretext, suggestion
 from poscon.comparison.plan import plan_names, read_plan
 from poscon.errors import PosconError
 from poscon.networks.architectures import find_architecture, known_architectures
@@ -24,16 +24,20 @@ class Listing:
 
 
 def list_methods() -> Listing:
-    """Every pre-training method, fine-tuning method and architecture.
+    """Every pre-training method, fine-tuning method, strategy and architecture.
 
     Raises:
         PosconError: two methods have the same name.
     """
     rows, problems = [], []
-    for kind, room in (("pre-training", pretext), ("fine-tuning", finetuning)):
-        for name, package in room.known_methods().items():
+    for kind, known, find in (
+        ("pre-training", pretext.known_methods, pretext.find_method),
+        ("fine-tuning", finetuning.known_methods, finetuning.find_method),
+        ("suggestion", suggestion.known_strategies, suggestion.find_strategy),
+    ):
+        for name, package in known().items():
             try:
-                method = room.find_method(name)
+                method = find(name)
             except PosconError as error:
                 problems.append(str(error))
                 continue

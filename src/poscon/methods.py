@@ -59,10 +59,8 @@ class Method(nn.Module):
         """Called after each step of the optimiser."""
 
 
-def load_method(
-    group: str, base: type[Method], room: str, methods: Mapping[str, str], name: str
-) -> Any:
-    """The class of a method, of poscon's own or of a plug-in.
+def load_method(group: str, base: type, room: str, methods: Mapping[str, str], name: str) -> Any:
+    """The class of a method or a strategy, of poscon's own or of a plug-in.
 
     Args:
         group: of the plug-ins, see :mod:`poscon.plugins`.

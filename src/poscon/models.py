@@ -457,6 +457,17 @@ class FeatureExtractor(ScanPreparer):
                 f"{scan.path}: shape {scan.data.shape}, a 4-D series; embed one 3-D frame at a time"
             )
         (stack,) = self.prepare_single(scan, spacing).stacks
+        return self.features(stack)
+
+    def features(self, stack: Tensor) -> np.ndarray:
+        """:meth:`embed` for a scan that is prepared.
+
+        Args:
+            stack: (slices, channels, rows, columns) float32, such as a case of a store.
+
+        Returns:
+            (slices, D) float32.
+        """
         parts, _, _ = network_inputs(stack, self.encoder, self.size)
         with frozen(self.encoder) as on:
             features = [pooled_features(self.encoder, part.to(on)).cpu() for part in parts]

@@ -20,11 +20,13 @@ PRETEXT = "poscon.pretext"
 FINETUNING = "poscon.finetuning"
 NETWORKS = "poscon.networks"
 LAYOUTS = "poscon.layouts"
+SUGGESTION = "poscon.suggestion"
 KINDS = {
     PRETEXT: "pre-training method",
     FINETUNING: "fine-tuning method",
     NETWORKS: "architecture",
     LAYOUTS: "layout",
+    SUGGESTION: "strategy",
 }
 """Every group of entry points, and what its members are called in messages."""
 OWN = "poscon"

@@ -21,6 +21,7 @@ from poscon.cli.commands.predict import predict
 from poscon.cli.commands.prepare import prepare
 from poscon.cli.commands.pretrain import pretrain
 from poscon.cli.commands.report import report
+from poscon.cli.commands.suggest import suggest
 from poscon.cli.errors import one_line_errors
 from poscon.cli.output import say
 from poscon.environment import quiet_libraries, write_anything
@@ -31,6 +32,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (prepare, "prepare Task04_Hippocampus hippocampus.store --plane coronal"),
     (inspect, "inspect hippocampus.store"),
     (pretrain, "pretrain hippocampus.store runs/pcl --exclude test.txt --epochs 20"),
+    (suggest, "suggest hippocampus.store next --budget 20 --source Task04_Hippocampus"),
     (finetune, "finetune hippocampus.store runs/seg --init runs/pcl --labelled 2"),
     (predict, "predict runs/seg scan.nii.gz scan_seg.nii.gz"),
     (evaluate, "evaluate predictions Task04_Hippocampus --out results"),

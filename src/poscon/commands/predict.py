@@ -14,7 +14,7 @@ import numpy as np
 from poscon.arguments import checked
 from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
-from poscon.files import alone
+from poscon.files import alone, check_outside
 from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
@@ -287,12 +287,10 @@ def _check_apart(source: Path, output: Path) -> None:
     Raises:
         PosconError: the output is the input, or lies in it.
     """
+    if source.is_dir():
+        check_outside(output, source)
+        return
     inside, outside = output.resolve(), source.resolve()
-    if source.is_dir() and inside.is_relative_to(outside):
-        raise PosconError(
-            f"{output}: is {'' if inside == outside else 'in '}the folder of the scans; choose an "
-            "output outside it"
-        )
     into_folder = output.is_dir() or not scan_suffix(output)
     if source.is_file() and outside == (inside / source.name if into_folder else inside):
         raise PosconError(f"{output}: the label map would replace the scan; choose another output")

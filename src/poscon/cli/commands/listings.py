@@ -9,7 +9,7 @@ from poscon.cli.output import print_listing, print_text
 
 
 def methods(as_json: Json = False) -> None:
-    """List the pre-training and fine-tuning methods, those of installed packages too."""
+    """List methods of training, strategies and architectures, those of installed packages too."""
     from poscon.listings import list_methods
 
     print_listing(list_methods(), as_json)

@@ -1,0 +1,155 @@
+"""Label maps to be filled in: on the scan's own grid, with the chosen slices open."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from poscon.errors import PosconError
+from poscon.models import Model
+from poscon.store.store import CaseRecord, Store
+from poscon.suggestion.pool import labelled_slices
+from poscon.training.inference import largest_component, predicted_classes
+from poscon.volumes.affine import Spacing
+from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
+from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
+from poscon.volumes.label_maps import read_labels
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.scan import NIFTI, Scan, first_volume, read_scan, scan_suffix, write_labels
+
+
+def open_scheme(
+    store: Store, source: Path, model: Model | None, ignore_label: int | None
+) -> LabelScheme:
+    """What the values of the label maps mean, with the value for "not labelled".
+
+    Args:
+        store: whose classes they have; those of the model if it has none.
+        source: the folder that it was prepared from.
+        model: predicts the open slices, or None.
+        ignore_label: the value for "not labelled"; None: that which the data set states, else 255.
+
+    Raises:
+        PosconError: the model has other classes than the store, or the value means a class.
+    """
+    classes = store.manifest.classes
+    if model is not None:
+        if classes and tuple(model.classes) != classes:
+            raise PosconError(
+                f"{store.path}: its classes are {', '.join(store.class_names)}, those of the model "
+                f"of {model.run} differ in name or value; leave --source or --model out"
+            )
+        classes = tuple(model.classes)
+    if ignore_label is None:
+        stated = read_dataset(source, store.manifest.layout).labels
+        ignore_label = IGNORE if stated is None or stated.ignore is None else stated.ignore
+    scheme = label_scheme(((c.name, c.values) for c in classes), where=str(store.path))
+    return scheme.with_ignore(ignore_label, where=f"--ignore-label {ignore_label}")
+
+
+@dataclass(frozen=True)
+class OpenLabelMaps:
+    """Writes the label maps of the cases of a store.
+
+    Attributes:
+        store: the store.
+        source: the folder that it was prepared from.
+        scheme: what the values of the label maps mean, see :func:`open_scheme`.
+        model: predicts what the open slices show. None: they are 0.
+    """
+
+    store: Store
+    source: Path
+    scheme: LabelScheme
+    model: Model | None
+
+    def write(self, folder: Path, case: CaseRecord, numbers: np.ndarray) -> Path:
+        """Write the label map of a case with the geometry of its scan; NIfTI is compressed.
+
+        Args:
+            folder: where it goes.
+            case: the case.
+            numbers: numbers of its open slices, as in the store.
+
+        Returns:
+            The file. It has the name of the case and the suffix of the scan's format.
+
+        Raises:
+            PosconError: the scan or its label map is not there, cannot be read, or has changed.
+        """
+        scan = self.scan(case)
+        suffix = scan_suffix(scan.path)
+        path = folder / f"{case.id}{NIFTI[-1] if suffix in NIFTI else suffix}"
+        write_labels(path, self.values(case, numbers), scan)
+        return path
+
+    def scan(self, case: CaseRecord) -> Scan:
+        """The scan that a case was prepared from, as a 3-D volume.
+
+        Raises:
+            PosconError: it is not there, cannot be read, or has another shape or orientation.
+        """
+        path, geometry = self.source / case.source, case.geometry
+        if not path.is_file():
+            raise PosconError(
+                f"{path}: no such file, but case {case.id} of {self.store.path} was prepared from "
+                "it; give the folder that the store was prepared from"
+            )
+        scan = read_scan(path, spacing=_stated_spacing(case))
+        if scan.data.ndim == 4:
+            scan = first_volume(scan)
+        x, y, z = scan.data.shape
+        found = slice_geometry((x, y, z), scan.affine, plane=cast("Plane", geometry.plane))
+        # which way the slices run may have been turned by prepare --reverse
+        if (found.shape, found.permutation, found.flips[1:]) != (
+            geometry.shape,
+            geometry.permutation,
+            geometry.flips[1:],
+        ):
+            raise PosconError(
+                f"{path}: is not the scan that case {case.id} of {self.store.path} was prepared "
+                "from (its shape or its orientation differs); give the folder that the store was "
+                "prepared from"
+            )
+        return scan
+
+    def values(self, case: CaseRecord, numbers: np.ndarray) -> np.ndarray:
+        """The label values of a case: of what is labelled already, of the open slices, and ignored.
+
+        Args:
+            case: the case.
+            numbers: numbers of its open slices, as in the store.
+
+        Returns:
+            (X, Y, Z) on the grid of the file, in its own axis order.
+        """
+        geometry = SliceGeometry(**asdict(case.geometry))
+        stack = np.full(geometry.stack_shape, self.scheme.ignore, np.int32)
+        labelled = labelled_slices(case)
+        if case.source_label is not None and len(labelled):
+            path = self.source / case.source_label
+            known = read_labels(path, self.scheme, spacing=_stated_spacing(case)).data
+            stack[labelled] = geometry.to_stack(known)[labelled]
+        stack[numbers] = 0
+        if self.model is not None:
+            stack[numbers] = self._predicted(case, self.model)[numbers]
+        return geometry.to_volume(stack).astype(np.min_scalar_type(int(stack.max())))
+
+    def _predicted(self, case: CaseRecord, model: Model) -> np.ndarray:
+        """(slices, rows, columns) label values that the model predicts, on the scan's own grid."""
+        image = torch.from_numpy(self.store.image(case).astype(np.float32))
+        _, rows, columns = SliceGeometry(**asdict(case.geometry)).stack_shape
+        classes = predicted_classes(model.network, image, model.size, (rows, columns))
+        if model.keep_largest_component:
+            classes = largest_component(classes)
+        return self.scheme.to_values(classes)
+
+
+def _stated_spacing(case: CaseRecord) -> Spacing | None:
+    """Mm along the axes of the file if they are not those of its header, which is then wrong."""
+    if case.spacing_from == "header":
+        return None
+    mm = [case.geometry.spacing[case.geometry.permutation.index(axis)] for axis in range(3)]
+    return mm[0], mm[1], mm[2]
