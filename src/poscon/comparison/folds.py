@@ -8,7 +8,7 @@ import numpy as np
 
 from poscon.comparison.plan import FoldFiles, Plan
 from poscon.errors import PosconError
-from poscon.store.selection import draw_subjects
+from poscon.store.selection import subject_order
 from poscon.store.store import CaseRecord, Store, read_names
 
 
@@ -119,17 +119,22 @@ def draw_labelled(
     Raises:
         PosconError: the fold has fewer labelled subjects to learn from.
     """
-    of_train = [case for case in store.cases if case.subject in fold.train and case.labelled]
-    available = {case.subject for case in of_train}
-    if labelled > len(available):
+    order = drawn_order(plan, fold, draw, store)
+    if labelled > len(order):
         raise PosconError(
-            f"labelled = {labelled}: fold {fold.number} has {len(available)} labelled subjects to "
+            f"labelled = {labelled}: fold {fold.number} has {len(order)} labelled subjects to "
             "learn from; ask for fewer"
         )
+    return [case for case in store.cases if case.labelled and case.subject in order[:labelled]]
+
+
+def drawn_order(plan: Plan, fold: Fold, draw: int, store: Store) -> list[str]:
+    """The labelled subjects that a fold learns from, the first to be labelled first."""
+    of_train = [case for case in store.cases if case.subject in fold.train and case.labelled]
     if plan.order == "random":
-        return draw_subjects(of_train, labelled, plan.seed + draw)
-    first = [subject for subject in fold.train if subject in available][:labelled]
-    return [case for case in of_train if case.subject in first]
+        return subject_order(of_train, plan.seed + draw)
+    available = {case.subject for case in of_train}
+    return [subject for subject in fold.train if subject in available]
 
 
 def check_leakage(

@@ -21,6 +21,7 @@ from poscon.settings import (
     resolve,
     validate,
 )
+from poscon.suggestion import find_strategy, known_strategies
 from poscon.training import finetune_settings, pretrain_settings
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.pretrain_settings import PretrainSettings
@@ -28,6 +29,8 @@ from poscon.training.pretrain_settings import PretrainSettings
 _PLANS = files("poscon") / "plans"
 RANDOM = "random"
 """The pre-training method that is a random initialisation. Nothing is pre-trained for it."""
+PATIENTS = "patients"
+"""The strategy that labels whole subjects, as a comparison of labelled subjects does."""
 
 Size = PositiveInt | Literal["auto"]
 
@@ -102,6 +105,23 @@ class FinetuneEntry(Entry):
     inits: tuple[str, ...] | None = Field(None, min_length=1)
 
 
+class StrategyEntry(Settings):
+    """A strategy that chooses the labelled slices.
+
+    Attributes:
+        name: ``patients``, or name of a strategy, see ``poscon methods``.
+        init: name of the pre-training whose encoder it chooses by; None if it needs none.
+    """
+
+    name: str
+    init: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: ``spread``, or ``coverage-pcl`` for one with an encoder."""
+        return self.name if self.init is None else f"{self.name}-{self.init}"
+
+
 class Flaws(Settings):
     """Flawed ways of reporting, to show by how much they flatter. The results do not change.
 
@@ -125,17 +145,22 @@ class Plan(Settings):
         pretrain_data: the data to pre-train on, in a transfer.
         pretraining: the initialisations.
         finetuning: the fine-tunings. Each is done from every initialisation.
-        labelled: numbers of labelled subjects.
+        labelled: numbers of labelled subjects; None in a comparison of labelled slices.
+        labelled_slices: numbers of labelled slices of the fold's training subjects; None in a
+            comparison of labelled subjects.
+        strategies: how these slices are chosen; None: ``spread``.
         folds: number of parts into which the subjects are divided at random, each of which is
             tested on once; or a list of folds, given by files.
         draws: how often labelled subjects are drawn in a fold. A smaller number of them is part
-            of a larger one.
+            of a larger one. With ``labelled_slices``: how often slices are chosen.
         order: ``random``: labelled subjects are drawn; ``listed``: they are the first of the
             fold's ``train`` file. Draws then differ in the training's random choices only.
         seed: seed of folds and pre-training. Draw d and its fine-tuning have seed + d.
         transductive: whether pre-training sees the scans that are tested on (never their labels).
-        baseline: the row that all are compared with, ``INIT | FINE-TUNING``; None: the random
-            initialisation, if it takes part, else the first entry, with the first fine-tuning.
+        baseline: the row that all are compared with, ``INIT | FINE-TUNING``, with
+            ``labelled_slices`` ``INIT | FINE-TUNING | STRATEGY``; None: the random
+            initialisation, if it takes part, else the first entry, with the first fine-tuning and
+            the first strategy.
         metrics: metrics of the tables. The first is also compared with the baseline.
         recipe: settings to begin with: a recipe by name or file, or its content.
         network, size, precision: settings of both trainings.
@@ -152,7 +177,9 @@ class Plan(Settings):
     finetuning: tuple[FinetuneEntry, ...] = Field(
         (FinetuneEntry(name="supervised", method="supervised"),), min_length=1
     )
-    labelled: tuple[PositiveInt, ...] = Field(min_length=1)
+    labelled: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    labelled_slices: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    strategies: tuple[StrategyEntry, ...] | None = Field(None, min_length=1)
     folds: int | tuple[FoldFiles, ...]
     draws: PositiveInt = 1
     order: Literal["random", "listed"] = "random"
@@ -178,6 +205,14 @@ class Plan(Settings):
             return value
         return [{"name": v, "method": v} if isinstance(v, str) else v for v in value]
 
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _strategy_entries(cls, value: Any) -> Any:
+        """The name of a strategy alone becomes an entry of that name."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"name": v} if isinstance(v, str) else v for v in value]
+
     @field_validator("precision", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
@@ -185,8 +220,12 @@ class Plan(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("pretraining", "finetuning", "labelled", "metrics"):
-            members = [getattr(m, "name", m) for m in getattr(self, name)]
+        if (self.labelled is None) == (self.labelled_slices is None):
+            raise ValueError(
+                "give either labelled (numbers of subjects) or labelled_slices (numbers of slices)"
+            )
+        for name in ("pretraining", "finetuning", "labelled", "labelled_slices", "metrics"):
+            members = [getattr(m, "name", m) for m in getattr(self, name) or ()]
             if doubled := [m for m in members if members.count(m) > 1]:
                 raise ValueError(f"{name} has {doubled[0]} twice; name each once")
         if isinstance(self.folds, int) and self.folds < 2:
@@ -202,6 +241,7 @@ class Plan(Settings):
             isinstance(self.folds, int) or any(fold.train is None for fold in self.folds)
         ):
             raise ValueError("order listed needs folds that name a train file each")
+        self._check_strategies()
         if self.transductive and all(entry.method == RANDOM for entry in self.pretraining):
             raise ValueError("transductive has no effect: nothing is pre-trained")
         for section in SECTIONS:
@@ -227,6 +267,7 @@ class Plan(Settings):
                         f"{nearest(name, inits)}"
                     )
         used = {init.name for init, _ in self.combinations}
+        used |= {strategy.init for strategy in self.slice_strategies if strategy.init is not None}
         if unused := [name for name in inits if name not in used]:
             raise ValueError(f"pretraining {unused[0]}: no fine-tuning starts from it")
         rows = self.rows
@@ -237,10 +278,77 @@ class Plan(Settings):
             )
         return self
 
+    def _check_strategies(self) -> None:
+        """Refuse a strategy that cannot be used, and keys without effect."""
+        if self.labelled_slices is None:
+            if self.strategies is not None:
+                raise ValueError("strategies has no effect without labelled_slices")
+            return
+        labels = [strategy.label for strategy in self.slice_strategies]
+        if doubled := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"strategies has {doubled[0]} twice; name each once")
+        if self.order == "listed" and PATIENTS not in labels:
+            raise ValueError(f"order listed has no effect: {PATIENTS} is not among the strategies")
+        methods = {entry.name: entry.method for entry in self.pretraining}
+        known = [PATIENTS, *known_strategies()]
+        for name, init in ((s.name, s.init) for s in self.slice_strategies):
+            if name not in known:
+                raise ValueError(
+                    f"strategies: {name!r} is unknown{nearest(name, known)}; "
+                    f"known are {', '.join(known)}"
+                )
+            strategy = None if name == PATIENTS else find_strategy(name)
+            if strategy is not None and strategy.uncertainty == "needed":
+                raise ValueError(
+                    f"strategies: {name} needs a fine-tuned model, which a comparison has not "
+                    "before its slices are chosen; choose another strategy"
+                )
+            needs_encoder = strategy is not None and strategy.needs_embeddings
+            if needs_encoder and init is None:
+                raise ValueError(
+                    f"strategies: {name} needs an encoder; write {{name: {name}, init: INIT}} with "
+                    "the name of a pretraining"
+                )
+            if init is None:
+                continue
+            if not needs_encoder:
+                raise ValueError(f"strategies: init of {name} has no effect, it uses no encoder")
+            if init not in methods:
+                raise ValueError(
+                    f"strategies: init {init!r} of {name} is not among the pretraining"
+                    f"{nearest(init, list(methods))}"
+                )
+            if methods[init] == RANDOM:
+                raise ValueError(
+                    f"strategies: init {init} of {name} is a random initialisation; choose one "
+                    "that is pre-trained"
+                )
+
+    @property
+    def amounts(self) -> tuple[int, ...]:
+        """The numbers of labelled subjects, or those of labelled slices."""
+        return self.labelled or self.labelled_slices or ()
+
+    @property
+    def unit(self) -> str:
+        """What the amounts are numbers of: ``subjects`` or ``slices``."""
+        return "subjects" if self.labelled_slices is None else "slices"
+
+    @property
+    def slice_strategies(self) -> tuple[StrategyEntry, ...]:
+        """The strategies that choose the labelled slices; none where whole subjects are drawn."""
+        if self.labelled_slices is None:
+            return ()
+        return self.strategies or (StrategyEntry(name="spread"),)
+
     @property
     def rows(self) -> list[str]:
-        """The row name ``INIT | FINE-TUNING`` of every combination, in order."""
-        return [row_name(p.name, f.name) for p, f in self.combinations]
+        """The name of the row of every combination and strategy, in order."""
+        return [
+            row_name(init.name, entry.name, label)
+            for init, entry in self.combinations
+            for label in [s.label for s in self.slice_strategies] or [None]
+        ]
 
     @property
     def combinations(self) -> list[tuple[Entry, FinetuneEntry]]:
@@ -258,7 +366,8 @@ class Plan(Settings):
         if self.baseline is not None:
             return self.baseline
         init = next((p for p in self.pretraining if p.method == RANDOM), self.pretraining[0])
-        return row_name(init.name, self.finetuning[0].name)
+        strategy = next((s.label for s in self.slice_strategies), None)
+        return row_name(init.name, self.finetuning[0].name, strategy)
 
     def pretrain_settings(self, entry: Entry, size: Size) -> PretrainSettings:
         """The settings of a pre-training, resolved.
@@ -363,9 +472,14 @@ _ELSEWHERE = {
 }
 
 
-def row_name(pretraining: str, finetuning: str) -> str:
-    """The name of a combination in tables."""
-    return f"{pretraining} | {finetuning}"
+def row_name(pretraining: str, finetuning: str, strategy: str | None = None) -> str:
+    """The name of a combination in tables, with the strategy if slices are labelled."""
+    return " | ".join([pretraining, finetuning, *([] if strategy is None else [strategy])])
+
+
+def row_headings(row: str) -> list[str]:
+    """The headings of the columns that the parts of a row's name are put into."""
+    return ["init", "fine-tuning", "strategy"][: len(row.split(" | "))]
 
 
 def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], seed: int) -> Any:

@@ -85,16 +85,19 @@ def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRe
     Raises:
         PosconError: there are fewer labelled subjects.
     """
-    labelled = [c for c in cases if c.labelled]
-    subjects = sorted({c.subject for c in labelled})
-    if n > len(subjects):
+    order = subject_order(cases, seed)
+    if n > len(order):
         raise PosconError(
-            f"{n} labelled subjects asked for, {len(subjects)} to draw from; "
+            f"{n} labelled subjects asked for, {len(order)} to draw from; "
             "ask for fewer or prepare the store with label maps"
         )
-    order = np.random.default_rng(seed).permutation(len(subjects))
-    drawn = {subjects[i] for i in order[:n]}
-    return [c for c in labelled if c.subject in drawn]
+    return [c for c in cases if c.labelled and c.subject in order[:n]]
+
+
+def subject_order(cases: Sequence[CaseRecord], seed: int) -> list[str]:
+    """The subjects with a labelled case, in the random order of a seed."""
+    subjects = sorted({case.subject for case in cases if case.labelled})
+    return [subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))]
 
 
 def slice_size(cases: Sequence[CaseRecord], size: int | Literal["auto"], stride: int) -> int:
