@@ -2,25 +2,25 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import check_outside, complete
-from poscon.models import FeatureExtractor, Model, ScanPreparer
+from poscon.models import FeatureExtractor, Model
 from poscon.pictures.suggestion import draw_suggestion
-from poscon.progress import console, progress_bar
+from poscon.progress import console
 from poscon.seeds import stream
 from poscon.store.selection import choose_cases
 from poscon.store.store import CaseRecord, Names, Store, write_json
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Choice, Strategy
 from poscon.suggestion.disagreement import disagreement, trained_with_mirrors
+from poscon.suggestion.features import check_fits, slice_features, stacks
 from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
 from poscon.volumes.layouts.labels_json import LABELS_FILE
@@ -136,7 +136,7 @@ def suggest(
     encoder = None if init is None else FeatureExtractor(init, device or "auto")
     for run, trained in ((init, encoder), (model, network)):
         if trained is not None:
-            _check_fits(opened, trained, str(run))
+            check_fits(opened, trained, str(run))
     if network is not None:
         _check_same_pixels(opened, network, str(model))
     label_maps = None
@@ -144,7 +144,7 @@ def suggest(
         scheme = open_scheme(opened, folder, network, ignore_label)
         label_maps = OpenLabelMaps(opened, folder, scheme, network)
 
-    features = None if encoder is None else _features(opened, slices.cases, encoder)
+    features = None if encoder is None else slice_features(opened, slices.cases, encoder)
     uncertainty = None
     if network is not None and chooser.uncertainty != "unused":
         uncertainty = _uncertainty(opened, slices.cases, network, stream(seed, "views"))
@@ -232,18 +232,6 @@ def _check_budget(slices: Slices, budget: int, unit: str) -> None:
         )
 
 
-def _check_fits(store: Store, trained: ScanPreparer, run: str) -> None:
-    """Refuse a network that takes other image channels than a store has."""
-    if len(trained.channels) != store.channels:
-        raise PosconError(
-            f"{store.path}: has {store.channels} image channel(s), the network of {run} takes "
-            f"{len(trained.channels)}; choose another store or another run"
-        )
-    difference = trained.channel_difference(store.manifest.channels)
-    if difference is not None:
-        raise PosconError(f"{store.path}: {difference.text}; choose another store than for {run}")
-
-
 def _check_same_pixels(store: Store, model: Model, run: str) -> None:
     """Refuse a model whose training data had pixels of another size."""
     ours, trained = store.manifest.preparation.spacing, model.preparation.spacing
@@ -255,24 +243,10 @@ def _check_same_pixels(store: Store, model: Model, run: str) -> None:
         )
 
 
-def _stacks(store: Store, cases: Sequence[CaseRecord], description: str) -> Iterator[torch.Tensor]:
-    """(slices, channels, rows, columns) float32 of each case, with a progress bar."""
-    with progress_bar() as progress:
-        task = progress.add_task(description, total=len(cases), status="")
-        for case in cases:
-            yield torch.from_numpy(store.image(case).astype(np.float32))
-            progress.advance(task)
-
-
-def _features(store: Store, cases: Sequence[CaseRecord], encoder: FeatureExtractor) -> np.ndarray:
-    """(N, D) features of all slices of the cases."""
-    return np.concatenate([encoder.features(s) for s in _stacks(store, cases, "embedding")])
-
-
 def _uncertainty(store: Store, cases: Sequence[CaseRecord], model: Model, seed: int) -> np.ndarray:
     """(N,) disagreement of the model's predictions for all slices of the cases."""
-    mirrored, stacks = trained_with_mirrors(model), _stacks(store, cases, "predicting")
-    return np.concatenate([disagreement(model, s, seed, mirrored=mirrored) for s in stacks])
+    mirrored, images = trained_with_mirrors(model), stacks(store, cases, "predicting")
+    return np.concatenate([disagreement(model, s, seed, mirrored=mirrored) for s in images])
 
 
 def _suggested(

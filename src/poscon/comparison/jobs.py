@@ -14,10 +14,21 @@ from poscon.comparison.folds import (
     Fold,
     check_leakage,
     draw_labelled,
+    drawn_order,
     make_folds,
     shared_scans,
 )
-from poscon.comparison.plan import RANDOM, Entry, Plan, Size, naming, row_name
+from poscon.comparison.plan import (
+    PATIENTS,
+    RANDOM,
+    Entry,
+    Plan,
+    Size,
+    StrategyEntry,
+    naming,
+    row_name,
+)
+from poscon.comparison.slices import n_slices
 from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.networks.build import build_network
@@ -33,6 +44,24 @@ Command = Literal["pretrain", "finetune"]
 
 
 @dataclass(frozen=True)
+class SliceChoice:
+    """How the labelled slices of a fine-tuning are chosen.
+
+    Attributes:
+        label: name of the strategy in the tables.
+        strategy: name of the strategy.
+        init: name of the pre-training whose encoder it chooses by, or None.
+        table: name of the file of the chosen slices; readable words, then a hash of all that
+            determines the choice. All methods that have the same slices share it.
+    """
+
+    label: str
+    strategy: str
+    init: str | None
+    table: str
+
+
+@dataclass(frozen=True)
 class Job:
     """One training. The model of a fine-tuning is also tested.
 
@@ -42,12 +71,15 @@ class Job:
         settings: settings of the training, resolved.
         cases: case ids by role. A pre-training has ``pretrain``. A fine-tuning has ``labelled``,
             ``test``, ``unlabelled`` if the method uses them, and ``validation`` if the Dice of
-            the test cases is watched.
+            the test cases is watched. If slices are chosen, ``labelled`` is what they are chosen
+            from, and ``unlabelled`` may be empty.
         init: name of the pre-training that it starts from, or None.
         pretraining, finetuning: names of the plan's entries.
-        labelled: number of labelled subjects; None for a pre-training.
+        labelled: number of labelled subjects, or of labelled slices if slices are chosen; None
+            for a pre-training.
         fold: number of the fold; None for a pre-training that all folds share.
         draw: number of the draw; None for a pre-training.
+        slices: how the labelled slices are chosen; None: whole subjects are labelled.
     """
 
     name: str
@@ -60,11 +92,23 @@ class Job:
     labelled: int | None = None
     fold: int | None = None
     draw: int | None = None
+    slices: SliceChoice | None = None
+
+    @property
+    def strategy(self) -> str | None:
+        """The name in the tables of the strategy that chooses the slices, if they are chosen."""
+        return None if self.slices is None else self.slices.label
 
     @property
     def row(self) -> str:
         """The row of the tables to which a fine-tuning belongs."""
-        return row_name(self.pretraining, str(self.finetuning))
+        return row_name(self.pretraining, str(self.finetuning), self.strategy)
+
+    @property
+    def needs(self) -> set[str]:
+        """The names of the pre-trainings that must be done before."""
+        chosen_by = None if self.slices is None else self.slices.init
+        return {name for name in (self.init, chosen_by) if name is not None}
 
 
 @dataclass(frozen=True)
@@ -103,8 +147,13 @@ class Schedule:
         def tuples(cases: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
             return {role: tuple(members) for role, members in cases.items()}
 
+        def job_of(told: Mapping[str, Any]) -> Job:
+            slices = told.get("slices")  # a comparison of an earlier version has none
+            chosen = None if slices is None else SliceChoice(**slices)
+            return Job(**{**told, "cases": tuples(told["cases"]), "slices": chosen})
+
         return cls(
-            jobs=tuple(Job(**{**job, "cases": tuples(job["cases"])}) for job in record["jobs"]),
+            jobs=tuple(job_of(job) for job in record["jobs"]),
             folds=tuple(
                 Fold(fold["number"], tuple(fold["train"]), tuple(fold["test"]))
                 for fold in record["folds"]
@@ -131,9 +180,10 @@ def make_schedule(plan: Plan, store: Store, folder: Path, source: Store | None =
     jobs: dict[str, Job] = {}
     for fold in folds:
         for draw in range(plan.draws):
-            for labelled in plan.labelled:
-                for job in builder.cell(fold, labelled, draw):
-                    jobs.setdefault(job.name, job)
+            for amount in plan.amounts:
+                for strategy in plan.slice_strategies or [None]:
+                    for job in builder.cell(fold, amount, strategy, draw):
+                        jobs.setdefault(job.name, job)
     protocol, transductive = builder.protocol(folds)
     return Schedule(tuple(jobs.values()), tuple(folds), protocol, transductive)
 
@@ -144,22 +194,63 @@ class _Builder:
         self.pretrained = any(entry.method != RANDOM for entry in plan.pretraining)
         self._checked: set[tuple[str, str | int]] = set()
 
-    def cell(self, fold: Fold, labelled: int, draw: int) -> list[Job]:
-        """The runs of one draw of labelled subjects: every pre-training and every fine-tuning."""
+    def cell(
+        self, fold: Fold, amount: int, strategy: StrategyEntry | None, draw: int
+    ) -> list[Job]:
+        """The runs of one draw of labels: every pre-training and every fine-tuning."""
         test = self._of(fold.test, labelled=True)
-        drawn = draw_labelled(self.plan, fold, labelled, draw, self.store)
-        without = [c for c in self._of(fold.train) if c not in drawn]
+        if strategy is None:
+            drawn = draw_labelled(self.plan, fold, amount, draw, self.store)
+        else:
+            drawn = self._choosable(fold, amount, strategy, draw)
+        ids = {case.id for case in drawn}
+        without = [c for c in self._of(fold.train) if c.id not in ids]
         roles = {"labelled": drawn, "unlabelled": without}
         learnt = dict(roles)
         if self.pretrained and not self.plan.transductive:
             learnt["pre-training"] = self._pretraining_cases(fold)
         check_leakage(test, learnt, fold)
-        jobs = []
+        jobs, slices = [], None
+        if strategy is not None:
+            encoder = self._encoder(strategy, fold)
+            jobs += [] if encoder is None else [encoder]
+            slices = _slice_choice(
+                strategy, encoder, fold, amount, draw, self.plan.seed + draw, drawn
+            )
         for init_entry, entry in self.plan.combinations:
             before = self._pretraining(init_entry, fold)
             jobs += [] if before is None else [before]
-            jobs.append(self._finetuning(init_entry, before, entry, fold, labelled, draw, roles))
+            jobs.append(
+                self._finetuning(init_entry, before, entry, fold, amount, draw, roles, slices)
+            )
         return jobs
+
+    def _choosable(
+        self, fold: Fold, amount: int, strategy: StrategyEntry, draw: int
+    ) -> list[CaseRecord]:
+        """The labelled cases of a fold's training subjects, whose slices a strategy chooses from.
+
+        Raises:
+            PosconError: they have fewer labelled slices.
+        """
+        cases = [case for case in self._of(fold.train) if case.labelled]
+        available = n_slices(cases)
+        if amount > available:
+            raise PosconError(
+                f"labelled_slices = {amount}: fold {fold.number} has {available} labelled slices "
+                "to learn from; ask for fewer"
+            )
+        if strategy.name != PATIENTS:
+            return cases
+        rank = {s: i for i, s in enumerate(drawn_order(self.plan, fold, draw, self.store))}
+        return sorted(cases, key=lambda case: rank[case.subject])
+
+    def _encoder(self, strategy: StrategyEntry, fold: Fold) -> Job | None:
+        """The pre-training by whose encoder a strategy chooses."""
+        if strategy.init is None:
+            return None
+        entry = next(entry for entry in self.plan.pretraining if entry.name == strategy.init)
+        return self._pretraining(entry, fold)
 
     def protocol(self, folds: Sequence[Fold]) -> tuple[str, bool]:
         """Say in a sentence which test scans pre-training sees, and whether it sees any.
@@ -230,15 +321,18 @@ class _Builder:
         before: Job | None,
         entry: Entry,
         fold: Fold,
-        labelled: int,
+        amount: int,
         draw: int,
         roles: Mapping[str, list[CaseRecord]],
+        slices: SliceChoice | None,
     ) -> Job:
         cases = {"labelled": roles["labelled"]}
         if find_method(entry.method).uses_unlabelled:
-            if not roles["unlabelled"]:
+            hidden = slices is not None and amount < n_slices(roles["labelled"])
+            if not roles["unlabelled"] and not hidden:
+                key, what = ("labelled", "case") if slices is None else ("labelled_slices", "slice")
                 raise PosconError(
-                    f"labelled = {labelled}: leaves fold {fold.number} no case without labels, but "
+                    f"{key} = {amount}: leaves fold {fold.number} no {what} without labels, but "
                     f"{entry.method} needs some; ask for fewer"
                 )
             cases["unlabelled"] = roles["unlabelled"]
@@ -260,16 +354,54 @@ class _Builder:
             settings["transductive"] = bool(seen)
         return _job(
             "finetune",
-            f"fold{fold.number}-draw{draw}-m{labelled}",
+            f"fold{fold.number}-draw{draw}-m{amount}"
+            if slices is None
+            else f"fold{fold.number}-draw{draw}-n{amount}-{slices.label}",
             settings,
             cases,
             pretraining=init_entry.name,
             init=None if before is None else before.name,
             finetuning=entry.name,
-            labelled=labelled,
+            labelled=amount,
             fold=fold.number,
             draw=draw,
+            slices=slices,
         )
+
+
+def _slice_choice(
+    strategy: StrategyEntry,
+    encoder: Job | None,
+    fold: Fold,
+    amount: int,
+    draw: int,
+    seed: int,
+    cases: Sequence[CaseRecord],
+) -> SliceChoice:
+    """How slices are chosen, with a name for their file that says all that determines them.
+
+    Args:
+        strategy: the strategy.
+        encoder: the pre-training by whose encoder it chooses, or None.
+        fold: the fold, for the name.
+        amount: number of slices.
+        draw: number of the draw, for the name.
+        seed: seed of the draw.
+        cases: what is chosen from, in order.
+    """
+    init = None if encoder is None else encoder.name
+    found = _hash(
+        {
+            "poscon_version": __version__,
+            "strategy": strategy.name,
+            "init": init,
+            "slices": amount,
+            "seed": seed,
+            "cases": [[case.id, case.stored_sha256] for case in cases],
+        }
+    )
+    table = f"fold{fold.number}-draw{draw}-n{amount}-{strategy.label}-{found}.csv"
+    return SliceChoice(strategy.label, strategy.name, init, table)
 
 
 def _job(
@@ -281,9 +413,10 @@ def _job(
     pretraining: str,
     finetuning: str | None = None,
     init: str | None = None,
+    slices: SliceChoice | None = None,
     **rest: Any,
 ) -> Job:
-    determined_by = {
+    determined_by: dict[str, Any] = {
         "poscon_version": __version__,
         "command": command,
         # the device does not determine a run
@@ -293,15 +426,22 @@ def _job(
         },
         "init": init,
     }
-    text = json.dumps(determined_by, sort_keys=True)
+    if slices is not None:
+        determined_by["slices"] = slices.table
     methods = "-".join(name for name in (pretraining, finetuning) if name is not None)
     return Job(
-        name=f"{command}-{label}-{methods}-{hashlib.sha256(text.encode()).hexdigest()[:10]}",
+        name=f"{command}-{label}-{methods}-{_hash(determined_by)}",
         command=command,
         settings=settings,
         cases={role: tuple(c.id for c in members) for role, members in cases.items()},
         pretraining=pretraining,
         finetuning=finetuning,
         init=init,
+        slices=slices,
         **rest,
     )
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    """Ten digits that differ with the content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

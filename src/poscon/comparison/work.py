@@ -17,10 +17,11 @@ from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
-from poscon.comparison.jobs import Job
+from poscon.comparison.jobs import Job, SliceChoice
 from poscon.comparison.plan import DataSettings
+from poscon.comparison.slices import SLICES, choose, slice_table
 from poscon.errors import PosconError
-from poscon.files import read_json
+from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
 from poscon.store.store import Store, write_json
 from poscon.training.run import MODEL, RunFolder
@@ -75,7 +76,7 @@ def do(job: Job, place: ComparisonFolder) -> None:
         PosconError: the training, a scan or the place cannot be used.
     """
     folder = place.run(job.name)
-    with _alone(place, job), _logged(place.out / LOGS / f"{job.name}.log"):
+    with _alone(place, job.name), _logged(place.out / LOGS / f"{job.name}.log"):
         if place.is_done(job):
             return
         run = RunFolder(folder)
@@ -114,16 +115,43 @@ def _finetune(job: Job, place: ComparisonFolder, folder: Path, resume: bool) -> 
     if resume:
         finetune(place.store, folder, device=place.device, resume=True)
         return
+    cases, unlabelled, slices = job.cases["labelled"], job.cases.get("unlabelled"), None
+    if job.slices is not None:
+        slices = _chosen_slices(job, job.slices, place)
+        # what is among the cases and not in the table is used without labels
+        cases, unlabelled = (*cases, *(unlabelled or ())), None
     finetune(
         place.store,
         folder,
         init=None if job.init is None else place.run(job.init),
-        cases=job.cases["labelled"],
-        unlabelled=job.cases.get("unlabelled"),
+        labelled_slices=slices,
+        cases=cases,
+        unlabelled=unlabelled,
         validation=job.cases.get("validation"),
         recipe={"finetune": job.settings},
         device=place.device,
     )
+
+
+def _chosen_slices(job: Job, how: SliceChoice, place: ComparisonFolder) -> Path:
+    """The table of the labelled slices. The first run that needs it writes it."""
+    path = place.out / SLICES / how.table
+    with _alone(place, how.table):
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            store = Store(place.store)
+            of_id = {case.id: case for case in store.cases}
+            chosen = choose(
+                store,
+                [of_id[name] for name in job.cases["labelled"]],
+                how.strategy,
+                int(job.labelled or 0),
+                job.settings["seed"],
+                None if how.init is None else place.run(how.init),
+                place.device,
+            )
+            write_text(path, slice_table(chosen))
+    return path
 
 
 def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
@@ -163,9 +191,9 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(place: ComparisonFolder, job: Job) -> Iterator[None]:
-    """Hold the lock of a run. The system releases it whenever the process ends."""
-    path = place.out / WORK / f"lock-{job.name}"
+def _alone(place: ComparisonFolder, name: str) -> Iterator[None]:
+    """Hold the lock of a run or a table. The system releases it whenever the process ends."""
+    path = place.out / WORK / f"lock-{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
