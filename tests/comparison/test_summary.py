@@ -26,7 +26,8 @@ from poscon.comparison.summary import (
 
 PLAN: Any = SimpleNamespace(
     metrics=("dice", "hd95_mm"),
-    labelled=(2,),
+    amounts=(2,),
+    unit="subjects",
     rows=["random | supervised", "pcl | supervised", "mae | supervised"],
     baseline_row="random | supervised",
     description="a test",

@@ -1,4 +1,4 @@
-"""``poscon compare``: methods x labelled subjects x folds x draws, by one honest protocol."""
+"""``poscon compare``: methods x numbers of labels x folds x draws, by one honest protocol."""
 
 import shutil
 import time
@@ -17,7 +17,7 @@ from rich.table import Table
 from poscon.arguments import checked
 from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
-from poscon.comparison.plan import Plan, read_plan
+from poscon.comparison.plan import Plan, read_plan, row_headings
 from poscon.comparison.summary import (
     METRIC_NAMES,
     Cell,
@@ -90,8 +90,8 @@ def compare(
         plan: name or file of a plan.
         out: folder to write. It gets ``results.csv`` (one row per patient, class and run),
             ``summary.md``, ``table.tex``, ``plan.yaml``, ``schedule.json`` (every run), ``store``
-            (and ``pretrain-store``), ``runs`` and ``logs``. :func:`poscon.report` makes a page of
-            it.
+            (and ``pretrain-store``), ``runs`` and ``logs``; ``slices`` with the labelled slices,
+            if the plan counts these. :func:`poscon.report` makes a page of it.
         data: folder of the data to fine-tune and test on; None: the folder that the plan names.
         pretrain_data: folder of the data to pre-train on, in a transfer; None: the folder that
             the plan names.
@@ -218,11 +218,11 @@ def _submit(
     """Begin as many runs as the workers have room for, in the order of the plan."""
     waiting = {job.name for job in [*missing, *running.values()] if job.command == "pretrain"}
     for job in list(missing):
-        if job.init in failed:
+        if lost := sorted(job.needs & failed.keys()):
             missing.remove(job)
-            failed[job.name] = f"what it starts from failed ({job.init})"
+            failed[job.name] = f"what it starts from failed ({lost[0]})"
             board.finished(job, failed[job.name])
-        elif len(running) < workers.capacity and job.init not in waiting:
+        elif len(running) < workers.capacity and not job.needs & waiting:
             missing.remove(job)
             running[workers.submit(guarded, job, place)] = job
 
@@ -308,14 +308,14 @@ class Board:
     def table(self) -> Group:
         plan, schedule = self.comparison.plan, self.comparison.schedule
         table = Table(title="mean Dice so far (runs done of all)", title_justify="left")
-        table.add_column("init")
-        table.add_column("fine-tuning")
-        for m in plan.labelled:
-            table.add_column(f"{m} labelled", justify="right")
+        for heading in row_headings(plan.baseline_row):
+            table.add_column(heading)
+        for amount in plan.amounts:
+            table.add_column(f"{amount} labelled {plan.unit}", justify="right")
         for row in plan.rows:
             cells = []
-            for m in plan.labelled:
-                jobs = [j for j in schedule.finetunings if (j.row, j.labelled) == (row, m)]
+            for amount in plan.amounts:
+                jobs = [j for j in schedule.finetunings if (j.row, j.labelled) == (row, amount)]
                 values = [self.dice[j.name] for j in jobs if j.name in self.dice]
                 mean = f"{np.mean(values):.3f} " if values else ""
                 cells.append(f"{mean}({len(values)}/{len(jobs)})")
@@ -362,10 +362,10 @@ def comparison_tables(comparison: Comparison) -> list[object]:
     """The tables that a comparison shows in a terminal at its end."""
     plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
     shown: list[object] = [comparison.schedule.protocol]
-    for labelled in plan.labelled:
-        table = Table(title=f"{labelled} labelled subjects", title_justify="left")
-        table.add_column("init")
-        table.add_column("fine-tuning")
+    for labelled in plan.amounts:
+        table = Table(title=f"{labelled} labelled {plan.unit}", title_justify="left")
+        for heading in row_headings(plan.baseline_row):
+            table.add_column(heading)
         for metric in plan.metrics:
             table.add_column(METRIC_NAMES[metric], justify="right")
         table.add_column(f"against {plan.baseline_row} [95 %]")

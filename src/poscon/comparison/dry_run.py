@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poscon.comparison.data import plan_with_data
-from poscon.comparison.plan import RANDOM, Entry, FinetuneEntry, Plan
+from poscon.comparison.plan import RANDOM, Entry, Plan, StrategyEntry
 from poscon.executors import check_engine
 from poscon.settings import GivenSettings, given_keys, load_recipe
 from poscon.training import finetune_settings, pretrain_settings
@@ -37,7 +37,10 @@ class PlannedRun:
         pretraining: name of the initialisation's entry.
         finetuning: name of the fine-tuning's entry; None for a pre-training.
         fold: number of the fold; None for a pre-training that all folds share.
-        labelled: number of labelled subjects; None for a pre-training.
+        labelled: number of labelled subjects, or of labelled slices if there is a strategy; None
+            for a pre-training.
+        strategy: name in the tables of the strategy that chooses the labelled slices; None for a
+            pre-training, and where whole subjects are labelled.
         draw: number of the draw; None for a pre-training.
         settings: every setting by its key, with dots.
     """
@@ -47,6 +50,7 @@ class PlannedRun:
     finetuning: str | None
     fold: int | None
     labelled: int | None
+    strategy: str | None
     draw: int | None
     settings: dict[str, Resolved]
 
@@ -58,7 +62,9 @@ class PlannedRun:
             parts[0] += f" | {self.finetuning}"
         parts.append("all folds" if self.fold is None else f"fold {self.fold}")
         if self.labelled is not None:
-            parts += [f"{self.labelled} labelled", f"draw {self.draw}"]
+            amount = f"{self.labelled} labelled"
+            amount += "" if self.strategy is None else f" slices by {self.strategy}"
+            parts += [amount, f"draw {self.draw}"]
         return ", ".join(parts)
 
     def as_record(self) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def planned_runs(
     Nothing is written.
 
     The scans are not read. A ``size`` of ``auto`` therefore stays so, and numbers of labelled
-    subjects are not compared with what the folds have.
+    subjects or slices are not compared with what the folds have.
 
     Raises:
         PosconError: the plan or an argument cannot be used.
@@ -94,9 +100,9 @@ def planned_runs(
     runs: dict[str, PlannedRun] = {}
     for fold in folds:
         for draw in range(read.draws):
-            for labelled in read.labelled:
-                for init, entry in read.combinations:
-                    for run in _runs_of(read, origins, fold, draw, labelled, init, entry):
+            for amount in read.amounts:
+                for strategy in read.slice_strategies or [None]:
+                    for run in _runs_of(read, origins, fold, draw, amount, strategy):
                         runs.setdefault(run.name, run)
     return list(runs.values())
 
@@ -106,20 +112,28 @@ def _runs_of(
     origins: "_Origins",
     fold: int,
     draw: int,
-    labelled: int,
-    init: Entry,
-    entry: FinetuneEntry,
+    amount: int,
+    strategy: StrategyEntry | None,
 ) -> Iterator[PlannedRun]:
-    """Yield one fine-tuning, after the pre-training that it starts from."""
-    if init.method != RANDOM:
-        shared = plan.pretrain_data is not None or plan.transductive
-        told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
-        settings = origins.of("pretrain", told, init)
-        where = None if shared else fold
-        yield PlannedRun("pretrain", init.name, None, where, None, None, settings)
-    told = plan.finetune_settings(entry, init, draw, "auto").model_dump(mode="json")
-    settings = origins.of("finetune", told, entry, init)
-    yield PlannedRun("finetune", init.name, entry.name, fold, labelled, draw, settings)
+    """Yield the fine-tunings with one draw of labels, after the pre-trainings that they need."""
+    if strategy is not None and strategy.init is not None:
+        encoder = next(entry for entry in plan.pretraining if entry.name == strategy.init)
+        yield _pretraining(plan, origins, fold, encoder)
+    label = None if strategy is None else strategy.label
+    for init, entry in plan.combinations:
+        if init.method != RANDOM:
+            yield _pretraining(plan, origins, fold, init)
+        told = plan.finetune_settings(entry, init, draw, "auto").model_dump(mode="json")
+        settings = origins.of("finetune", told, entry, init)
+        yield PlannedRun("finetune", init.name, entry.name, fold, amount, label, draw, settings)
+
+
+def _pretraining(plan: Plan, origins: "_Origins", fold: int, init: Entry) -> PlannedRun:
+    shared = plan.pretrain_data is not None or plan.transductive
+    told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
+    settings = origins.of("pretrain", told, init)
+    where = None if shared else fold
+    return PlannedRun("pretrain", init.name, None, where, None, None, None, settings)
 
 
 class _Origins:

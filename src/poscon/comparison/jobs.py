@@ -194,9 +194,7 @@ class _Builder:
         self.pretrained = any(entry.method != RANDOM for entry in plan.pretraining)
         self._checked: set[tuple[str, str | int]] = set()
 
-    def cell(
-        self, fold: Fold, amount: int, strategy: StrategyEntry | None, draw: int
-    ) -> list[Job]:
+    def cell(self, fold: Fold, amount: int, strategy: StrategyEntry | None, draw: int) -> list[Job]:
         """The runs of one draw of labels: every pre-training and every fine-tuning."""
         test = self._of(fold.test, labelled=True)
         if strategy is None:

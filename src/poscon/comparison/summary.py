@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.comparison.jobs import Job, Schedule
-from poscon.comparison.plan import Plan
+from poscon.comparison.plan import PATIENTS, Plan, row_headings
 from poscon.comparison.work import RESULTS, ComparisonFolder
 from poscon.errors import PosconError
 from poscon.statistics import Difference, Interval, differences, mean_interval
@@ -72,11 +72,11 @@ class OptimisticDice:
 
 @dataclass(frozen=True)
 class Cell:
-    """The results of an initialisation and a fine-tuning with a number of labelled subjects.
+    """The results of an initialisation and a fine-tuning with a number of labels.
 
     Attributes:
-        row: ``INIT | FINE-TUNING``.
-        labelled: number of labelled subjects.
+        row: ``INIT | FINE-TUNING``, with the strategy behind it if slices are labelled.
+        labelled: number of labelled subjects, or of labelled slices.
         runs, wanted: number of runs that are done, and of all runs.
         measures: measures by metric; empty until all runs are done, and if no subject could be
             measured.
@@ -118,10 +118,13 @@ def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]
     found = {}
     for job in schedule.finetunings:
         if place.is_done(job):
+            amount = {"labelled": str(job.labelled)}
+            if job.strategy is not None:
+                amount = {"labelled_slices": str(job.labelled), "strategy": job.strategy}
             about = {
                 "pretraining": job.pretraining,
                 "finetuning": str(job.finetuning),
-                "labelled": str(job.labelled),
+                **amount,
                 "fold": str(job.fold),
                 "draw": str(job.draw),
             }
@@ -158,11 +161,11 @@ def summarise(
     }
     against = {
         (labelled, metric): _against(plan, done, labelled, metric)
-        for labelled in plan.labelled
+        for labelled in plan.amounts
         for metric in plan.metrics
     }
     cells = []
-    for labelled in plan.labelled:
+    for labelled in plan.amounts:
         for row in plan.rows:
             of_cell = jobs[labelled, row]
             measures = done.get((labelled, row), {})
@@ -343,7 +346,7 @@ HOW_TO_READ = (
     "The value of a subject is its mean over classes, frames and draws. The table gives the mean ± "
     "standard deviation over the subjects of all folds, and the 95 % bootstrap interval of the "
     "mean. Differences are paired by subject. p is from Wilcoxon's signed-rank test, adjusted by "
-    "Holm over the finished rows of the same number of labelled subjects, so p may still rise. "
+    "Holm over the finished rows of the same number of labels, so p may still rise. "
     "Interval and p tell what other subjects would show with these very trainings. The last "
     "column tells what other trainings would show: in how many of them (each is a fold and a draw) "
     "the row is ahead of the baseline, and the 95 % interval of the mean over them (Student's t). "
@@ -371,7 +374,7 @@ def summary_md(plan: Plan, schedule: Schedule, cells: Sequence[Cell], title: str
 def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """Headings, and one row per cell: its metrics, and the first of them against the baseline."""
     first = plan.metrics[0]
-    head = ["labelled", "init", "fine-tuning", *(METRIC_NAMES[m] for m in plan.metrics)]
+    head = [*cell_headings(plan.baseline_row), *(METRIC_NAMES[m] for m in plan.metrics)]
     head += [f"draws ({METRIC_NAMES[first]})"]
     head += [f"{METRIC_NAMES[first]} against {plan.baseline_row.replace(' | ', ', ')}", "won, lost"]
     head += ["trainings ahead"]
@@ -388,6 +391,12 @@ def results_table(plan: Plan, cells: Sequence[Cell]) -> tuple[list[str], list[li
             shown += [f"{cell.runs} of {cell.wanted} runs", *[""] * (len(plan.metrics) + 3)]
         rows.append(shown)
     return head, rows
+
+
+def cell_headings(row: str) -> list[str]:
+    """The headings of the columns that say what a cell is: the number of labels, and the row."""
+    headings = row_headings(row)
+    return ["labelled slices" if "strategy" in headings else "labelled", *headings]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -408,7 +417,7 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
         "The Dice of the same runs. The first figure is the honest one: the mean over subjects, "
         "with the last checkpoint."
     )
-    head = ["labelled", "init", "fine-tuning", "honest"]
+    head = [*cell_headings(cells[0].row), "honest"]
     if selected:
         text += (
             " The next two come from the curve of every training, which was watched on the test "
@@ -438,16 +447,31 @@ def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[s
 def protocol_lines(plan: Plan, schedule: Schedule) -> list[str]:
     """The protocol, as a list of sentences."""
     n_subjects = sum(len(fold.test) for fold in schedule.folds)
-    drawn = "drawn at random" if plan.order == "random" else "the first of the list"
     return [
         schedule.protocol,
         *_shared_pretraining(plan, schedule),
         f"{len(schedule.folds)} fold(s) with {plan.draws} draw(s) each. {n_subjects} subjects are "
-        f"tested, each once per draw. The labelled subjects are {drawn}. They are the same for all "
-        "methods, and a smaller number of them is part of a larger one.",
+        f"tested, each once per draw. {_labels(plan)}",
         f"Seed {plan.seed}. {_budgets(schedule)} The model is the last state of its training. "
         "Nothing is chosen by the test subjects.",
     ]
+
+
+def _labels(plan: Plan) -> str:
+    """Say which labels are used."""
+    drawn = "drawn at random" if plan.order == "random" else "the first of the list"
+    if plan.unit == "subjects":
+        return (
+            f"The labelled subjects are {drawn}. They are the same for all methods, and a smaller "
+            "number of them is part of a larger one."
+        )
+    text = (
+        "All labels of the training subjects are hidden. Each strategy chooses slices, and only "
+        "these are then labelled. They are the same for all methods."
+    )
+    if any(strategy.name == PATIENTS for strategy in plan.slice_strategies):
+        text += f" The subjects of the strategy {PATIENTS} are {drawn}."
+    return text
 
 
 def _shared_pretraining(plan: Plan, schedule: Schedule) -> list[str]:
@@ -487,21 +511,26 @@ def budget(job: Job) -> str:
 
 
 def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
-    r"""The table in LaTeX: one row per method, columns by labelled subjects.
+    r"""The table in LaTeX: one row per method, columns by the number of labels (M subjects or N slices).
 
     It needs the package booktabs. A star marks what is distinguishable from the baseline.
     """
-    columns = [(m, metric) for m in plan.labelled for metric in plan.metrics]
+    columns = [(m, metric) for m in plan.amounts for metric in plan.metrics]
     by_key = {(cell.row, cell.labelled): cell for cell in cells}
-    n = len(plan.metrics)
+    n, headings = len(plan.metrics), row_headings(plan.baseline_row)
+    letter = "M" if plan.unit == "subjects" else "N"
     lines = [
         r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(headings)}{'r' * len(columns)}}}",
         r"\toprule",
-        " & ".join(["", "", *(rf"\multicolumn{{{n}}}{{c}}{{$M={m}$}}" for m in plan.labelled)])
+        " & ".join(
+            [
+                *([""] * len(headings)),
+                *(rf"\multicolumn{{{n}}}{{c}}{{${letter}={m}$}}" for m in plan.amounts),
+            ]
+        )
         + r" \\",
-        " & ".join(["init", "fine-tuning", *(METRIC_NAMES[metric] for _, metric in columns)])
-        + r" \\",
+        " & ".join([*headings, *(METRIC_NAMES[metric] for _, metric in columns)]) + r" \\",
         r"\midrule",
     ]
     for row in plan.rows:

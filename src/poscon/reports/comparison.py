@@ -14,6 +14,7 @@ from poscon.comparison.summary import (
     Cell,
     Row,
     budget,
+    cell_headings,
     collect,
     optimistic_table,
     protocol_lines,
@@ -41,11 +42,7 @@ def comparison_page(comparison: Comparison) -> str:
             _leakage(comparison),
             _protocol(comparison, cells),
             _results(comparison, cells),
-            *(
-                [_against_labelled(comparison, cells)]
-                if len(plan.labelled) > 1 and complete
-                else []
-            ),
+            *([_against_labelled(comparison, cells)] if len(plan.amounts) > 1 and complete else []),
             *([_differences(comparison, cells)] if any(_compared(c) for c in cells) else []),
             *([_distributions(comparison, cells, rows)] if complete else []),
             *_flaws(cells),
@@ -94,7 +91,7 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
             "subjects per fold (train + test)",
             ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds),
         ),
-        ("labelled subjects", ", ".join(map(str, plan.labelled))),
+        (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts))),
     ]
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
@@ -110,14 +107,15 @@ def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
 
 
 def _against_labelled(comparison: Comparison, cells: Sequence[Cell]) -> Section:
-    pictures = []
-    inits = [entry.name for entry in comparison.plan.pretraining]
-    for metric in comparison.plan.metrics:
-        for entry in comparison.plan.finetuning:
-            chosen = [cell for cell in cells if cell.row.endswith(f" | {entry.name}")]
+    pictures, plan = [], comparison.plan
+    inits = [entry.name for entry in plan.pretraining]
+    strategies = [strategy.label for strategy in plan.slice_strategies]
+    for metric in plan.metrics:
+        for entry in plan.finetuning:
+            chosen = [cell for cell in cells if cell.row.split(" | ")[1] == entry.name]
             if any(cell.complete for cell in chosen):
-                figure = figures.against_labelled(chosen, metric, entry.name, inits)
-                says = f"{METRIC_NAMES[metric]} against labelled subjects, {entry.name}"
+                figure = figures.against_labelled(chosen, metric, entry.name, inits, strategies)
+                says = f"{METRIC_NAMES[metric]} against labelled {plan.unit}, {entry.name}"
                 pictures.append(Picture(svg(figure, f"labelled-{metric}-{entry.name}"), says))
     return Section("More labels", ["The bars are 95 % intervals over subjects."], pictures)
 
@@ -129,10 +127,10 @@ def _compared(cell: Cell) -> bool:
 def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
     metric, baseline = comparison.plan.metrics[0], comparison.plan.baseline_row
     pictures = []
-    for labelled in comparison.plan.labelled:
+    for labelled in comparison.plan.amounts:
         chosen = [cell for cell in cells if cell.labelled == labelled]
         if any(_compared(cell) for cell in chosen):
-            title = f"{labelled} labelled"
+            title = f"{labelled} labelled {comparison.plan.unit}"
             figure = figures.paired_differences(chosen, metric, title, baseline)
             says = f"paired differences to {baseline}, {title}"
             pictures.append(Picture(svg(figure, f"difference-{labelled}"), says))
@@ -149,24 +147,24 @@ def _distributions(
 ) -> Section:
     metric = comparison.plan.metrics[0]
     pictures = []
-    for labelled in comparison.plan.labelled:
+    for labelled in comparison.plan.amounts:
         chosen = [cell for cell in cells if cell.labelled == labelled]
         if any(cell.complete for cell in chosen):
-            title = f"{labelled} labelled"
+            title = f"{labelled} labelled {comparison.plan.unit}"
             figure = figures.distributions(chosen, metric, title)
             pictures.append(Picture(svg(figure, f"subjects-{labelled}"), f"subjects, {title}"))
-    classes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for of_run in rows.values():
-        for row in of_run:
+    classes: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    for job in comparison.schedule.finetunings:
+        for row in rows.get(job.name, ()):
             if row[metric] != "":
-                name = f"{row['pretraining']} | {row['finetuning']}"
-                classes[name, row["labelled"], row["class"]].append(float(row[metric]))
+                key = job.row, int(job.labelled or 0), row["class"]
+                classes[key].append(float(row[metric]))
     names = list(dict.fromkeys(name for _, _, name in classes))
     lines = [
         [
             str(cell.labelled),
             *cell.row.split(" | "),
-            *(_mean_std(classes[cell.row, str(cell.labelled), name]) for name in names),
+            *(_mean_std(classes[cell.row, cell.labelled, name]) for name in names),
         ]
         for cell in cells
         if cell.complete
@@ -175,7 +173,7 @@ def _distributions(
     return Section(
         "Subjects and classes",
         pictures=pictures,
-        tables=[Table(["labelled", "init", "fine-tuning", *names], lines, note)],
+        tables=[Table([*cell_headings(comparison.plan.baseline_row), *names], lines, note)],
     )
 
 
@@ -224,8 +222,8 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
         title = f"{what}: {case.id}, {METRIC_NAMES[metric]} {values[subject]:.3f}"
         volumes.append(volume(store, case, place.run(job.name) / PREDICTIONS, title))
     text = [
-        f"These subjects are from {cell.row} with {most} labelled subjects. They are ranked by the "
-        "mean over their draws. The pictures show the first draw."
+        f"These subjects are from {cell.row} with {most} labelled {comparison.plan.unit}. They are "
+        "ranked by the mean over their draws. The pictures show the first draw."
     ]
     return [Section("Best, median and worst subject", text, slices=volumes)]
 
@@ -234,7 +232,7 @@ def _learning(comparison: Comparison) -> list[Section]:
     """The mean loss of fine-tuning over runs. The mean Dice too, where it was watched."""
     place, rows, pictures = comparison.place, comparison.plan.rows, []
     names = [figures.short(row, rows) for row in rows]
-    for labelled in comparison.plan.labelled:
+    for labelled in comparison.plan.amounts:
         found: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(dict)
         for job in comparison.schedule.finetunings:
             if job.labelled == labelled and place.is_done(job):
@@ -252,12 +250,10 @@ def _learning(comparison: Comparison) -> list[Section]:
                 for row, steps in of_rows.items()
             }
             name = "training loss" if column == "loss" else "Dice of the test subjects"
-            figure = figures.curves(lines, f"{labelled} labelled", "step", name, of=names)
-            pictures.append(
-                Picture(
-                    svg(figure, f"learning-{column}-{labelled}"), f"{name}, {labelled} labelled"
-                )
-            )
+            title = f"{labelled} labelled {comparison.plan.unit}"
+            figure = figures.curves(lines, title, "step", name, of=names)
+            drawn = svg(figure, f"learning-{column}-{labelled}")
+            pictures.append(Picture(drawn, f"{name}, {title}"))
     if not pictures:
         return []
     text = [

@@ -36,9 +36,22 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
 
 
 def against_labelled(
-    cells: Sequence[Cell], metric: str, title: str, inits: Sequence[str]
+    cells: Sequence[Cell],
+    metric: str,
+    title: str,
+    inits: Sequence[str],
+    strategies: Sequence[str] = (),
 ) -> Figure:
-    """Draw a metric against labelled subjects: one line per initialisation, with 95 % intervals."""
+    """Draw a metric against the number of labels: one line per row, with 95 % intervals.
+
+    Args:
+        cells: of one fine-tuning.
+        metric: the metric.
+        title: title of the figure.
+        inits: names of all initialisations.
+        strategies: names of all strategies that choose labelled slices. They then have the colours
+            and the markers, and the initialisations have the lines.
+    """
     figure, axes = _axes(SIZE)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     numbers = sorted({cell.labelled for cell in cells})
@@ -52,20 +65,24 @@ def against_labelled(
         y = np.array([m.mean for m in measures])
         low = y - [m.interval.low for m in measures]
         high = np.array([m.interval.high for m in measures]) - y
-        label = row.split(" | ")[0]
+        init, _, *strategy = row.split(" | ")
+        style = look(inits, init)
+        if strategy:
+            style = {**look(strategies, strategy[0]), "linestyle": style["linestyle"]}
         axes.errorbar(
             x,
             y,
             yerr=np.abs([low, high]),
-            label=label,
+            label=short(row, rows),
             ms=5,
             lw=1.4,
             capsize=3,
-            **look(inits, label),
+            **style,
         )
     axes.set_xticks(range(len(numbers)), [str(n) for n in numbers])
     axes.set_xlim(-0.5, len(numbers) - 0.5)
-    axes.set(xlabel="labelled subjects", ylabel=METRIC_NAMES[metric], title=title)
+    what = "labelled slices" if strategies else "labelled subjects"
+    axes.set(xlabel=what, ylabel=METRIC_NAMES[metric], title=title)
     _legend(figure, axes)
     return figure
 
@@ -233,8 +250,9 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def short(row: str, rows: Sequence[str]) -> str:
     """A row's name without the part that all rows share."""
-    inits, finetunings = zip(*(name.split(" | ") for name in rows), strict=True)
-    init, finetuning = row.split(" | ")
-    if len(set(finetunings)) == 1:
-        return init
-    return finetuning if len(set(inits)) == 1 else f"{init}, {finetuning}"
+    parts = list(zip(*(name.split(" | ") for name in rows), strict=True))
+    own = row.split(" | ")
+    return (
+        ", ".join(part for part, of_all in zip(own, parts, strict=True) if len(set(of_all)) > 1)
+        or own[0]
+    )
