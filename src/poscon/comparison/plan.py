@@ -55,7 +55,8 @@ class DataSettings(Settings):
     Attributes:
         folder: folder of the data set; ``--data`` of the command line overrides it.
         phantom: synthetic scans, drawn if no folder is given.
-        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these names.
+        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these
+            names.
         prepare: settings of ``poscon prepare``.
     """
 
@@ -344,10 +345,11 @@ class Plan(Settings):
     @property
     def rows(self) -> list[str]:
         """The name of the row of every combination and strategy, in order."""
+        labels = [strategy.label for strategy in self.slice_strategies]
         return [
             row_name(init.name, entry.name, label)
             for init, entry in self.combinations
-            for label in [s.label for s in self.slice_strategies] or [None]
+            for label in labels or (None,)
         ]
 
     @property

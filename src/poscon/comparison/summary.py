@@ -511,7 +511,7 @@ def budget(job: Job) -> str:
 
 
 def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
-    r"""The table in LaTeX: one row per method, columns by the number of labels (M subjects or N slices).
+    r"""The table in LaTeX: one row per method, columns by M labelled subjects or N slices.
 
     It needs the package booktabs. A star marks what is distinguishable from the baseline.
     """
