@@ -466,8 +466,8 @@ def _labels(plan: Plan) -> str:
             "number of them is part of a larger one."
         )
     text = (
-        "All labels of the training subjects are hidden. Each strategy chooses slices, and only "
-        "these are then labelled. They are the same for all methods."
+        "All labels of the training subjects are hidden. A strategy chooses slices, and only these "
+        "are then labelled. The slices of a strategy are the same for all methods."
     )
     if any(strategy.name == PATIENTS for strategy in plan.slice_strategies):
         text += f" The subjects of the strategy {PATIENTS} are {drawn}."

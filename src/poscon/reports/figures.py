@@ -93,7 +93,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
     A filled point is distinguishable from 0. Ticks are the differences in single trainings.
     """
     shown = [cell for cell in cells if cell.complete and cell.against[metric] is not None]
-    figure, axes = _axes((SIZE[0], 1.3 + 0.32 * len(shown)))
+    figure, axes = _axes((SIZE[0], 1.5 + 0.32 * len(shown)))
     for y, cell in enumerate(reversed(shown)):
         found = cell.against[metric]
         assert found is not None
@@ -114,7 +114,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
         range(len(shown)), [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)]
     )
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} minus that of {baseline}")
+    axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} minus that of\n{baseline}")
     return figure
 
 
