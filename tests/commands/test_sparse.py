@@ -211,7 +211,7 @@ def test_an_interrupted_prepare_has_the_same_slices(source, tmp_path, poscon):
     ("rows", "message"),
     [
         ("a,8\n", "case a has no slice 8, its slices are 0 to 7"),
-        ("x,0\n", "'x' is no case of"),
+        ("x,0\n", "there is no case 'x' among those of"),
         ("d,0\n", "case d has no label map"),
         ("a,-1\n", "line 2: '-1' is no slice number"),
         ("a,1\na\n", "line 3: '' is no slice number"),
@@ -331,7 +331,11 @@ def test_slices_that_are_refused(store, tmp_path, refused, options, message):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [("a,8\n", "case a has no slice 8"), ("d,0\n", "is no labelled case of"), ("b,1\n", "'b' is")],
+    [
+        ("a,8\n", "case a has no slice 8"),
+        ("d,0\n", "there is no case 'd' among the labelled cases of"),
+        ("b,1\n", "there is no case 'b'"),
+    ],
 )
 def test_tables_that_do_not_fit_the_store(store, tmp_path, refused, rows, message):
     slices = table(tmp_path / "slices.csv", rows)
