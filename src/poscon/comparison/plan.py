@@ -52,7 +52,8 @@ class DataSettings(Settings):
     Attributes:
         folder: folder of the data set; ``--data`` of the command line overrides it.
         phantom: synthetic scans, drawn if no folder is given.
-        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these names.
+        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these
+            names.
         prepare: settings of ``poscon prepare``.
     """
 
