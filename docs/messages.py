@@ -81,7 +81,7 @@ KINDS = (
         r"no such|not found|no data set|no case|no label map|no image|nothing to resume|"
         r"no run|neither|no folder|no store|not in|cannot be reached|no such|is no comparison|"
         r"no comparison|without its image|missing|has no key|names no|nothing found|no reference|"
-        r"unknown|did you mean|lists them|not installed|no Ray|no CUDA|no file",
+        r"unknown|did you mean|is no WHAT|lists them|not installed|no Ray|no CUDA|no file",
         "A file, folder, name or program that the command needs is not there.",
         "Compare the name with what is there. For a misspelt name the message gives the nearest "
         "known one, or says which command lists them.",

@@ -211,7 +211,7 @@ def test_an_interrupted_prepare_has_the_same_slices(source, tmp_path, poscon):
     ("rows", "message"),
     [
         ("a,8\n", "case a has no slice 8, its slices are 0 to 7"),
-        ("x,0\n", "'x' is no case of"),
+        ("x,0\n", "there is no case 'x' among those of"),
         ("d,0\n", "case d has no label map"),
         ("a,-1\n", "line 2: '-1' is no slice number"),
         ("a,1\na\n", "line 3: '' is no slice number"),
@@ -331,7 +331,11 @@ def test_slices_that_are_refused(store, tmp_path, refused, options, message):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [("a,8\n", "case a has no slice 8"), ("d,0\n", "is no labelled case of"), ("b,1\n", "'b' is")],
+    [
+        ("a,8\n", "case a has no slice 8"),
+        ("d,0\n", "there is no case 'd' among the labelled cases of"),
+        ("b,1\n", "there is no case 'b'"),
+    ],
 )
 def test_tables_that_do_not_fit_the_store(store, tmp_path, refused, rows, message):
     slices = table(tmp_path / "slices.csv", rows)
@@ -466,3 +470,47 @@ def test_the_linear_probe_counts_labelled_voxels_only(store, monkeypatch):
     found = linear_segmentation_probe(network.encoder, opened, cases[:1], cases[1:], 16)
     assert set(before[cases[1].id]) == {"class_1", "class_2"}
     assert all("class_1" in dice and dice.get("class_2", 0) == 0 for dice in found.values())
+
+
+# From a partly labelled data set to its results
+
+
+def test_from_scans_to_results(source, sparse, tmp_path, poscon):
+    run, predictions = tmp_path / "run", tmp_path / "out"
+    options = ("--iterations", 6, "--set", "checkpoint_every=6", *TINY)
+    assert poscon("finetune", sparse, run, *options)[0] == 0
+    assert poscon("predict", run, source, predictions)[0] == 0
+    predicted = nib.load(predictions / "a.nii.gz").get_fdata()
+    assert set(np.unique(predicted)) <= {0, 1, 2}
+    plain = ("--layout", "plain", "--ignore-label", 9)
+    code, out, _ = poscon("evaluate", predictions, source, *plain)
+    assert code == 0
+    assert "60 voxels of 1 reference(s) are not labelled and do not count" in " ".join(out.split())
+    _, out, _ = poscon("evaluate", predictions, source, *plain, "--json")
+    record = json.loads(out)
+    assert record["unlabelled"] == {"voxels": 60, "slices": 0, "cases": 1}
+    truth = segmentation()
+    counted = np.ones(SHAPE, bool)
+    counted[:6, :, 3] = False
+    for row in record["cases"]:
+        if row["case"] == "a" and row["dice"] is not None:
+            index = int(row["class"][-1])
+            a, b = ((part == index) & counted for part in (predicted, truth))
+            assert row["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_an_ignore_label_of_evaluate_that_is_a_class(store, source, refused):
+    options = ("--labels", "1=A,2=B", "--ignore-label", 2)
+    line = refused("evaluate", source / "a_seg.nii.gz", source / "c_seg.nii.gz", *options)
+    assert "the value 2 cannot mean 'not labelled', it is the class 'B'" in line
+
+
+def test_validation_cases_may_be_partly_labelled(sparse, tmp_path, poscon):
+    (tmp_path / "v.txt").write_text("b")
+    run = tmp_path / "run"
+    options = ("--validation", tmp_path / "v.txt", "--iterations", 4, *TINY)
+    assert poscon("finetune", sparse, run, *options, "--set", "checkpoint_every=2")[0] == 0
+    with (run / "metrics.csv").open() as file:
+        dice = [float(row["validation_dice"]) for row in csv.DictReader(file)]
+    assert all(0 <= value <= 1 for value in dice)
+    assert entries(run, "validation") == {"b": None}

@@ -433,7 +433,7 @@ def _with_labelled_slices(
         x, y, z, *_ = headers[case.id].shape
         geometry = slice_geometry((x, y, z), headers[case.id].affine, plane=settings.plane)
         counts[case.id] = geometry.stack_shape[0]
-    check_slice_table(table, counts, where=str(path), what=f"case of {dataset.root}")
+    check_slice_table(table, counts, where=str(path), what=f"those of {dataset.root}")
     for case in dataset.cases:
         if case.id in table and case.label is None:
             raise PosconError(f"{path}: case {case.id} has no label map")

@@ -63,14 +63,14 @@ def check_slice_table(
         table: the numbers of each case's slices.
         n_slices: how many slices each case has.
         where: what to name in an error message.
-        what: what the cases are, for the message.
+        what: the name of all the cases together, for an error message.
 
     Raises:
         PosconError: it does.
     """
     for case, numbers in table.items():
         if case not in n_slices:
-            raise PosconError(f"{where}: {case!r} is no {what}")
+            raise PosconError(f"{where}: there is no case {case!r} among {what}")
         if max(numbers) >= n_slices[case]:
             raise PosconError(
                 f"{where}: case {case} has no slice {max(numbers)}, its slices are 0 to "
@@ -113,7 +113,7 @@ def choose_slices(
         PosconError: a case is not among them, or a slice is not there or not labelled.
     """
     counts = {case.id: case.shape[0] for case in cases}
-    what = f"labelled case of {store.path} that is left to train on"
+    what = f"the labelled cases of {store.path} that are left to train on"
     check_slice_table(table, counts, where=where, what=what)
     for case in cases:
         unknown = set(table.get(case.id, ())) - set(case.labelled_slice_numbers.tolist())

@@ -1,0 +1,66 @@
+"""The page "I have scans and one afternoon": its commands, in its order, on the phantom."""
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from poscon.cli import main
+from poscon.store.store import Store
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "one-afternoon.md"
+QUICK = {
+    "prepare": ["--spacing", "6", "--processes", "1"],
+    "finetune": ["--iterations", "2", "-s", "network.width=4", "-s", "size=32"],
+}
+"""What makes the commands quick; --minutes is left out."""
+
+
+def commands() -> list[list[str]]:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("    poscon ")]
+
+
+def draw(scans: Path, truth: Path) -> None:
+    """Fill in the label maps of ``next`` as a person would, and give them back."""
+    (scans / "labels").mkdir()
+    for path in sorted(Path("next/labels").glob("*.nii.gz")):
+        image = nib.load(path)
+        labels = np.array(image.dataobj)
+        organs = np.asanyarray(nib.load(truth / path.name).dataobj) > 0
+        labels[labels == 0] = organs[labels == 0]
+        nib.save(nib.Nifti1Image(labels, None, image.header), scans / "labels" / path.name)
+
+
+def test_the_commands_lead_from_scans_to_label_maps(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(scans / "imagesTr", "scans/images")
+    done = []
+    for command, *arguments in commands():
+        if len(done) == 3:  # suggest has run
+            draw(Path("scans"), scans / "labelsTr")
+        if "--minutes" in arguments:
+            at = arguments.index("--minutes")
+            del arguments[at : at + 2]
+        monkeypatch.setattr(sys, "argv", ["poscon", command, *arguments, *QUICK.get(command, [])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code, (command, arguments)
+        done.append(command)
+    assert done == [
+        *("prepare", "inspect", "suggest", "prepare", "inspect", "finetune", "predict", "suggest")
+    ]
+    labelled = Store("labelled.store").cases
+    assert sum(len(case.labelled_slice_numbers) for case in labelled) == 20
+    roles = json.loads(Path("runs/first/cases.json").read_text())
+    assert sum(len(entry["labelled_slices"]) for entry in roles) == 20
+    names = {path.name for path in Path("scans/images").iterdir()}
+    assert {path.name for path in Path("predictions").glob("*.nii.gz")} == names
+    assert list(Path("more/labels").glob("*.nii.gz"))
