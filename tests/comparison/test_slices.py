@@ -223,6 +223,20 @@ def test_patients_are_drawn_as_labelled_subjects_are(store: Path) -> None:
     assert first(subjects) == first(slices)
 
 
+def test_listed_patients_are_labelled_in_the_order_of_the_list(store: Path, tmp_path: Path) -> None:
+    subjects = sorted(case.subject for case in Store(store).cases)
+    listed = [subjects[i] for i in (3, 1, 2)]
+    (tmp_path / "train.json").write_text(json.dumps(listed))
+    (tmp_path / "test.json").write_text(json.dumps(subjects[:1]))
+    told = settled(
+        order="listed",
+        strategies=["patients"],
+        folds=[{part: str(tmp_path / f"{part}.json") for part in ("train", "test")}],
+    )
+    for job in make_schedule(told, Store(store), store).finetunings:
+        assert job.cases["labelled"] == tuple(listed)  # the phantoms have a case each
+
+
 def test_a_run_is_known_by_what_determines_its_slices(store: Path) -> None:
     def tables(**changes: Any) -> set[str]:
         changes = {"labelled_slices": [3, 6], "strategies": ["random", COVERAGE], **changes}
