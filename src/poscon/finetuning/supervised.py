@@ -51,20 +51,20 @@ def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     wide = logits if logits.dtype.itemsize > 2 else logits.float()
     counted = mask & (labels != IGNORE)
     inside = counted[:, None]
-    classes = labels.masked_fill(~counted, 0).long()
-    truth = nn.functional.one_hot(classes, logits.shape[1]).movedim(-1, 1)[:, 1:] * inside
+    classes = torch.arange(1, logits.shape[1], device=labels.device)
+    truth = (labels[:, None] == classes[:, None, None]) & inside
     foreground = wide.softmax(dim=1)[:, 1:] * inside
     overlap = (foreground * truth).sum((0, 2, 3))
-    total = (foreground + truth).sum((0, 2, 3))
+    total = foreground.sum((0, 2, 3)) + truth.sum((0, 2, 3))
     dice = (2 * overlap + 1e-5) / (total + 1e-5)
     return (1 - dice).mean() + _cross_entropy(wide, labels, counted)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
     """The mean over the pixels that count; 0 if there is none."""
-    classes = labels.masked_fill(~counted, 0).long()
-    entropy = nn.functional.cross_entropy(logits, classes, reduction="none")
-    return (entropy * counted).sum() / counted.sum().clamp(min=1)
+    classes = labels.long().masked_fill(~counted, IGNORE)
+    entropy = nn.functional.cross_entropy(logits, classes, ignore_index=IGNORE, reduction="sum")
+    return entropy / counted.sum().clamp(min=1)
 
 
 class Supervised(FinetuneMethod):
