@@ -226,6 +226,18 @@ def test_tables_that_are_refused(source, tmp_path, refused, rows, message):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_table_of_suggest_is_read_in_the_numbers_of_the_files(source, tmp_path, poscon):
+    """It has the numbers of the store too, which run the other way in some files."""
+    (tmp_path / "next.csv").write_text("case,slice,file_slice\na,1,6\na,2,5\n")
+    table(tmp_path / "slices.csv", "a,5\na,6\n")
+    for name in ("next", "slices"):
+        options = ("--labelled-slices", tmp_path / f"{name}.csv")
+        assert poscon("prepare", source, tmp_path / name, *options)[0] == 0
+    kept = [stored(tmp_path / name, "a")[0].labelled_slices for name in ("next", "slices")]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
+
+
 def test_a_table_without_the_columns(source, tmp_path, refused):
     (tmp_path / "slices.csv").write_text("name,slice\na,1\n")
     arguments = ("prepare", source, tmp_path / "s", "--labelled-slices")

@@ -427,7 +427,7 @@ def _with_labelled_slices(
     if labelled_slices is None or labelled_slices == NONEMPTY:
         return dataset
     path = Path(labelled_slices)
-    table = read_slice_table(path)
+    table = read_slice_table(path, in_files=True)
     counts = {}
     for case in dataset.cases:
         x, y, z, *_ = headers[case.id].shape

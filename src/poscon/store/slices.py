@@ -16,15 +16,20 @@ from poscon.store.store import CaseRecord, Store
 
 COLUMNS = ("case", "slice")
 """Of a table of slices."""
+FILE_SLICE = "file_slice"
+"""The column of the numbers in the scans' files, in a table of ``poscon suggest``. There ``slice``
+is the number in the store."""
 ROUNDING = 1e-9  # products of distances this close are equal
 
 
-def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
+def read_slice_table(path: Path, *, in_files: bool = False) -> dict[str, tuple[int, ...]]:
     """A table of slices: the numbers of each case's slices, rising, each once.
 
     Args:
         path: a CSV file with the columns ``case`` (the id of a case) and ``slice`` (counted from
             0). Other columns are passed over.
+        in_files: whether the slices of the scans' files are wanted. Then the column ``file_slice``
+            is read in place of ``slice`` if there is one.
 
     Raises:
         PosconError: the file cannot be read, lacks a column, has no slice, or a number that is
@@ -33,7 +38,9 @@ def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            names = reader.fieldnames or ()
+            absent = [name for name in COLUMNS if name not in names]
+            column = FILE_SLICE if in_files and FILE_SLICE in names else "slice"
             rows = [] if absent else [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PosconError(f"{path}: cannot read the table of slices ({error})") from error
@@ -43,7 +50,7 @@ def read_slice_table(path: Path) -> dict[str, tuple[int, ...]]:
         )
     found: dict[str, set[int]] = defaultdict(set)
     for line, row in rows:
-        text = (row["slice"] or "").strip()
+        text = (row[column] or "").strip()
         if not (text.isascii() and text.isdigit()):
             raise PosconError(
                 f"{path}: line {line}: {text!r} is no slice number; write whole numbers from 0"
