@@ -284,8 +284,11 @@ def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:
     curve, see :attr:`poscon.finetuning.base.FinetuneMethod.rising_log`.
     """
     rows = MetricsFile(folder.metrics_path).rows()
-    name = "validation_dice" if "validation_dice" in rows[-1] else method.rising_log
-    if name is not None and (rise := rise_at_end([float(row[name]) for row in rows])):
+    watched = any(row.get("validation_dice") for row in rows)
+    name = "validation_dice" if watched else method.rising_log
+    if name is None:
+        return
+    if rise := rise_at_end([float(row[name]) for row in rows if row.get(name)]):
         console.print(
             f"note: {name} rose by {rise:.3f} over the last third of the training, so more "
             "--iterations (or --minutes) may give a better model",
