@@ -31,7 +31,7 @@ class Intensity:
         modality: ``"CT"`` or ``"MR"``.
         low: lower limit, or None.
         high: upper limit, or None.
-        mean: of the clipped voxels that count.
+        mean: mean of the clipped voxels that count.
         std: standard deviation of the same voxels.
         padding: share of the voxels that are padding of a CT, see :func:`padding_of`.
         percentiles: 1st and 99th percentile of the normalised voxels that count, by voxels at equal

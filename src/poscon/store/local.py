@@ -11,7 +11,7 @@ from poscon.memory import usable_memory
 
 
 class LocalFolder:
-    """What is read of a store on a file system.
+    """Reads a store on a file system.
 
     Args:
         path: the store's folder.
@@ -96,5 +96,5 @@ def will_need(mapped: mmap.mmap, begin: int, end: int) -> None:
 
 
 def fits_in_memory(n_bytes: int) -> bool:
-    """Whether files of so many bytes can stay in memory: in half of it, as there are others."""
+    """Whether so many bytes of files fit into half of the memory. The rest is for other work."""
     return n_bytes <= usable_memory() / 2

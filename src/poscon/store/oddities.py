@@ -1,4 +1,4 @@
-"""What is odd about a store: what a person should look at before training on it."""
+"""The oddities of a store: a person should look at them before training on it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray], whole: set[str]) ->
 
     Args:
         store: the store.
-        profiles: of the labelled cases, see :func:`_area_profile`.
+        profiles: profiles of the labelled cases, see :func:`_area_profile`.
         whole: ids of the cases of which every voxel is labelled; only these can be said to lack a
             class, or to have an unusual volume of it.
     """
@@ -135,7 +135,7 @@ def _area_profile(label: np.ndarray, n_classes: int) -> np.ndarray:
 
     Args:
         label: (slices, rows, columns) class indices, with foreground.
-        n_classes: of foreground.
+        n_classes: number of foreground classes.
 
     Returns:
         (n_classes, PROFILE_BINS) float32; each class sums to 1, or to 0 where it is absent.

@@ -117,7 +117,7 @@ def check_same_grid(
     Args:
         path: the file, or a folder with one mask per organ; may be the image itself.
         image: the case's (first) image file.
-        header: of the image.
+        header: header of the image.
         spacing: mm along the files' axes where it is stated because the headers are wrong.
 
     Raises:

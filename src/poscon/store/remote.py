@@ -33,7 +33,7 @@ def is_url(path: Path | str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where slices of remote stores are kept; may be emptied at any time.
+    """The folder in which slices of remote stores are kept. It may be emptied at any time.
 
     ``$POSCON_CACHE``, else ``$XDG_CACHE_HOME/poscon``, else ``~/.cache/poscon``.
     """
@@ -43,10 +43,10 @@ def cache_folder() -> Path:
 
 
 class RemoteFolder:
-    """What is read of a store that fsspec reads.
+    """Reads a store through fsspec.
 
     Args:
-        url: of the store's folder.
+        url: URL of the store's folder.
 
     Raises:
         PosconError: fsspec, or its driver for this kind of URL, is not installed; or there is no
@@ -89,7 +89,7 @@ class RemoteFolder:
         """An array's file, fetched as it is read.
 
         Args:
-            name: of the file in the store.
+            name: name of the file in the store.
             content: a hash of what it should hold, by which it is kept: a store that is replaced by
                 another, or one that is at two places, is not mistaken. That it does hold that is
                 not looked at, so a store must not be read while it is copied there.
@@ -152,12 +152,12 @@ class RemoteArray(NDArrayOperatorsMixin):
     a copy and may be killed; it must lie on a disk of this machine.
 
     Args:
-        folder: of the store.
-        name: of the array's file there.
+        folder: the store's folder.
+        name: name of the array's file there.
         kept: the copy, which may not exist yet.
 
     Attributes:
-        shape, dtype: as NumPy's.
+        shape, dtype: shape and dtype of the array.
     """
 
     def __init__(self, folder: RemoteFolder, name: str, kept: Path) -> None:

@@ -61,7 +61,7 @@ def leave_out(
     Args:
         store: whose cases they are.
         exclude: the names.
-        pools: of cases.
+        pools: lists of cases.
         needed: whether the names have no other effect.
 
     Raises:
@@ -80,7 +80,7 @@ def draw_subjects(cases: Sequence[CaseRecord], n: int, seed: int) -> list[CaseRe
     Args:
         cases: to draw from; those without a label are passed over.
         n: number of subjects.
-        seed: of the order, of which the first n are taken.
+        seed: seed of the order, of which the first n are taken.
 
     Raises:
         PosconError: there are fewer labelled subjects.

@@ -15,7 +15,7 @@ from poscon.seeds import stream
 from poscon.store.store import CaseRecord, Store
 
 COLUMNS = ("case", "slice")
-"""Of a table of slices."""
+"""The columns that a table of slices must have."""
 FILE_SLICE = "file_slice"
 """The column of the numbers in the scans' files, in a table of ``poscon suggest``. There ``slice``
 is the number in the store."""
@@ -91,7 +91,7 @@ def with_slices(store: Store, case: CaseRecord, numbers: Sequence[int]) -> CaseR
     Args:
         store: that holds the case.
         case: its record.
-        numbers: of the slices, rising; at least one.
+        numbers: numbers of the slices, rising; at least one.
     """
     if len(numbers) == case.n_labelled_slices:
         return case
@@ -144,7 +144,7 @@ def draw_slices(cases: Sequence[CaseRecord], n: int, seed: int) -> dict[str, tup
     Args:
         cases: whose labelled slices are drawn from.
         n: number of slices.
-        seed: of the run.
+        seed: the run's seed.
 
     Returns:
         The numbers of each case's drawn slices, rising; cases without any are absent.

@@ -265,7 +265,7 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """The name of the folder."""
         return self._folder.name
 
     @property

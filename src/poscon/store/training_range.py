@@ -20,12 +20,14 @@ from poscon.volumes.geometry import SliceGeometry
 COARSER = 2.0
 """A spacing more than this many times that of the coarsest training case is unlike the training."""
 FINER = 2.0
-"""Where slices are not resampled: pixels finer than the finest of the training by this factor."""
+"""Pixels that are finer than the finest of the training by this factor are unlike the training. It
+counts only where slices are not resampled."""
 PERCENTILE_MARGIN = 1.5
 """Standard deviations of the scan by which its 1st or 99th percentile may lie outside the range."""
 CT_MEAN_MARGIN = 1.0
-"""Of the largest standard deviation of a training case: how far the mean of a CT may lie outside
-the means of the training cases. Hounsfield units are absolute, so that the mean says something."""
+"""The mean of a CT may lie this far outside the means of the training cases. The unit is the
+largest standard deviation of a training case. Hounsfield units are absolute, so the mean says
+something."""
 
 SpacingFrom = Literal["header", "layout", "user"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -52,7 +54,7 @@ class ChannelRange(_Range):
     """One image channel of the training cases.
 
     Attributes:
-        name: of the channel.
+        name: name of the channel.
         modalities: ``"CT"``, ``"MR"`` or both: what its scans were normalised as.
         looks_like: what their values look like.
         low: smallest and largest 1st percentile of the normalised values.
@@ -187,7 +189,7 @@ class TrainingRange(_Range):
         }
 
     def mixtures(self) -> list[str]:
-        """What the training cases do not have in common though most data sets do, in words."""
+        """In words: what the training cases do not share, but the cases of most data sets do."""
         found = []
         if len(self.planes) > 1:
             counts = ", ".join(f"{plane} in {n}" for plane, n in self.planes.items())
