@@ -69,7 +69,7 @@ def outcomes(
     Args:
         engine: does them.
         task: what to do.
-        arguments: of each, a name for messages and the arguments. They are taken as there is room,
+        arguments: pairs of a name for messages and the arguments. They are taken as there is room,
             so that there may be more than fit in a queue.
 
     Raises:
@@ -181,7 +181,7 @@ class RayEngine:
     When a machine is lost, Ray begins its tasks again elsewhere.
 
     Args:
-        address: of the cluster; None: one that is started here.
+        address: address of the cluster; None: one that is started here.
         gpus: whether tasks use them.
     """
 

@@ -51,8 +51,8 @@ def note_seen(folder: Path, name: str, roles: tuple[str, ...]) -> None:
     """Write what is known of a scan whose label map is about to be put into a folder.
 
     Args:
-        folder: of predictions.
-        name: of the scan.
+        folder: folder of predictions.
+        name: name of the scan.
         roles: that it had in the training of the model; none takes back what is said of it.
     """
     known = dict(read_seen(folder))

@@ -48,7 +48,7 @@ class Method(nn.Module):
         """Refuse, before any work, a training that the method cannot do.
 
         Args:
-            total_steps: of the training.
+            total_steps: number of steps of the training.
             views: what the steps will be given.
 
         Raises:
@@ -63,11 +63,11 @@ def load_method(group: str, base: type, room: str, methods: Mapping[str, str], n
     """The class of a method or a strategy, of poscon's own or of a plug-in.
 
     Args:
-        group: of the plug-ins, see :mod:`poscon.plugins`.
+        group: group of the plug-ins, see :mod:`poscon.plugins`.
         base: what the class must be derived from.
         room: the package that has a module for each of poscon's own methods.
         methods: class by method name; the module has the method's name, ``_`` for ``-``.
-        name: of the method.
+        name: name of the method.
 
     Raises:
         PosconError: there is none of that name, or the plug-in cannot be used.

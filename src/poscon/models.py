@@ -153,7 +153,7 @@ class ScanPreparer:
         """Which channels of a data set the network takes, by their names, in its own order.
 
         Args:
-            names: of the data set's channels.
+            names: names of the data set's channels.
 
         Returns:
             None where the names do not tell: a data set that has none calls its channel ``image``.
@@ -178,7 +178,7 @@ class ScanPreparer:
 
         Args:
             case: a scan of a data set, or a single scan.
-            header: of its (first) file.
+            header: header of its (first) file.
 
         Raises:
             PosconError: it has another number of channels, or they lie on different grids.

@@ -21,7 +21,7 @@ def neighbours(numbers: np.ndarray, n_slices: int | np.ndarray, context: int) ->
 
     Args:
         numbers: (N,) numbers of slices, from 0.
-        n_slices: of the volume, or (N,) of the volume of each.
+        n_slices: number of slices of the volume, or (N,) that of each volume.
         context: how many neighbours on each side, k.
 
     Returns:

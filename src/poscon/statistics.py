@@ -44,7 +44,7 @@ def mean_interval(
         values: (n,), finite.
         subjects: (n,), the subject of each value. None: each value has its own subject.
         confidence: between 0 and 1.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         PosconError: there is no value, or one is not finite.
@@ -144,7 +144,7 @@ def differences(
     Args:
         baseline: one value per subject, such as its mean Dice over frames, classes and draws.
         methods: one value per subject for each method, by the name of the method.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         PosconError: a method has other subjects than the baseline, or a value is not finite.

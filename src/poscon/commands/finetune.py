@@ -444,7 +444,7 @@ def _few_slices(
         store: that holds the cases.
         cases: labelled ones.
         labelled_slices: see :func:`finetune`.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
         PosconError: there are not so many, or the file cannot be used.

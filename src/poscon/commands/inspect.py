@@ -71,7 +71,7 @@ class Inspection:
         findings: what is odd, the most serious kind first.
         contact_sheet: file of the picture.
         case_table: CSV file with a line for each case.
-        labelled_slices: of the labelled cases.
+        labelled_slices: which slices of the labelled cases are labelled.
         labelled_picture: which slices are labelled, by position; None where all slices of all
             labelled cases are.
     """

@@ -419,7 +419,7 @@ def _with_labelled_slices(
         dataset: as it was read.
         labelled_slices: see :func:`prepare`.
         settings: say in which plane the cases are sliced.
-        headers: of the cases by id.
+        headers: headers of the cases by id.
 
     Raises:
         PosconError: the table cannot be used.

@@ -42,7 +42,7 @@ class SuggestedSlice:
         subject: its subject.
         slice: number of the slice in the store, from 0.
         file_slice: number of the slice along its axis in the file of the scan, from 0.
-        position: of the slice, as in the store.
+        position: position of the slice, as in the store.
         strategy: name of the strategy that chose it.
         reason: why it was chosen, in words.
     """

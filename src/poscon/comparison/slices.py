@@ -39,7 +39,7 @@ def choose(
         cases: labelled ones. Only their labelled slices can be chosen. For ``patients`` in the
             order in which the subjects are labelled.
         strategy: its name.
-        number: of slices to choose; there are as many.
+        number: how many slices to choose; there are as many.
         seed: every random choice follows from it.
         init: run of the pre-training whose encoder the strategy needs; None if it needs none.
         device: where the encoder runs, ``auto``, ``cpu`` or ``cuda``; None: ``auto``.
@@ -73,8 +73,8 @@ def patients(cases: Sequence[CaseRecord], number: int, seed: int) -> list[Chosen
 
     Args:
         cases: labelled ones, in the order of the subjects.
-        number: of slices; there are as many.
-        seed: of the spread.
+        number: how many slices; there are as many.
+        seed: seed of the spread.
     """
     chosen: list[Chosen] = []
     for subject in dict.fromkeys(case.subject for case in cases):

@@ -26,7 +26,7 @@ def draw_masks(n: int, size: int, crop: float, seed: int) -> Tensor:
         n: number of masks.
         size: extent of a mask in pixels.
         crop: beta. The crop takes int(crop * size) pixels of each axis, and at least one.
-        seed: of the places. All places where the crop lies inside have the same probability.
+        seed: seed of the places. All places where the crop lies inside have the same probability.
 
     Returns:
         (n, size, size) bool, False in the crop and True around it.

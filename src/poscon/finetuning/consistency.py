@@ -125,7 +125,7 @@ class ConsistencyMethod(FinetuneMethod):
         """The supervised loss plus the weighted consistency.
 
         Args:
-            logits: of the student at every resolution; those of the labelled slices are first.
+            logits: the student's logits at every resolution, with the labelled slices first.
             labels: (B, H, W) of these.
             answers: logits of the student that are to agree with the teacher.
             targets: probabilities of the teacher.

@@ -32,7 +32,7 @@ def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: (B, classes, H, W) before the softmax.
-        threshold: of the probability.
+        threshold: least probability that counts.
 
     Returns:
         (B, H, W) int64 class indices, and (B, H, W) bool.
@@ -59,7 +59,7 @@ def draw_boxes(
     Args:
         n: how many.
         size: extent of the views in pixels.
-        seed: of the draws.
+        seed: seed of the draws.
         probability: how often a view has a box.
         area: smallest and largest share of the view.
         aspect: smallest and largest ratio of height to width.
@@ -124,7 +124,7 @@ class WeakToStrongSettings(settings.Settings):
     """Settings of the consistency of strong views with a weak one.
 
     Attributes:
-        weight: of the consistency; the supervised loss has 1.
+        weight: weight of the consistency; the supervised loss has 1.
         ramp_up: shares of the steps at which the weight begins to rise and is reached.
         threshold: pixels whose pseudo-label is less probable than this are left out.
         strength: see :func:`stronger`.

@@ -32,7 +32,7 @@ class SupervisedWithContrast(FinetuneMethod):
         Attributes:
             weight: weight of the contrast. The supervised loss has the weight 1.
             threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
-            temperature: of the softmax.
+            temperature: temperature of the softmax.
         """
 
         weight: PositiveFloat = 1.0

@@ -58,7 +58,7 @@ def drop_channels(features: Sequence[Tensor], share: float, seed: int) -> list[T
     Args:
         features: (B, C, H, W) at every level.
         share: how likely a channel is dropped; below 1.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     generator = torch.Generator().manual_seed(stream(seed, "channels"))
     dropped = []
@@ -81,7 +81,7 @@ class UniMatch(WeakToStrong):
         Attributes:
             feature_dropout: share of the encoder's channels that is dropped from the weak view; 0
                 switches this part off.
-            terms: of the loss of unlabelled pixels: ``dice`` as published, or ``dice+ce``.
+            terms: terms of the loss of unlabelled pixels: ``dice`` as published, or ``dice+ce``.
         """
 
         weight: NonNegativeFloat = 2.0

@@ -10,7 +10,7 @@ def build_encoder(settings: NetworkSettings, dimensions: int = 2) -> Encoder:
 
     Args:
         settings: name the architecture and its size.
-        dimensions: of the images, 2 or 3.
+        dimensions: number of dimensions of the images, 2 or 3.
 
     Raises:
         PosconError: an unknown architecture.
@@ -41,7 +41,7 @@ def build_network(
     Args:
         settings: name the architecture and its size.
         n_classes: with the background.
-        dimensions: of the images, 2 or 3.
+        dimensions: number of dimensions of the images, 2 or 3.
 
     Raises:
         PosconError: an unknown architecture.

@@ -20,7 +20,7 @@ class Encoder(nn.Module):
 
     Attributes:
         settings: that it was built from.
-        dimensions: of the images, 2 or 3.
+        dimensions: number of dimensions of the images, 2 or 3.
         in_channels: channels of the images, see :attr:`NetworkSettings.in_channels`.
         channels_of_level: channels of the features at each level, full resolution first.
         stride: extents of the images must be a multiple of this.
@@ -82,7 +82,7 @@ class Decoder(nn.Module):
     """The expanding half: features at every level -> the decoder's own maps, coarse to fine.
 
     Args:
-        channels_of_level: of the encoder before it.
+        channels_of_level: channels of each level of the encoder before it.
         convolutions: at each level.
         blocks: how many levels it climbs; None: all, up to full resolution.
 

@@ -196,7 +196,7 @@ class GlobalLocalContrast(PretextMethod):
         """Settings of the loss.
 
         Attributes:
-            temperature: of the softmax, in both stages.
+            temperature: temperature of the softmax, in both stages.
             global_variant: the encoder's loss by its name in the paper: ``GR``, ``GD-`` or ``GD``.
             partitions: number of equal parts that each volume is cut into.
             denominator: ``negatives`` (with the positive) or ``all`` other views.

@@ -32,7 +32,7 @@ def hidden_patches(n: int, size: int, *, patch: int, ratio: float, seed: int) ->
         size: extent of a view in pixels.
         patch: extent of a patch in pixels.
         ratio: share of the patches to hide, between 0 and 1.
-        seed: of the choice of patches.
+        seed: seed of the choice of patches.
 
     Returns:
         (n, 1, size, size) bool, True where hidden.
@@ -75,7 +75,7 @@ def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
 
     Args:
         prediction: (B, channels, H, W).
-        target: of the same shape.
+        target: the target, of the same shape.
         hidden: (B, 1, H, W) bool, the same for all channels; True somewhere.
 
     Returns:
@@ -108,7 +108,7 @@ def masked_views(
         images: (B, in_channels, canvas, canvas).
         views: makes the views. What is to be restored has the same geometry and the slices' own
             intensity, because noise cannot be predicted.
-        seed: of the step.
+        seed: seed of the step.
         own_slice: the input channels of the slice itself.
         patch: see :func:`hidden_patches`.
         ratio: see :func:`hidden_patches`.

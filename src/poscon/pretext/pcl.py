@@ -74,7 +74,7 @@ class PositionalContrast(PretextMethod):
         Attributes:
             threshold: slices closer than this are positives. Positions run from 0 to 1, so at 1
                 all slices would be positives.
-            temperature: of the softmax.
+            temperature: temperature of the softmax.
         """
 
         threshold: float = Field(0.1, gt=0, lt=1)

@@ -35,7 +35,7 @@ class ContrastAndRestore(PretextMethod):
 
         Attributes:
             threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
-            temperature: of the softmax.
+            temperature: temperature of the softmax.
             patch: extent of a patch in pixels of the view.
             ratio: share of the patches that are hidden.
             weight: weight of the reconstruction. The contrast has the weight 1.

@@ -85,7 +85,7 @@ def draw_negatives(slices: Tensor, n_slices: int, n: int, seed: int) -> tuple[Te
         slices: (B,) int64, the numbers of the slices of the batch.
         n_slices: number of slices of the training.
         n: negatives per slice.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         (M,) int64, the drawn slices; and (B, M) bool, row i marks the negatives of slice i.
@@ -108,7 +108,7 @@ def jigsaw_patches(images: Tensor, grid: int, stride: int) -> Tensor:
     Args:
         images: (B, C, size, size). All input channels are cut alike.
         grid: patches along each axis, at least 2.
-        stride: of the encoder.
+        stride: stride of the encoder.
 
     Returns:
         (B, grid * grid, C, extent, extent), row by row.
@@ -172,7 +172,7 @@ class PIRL(PretextMethod):
         """Settings of the loss.
 
         Attributes:
-            temperature: of the cosines.
+            temperature: temperature of the cosines.
             negatives: number of other slices that each slice is contrasted with, or all if there
                 are fewer.
             jigsaw_weight: weight of the term of the patches, lambda in the paper. The term of the

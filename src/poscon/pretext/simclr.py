@@ -52,7 +52,7 @@ class SimCLR(PretextMethod):
         """Settings of the loss.
 
         Attributes:
-            temperature: of the softmax.
+            temperature: temperature of the softmax.
         """
 
         temperature: PositiveFloat = 0.1

@@ -45,7 +45,7 @@ def against_labelled(
     """Draw a metric against the number of labels: one line per row, with 95 % intervals.
 
     Args:
-        cells: of one fine-tuning.
+        cells: the cells of one fine-tuning.
         metric: the metric.
         title: title of the figure.
         inits: names of all initialisations.

@@ -39,7 +39,7 @@ def disagreement(model: Model, stack: Tensor, seed: int, *, mirrored: bool) -> n
     Args:
         model: a fine-tuned network.
         stack: (slices, channels, rows, columns) float32, prepared like its training data.
-        seed: of the changes.
+        seed: seed of the changes.
         mirrored: whether the views are mirrored.
 
     Returns:

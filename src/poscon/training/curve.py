@@ -15,7 +15,7 @@ def rise_at_end(values: Sequence[float]) -> float:
     rise counts if it is at least :data:`LEAST` and at least twice its standard error.
 
     Args:
-        values: of the checkpoints, evenly spaced, in their order.
+        values: the value at each checkpoint, evenly spaced, in their order.
 
     Returns:
         The rise of the line from the first of these values to the last, in the unit of the values.

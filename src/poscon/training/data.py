@@ -135,7 +135,7 @@ class SliceReader:
         Args:
             indices: which slices.
             generator: draws the places.
-            extent: of the window, in pixels; the canvas is around it.
+            extent: extent of the window, in pixels; the canvas is around it.
             oversample_foreground: None: the slices come without labels, which are not read. Else
                 they come with labels, and this is the share of slices whose window is put on a
                 foreground pixel, where there is one. The other windows lie anywhere, so that all
@@ -299,7 +299,7 @@ class UnlabelledBatches(Batches):
         reader: the slices.
         batch_size: slices a step; all there are if there are fewer.
         epochs: how long.
-        seed: of the sampler.
+        seed: seed of the sampler.
         chunk_steps: most steps between two checkpoints. Up to there a chunk is an epoch, or as many
             epochs as it takes for no more than :data:`CHUNKS`.
         sampler: see :mod:`poscon.training.samplers`.
@@ -339,10 +339,10 @@ class LabelledBatches(Batches):
     Args:
         reader: the slices of labelled cases; the labelled ones among them are drawn.
         batch_size: slices a step.
-        extent: of the views in pixels.
+        extent: extent of the views in pixels.
         iterations: number of steps, whatever the number of cases.
         oversample_foreground: see :meth:`SliceReader.windows`.
-        seed: of the draws.
+        seed: seed of the draws.
         chunk_steps: most steps between two checkpoints.
         unlabelled: reads slices that are used without labels; None: there are no such slices.
         unlabelled_slices: (n,) indices of those of them that are drawn; None: all.

@@ -37,7 +37,7 @@ class IntensityTransform(Transform):
         Args:
             images: (B, k, C, size, size). They may be overwritten.
             values: the parameters (B, 1, C, 1, 1), where the images are.
-            seed: of the view, for what is drawn for each pixel.
+            seed: seed of the view, for what is drawn for each pixel.
 
         Returns:
             (B, k, C, size, size).
@@ -193,7 +193,7 @@ def apply_intensity(images: Tensor, intensity: Parameters, seed: int) -> Tensor:
         images: (B, k * C, size, size), all image channels of the first neighbouring slice before
             those of the second. They may be overwritten.
         intensity: the parameters (B, C) of each change.
-        seed: of the view, for what is drawn for each pixel.
+        seed: seed of the view, for what is drawn for each pixel.
 
     Returns:
         (B, k * C, size, size).

@@ -155,7 +155,7 @@ class LabelScheme:
         """The same scheme, in which a value means that a voxel is not labelled.
 
         Args:
-            value: of these voxels.
+            value: value of these voxels.
             where: what to name in an error message: the file or the option.
 
         Raises:
