@@ -280,8 +280,15 @@ def test_json_and_csv(folders, tmp_path):
         "volume_ml": 0.0,
         "reference_volume_ml": 0.0,
         "spacing": list(SPACING),
+        "range": {
+            **dict.fromkeys(("first", "last", "reference_first", "reference_last")),
+            **dict.fromkeys(("first_slices", "last_slices", "first_mm", "last_mm")),
+            "state": "neither",
+        },
         "seen": [],
     }
+    assert [row["name"] for row in content["summary"]["ranges"]] == ["RV", "MYO", "LV", "all"]
+    assert content["summary"]["ranges"][0]["mean_slices"] is None
     rv, myo, _ = content["summary"]["classes"]
     assert (rv["name"], rv["measured"], rv["dice"]) == ("RV", 0, {"mean": None, "std": None})
     assert (myo["name"], myo["measured"], myo["dice"]["mean"]) == ("MYO", 1, 1.0)
@@ -292,6 +299,50 @@ def test_json_and_csv(folders, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["RV", "MYO", "LV"]
     assert (rows[0]["dice"], rows[1]["dice"], rows[1]["spacing_z_mm"]) == ("", "1.0", "8.0")
+    assert [(row["range"], row["first"], row["last_mm"]) for row in rows[:2]] == [
+        ("neither", "", ""),
+        ("both", "1", "0.0"),
+    ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_ranges_are_in_slices_of_the_file(tmp_path, order, backwards):
+    """Whichever axis has the slices, and whichever way they run."""
+    prediction, reference = heart(), heart()
+    prediction[..., 2] = 0  # ends a slice too early
+    affine = np.diag([*SPACING, 1.0])
+    if backwards:
+        affine[2, 2] = -affine[2, 2]
+    affine = affine[:, [*order, 3]]
+    for name, labels in (("a.nii", prediction), ("b.nii", reference)):
+        image = nib.Nifti1Image(labels.transpose(order).astype(np.uint8), affine)
+        nib.save(image, tmp_path / name)
+    evaluation = evaluate(tmp_path / "a.nii", tmp_path / "b.nii")
+    for row in evaluation.rows:
+        assert (row.range.first_slices, row.range.last_slices) == (0, -1)
+        assert (row.range.reference_first, row.range.reference_last) == (1, 2)
+        assert row.range.last_mm == -8.0
+    assert "3 of 6 first and last slices are right" in printed(evaluation)
+    assert "0.50 slices (4.0 mm)" in " ".join(printed(evaluation).split())
+
+
+def test_ranges_of_a_partly_labelled_reference(tmp_path):
+    reference = heart()
+    reference[..., 3] = 9
+    a, b = save(tmp_path / "a.nii", heart()), save(tmp_path / "b.nii", reference)
+    for row in evaluate(a, b, ignore_label=9).rows:
+        assert (row.range.first_slices, row.range.last_slices) == (0, None)
+
+
+def test_a_range_is_of_the_whole_prediction(tmp_path):
+    prediction, reference = heart(), heart()
+    prediction[0, 0, 3] = 1
+    reference[:, :, 3] = [9] * 8
+    reference[0, 0, 0] = 9
+    a, b = save(tmp_path / "a.nii", prediction), save(tmp_path / "b.nii", reference)
+    found = by_class(evaluate(a, b, ignore_label=9))["class_1"].range
+    assert (found.last, found.reference_last, found.state) == (3, None, "both")
 
 
 @pytest.mark.parametrize("name", ["results", "results.csv"])
@@ -548,7 +599,11 @@ def test_both_maps_are_cut_to_the_labelled_voxels(tmp_path):
     cut = [
         save(tmp_path / f"cut/{k}.nii.gz", m * counted) for k, m in enumerate((other(), heart()))
     ]
-    assert evaluation.rows == tuple(replace(r, case="a", subject="a") for r in evaluate(*cut).rows)
+    whole = evaluate(*cut).rows  # ranges are not cut
+    assert evaluation.rows == tuple(
+        replace(theirs, case="a", subject="a", range=ours.range)
+        for ours, theirs in zip(evaluation.rows, whole, strict=True)
+    )
     assert evaluation.unlabelled == Unlabelled(int((~counted).sum()), 1, 1)
     assert evaluation.classes == ("class_1", "class_2", "class_3")
     # what lies in unlabelled voxels changes nothing

@@ -276,6 +276,12 @@ def test_tables_say_what_was_measured() -> None:
     assert len(lines) == 1 + sum(map(len, rows.values()))
 
 
+def test_results_of_an_earlier_version_lack_a_column() -> None:
+    rows = {"old": [{"run": "old", "dice": "0.5"}], "new": [{"run": "new", "dice": "1", "more": "x"}]}
+    assert results_csv(rows).splitlines() == ["run,dice,more", "old,0.5,", "new,1,x"]
+
+
+
 @pytest.mark.parametrize("selected", [False, True])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bool) -> None:

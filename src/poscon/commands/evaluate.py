@@ -35,6 +35,13 @@ from poscon.volumes.layouts.dataset_json import (
     read_description,
 )
 from poscon.volumes.layouts.labels_json import read_labels_file
+from poscon.volumes.range_differences import (
+    RangeDifference,
+    RangeSummary,
+    range_differences,
+    range_line,
+    summarise_ranges,
+)
 from poscon.volumes.scan import Scan, scan_stem
 
 MEASURES = ("dice", "hd95_mm", "assd_mm")
@@ -58,6 +65,11 @@ RULES = (
     "'unlabelled' has the number of these voxels and of slices without any other.",
     "References without any labelled voxel, and in a 4-D reference frames without any foreground, "
     "are taken as not annotated and left out; they are listed under 'not_annotated'.",
+    "The range of a class is its first and its last slice, in numbers of the file's slices from 0. "
+    "Slices lie in the plane in which the reference was acquired, by its spacing; axial if it is "
+    "near isotropic. A difference is that of the prediction minus that of the reference.",
+    "A range is of the whole prediction. The first slice of a class in a partly labelled reference "
+    "is known if all slices before it are wholly labelled, the last one if all after it are.",
     "'seen' lists the roles that this very scan had in the training of the model; it is found by "
     "its pixels, and another scan of the same person is not.",
     "References without a prediction are not in any mean; they are listed under 'unmatched'.",
@@ -83,6 +95,7 @@ class Row:
         volume_ml: volume in the prediction, in ml.
         reference_volume_ml: volume in the reference, in ml.
         spacing: voxel size in mm along the file's axes, with which all of this was measured.
+        range: first and last slice, in the prediction and in the reference.
         seen: roles that the scan had in the training of the model, see :mod:`poscon.leakage`.
     """
 
@@ -95,6 +108,7 @@ class Row:
     volume_ml: float
     reference_volume_ml: float
     spacing: tuple[float, float, float]
+    range: RangeDifference
     seen: tuple[str, ...] = ()
 
     @property
@@ -182,6 +196,14 @@ class Evaluation:
             for i, name in enumerate(self.classes)
         ]
         return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
+
+    def range_summary(self) -> list[RangeSummary]:
+        """The ranges of each class, then ``"all"``: those of all classes together."""
+        of_class = [
+            summarise_ranges(name, [row.range for row in self.rows if row.class_name == name])
+            for name in self.classes
+        ]
+        return [*of_class, summarise_ranges("all", [row.range for row in self.rows])]
 
 
 @checked
@@ -283,11 +305,26 @@ def evaluate(
                 not_annotated.append(case)
                 continue
             subject = pair.reference.subject
-            unlabelled = _with(unlabelled, counted, reference.affine)
-            for m in segmentation_metrics(a, b, size, names, counted):
+            x, y, z = b.shape
+            geometry = slice_geometry((x, y, z), reference.affine)
+            unlabelled = _with(unlabelled, geometry.to_stack(counted))
+            axis = geometry.permutation[0]
+            ranges = range_differences(a, b, len(names), axis, size[axis])
+            of_classes = segmentation_metrics(a, b, size, names, counted)
+            for m, difference in zip(of_classes, ranges, strict=True):
                 measures = {k: v for k, v in asdict(m).items() if k != "name"}
                 roles = seen.get(pair.id, ())
-                rows.append(Row(case, subject, m.name, spacing=size, seen=roles, **measures))
+                rows.append(
+                    Row(
+                        case,
+                        subject,
+                        m.name,
+                        spacing=size,
+                        range=difference,
+                        seen=roles,
+                        **measures,
+                    )
+                )
     if failed and (len(pairs) == 1 or not rows):
         raise PosconError(next(iter(failed.values())))
     if not rows:
@@ -318,6 +355,8 @@ def summary_table(evaluation: Evaluation) -> Table:
         )
         if ids
     ]
+    if (line := range_line(evaluation.range_summary()[-1])) is not None:
+        notes.insert(0, line)
     if (gaps := evaluation.unlabelled).voxels:
         notes.append(
             f"{gaps.voxels} voxels of {gaps.cases} reference(s) are not labelled and do not count "
@@ -495,15 +534,13 @@ def _discovered(
     return discovered_scheme(values, where=str(pairs[0].path))
 
 
-def _with(known: Unlabelled, counted: np.ndarray, affine: np.ndarray) -> Unlabelled:
-    """What does not count, and that of another reference (X, Y, Z)."""
+def _with(known: Unlabelled, counted: np.ndarray) -> Unlabelled:
+    """What does not count, and that of another reference (slices, rows, columns)."""
     if counted.all():
         return known
-    x, y, z = counted.shape
-    slices = slice_geometry((x, y, z), affine).to_stack(counted)
     return Unlabelled(
         known.voxels + int((~counted).sum()),
-        known.slices + int((~slices.any(axis=(1, 2))).sum()),
+        known.slices + int((~counted.any(axis=(1, 2))).sum()),
         known.cases + 1,
     )
 
@@ -570,7 +607,11 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
     """The content of ``FILE.json``: summary, cases, what was left out, the rules; None for NaN."""
     *classes, mean = (asdict(s) for s in evaluation.summary())
     content = {
-        "summary": {"classes": classes, "mean": mean},
+        "summary": {
+            "classes": classes,
+            "mean": mean,
+            "ranges": [asdict(s) for s in evaluation.range_summary()],
+        },
         "cases": [_record(row) for row in evaluation.rows],
         "unmatched": evaluation.unmatched,
         "without_reference": evaluation.without_reference,
@@ -599,6 +640,9 @@ def _csv(evaluation: Evaluation) -> str:
         x, y, z = record.pop("spacing")
         record.update(spacing_x_mm=x, spacing_y_mm=y, spacing_z_mm=z)
         record["seen"] = " ".join(record.pop("seen"))
+        difference = record.pop("range")
+        record["range"] = difference.pop("state")
+        record.update(difference)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()

@@ -137,7 +137,9 @@ def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
     """The text of results.csv, one line per patient, class and run."""
     every = [row for of_run in rows.values() for row in of_run]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(every[0]) if every else ["run"], lineterminator="\n")
+    # runs that an earlier version measured may lack a column
+    columns = list(dict.fromkeys(name for row in every for name in row)) or ["run"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(every)
     return text.getvalue()

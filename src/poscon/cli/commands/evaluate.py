@@ -29,7 +29,7 @@ def evaluate(
     source_spacing: SourceSpacing = None,
     as_json: Json = False,
 ) -> None:
-    """Measure Dice, HD95 and ASSD in mm and volumes in ml, per case and class."""
+    """Measure Dice, HD95, ASSD, volumes and first and last slices, per case and class."""
     from poscon.commands import evaluate as module
 
     incomplete = None
