@@ -21,6 +21,7 @@ from poscon.store.slices import read_slice_table
 from poscon.store.store import Store
 from poscon.suggestion import STRATEGIES
 from poscon.volumes.case import IGNORE
+from poscon.volumes.ranges import read_ranges
 from poscon.volumes.scan import read_scan
 
 OBLIQUE = Rotation.from_euler("xyz", (12, -9, 17), degrees=True).as_matrix()
@@ -210,6 +211,30 @@ def test_predictions_to_correct_are_those_of_predict(
         # the store keeps pixels in half precision
         assert (labels == expected)[is_open].mean() > 0.995
     assert any((read_scan(path).data % IGNORE).any() for path in found.label_maps)
+
+
+def test_ranges_to_fill_in(partly: tuple[Path, Path], tmp_path: Path) -> None:
+    source, store = partly
+    found = suggest(store, tmp_path / "out", budget=2, source=source)
+    assert found.ranges == tmp_path / "out" / "ranges.csv"
+    names, cases = Store(store).class_names, sorted({each.case for each in found.slices})
+    assert [(row["case"], row["class"]) for row in table(found.ranges)] == [
+        (case, name) for case in cases for name in names
+    ]
+    with pytest.raises(PosconError, match=r"ranges\.csv, line 2: first '\?' .* must be filled in"):
+        read_ranges(found.ranges, names)
+    found.ranges.write_text(found.ranges.read_text().replace("?,?", "1,2"))
+    assert read_ranges(found.ranges, names) == {
+        case: dict.fromkeys(names, (1, 2)) for case in cases
+    }
+
+
+def test_no_ranges_without_names_of_classes_or_without_scans(
+    partly: tuple[Path, Path], oblique: Path, oblique_store: Path, tmp_path: Path
+) -> None:
+    assert suggest(oblique_store, tmp_path / "a", budget=1, source=oblique).ranges is None
+    assert suggest(partly[1], tmp_path / "b", budget=1).ranges is None
+    assert not list(tmp_path.glob("*/ranges.csv"))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

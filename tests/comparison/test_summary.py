@@ -277,9 +277,11 @@ def test_tables_say_what_was_measured() -> None:
 
 
 def test_results_of_an_earlier_version_lack_a_column() -> None:
-    rows = {"old": [{"run": "old", "dice": "0.5"}], "new": [{"run": "new", "dice": "1", "more": "x"}]}
+    rows = {
+        "old": [{"run": "old", "dice": "0.5"}],
+        "new": [{"run": "new", "dice": "1", "more": "x"}],
+    }
     assert results_csv(rows).splitlines() == ["run,dice,more", "old,0.5,", "new,1,x"]
-
 
 
 @pytest.mark.parametrize("selected", [False, True])

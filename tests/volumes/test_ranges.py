@@ -41,6 +41,8 @@ def test_columns_may_stand_in_any_order_behind_a_byte_order_mark(tmp_path: Path)
         ("", "must hold the columns"),
         ("case,class,first,last\na,kidney,1,2\n", "line 2: no class 'kidney'; .* liver, spleen"),
         ("case,class,first,last\na,liver,4,2\n", "line 2: first must be at most last, not 4 and 2"),
+        ("case,class,first,last\na,liver,?,?\n", r"line 2: first '\?' .* must be filled in"),
+        ("case,class,first,last\na,liver,4,?\n", "line 2: first '4' .* must be filled in"),
         ("case,class,first,last\na,liver,4,\n", "line 2: first '4' and last ''"),
         ("case,class,first,last\na,liver,-1,2\n", "line 2: first '-1'"),
         ("case,class,first,last\na,liver,1.5,2\n", "line 2: first '1.5'"),

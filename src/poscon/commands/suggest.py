@@ -24,10 +24,12 @@ from poscon.suggestion.features import check_fits, slice_features, stacks
 from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
 from poscon.volumes.layouts.labels_json import LABELS_FILE
+from poscon.volumes.ranges import write_template
 
 TABLE = "suggestion.csv"
 PICTURE = "suggestion.png"
 LABEL_MAPS = "labels"
+RANGES = "ranges.csv"
 COLUMNS = ("rank", "case", "subject", "slice", "file_slice", "position", "strategy", "reason")
 DEFAULT = "spread"
 
@@ -66,12 +68,15 @@ class Suggestion:
         table: ``suggestion.csv``.
         picture: ``suggestion.png``.
         label_maps: the label maps to fill in, one for each scan with a chosen slice.
+        ranges: ``ranges.csv``, to fill in for the same scans: where each structure begins and ends.
+            None: there are no label maps, or their classes have no names.
     """
 
     slices: tuple[SuggestedSlice, ...]
     table: Path
     picture: Path
     label_maps: tuple[Path, ...]
+    ranges: Path | None
 
 
 @checked
@@ -95,7 +100,8 @@ def suggest(
 
     Args:
         store: prepared data set. What is labelled in it counts as labelled already.
-        out: folder to write: ``suggestion.csv``, ``suggestion.png`` and ``labels/``.
+        out: folder to write: ``suggestion.csv``, ``suggestion.png``, ``labels/`` and
+            ``ranges.csv``.
         budget: how many slices or subjects to choose.
         unit: what is chosen, ``slice`` or ``subject``.
         strategy: how to choose, see ``poscon methods``; None: ``spread``.
@@ -104,7 +110,8 @@ def suggest(
         model: fine-tuning run, which the strategy ``uncertain`` needs and ``hybrid`` uses. With
             any strategy its predictions are put into the label maps, to be corrected.
         source: the folder that the store was prepared from. Then a label map to fill in is written
-            for each scan with a chosen slice. None: no label maps.
+            for each scan with a chosen slice, and a file of ranges to fill in (see
+            :mod:`poscon.volumes.ranges`) if the classes have names. None: neither.
         ignore_label: the value of the label maps for what is not labelled; None: that which the
             data set states, else 255.
         cases: the cases or subjects to choose from: a file that names them, or a list of names;
@@ -172,13 +179,18 @@ def suggest(
             part / PICTURE, opened, slices, rows, features, title=f"{opened.name}: {name}"
         )
         written: list[Path] = []
+        classes: tuple[str, ...] = ()
         if label_maps is not None:
             written = _write_label_maps(part / LABEL_MAPS, label_maps, slices, np.concatenate(rows))
+            classes = label_maps.scheme.names
+        if classes:
+            write_template(part / RANGES, sorted({each.case for each in found}), classes)
     return Suggestion(
         slices=tuple(found),
         table=out / TABLE,
         picture=out / PICTURE,
         label_maps=tuple(out / LABEL_MAPS / path.name for path in written),
+        ranges=out / RANGES if classes else None,
     )
 
 

@@ -7,7 +7,7 @@ that a scan does not have has two empty numbers.
 
 import csv
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from poscon.errors import PosconError
 from poscon.volumes.geometry import SliceGeometry
 
 COLUMNS = ("case", "class", "first", "last")
+OPEN = "?"
+"""In a template, what is still to be filled in; an empty field would say that nothing is there."""
 
 Range = tuple[int, int] | None
 """First and last slice of a structure, both inclusive; None: the scan does not have it."""
@@ -32,8 +34,9 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
         classes: the names that may stand there.
 
     Raises:
-        PosconError: no such file, other columns, an unknown class, a number that is no slice, a
-            range that ends before it begins, or a second row of a case and class.
+        PosconError: no such file, other columns, an unknown class, a field that is still to be
+            filled in, a number that is no slice, a range that ends before it begins, or a second
+            row of a case and class.
     """
     found: dict[str, dict[str, Range]] = defaultdict(dict)
     try:
@@ -60,10 +63,29 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
     return dict(found)
 
 
+def write_template(path: Path, cases: Iterable[str], classes: Sequence[str]) -> None:
+    """Write a file of ranges to be filled in, which :func:`read_ranges` refuses until it is.
+
+    Args:
+        path: the file.
+        cases: the cases; each has a row for each class.
+        classes: the names of the classes.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((case, name, OPEN, OPEN) for case in cases for name in classes)
+
+
 def _range(first: str | None, last: str | None, where: str) -> Range:
     first, last = (first or "").strip(), (last or "").strip()
     if not first and not last:
         return None
+    if OPEN in (first, last):
+        raise PosconError(
+            f"{where}: first {first!r} and last {last!r} must be filled in; write two numbers of "
+            "slices, or nothing for a structure that is not there, or remove the line"
+        )
     if not (first.isdecimal() and last.isdecimal()):
         raise PosconError(
             f"{where}: first {first!r} and last {last!r} must be two numbers of slices from 0, or "

@@ -87,5 +87,7 @@ def suggest(
     say(f"picture: {suggestion.picture}")
     if suggestion.label_maps:
         say(f"{len(suggestion.label_maps)} label map(s) to fill in: {out / module.LABEL_MAPS}")
+        if suggestion.ranges is not None:
+            say(f"where structures begin and end, to fill in: {suggestion.ranges}")
     else:
         say("no label maps to fill in; --source DIR writes them")
