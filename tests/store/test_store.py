@@ -121,14 +121,30 @@ def test_positions_are_relative(made):
         assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 5, 99, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 6, 99, "3", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
     assert (
-        f"schema version {version}, this poscon reads 3 and 4; prepare the store again" in message
+        f"schema version {version}, this poscon reads 3, 4, 5; prepare the store again" in message
     )
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_an_earlier_store_has_no_ranges(copy, version):
+    def as_before(content):
+        content["schema_version"] = version
+        for case in content["cases"]:
+            del case["ranges"]
+
+    rewrite(copy, as_before)
+    assert all(case.ranges == {} for case in Store(copy).cases)
+
+
+def test_a_range_of_no_class(copy):
+    rewrite(copy, lambda content: content["cases"][0].update(ranges={"RV": [0, 1]}))
+    assert "damaged (case a has a range of RV, which is no class)" in refusal(Store, copy)
 
 
 def test_a_store_of_schema_3_is_fully_labelled(copy):

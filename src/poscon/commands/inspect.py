@@ -20,6 +20,7 @@ from poscon.pictures.labelled_slices import draw_labelled_slices
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities
 from poscon.store.remote import is_url
 from poscon.store.store import Manifest, Store, labelled_voxels, sparse_line
+from poscon.store.weak_labels import ranges_line
 
 CONTACT_SHEET = "contact_sheet.png"
 LABELLED_SUFFIX = "_labelled.png"
@@ -72,6 +73,7 @@ class Inspection:
         contact_sheet: file of the picture.
         case_table: CSV file with a line for each case.
         labelled_slices: which slices of the labelled cases are labelled.
+        cases_with_ranges: number of cases with a stated range of a structure.
         labelled_picture: which slices are labelled, by position; None where all slices of all
             labelled cases are.
     """
@@ -95,6 +97,7 @@ class Inspection:
     contact_sheet: Path
     case_table: Path
     labelled_slices: int
+    cases_with_ranges: int
     labelled_picture: Path | None
 
     @property
@@ -171,6 +174,7 @@ def inspect(store: Path | str, out: Path | str | None = None) -> Inspection:
         contact_sheet=sheet,
         case_table=table,
         labelled_slices=sum(case.n_labelled_slices for case in cases),
+        cases_with_ranges=sum(bool(case.ranges) for case in cases),
         labelled_picture=strips,
     )
     draw_contact_sheet(opened, sheet, [case for case in cases if case.id not in damaged])
@@ -196,7 +200,7 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
     ranges = ("slice_range", "row_range", "column_range", "in_plane_mm", "slice_mm")
     counts = (
         *("cases", "subjects", "labelled_cases", "labelled_subjects", "slices"),
-        *("labelled_slices", "stored_bytes"),
+        *("labelled_slices", "cases_with_ranges", "stored_bytes"),
     )
     strips = inspection.labelled_picture
     return {
@@ -231,6 +235,7 @@ def _summary_table(inspection: Inspection) -> RenderableType:
         "cases": f"{inspection.cases} of {inspection.subjects} subjects",
         "labelled": f"{inspection.labelled_cases} of {inspection.labelled_subjects} subjects",
         **({} if (line := sparse_line(manifest.cases)) is None else {"labelled slices": line}),
+        **({} if (line := ranges_line(manifest.cases)) is None else {"ranges": line}),
         "channels": ", ".join(f"{i} {name}" for i, name in enumerate(manifest.channels)),
         "modality": _counts(inspection.modalities),
         "plane": _counts(inspection.planes),

@@ -30,6 +30,7 @@ from poscon.store.store import (
     Store,
     write_json,
 )
+from poscon.store.weak_labels import add_ranges
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import (
@@ -44,6 +45,7 @@ from poscon.volumes.case import (
 from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.label_maps import label_masks, read_labels
 from poscon.volumes.layouts import read_dataset
+from poscon.volumes.ranges import Ranges, check_cases, read_ranges
 from poscon.volumes.scan import ScanHeader, read_header
 
 _STATE = "preparing.json"
@@ -97,6 +99,7 @@ def prepare(
     labels: str | None = None,
     ignore_label: int | None = None,
     labelled_slices: Path | str | None = None,
+    ranges: Path | str | None = None,
     channel: int | None = None,
     reverse: Names | None = None,
     processes: int | None = None,
@@ -126,6 +129,9 @@ def prepare(
             and ``slice`` (see :func:`poscon.store.slices.read_slice_table`) names them. Numbers are
             from 0 along the axis that is sliced, in the order of the file. ``"nonempty"``: the
             slices with foreground; None: all.
+        ranges: a CSV file with the first and the last slice of structures, see
+            :mod:`poscon.volumes.ranges`: weak labels of the slices that have none. Numbers are
+            those of the file's slices; None: no ranges.
         channel: number of the channel of a multi-channel data set, from 0; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
@@ -166,11 +172,15 @@ def prepare(
         ("--labels", labels),
         ("--ignore-label", ignore_label),
         ("--labelled-slices", labelled_slices),
+        ("--ranges", ranges),
     ):
         if value is not None and not any(case.label for case in dataset.cases):
             raise PosconError(f"{source}: {option} has no effect, no case has a label map")
-    dataset = _with_labelled_slices(dataset, labelled_slices, chosen, headers)
+    counts = _slice_counts(dataset, chosen, headers)
+    dataset = _with_labelled_slices(dataset, labelled_slices, counts)
     scheme = _label_scheme(dataset, labels, ignore_label, chosen.source_spacing)
+    known: Ranges = {} if ranges is None else read_ranges(Path(ranges), scheme.names)
+    check_cases(known, counts, where=str(ranges), what=f"those of {source}")
     if scheme.ignore is not None and labelled_slices == NONEMPTY:
         raise PosconError(
             f"{source}: --labelled-slices {NONEMPTY}: the label {scheme.ignore} says already what "
@@ -212,7 +222,7 @@ def prepare(
             ]
             done = len(dataset.cases) - len(todo)
             errors = _prepare_cases(told, done, None if here else workers)
-            _conclude(job, dataset, errors)
+            _conclude(job, dataset, errors, known, str(ranges))
     finally:
         workers.close()
     return Store(store)
@@ -223,12 +233,21 @@ def _check_new(store: Path) -> None:
         raise PosconError(f"{store}: there is a store already; choose another folder or delete it")
 
 
-def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
+def _conclude(
+    job: Job, dataset: Dataset, errors: list[str], ranges: Ranges, ranges_from: str
+) -> None:
     """Write the manifest of a store whose cases are all prepared.
 
+    Args:
+        job: what all cases have in common.
+        dataset: the cases.
+        errors: one for each case that could not be prepared.
+        ranges: by case and class.
+        ranges_from: the file that they are from.
+
     Raises:
-        PosconError: some cases could not be prepared, and the others are kept; or no voxel is
-            labelled.
+        PosconError: some cases could not be prepared, or a label map contradicts a range, and the
+            prepared cases are kept; or no voxel is labelled.
     """
     store = job.store
     records = {r.id: r for case in dataset.cases if (r := finished(store, case)) is not None}
@@ -252,6 +271,7 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
         notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
+    manifest = add_ranges(manifest, store, ranges, where=ranges_from)
     for leftover in (store / "cases").glob(".writing-*"):  # killed processes left them
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
@@ -407,19 +427,27 @@ def _common_spacing(
     return round(median, 4)
 
 
+def _slice_counts(
+    dataset: Dataset, settings: PrepareSettings, headers: dict[str, ScanHeader]
+) -> dict[str, int]:
+    """How many slices each case has, by its id."""
+    counts = {}
+    for case in dataset.cases:
+        x, y, z, *_ = headers[case.id].shape
+        geometry = slice_geometry((x, y, z), headers[case.id].affine, plane=settings.plane)
+        counts[case.id] = geometry.stack_shape[0]
+    return counts
+
+
 def _with_labelled_slices(
-    dataset: Dataset,
-    labelled_slices: Path | str | None,
-    settings: PrepareSettings,
-    headers: dict[str, ScanHeader],
+    dataset: Dataset, labelled_slices: Path | str | None, counts: dict[str, int]
 ) -> Dataset:
     """The data set with the labelled slices of a table; cases that it does not name have no label.
 
     Args:
         dataset: as it was read.
         labelled_slices: see :func:`prepare`.
-        settings: say in which plane the cases are sliced.
-        headers: headers of the cases by id.
+        counts: how many slices each case has.
 
     Raises:
         PosconError: the table cannot be used.
@@ -428,11 +456,6 @@ def _with_labelled_slices(
         return dataset
     path = Path(labelled_slices)
     table = read_slice_table(path, in_files=True)
-    counts = {}
-    for case in dataset.cases:
-        x, y, z, *_ = headers[case.id].shape
-        geometry = slice_geometry((x, y, z), headers[case.id].affine, plane=settings.plane)
-        counts[case.id] = geometry.stack_shape[0]
     check_slice_table(table, counts, where=str(path), what=f"those of {dataset.root}")
     for case in dataset.cases:
         if case.id in table and case.label is None:

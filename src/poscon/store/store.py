@@ -8,7 +8,7 @@
             image.npy            (slices, channels, rows, columns) float16, normalised
             label.npy            (slices, rows, columns) uint8 class indices, IGNORE where a voxel
                                  is not labelled; only if the case has a labelled voxel
-            case.json            this case's entry of the manifest
+            case.json            this case's entry of the manifest, without ranges
 
 Why memory-mapped npy: docs/decisions/0001-store-format.md. Training reads through this module and
 through nothing else.
@@ -18,8 +18,9 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,9 +35,10 @@ from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 from poscon.volumes.case import MOST_CLASSES
+from poscon.volumes.ranges import Range
 
-SCHEMA_VERSION: Final = 4
-_READ_VERSIONS = (3, SCHEMA_VERSION)  # of 3 every label map is whole
+SCHEMA_VERSION: Final = 5
+_READ_VERSIONS = (3, 4, SCHEMA_VERSION)  # 3 and 4 have no ranges; of 3 every label map is whole
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
 REQUESTS = 32  # to a URL at a time
@@ -145,6 +147,8 @@ class CaseRecord:
         stored_sha256: of the stored image (and label) arrays.
         labelled_slices: rising numbers of the slices that have a labelled voxel, of a labelled
             case; None: all of them.
+        ranges: first and last slice of structures by class, as far as they are stated; None: the
+            scan does not have the structure.
     """
 
     id: str
@@ -161,6 +165,7 @@ class CaseRecord:
     pixels_sha256: str
     stored_sha256: str
     labelled_slices: tuple[int, ...] | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -227,7 +232,7 @@ CASE_FILE = TypeAdapter(CaseRecord)
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 
-    schema_version: Literal[3, 4]
+    schema_version: Literal[3, 4, 5]
     poscon_version: str
     layout: str
     preparation: Preparation
@@ -445,7 +450,7 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
         if version not in _READ_VERSIONS:
             raise PosconError(
                 f"{where}: schema version {version}, this poscon reads "
-                f"{' and '.join(map(str, _READ_VERSIONS))}; "
+                f"{', '.join(map(str, _READ_VERSIONS))}; "
                 "prepare the store again"
             )
         manifest = Manifest.model_validate_json(content)
@@ -463,5 +468,10 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
             raise PosconError(
                 f"{where}: damaged (case {case.id} has {len(case.channels)} channel(s) and not "
                 f"{len(manifest.channels)}); prepare the store again"
+            )
+        if unknown := case.ranges.keys() - {c.name for c in manifest.classes}:
+            raise PosconError(
+                f"{where}: damaged (case {case.id} has a range of {min(unknown)}, which is no "
+                "class); prepare the store again"
             )
     return manifest

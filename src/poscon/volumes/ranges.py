@@ -115,6 +115,24 @@ def check_ranges(ranges: Mapping[str, Range], n_slices: int, where: str) -> None
             )
 
 
+def check_cases(ranges: Ranges, n_slices: Mapping[str, int], *, where: str, what: str) -> None:
+    """Refuse ranges of a case that there is not, or that end outside their scan.
+
+    Args:
+        ranges: by case and class.
+        n_slices: how many slices each case has.
+        where: the file, for messages.
+        what: the name of all the cases together, for messages.
+
+    Raises:
+        PosconError: one does.
+    """
+    for case, limits in ranges.items():
+        if case not in n_slices:
+            raise PosconError(f"{where}: there is no case {case!r} among {what}")
+        check_ranges(limits, n_slices[case], f"{where}, case {case}")
+
+
 def empty_outside(
     classes: np.ndarray,
     ranges: Mapping[str, Range],

@@ -53,6 +53,14 @@ def prepare(
             "foreground. Default: all.",
         ),
     ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weak labels: a CSV file with the columns case, class, first and last (slices "
+            "from 0, in the order of the file). Default: none.",
+        ),
+    ] = None,
     channel: Channel = None,
     reverse: Annotated[
         Path | None,
@@ -80,6 +88,7 @@ def prepare(
     """
     from poscon.commands import prepare as module
     from poscon.store.store import sparse_line
+    from poscon.store.weak_labels import ranges_line
 
     opened = module.prepare(
         source,
@@ -92,6 +101,7 @@ def prepare(
         labels=labels,
         ignore_label=ignore_label,
         labelled_slices=labelled_slices,
+        ranges=ranges,
         channel=channel,
         reverse=reverse,
         processes=processes,
@@ -105,8 +115,9 @@ def prepare(
         f"{len(opened.cases)} cases of {subjects} subjects, layout {opened.manifest.layout}, "
         f"in {store}"
     )
-    if (labelled := sparse_line(opened.cases)) is not None:
-        say(labelled)
+    for line in (sparse_line(opened.cases), ranges_line(opened.cases)):
+        if line is not None:
+            say(line)
     for note in opened.manifest.notes:
         say(f"note: {note}")
     say(f"look at it with: poscon inspect {store}")
