@@ -73,7 +73,13 @@ def pretrained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finetuned(store: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finetune"
     finetune(
-        store, run, init=pretrained, labelled=3, iterations=60, settings=["size=32", "batch=8"]
+        store,
+        run,
+        init=pretrained,
+        labelled=3,
+        method="supervised",
+        iterations=60,
+        settings=["size=32", "batch=8"],
     )
     return run
 

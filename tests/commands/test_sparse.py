@@ -313,7 +313,7 @@ def test_slices_of_few_subjects(store, tmp_path, poscon):
 def test_slices_of_a_file_and_resume(store, tmp_path, poscon, power_cut):
     slices = table(tmp_path / "slices.csv", "a,2\na,5\nb,3\n")
     arguments = ("finetune", store, tmp_path / "run", "--labelled-slices", slices)
-    arguments += ("--iterations", 4, "--set", "checkpoint_every=2", *TINY)
+    arguments += ("--method", "supervised", "--iterations", 4, "--set", "checkpoint_every=2", *TINY)
     with power_cut(Supervised, 3):
         poscon(*arguments)
     assert entries(tmp_path / "run") == {"a": [2, 5], "b": [3]}

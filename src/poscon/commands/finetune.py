@@ -23,9 +23,8 @@ from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
-from poscon.store.selection import choose_cases, draw_subjects, leave_out, slice_size
-from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
-from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
+from poscon.store.selection import slice_size
+from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.store.training_range import TrainingRange
 from poscon.training.curve import rise_at_end
 from poscon.training.data import LabelledBatches, SliceReader, without_label
@@ -37,6 +36,13 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.loop import train
+from poscon.training.roles import (
+    Roles,
+    Selection,
+    choose_roles,
+    has_unlabelled_slices,
+    roles_of_method,
+)
 from poscon.training.run import (
     MODEL,
     MetricsFile,
@@ -51,6 +57,8 @@ from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
 from poscon.volumes.case import IGNORE
 
+WITH_UNLABELLED = "fixmatch"
+"""The method where there are slices without labels and none is asked for (decision 26)."""
 TIMED_STEPS = 10
 """Steps whose time says how many there are in ``minutes``, after as many to warm up."""
 
@@ -98,7 +106,8 @@ def finetune(
         unlabelled: the cases to use without their labels, for methods that do so: a file or a
             list; None: the rest of the cases to draw from.
         validation: the cases to set apart for validation: a file or a list.
-        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        method: fine-tuning method; None: that of the recipe, else ``fixmatch`` if there are slices
+            without labels, and ``supervised`` if there are none.
         iterations: training steps; None: that of the recipe, else 2000.
         minutes: how long the training may take, in place of ``iterations``. The number of steps
             that fit is worked out from the speed of the first ones. The run folder has it as
@@ -138,20 +147,31 @@ def finetune(
         )
         return _finetune(Request.resume(folder, opened, device), folder)
     folder.check_new()
-    chosen = resolve(
-        FinetuneSettings,
-        "finetune",
-        recipe,
-        settings,
-        method=method,
-        iterations=iterations,
-        minutes=minutes,
-        seed=seed,
-        device=device,
-    )
-    files = (cases, exclude, unlabelled, validation)
-    few = (labelled, labelled_slices)
-    return _finetune(Request.from_arguments(opened, chosen, init, few, *files), folder)
+    options = {
+        "method": method,
+        "iterations": iterations,
+        "minutes": minutes,
+        "seed": seed,
+        "device": device,
+    }
+    selection = Selection(cases, exclude, unlabelled, validation, labelled, labelled_slices)
+    chosen = resolve(FinetuneSettings, "finetune", recipe, settings, **options)
+    roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
+    if "method" not in chosen.model_fields_set and has_unlabelled_slices(roles, selection):
+        if chosen.loss != find_method(chosen.method).Settings().model_dump():
+            raise PosconError(
+                "setting loss: is that of one method, and without --method the data decide which; "
+                "give --method too"
+            )
+        options["method"] = WITH_UNLABELLED
+        chosen = resolve(FinetuneSettings, "finetune", recipe, settings, **options)
+        console.print(
+            f"method {WITH_UNLABELLED}: it also learns from the slices without labels; --method "
+            "supervised does not, and a step takes half the time",
+            soft_wrap=True,
+        )
+    roles = roles_of_method(opened, roles, selection, chosen.method)
+    return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
 
 
 @dataclass(frozen=True)
@@ -161,8 +181,7 @@ class Request:
     Attributes:
         store: the prepared data set.
         settings: every setting; in a resumed run with ``size`` and ``network``.
-        cases: the cases by role: ``labelled``, and where there are such ``unlabelled`` and
-            ``validation``.
+        cases: the cases by role.
         init: folder of the pre-training run whose weights are still to be loaded. None: random
             weights, or those of the run's own checkpoint.
         resumed: whether the run folder has the run already.
@@ -170,7 +189,7 @@ class Request:
 
     store: Store
     settings: FinetuneSettings
-    cases: dict[str, list[CaseRecord]]
+    cases: Roles
     init: Path | None
     resumed: bool = False
 
@@ -180,25 +199,18 @@ class Request:
         store: Store,
         settings: FinetuneSettings,
         init: Path | str | None,
-        few: tuple[int | None, int | Path | str | None],
-        cases: Names | None,
-        exclude: Names | None,
-        unlabelled: Names | None,
-        validation: Names | None,
+        selection: Selection,
+        roles: Roles,
     ) -> Self:
-        """A new training; the arguments are those of :func:`finetune`.
-
-        ``few`` is ``labelled`` and ``labelled_slices``.
+        """A new training on the cases of these roles; other arguments as of :func:`finetune`.
 
         Raises:
-            PosconError: a selection that cannot be used, or pre-training on cases kept apart.
+            PosconError: pre-training on cases kept apart, or a setting without effect.
         """
         if init is None and settings.init_parts != "all":
             raise PosconError("setting init_parts: has no effect without --init")
-        files = (cases, exclude, unlabelled, validation)
-        roles = _choose_roles(store, *files, *few, settings, pretrained=init is not None)
         watched = roles.get("validation", [])
-        _check_unseen(store, init, exclude, watched, settings.transductive)
+        _check_unseen(store, init, selection.exclude, watched, settings.transductive)
         say_mixtures(store, [c for role in roles.values() for c in role])
         return cls(store, settings, roles, None if init is None else Path(init))
 
@@ -299,7 +311,7 @@ def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:
 def _training(
     chosen: FinetuneSettings,
     store: Store,
-    cases: dict[str, list[CaseRecord]],
+    cases: Roles,
     network: SegmentationNetwork,
 ) -> Training:
     """The training of a network from its first step.
@@ -341,7 +353,7 @@ def _steps_within(
     minutes: float,
     chosen: FinetuneSettings,
     store: Store,
-    cases: dict[str, list[CaseRecord]],
+    cases: Roles,
     network: SegmentationNetwork,
 ) -> int:
     """How many steps fit into so many minutes from now, with their looks at validation cases.
@@ -365,125 +377,6 @@ def _steps_within(
         )
     console.print(f"{minutes:g} minutes: {steps} iterations of {step:.2g} seconds", soft_wrap=True)
     return steps
-
-
-def _choose_roles(
-    store: Store,
-    cases: Names | None,
-    exclude: Names | None,
-    unlabelled: Names | None,
-    validation: Names | None,
-    labelled: int | None,
-    labelled_slices: int | Path | str | None,
-    chosen: FinetuneSettings,
-    *,
-    pretrained: bool,
-) -> dict[str, list[CaseRecord]]:
-    """Which cases are trained on, with and without labels, and which are validated on.
-
-    Never is a subject that is validated on trained on too. After a pre-training ``exclude`` also
-    says what that may not have seen, so that it need not name any case that could be chosen here.
-    """
-    if isinstance(labelled_slices, int) and labelled_slices < 1:
-        raise PosconError(f"--labelled-slices {labelled_slices}: give 1 or more")
-    if labelled is not None and not isinstance(labelled_slices, int | None):
-        raise PosconError(f"--labelled: has no effect, {labelled_slices} names the labelled slices")
-    if not any(c.labelled for c in store.cases):
-        raise PosconError(
-            f"{store.path}: has no label maps; prepare a data set with label maps to fine-tune on"
-        )
-    uses_unlabelled = find_method(chosen.method).uses_unlabelled
-    if unlabelled is not None and not uses_unlabelled:
-        raise PosconError(f"--unlabelled: has no effect with method {chosen.method}")
-    pool = choose_cases(store, cases, None)
-    rest = pool if unlabelled is None else choose_cases(store, unlabelled, None)
-    if exclude is not None:
-        pool, rest = leave_out(store, exclude, pool, rest, needed=not pretrained)
-    roles = {}
-    if validation is not None:
-        names = read_names(validation)
-        where = names_place(validation)
-        watched = store.select(names, where=where)
-        with_labels = {c.subject for c in watched if c.labelled}
-        for case in watched:  # of a subject that is named, only what is labelled can be meant
-            if not case.labelled and (case.id in names or case.subject not in with_labels):
-                raise PosconError(f"{where}: case {case.id} has no label map to validate on")
-        roles["validation"] = [c for c in watched if c.labelled]
-        subjects = {c.subject for c in watched}
-        pool, rest = ([c for c in part if c.subject not in subjects] for part in (pool, rest))
-    pool = [c for c in pool if c.labelled]
-    if labelled is None:
-        labelled = len({c.subject for c in pool})
-    if labelled < 1:
-        raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
-    drawn_cases = draw_subjects(pool, labelled, chosen.seed)
-    roles = {"labelled": _few_slices(store, drawn_cases, labelled_slices, chosen.seed), **roles}
-    _check_foreground(store, roles)
-    if uses_unlabelled:
-        drawn = {c.id for c in roles["labelled"]}
-        roles["unlabelled"] = [c for c in rest if c.id not in drawn]
-        if not roles["unlabelled"] and unlabelled is None:
-            del roles["unlabelled"]
-        partly = unlabelled is None and any(c.partly_labelled for c in roles["labelled"])
-        if not roles.get("unlabelled") and not partly:
-            place = store.path if unlabelled is None else names_place(unlabelled)
-            raise PosconError(
-                f"{place}: method {chosen.method} needs "
-                "cases to use without labels and none is left that is not drawn as labelled, "
-                "excluded or validated on; see --labelled, --cases and --unlabelled"
-            )
-    return roles
-
-
-def _few_slices(
-    store: Store, cases: list[CaseRecord], labelled_slices: int | Path | str | None, seed: int
-) -> list[CaseRecord]:
-    """The cases that have a labelled slice, and of these only the slices asked for as labelled.
-
-    Args:
-        store: that holds the cases.
-        cases: labelled ones.
-        labelled_slices: see :func:`finetune`.
-        seed: seed of the draw.
-
-    Raises:
-        PosconError: there are not so many, or the file cannot be used.
-    """
-    if labelled_slices is None:
-        return cases
-    if not isinstance(labelled_slices, int):
-        path = Path(labelled_slices)
-        return choose_slices(store, cases, read_slice_table(path), where=str(path))
-    drawn = draw_slices(cases, labelled_slices, seed)
-    return [with_slices(store, case, drawn[case.id]) for case in cases if case.id in drawn]
-
-
-def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
-    """Refuse label maps without any class; say which classes nobody can learn.
-
-    Raises:
-        PosconError: no labelled case has a labelled voxel, or no validation case has.
-    """
-    for role, cases in roles.items():
-        if cases and not any(any(voxels) for _, voxels in labelled_voxels(cases)):
-            raise PosconError(
-                f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
-                "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
-                "voxels, or correct the label maps and prepare the store again"
-            )
-    learnt = labelled_voxels(roles["labelled"])
-    absent = [
-        name
-        for i, name in enumerate(store.class_names)
-        if not any(voxels[i] for _, voxels in learnt)
-    ]
-    if absent:
-        console.print(
-            f"warning: no labelled case has a voxel of {', '.join(absent)}; the model cannot learn "
-            "it and will never find it",
-            soft_wrap=True,
-            markup=False,
-        )
 
 
 def _check_unseen(
