@@ -23,6 +23,8 @@ class SliceBatch:
         slice_ids: (B,) int64, each slice's number among all slices of the training.
         volumes: (B,) int64, the number of the volume that it is from.
         unlabelled: (U,) slices without labels, for methods that use them.
+        possible: (B, classes) bool, the classes that a slice without labels may have by the ranges
+            of its case, background first; None: no case of the training has ranges.
     """
 
     images: Tensor
@@ -31,6 +33,7 @@ class SliceBatch:
     slice_ids: Tensor | None = None
     volumes: Tensor | None = None
     unlabelled: "SliceBatch | None" = None
+    possible: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "SliceBatch":
         """The batch as a method is given it: on a device, images in float32.

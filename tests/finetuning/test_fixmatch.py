@@ -52,6 +52,34 @@ def test_pseudo_labels_are_the_most_probable_classes():
     assert not confident.all()
 
 
+def test_pseudo_labels_know_which_classes_are_possible():
+    """Against Bayes' rule pixel by pixel: p(c | possible) = p(c) / p(possible)."""
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(4, 3, 5, 6, dtype=torch.float64)
+    possible = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0]]).bool()
+    labels, confident = pseudo_labels(logits, 0.7, possible)
+    p = np.exp(logits.numpy())
+    p /= p.sum(1, keepdims=True)
+    raised = 0
+    for b, i, j in np.ndindex(4, 5, 6):
+        total = sum(p[b, c, i, j] for c in range(3) if possible[b, c])
+        q = [p[b, c, i, j] / total if possible[b, c] else 0.0 for c in range(3)]
+        assert labels[b, i, j] == np.argmax(q)
+        assert confident[b, i, j] == (max(q) >= 0.7)
+        raised += max(q) >= 0.7 > p[b, :, i, j].max()
+    assert raised > 0
+    whole = pseudo_labels(logits, 0.7)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip((labels, confident), whole, strict=True))
+
+
+def test_where_only_background_is_possible_it_is_certain():
+    logits = torch.full((1, 3, 2, 2), 80.0)
+    logits[:, 0] = -80.0  # the softmax in single precision is 0
+    labels, confident = pseudo_labels(logits, 0.99, torch.tensor([[True, False, False]]))
+    assert (labels == 0).all()
+    assert confident.all()
+
+
 @given(st.integers(0, 2**40), st.integers(8, 40))
 def test_a_box_is_a_rectangle_of_the_area_and_aspect_asked_for(seed, size):
     boxes = draw_boxes(5, size, seed, probability=1.0, area=(0.1, 0.3), aspect=(0.5, 2.0))
@@ -134,8 +162,12 @@ def slow_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) ->
     return float(np.mean(dice) + (np.mean(entropy) if entropy else 0))
 
 
+POSSIBLE = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize("possible", [None, POSSIBLE])
 @pytest.mark.parametrize(("teacher", "threshold"), [("ema", 0.55), ("self", 0.36)])
-def test_a_step_is_that_of_the_formula(teacher, threshold):
+def test_a_step_is_that_of_the_formula(teacher, threshold, possible):
     fixmatch = method(threshold=threshold, weight=0.7, ramp_up=(0, 0), teacher=teacher)
     with torch.no_grad():
         fixmatch.ema.network.classifier.bias += torch.tensor([0.5, 0.0, -0.5])
@@ -144,9 +176,11 @@ def test_a_step_is_that_of_the_formula(teacher, threshold):
         teacher
     ]:
         network.register_forward_hook(lambda _, args, out: seen.append((args[0], out.detach())))
-    step = fixmatch.step(batch(), VIEWS, 5, 0.5)
+    given = batch()
+    given.unlabelled.possible = possible
+    step = fixmatch.step(given, VIEWS, 5, 0.5)
     (weak, taught), (student, answers) = seen
-    labels, confident = pseudo_labels(taught, threshold)
+    labels, confident = pseudo_labels(taught, threshold, possible)
     assert 0 < float(confident.float().mean()) < 1
     assert student.shape == (8, 1, 16, 16)
     # what lies in a box is the next slice's, image, pseudo-label and confidence alike

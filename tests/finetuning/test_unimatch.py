@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_fixmatch import VIEWS, batch
+from test_fixmatch import POSSIBLE, VIEWS, batch
 
 from poscon.finetuning.fixmatch import pseudo_labels
 from poscon.finetuning.unimatch import UniMatch, confident_dice, drop_channels
@@ -54,15 +54,18 @@ def test_whole_channels_are_dropped_and_the_mean_stays():
     assert not torch.equal(again[0], drop_channels(features, 0.25, 4)[0])
 
 
-def test_a_step_is_that_of_the_formula():
+@pytest.mark.parametrize("possible", [None, POSSIBLE])
+def test_a_step_is_that_of_the_formula(possible):
     unimatch = method(threshold=0.36, cutmix=0.0, strength=0.0)
     seen = {}
     unimatch.network.register_forward_hook(lambda _, args, out: seen.update(weak=out.detach()))
     unimatch.network.classifier.register_forward_hook(
         lambda _, args, out: seen.update(last=out.detach())
     )
-    step = unimatch.step(batch(), VIEWS, 5, 0.5)
-    labels, confident = pseudo_labels(seen["weak"], 0.36)
+    given = batch()
+    given.unlabelled.possible = possible
+    step = unimatch.step(given, VIEWS, 5, 0.5)
+    labels, confident = pseudo_labels(seen["weak"], 0.36, possible)
     _, s1, s2, perturbed = seen["last"].split(4)
     expected = sum(
         weight * slow_dice(logits, labels, confident)

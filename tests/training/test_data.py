@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import nibabel as nib
@@ -380,6 +381,29 @@ def test_unlabelled_slices_go_along_from_their_own_cases(store, number, expected
         assert batch.unlabelled.labels is None
         seen |= set(batch.unlabelled.slice_ids.tolist())
     assert seen == set(range(len(rest)))
+
+
+def test_slices_without_labels_say_which_classes_are_possible(store):
+    ranges = {"small": {"class_1": (1, 2), "class_2": None}, "wide": {"class_1": (0, 0)}}
+    cases = [replace(case, ranges=ranges.get(case.id, {})) for case in store.cases]
+    rest = SliceReader(store, cases, 8)
+    batches = LabelledBatches(reader(store, 8, "small"), 2, 8, 30, 0.5, 3, 10, rest, 4)
+    for step in range(30):
+        batch = batches.batch(step)
+        assert batch.possible is None
+        for row, index in enumerate(batch.unlabelled.slice_ids.tolist()):
+            case, number = rest.cases[rest.case_of[index]], int(rest.slice_of[index])
+            expected = {
+                "small": [True, 1 <= number <= 2, False],
+                "wide": [True, number == 0, True],
+                "large": [True, True, True],
+            }
+            assert batch.unlabelled.possible[row].tolist() == expected[case.id]
+
+
+def test_nothing_is_said_of_classes_where_no_case_has_ranges(store):
+    batches = LabelledBatches(reader(store, 8), 2, 8, 30, 0.5, 3, 10, reader(store, 8))
+    assert batches.batch(0).unlabelled.possible is None
 
 
 def partly(store: Store, **slices: tuple[int, ...]) -> list[CaseRecord]:

@@ -18,6 +18,8 @@ class FinetuneMethod(Method):
 
     uses_unlabelled: ClassVar[bool] = False
     """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
+    uses_ranges: ClassVar[bool] = False
+    """Whether ``batch.unlabelled.possible`` is used: what slices without labels may show."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
     """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""

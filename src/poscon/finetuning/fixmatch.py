@@ -24,19 +24,25 @@ from poscon.views import View, ViewMaker, ViewSettings, with_intensity
 SMALL = 1e-6
 
 
-def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def pseudo_labels(
+    logits: Tensor, threshold: float, possible: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The most probable class of each pixel, and whether it is probable enough.
 
-    With p the softmax of the logits, argmax_c p_c and max_c p_c >= threshold (Sohn et al. 2020,
-    Eq. 4, for every pixel).
+    With p the softmax of the logits over the possible classes, argmax_c p_c and
+    max_c p_c >= threshold (Sohn et al. 2020, Eq. 4, for every pixel). So p is the probability of a
+    class, given that no impossible class is there.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
         threshold: least probability that counts.
+        possible: (B, classes) bool, at least one class a row; None: all are.
 
     Returns:
         (B, H, W) int64 class indices, and (B, H, W) bool.
     """
+    if possible is not None:
+        logits = logits.masked_fill(~possible[:, :, None, None], -math.inf)
     confidence, labels = probabilities(logits).max(dim=1)
     return labels, confidence >= threshold
 
@@ -157,6 +163,7 @@ class WeakToStrong(FinetuneMethod):
     """What FixMatch and UniMatch share: views, pseudo-labels, and CutMix of both."""
 
     uses_unlabelled = True
+    uses_ranges = True
     rising_log = "agreement"
     loss: WeakToStrongSettings
 
@@ -191,13 +198,18 @@ class WeakToStrong(FinetuneMethod):
         return maker.apply(slices.images, with_intensity(weak, drawn))
 
     @torch.no_grad()
-    def teach(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels of weak views (B, H, W), and which of them count."""
+    def teach(self, images: Tensor, possible: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels of weak views (B, H, W), and which of them count.
+
+        Args:
+            images: (B, in_channels, H, W), the weak views.
+            possible: (B, classes) bool, see :func:`pseudo_labels`.
+        """
         if self.loss.teacher == "self":
-            return pseudo_labels(self.network(images), self.loss.threshold)
+            return pseudo_labels(self.network(images), self.loss.threshold, possible)
         assert self.ema is not None
         self.ema.network.eval()
-        return pseudo_labels(self.ema(images), self.loss.threshold)
+        return pseudo_labels(self.ema(images), self.loss.threshold, possible)
 
     def boxes(self, n: int, size: int, seed: int, number: int) -> Tensor:
         """The CutMix boxes of one strong view."""
@@ -261,7 +273,7 @@ class FixMatch(WeakToStrong):
         own = stream(seed, "unlabelled")
         weak, view = self.weak_view(batch.unlabelled, views, own)
         strong = self.strong_view(batch.unlabelled, views, view, own, 1)
-        targets, confident = self.teach(weak)
+        targets, confident = self.teach(weak, batch.unlabelled.possible)
         boxes = self.boxes(len(weak), views.size, own, 1).to(weak.device, non_blocking=True)
         strong, targets, confident = (
             cut_mix(part, boxes, shift=1) for part in (strong, targets, confident)

@@ -104,7 +104,7 @@ class UniMatch(WeakToStrong):
         images, labels = self.labelled_view(batch, views, seed)
         own = stream(seed, "unlabelled")
         weak, view = self.weak_view(batch.unlabelled, views, own)
-        targets, confident = self.teach(weak)
+        targets, confident = self.teach(weak, batch.unlabelled.possible)
         parts = [images]
         answers = []
         for number in (1, 2):

@@ -15,6 +15,7 @@ from poscon.positions import neighbours
 from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
+from poscon.store.weak_labels import possible_classes
 from poscon.training.samplers import SAMPLERS, SamplerName
 from poscon.volumes.case import IGNORE
 
@@ -60,6 +61,11 @@ class SliceReader:
         self.subjects = [str(name) for name in names]
         self.subject_of = subjects.astype(np.int32)[self.case_of]
         self._held: torch.Tensor | None = None
+        self._possible: np.ndarray | None = None
+        if any(case.ranges for case in self.cases):
+            self._possible = np.concatenate(
+                [possible_classes(case, store.class_names) for case in self.cases]
+            )
 
     @property
     def labelled(self) -> np.ndarray:
@@ -166,11 +172,14 @@ class SliceReader:
                 _paste(image[neighbour], images[row, place], (rows, columns))
             if labels is not None:
                 _paste(label, labels[row], (rows, columns))
-        return self._batch(
-            indices,
-            torch.from_numpy(images).flatten(1, 2),
-            None if labels is None else torch.from_numpy(labels),
-        )
+        if labels is not None:
+            return self._batch(
+                indices, torch.from_numpy(images).flatten(1, 2), torch.from_numpy(labels)
+            )
+        batch = self._batch(indices, torch.from_numpy(images).flatten(1, 2))
+        if self._possible is not None:
+            batch.possible = torch.from_numpy(self._possible[indices])
+        return batch
 
     def _batch(
         self, indices: np.ndarray, images: torch.Tensor, labels: torch.Tensor | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.finetuning import find_method
+from poscon.finetuning import METHODS, find_method
 from poscon.progress import console
 from poscon.store.selection import choose_cases, draw_subjects, leave_out
 from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
@@ -98,7 +98,7 @@ def has_unlabelled_slices(roles: Mapping[str, Sequence[CaseRecord]], selection: 
 
 
 def roles_of_method(store: Store, roles: Roles, selection: Selection, method: str) -> Roles:
-    """The roles that a method uses.
+    """The roles that a method uses. A note says if it does not use ranges that there are.
 
     Args:
         store: that holds the cases.
@@ -110,6 +110,7 @@ def roles_of_method(store: Store, roles: Roles, selection: Selection, method: st
         PosconError: it needs cases without labels and there are none, or it has no use for those
             that the user names.
     """
+    _say_unused_ranges(roles, method)
     if not find_method(method).uses_unlabelled:
         if selection.unlabelled is not None:
             raise PosconError(f"--unlabelled: has no effect with method {method}")
@@ -123,6 +124,20 @@ def roles_of_method(store: Store, roles: Roles, selection: Selection, method: st
             "excluded or validated on; see --labelled, --cases and --unlabelled"
         )
     return roles
+
+
+def _say_unused_ranges(roles: Roles, method: str) -> None:
+    """A note on stderr if slices without labels have ranges, and the method does not use them."""
+    partly = [c for c in roles["labelled"] if c.partly_labelled]
+    n = sum(bool(c.ranges) for c in (*roles.get("unlabelled", ()), *partly))
+    if n and not find_method(method).uses_ranges:
+        using = [name for name in METHODS if find_method(name).uses_ranges]
+        console.print(
+            f"note: the ranges of {n} case(s) have no effect with method {method}; "
+            f"{' and '.join(using)} use them",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _validation_cases(store: Store, validation: Names) -> list[CaseRecord]:

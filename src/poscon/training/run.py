@@ -19,6 +19,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ class RunFolder:
                     if role == "labelled" and case.labelled_slices is not None
                     else {}
                 ),
+                **(
+                    {"ranges": dict(case.ranges)}
+                    if role in ("labelled", "unlabelled") and case.ranges
+                    else {}
+                ),
             }
             for role, members in cases.items()
             for case in members
@@ -173,7 +179,8 @@ class RunFolder:
         """The cases of the run to be continued, by role, as the store has them.
 
         Cases that only an earlier run has seen are not among them. If the run used only some
-        slices of a case as labelled, only these are labelled.
+        slices of a case as labelled, only these are labelled. The ranges are those that it began
+        with.
 
         Raises:
             PosconError: the store no longer has a case, or the case has changed.
@@ -183,13 +190,19 @@ class RunFolder:
         try:
             entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
             listed = [
-                (entry["id"], entry["stored_sha256"], entry["role"], entry.get("labelled_slices"))
+                (
+                    entry["id"],
+                    entry["stored_sha256"],
+                    entry["role"],
+                    entry.get("labelled_slices"),
+                    entry.get("ranges", {}),
+                )
                 for entry in entries
                 if entry["by"] == command
             ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
-        for case_id, stored_sha256, role, slices in listed:
+        for case_id, stored_sha256, role, slices, ranges in listed:
             case = by_id.get(case_id)
             if case is None or case.stored_sha256 != stored_sha256:
                 raise PosconError(
@@ -198,7 +211,7 @@ class RunFolder:
                 )
             if slices is not None:
                 case = with_slices(store, case, slices)
-            cases.setdefault(role, []).append(case)
+            cases.setdefault(role, []).append(replace(case, ranges=ranges))
         return cases
 
     def discard_if_nothing_done(self) -> None:
