@@ -92,9 +92,12 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("up,LV,2,3", "case up: LV is there in slices 2 to 3, but .* has it in slice 1;"),
-        ("down,LV,1,2", "case down: LV is there in slices 1 to 2, but .* has it in slice 3;"),
-        ("up,RV,,", "case up: RV is there not at all, but the label map has it in slice 2;"),
+        ("up,LV,2,3", "case up: says that LV is in slices 2 to 3 only, but .* has it in slice 1;"),
+        (
+            "down,LV,1,2",
+            "case down: says that LV is in slices 1 to 2 only, but .* has it in slice 3;",
+        ),
+        ("up,RV,,", "case up: says that RV is not there, but the label map has it in slice 2;"),
     ],
 )
 def test_a_label_map_that_contradicts(scans: Path, rows: str, message: str) -> None:
@@ -124,7 +127,7 @@ def test_new_ranges_replace_earlier_ones_of_the_same_class(scans: Path) -> None:
     changed = add_ranges(store.manifest, folder, {"bare": {"RV": (1, 1)}}, where="new.csv")
     assert changed.cases[0].ranges == {"LV": (2, 5), "RV": (4, 4)}
     assert changed.cases[1:] == store.manifest.cases[1:]
-    with pytest.raises(PosconError, match=r"new\.csv, case up: RV is there not at all"):
+    with pytest.raises(PosconError, match=r"new\.csv, case up: says that RV is not there"):
         add_ranges(store.manifest, folder, {"up": {"RV": None}}, where="new.csv")
 
 

@@ -91,8 +91,8 @@ def _check_label(
             inside = limits is not None and limits[0] <= in_file <= limits[1]
             if inside or names.index(name) + 1 not in present:
                 continue
-            said = "not at all" if limits is None else f"in slices {limits[0]} to {limits[1]}"
+            said = "not there" if limits is None else f"in slices {limits[0]} to {limits[1]} only"
             raise PosconError(
-                f"{where}: {name} is there {said}, but the label map has it in slice {in_file}; "
-                "correct one of the two"
+                f"{where}: says that {name} is {said}, but the label map has it in slice "
+                f"{in_file}; correct one of the two"
             )
