@@ -11,6 +11,7 @@ from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.store.store import Store
 from poscon.store.weak_labels import add_ranges, possible_classes, ranges_line
+from poscon.volumes.ranges import Ranges
 
 SLICES = 6
 
@@ -123,12 +124,14 @@ def test_ranges_without_any_label_map(scans: Path) -> None:
 
 def test_new_ranges_replace_earlier_ones_of_the_same_class(scans: Path) -> None:
     store = prepared(scans, "bare,LV,0,3\nbare,RV,,")
-    folder = Path(store.path)
-    changed = add_ranges(store.manifest, folder, {"bare": {"RV": (1, 1)}}, where="new.csv")
+    new: Ranges = {"bare": {"RV": (1, 1)}}
+    changed = add_ranges(store.manifest, new, store.label, where="new.csv")
     assert changed.cases[0].ranges == {"LV": (2, 5), "RV": (4, 4)}
     assert changed.cases[1:] == store.manifest.cases[1:]
     with pytest.raises(PosconError, match=r"new\.csv, case up: says that RV is not there"):
-        add_ranges(store.manifest, folder, {"up": {"RV": None}}, where="new.csv")
+        add_ranges(store.manifest, {"up": {"RV": None}}, store.label, where="new.csv")
+    with pytest.raises(PosconError, match=r"no case 'nobody' among those of the store"):
+        add_ranges(store.manifest, {"nobody": {"RV": None}}, store.label, where="new.csv")
 
 
 def test_possible_classes(scans: Path) -> None:

@@ -271,7 +271,12 @@ def _conclude(
         notes=(*dataset.notes, *dataset.passed_over),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
-    manifest = add_ranges(manifest, store, ranges, where=ranges_from)
+    manifest = add_ranges(
+        manifest,
+        ranges,
+        lambda case: np.load(store / "cases" / case.id / "label.npy", mmap_mode="r"),
+        where=ranges_from,
+    )
     for leftover in (store / "cases").glob(".writing-*"):  # killed processes left them
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))

@@ -1,8 +1,7 @@
 """The ranges of structures in a store: weak labels of its cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,27 +10,32 @@ from poscon.store.store import SCHEMA_VERSION, CaseRecord, Manifest
 from poscon.volumes.ranges import Range, Ranges, check_cases
 
 
-def add_ranges(manifest: Manifest, folder: Path, ranges: Ranges, *, where: str) -> Manifest:
+def add_ranges(
+    manifest: Manifest,
+    ranges: Ranges,
+    label_of: Callable[[CaseRecord], np.ndarray],
+    *,
+    where: str,
+) -> Manifest:
     """A manifest of this schema with ranges. A range that a case has already is replaced.
 
     Args:
         manifest: of the store.
-        folder: of the store, whose label maps are compared with the ranges.
         ranges: by case and class, in numbers of the files' slices.
+        label_of: reads the stored label map of a labelled case, which is compared with its ranges.
         where: the file that they are from, for messages.
 
     Raises:
         PosconError: there is no such case or slice, or a label map says otherwise.
     """
     counts = {case.id: case.shape[0] for case in manifest.cases}
-    check_cases(ranges, counts, where=where, what=f"those of {folder}")
+    check_cases(ranges, counts, where=where, what="those of the store")
     names = [c.name for c in manifest.classes]
     cases = []
     for case in manifest.cases:
         found = ranges.get(case.id, {})
         if found and case.labelled:
-            label = np.load(folder / "cases" / case.id / "label.npy", mmap_mode="r")
-            _check_label(case, label, found, names, where=f"{where}, case {case.id}")
+            _check_label(case, label_of(case), found, names, where=f"{where}, case {case.id}")
         own = {name: _turned(limits, case) for name, limits in found.items()}
         cases.append(replace(case, ranges={**case.ranges, **own}) if own else case)
     return manifest.model_copy(update={"schema_version": SCHEMA_VERSION, "cases": tuple(cases)})
