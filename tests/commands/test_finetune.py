@@ -24,6 +24,7 @@ from poscon.networks.weights import read_weights
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
 from poscon.training.curve import rise_at_end
+from poscon.training.timing import Training, time_loop
 
 SMALL = ["network.width=4", "network.levels=2", "size=32", "batch=8"]
 
@@ -370,14 +371,25 @@ def test_unfinished_pretraining_is_named(pretrained: Path, store: Path, tmp_path
 
 
 def test_minutes_become_a_number_of_steps(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run has the number, goes on with it, and is repeated by it."""
-    finetune(store, tmp_path / "run", minutes=0.1, settings=SMALL)
+
+    def slow_loop(training: Training, steps: int) -> float:
+        """Steps that take as long on every machine."""
+        time_loop(training, steps)
+        return 5.0
+
+    monkeypatch.setattr("poscon.commands.finetune.time_loop", slow_loop)
+    finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]
     steps = settings["iterations"]
     assert settings["minutes"] is None
-    assert f"0.1 minutes: {steps} iterations" in capsys.readouterr().err
+    assert 1 <= steps <= 12
+    assert f"1 minutes: {steps} iterations of 5 seconds" in capsys.readouterr().err
     finetune(store, tmp_path / "again", iterations=steps, settings=SMALL)
     for name, value in weights(tmp_path / "again").items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
