@@ -22,9 +22,11 @@ def draw_diagnostics(path: Path, rows: Sequence[dict[str, float]], *, title: str
         rows: the rows as numbers. Values may be missing.
         title: title of the picture.
     """
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, 2)
-    pair = grid[0, 1].subgridspec(2, 1)
+    figure = Figure(figsize=(10, 6.4))
+    # fixed margins: a layout engine takes as long as all the rest of the picture
+    margins = {"left": 0.06, "right": 0.985, "top": 0.885, "bottom": 0.075}
+    grid = figure.add_gridspec(2, 2, **margins, wspace=0.15, hspace=0.36)
+    pair = grid[0, 1].subgridspec(2, 1, hspace=0.62)
     loss = figure.add_subplot(grid[0, 0])
     align, spread = figure.add_subplot(pair[0]), figure.add_subplot(pair[1])
     rank, retrieval = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
