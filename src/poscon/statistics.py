@@ -8,8 +8,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # loads scipy.stats when it is first used: that takes a second
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from poscon.errors import PosconError
 
@@ -63,7 +63,7 @@ def mean_interval(
     def pooled(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
         return sums.sum(axis) / counts.sum(axis)
 
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (sums, counts),
         pooled,
         paired=True,
@@ -117,7 +117,7 @@ class Difference:
             return None
         values = np.array(self.trainings)
         error = values.std(ddof=1) / np.sqrt(len(values))
-        half = float(stats.t.ppf(0.975, len(values) - 1) * error)
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
         return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
     @property
@@ -158,7 +158,7 @@ def differences(
                 f"{', '.join(sorted(map(str, odd))[:3])}); compare on the same subjects"
             )
         apart = _finite([values[subject] - baseline[subject] for subject in baseline])
-        p = stats.wilcoxon(apart).pvalue if apart.any() else 1.0
+        p = scipy.stats.wilcoxon(apart).pvalue if apart.any() else 1.0
         found[name] = (apart, float(p))
     adjusted = holm([p for _, p in found.values()])
     return {

@@ -11,7 +11,6 @@ from poscon.distributed import joined, rank, wait_for_all
 from poscon.files import alone
 from poscon.networks.settings import fit_channels
 from poscon.networks.weights import save_weights
-from poscon.pictures.diagnostics import draw_diagnostics
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
@@ -200,6 +199,8 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
             after_chunk=CollapseWatch(diagnostics),
         )
     if rank() == 0:
+        from poscon.pictures.diagnostics import draw_diagnostics  # a second, with Matplotlib
+
         _save(learner, chosen, store, cases, run)
         rows = numbers(metrics.rows())
         draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title)

@@ -15,11 +15,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from poscon.distributed import n_processes, rank, total
@@ -34,6 +32,9 @@ from poscon.training.inference import announced_precision, channels_last
 from poscon.training.optimisation import EncoderRate, OptimiserSettings, build_optimiser
 from poscon.training.run import MetricsFile, RunFolder
 from poscon.views import ViewMaker
+
+if TYPE_CHECKING:  # only a training needs Fabric, whose import takes as long as that of torch
+    from lightning_fabric import Fabric
 
 AfterChunk = Callable[[dict[str, float]], dict[str, float]]
 
@@ -128,8 +129,10 @@ def train(
             means = ChunkMeans(fabric.device)
 
 
-def _fabric(device: str, precision: str) -> Fabric:
+def _fabric(device: str, precision: str) -> "Fabric":
     """Make the Fabric: for this process, or for all processes that ``torchrun`` started."""
+    from lightning_fabric import Fabric
+
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     processes = n_processes()
     on_each = int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1
@@ -267,6 +270,8 @@ class _Log:
     """
 
     def __init__(self, run: RunFolder, title: str, done: int) -> None:
+        from lightning_fabric.loggers import TensorBoardLogger
+
         self.title = title
         self.metrics = MetricsFile(run.metrics_path)
         self.tensorboard: TensorBoardLogger | None = None
