@@ -37,12 +37,9 @@ from poscon.volumes.case import (
     Case,
     Dataset,
     LabelScheme,
-    discovered_scheme,
-    parse_labels,
-    whole_values,
 )
 from poscon.volumes.geometry import slice_geometry
-from poscon.volumes.label_maps import label_masks, read_labels
+from poscon.volumes.label_maps import choose_scheme, label_masks
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import ScanHeader, read_header
 
@@ -457,40 +454,12 @@ def _label_scheme(
     Raises:
         PosconError: the value of unlabelled voxels means something else, or cannot be found.
     """
-    stated = None if dataset.labels is None else dataset.labels.ignore
-    if None not in (stated, ignore_label) and stated != ignore_label:
-        raise PosconError(
-            f"{dataset.root}: --ignore-label {ignore_label}: the data set says itself that "
-            f"{stated} is the label of what is not labelled; leave the option out"
-        )
     masks = [case.label for case in dataset.cases if case.label and case.label.is_dir()]
     if ignore_label is not None and masks:
         raise PosconError(
             f"{masks[0]}: --ignore-label has no effect on a folder with one mask per organ; use "
             "--labelled-slices"
         )
-    ignore = stated if ignore_label is None else ignore_label
-    if labels is not None:
-        scheme = parse_labels(labels)
-    else:
-        scheme = dataset.labels or _discover_labels(dataset, spacing, ignore)
-    if ignore is None:
-        return scheme
-    where = f"{dataset.root}: label 'ignore'" if ignore_label is None else "--ignore-label"
-    return scheme.with_ignore(ignore, where=where)
-
-
-def _discover_labels(dataset: Dataset, spacing: Spacing | None, ignore: int | None) -> LabelScheme:
-    """Make every value that occurs a class, for a folder that does not say what they mean.
-
-    Args:
-        dataset: the cases.
-        spacing: voxel size in mm along the files' axes, if the user states it.
-        ignore: value of voxels that are not labelled, which is no class.
-    """
-    values: set[int] = set()
-    for case in dataset.cases:
-        if case.label is not None:
-            present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
-            values.update(int(v) for v in whole_values(present, where=str(case.label)))
-    return discovered_scheme(values - {ignore}, where=str(dataset.root))
+    label_maps = ((c.label, spacing or c.spacing) for c in dataset.cases if c.label is not None)
+    where = str(dataset.root)
+    return choose_scheme(dataset.labels, labels, ignore_label, label_maps, where=where)
