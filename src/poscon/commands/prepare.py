@@ -14,7 +14,7 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.files import alone, holds_nothing
-from poscon.progress import console, progress_bar
+from poscon.progress import progress_bar, raise_first
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
@@ -232,7 +232,7 @@ def _conclude(job: Job, dataset: Dataset, errors: list[str]) -> None:
     if errors:
         if not records:
             shutil.rmtree(store)
-        _raise_first(errors)
+        raise_first(errors)
     if any(case.label for case in dataset.cases) and not any(r.labelled for r in records.values()):
         shutil.rmtree(store)
         raise PosconError(
@@ -356,22 +356,8 @@ def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, Sca
             headers[case.id] = _check_header(case, settings)
         except PosconError as error:
             errors.append(str(error))
-    _raise_first(errors)
+    raise_first(errors)
     return headers
-
-
-def _raise_first(errors: list[str]) -> None:
-    """Name every file that cannot be used, one per line. The first is in the error.
-
-    Raises:
-        PosconError: there is such a file.
-    """
-    if len(errors) > 1:
-        for message in errors:
-            console.print(f"not usable: {message}", soft_wrap=True, markup=False)
-        raise PosconError(f"{errors[0]} (and {len(errors) - 1} more file(s) with errors)")
-    if errors:
-        raise PosconError(errors[0])
 
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
