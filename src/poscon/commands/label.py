@@ -21,7 +21,7 @@ from poscon.store.labelling import (
 from poscon.store.remote import is_url
 from poscon.store.slices import check_slice_table, read_slice_table
 from poscon.store.store import CaseRecord, ClassRecord, Store
-from poscon.volumes.case import IGNORE, MOST_CLASSES, LabelScheme, label_scheme, parse_labels
+from poscon.volumes.case import IGNORE, LabelScheme, label_scheme, parse_labels
 from poscon.volumes.label_maps import choose_scheme
 from poscon.volumes.layouts.base import by_case, scan_files
 from poscon.volumes.layouts.labels_json import read_labels_file, stated_scheme
@@ -211,11 +211,6 @@ def _scheme(
             raise PosconError(
                 f"{folder}: no label map has a structure, and nothing says which there are; draw "
                 "them, or name them with --labels"
-            )
-        if len(scheme.classes) > MOST_CLASSES:
-            raise PosconError(
-                f"{folder}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} "
-                "classes; is an image named like a label map?"
             )
         return scheme
     own = label_scheme(((c.name, c.values) for c in classes), where=str(store.path))

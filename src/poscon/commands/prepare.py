@@ -32,12 +32,7 @@ from poscon.store.store import (
 )
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
-from poscon.volumes.case import (
-    MOST_CLASSES,
-    Case,
-    Dataset,
-    LabelScheme,
-)
+from poscon.volumes.case import Case, Dataset, LabelScheme
 from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.label_maps import choose_scheme, label_masks
 from poscon.volumes.layouts import read_dataset
@@ -187,11 +182,6 @@ def prepare(
         scheme=scheme,
         nonempty=labelled_slices == NONEMPTY,
     )
-    if len(job.scheme.classes) > MOST_CLASSES:
-        raise PosconError(
-            f"{source}: {len(job.scheme.classes)} label values, a store holds {MOST_CLASSES} "
-            "classes; is an image named like a label map?"
-        )
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
     try:
         with alone(store, "prepare"):

@@ -10,6 +10,7 @@ import numpy as np
 from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, same_place
 from poscon.volumes.case import (
+    MOST_CLASSES,
     LabelScheme,
     discovered_scheme,
     label_value,
@@ -134,7 +135,8 @@ def choose_scheme(
         where: the folder, for an error message.
 
     Raises:
-        PosconError: the value of unlabelled voxels means something else, or is stated otherwise.
+        PosconError: the value of unlabelled voxels means something else, or is stated otherwise;
+            or there are more classes than a store holds.
     """
     ignore = None if stated is None else stated.ignore
     if ignore_label is not None:
@@ -150,6 +152,11 @@ def choose_scheme(
         scheme = stated
     else:
         scheme = discovered_scheme(_values(label_maps) - {ignore}, where=where)
+    if len(scheme.classes) > MOST_CLASSES:
+        raise PosconError(
+            f"{where}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} classes; is "
+            "an image named like a label map?"
+        )
     if ignore is None:
         return scheme
     origin = f"{where}: label 'ignore'" if ignore_label is None else "--ignore-label"

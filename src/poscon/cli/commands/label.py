@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Labels
 from poscon.cli.output import say
 
 
@@ -15,7 +14,14 @@ def label(
         Path,
         typer.Argument(help="Folder of label maps, each with the name of its case."),
     ],
-    labels: Labels = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V=NAME,...",
+            help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the store "
+            "says, else as labels.json beside the label maps says.",
+        ),
+    ] = None,
     ignore_label: Annotated[
         int | None,
         typer.Option(
