@@ -154,8 +154,8 @@ def choose_scheme(
         scheme = discovered_scheme(_values(label_maps) - {ignore}, where=where)
     if len(scheme.classes) > MOST_CLASSES:
         raise PosconError(
-            f"{where}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} classes; is "
-            "an image named like a label map?"
+            f"{where}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} classes; "
+            "is an image named like a label map?"
         )
     if ignore is None:
         return scheme
