@@ -114,7 +114,7 @@ KINDS = (
     ),
     Kind(
         "A value that is not allowed",
-        r"must be|must hold|written as|one reference for|prepared in a folder|plan PLAN|"
+        r"must be|must hold|written as|one reference for|in a folder of this machine|plan PLAN|"
         r"setting KEY|settings: |"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
         r"at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",

@@ -26,15 +26,14 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("    poscon ")]
 
 
-def draw(scans: Path, truth: Path) -> None:
-    """Fill in the label maps of ``next`` as a person would, and give them back."""
-    (scans / "labels").mkdir()
+def draw(truth: Path) -> None:
+    """Fill in the label maps of ``next`` as a person would."""
     for path in sorted(Path("next/labels").glob("*.nii.gz")):
         image = nib.load(path)
         labels = np.array(image.dataobj)
         organs = np.asanyarray(nib.load(truth / path.name).dataobj) > 0
         labels[labels == 0] = organs[labels == 0]
-        nib.save(nib.Nifti1Image(labels, None, image.header), scans / "labels" / path.name)
+        nib.save(nib.Nifti1Image(labels, None, image.header), path)
 
 
 def test_the_commands_lead_from_scans_to_label_maps(
@@ -45,7 +44,7 @@ def test_the_commands_lead_from_scans_to_label_maps(
     done = []
     for command, *arguments in commands():
         if len(done) == 3:  # suggest has run
-            draw(Path("scans"), scans / "labelsTr")
+            draw(scans / "labelsTr")
         if "--minutes" in arguments:
             at = arguments.index("--minutes")
             del arguments[at : at + 2]
@@ -55,9 +54,9 @@ def test_the_commands_lead_from_scans_to_label_maps(
         assert not ended.value.code, (command, arguments)
         done.append(command)
     assert done == [
-        *("prepare", "inspect", "suggest", "prepare", "inspect", "finetune", "predict", "suggest")
+        *("prepare", "inspect", "suggest", "label", "inspect", "finetune", "predict", "suggest")
     ]
-    labelled = Store("labelled.store").cases
+    labelled = Store("scans.store").cases
     assert sum(len(case.labelled_slice_numbers) for case in labelled) == 20
     roles = json.loads(Path("runs/first/cases.json").read_text())
     assert sum(len(entry["labelled_slices"]) for entry in roles) == 20

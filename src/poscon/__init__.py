@@ -17,6 +17,7 @@ _HOME = {
     "inspect": "poscon.commands.inspect",
     "pretrain": "poscon.commands.pretrain",
     "suggest": "poscon.commands.suggest",
+    "label": "poscon.commands.label",
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "inspect",
+    "label",
     "load_encoder",
     "load_model",
     "predict",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from poscon.commands.evaluate import evaluate
     from poscon.commands.finetune import finetune
     from poscon.commands.inspect import inspect
+    from poscon.commands.label import label
     from poscon.commands.predict import predict
     from poscon.commands.prepare import prepare
     from poscon.commands.pretrain import pretrain

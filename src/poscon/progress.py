@@ -1,6 +1,6 @@
-"""The one progress bar that every long job shows, on stderr."""
+"""What a long job shows on stderr: the one progress bar, and the files that cannot be used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from poscon.errors import PosconError
 
 console = Console(stderr=True, highlight=False)
 
@@ -40,3 +42,17 @@ def silent() -> Iterator[None]:
         yield
     finally:
         console.quiet = False
+
+
+def raise_first(errors: Sequence[str]) -> None:
+    """Name every file that cannot be used, one per line. The first is in the error.
+
+    Raises:
+        PosconError: there is such a file.
+    """
+    if len(errors) > 1:
+        for message in errors:
+            console.print(f"not usable: {message}", soft_wrap=True, markup=False)
+        raise PosconError(f"{errors[0]} (and {len(errors) - 1} more file(s) with errors)")
+    if errors:
+        raise PosconError(errors[0])

@@ -507,6 +507,18 @@ def test_labels_file_that_says_something_impossible(folders, classes, side):
     assert "\n" not in str(caught.value)
 
 
+def test_a_labels_file_that_says_only_what_is_not_labelled(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    labels = heart()
+    labels[:, :, 0] = 9
+    save(references / "p1.nii.gz", labels)
+    (references / "labels.json").write_text('{"classes": [], "ignore": 9}')
+    evaluation = evaluate(*folders)
+    assert evaluation.classes == ("class_1", "class_2", "class_3")
+    assert evaluation.unlabelled.voxels == (labels == 9).sum()
+
+
 def test_a_key_that_is_twice_in_a_labels_file(folders):
     for folder in folders:
         save(folder / "p1.nii.gz", heart())

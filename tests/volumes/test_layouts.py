@@ -806,6 +806,23 @@ def test_plain_labels_file_beside_the_label_maps_says_what_they_mean(tmp_path: P
     assert (dataset.labels.names, dataset.labels.values) == (("RV",), (3,))
 
 
+@pytest.mark.parametrize("names", [(), ("RV",)])
+def test_plain_labels_file_says_what_is_not_labelled(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    put(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    classes = [{"name": name, "values": [3]} for name in names]
+    path = tmp_path / "labels" / "labels.json"
+    path.write_text(json.dumps({"classes": classes, "ignore": 255}))
+    stated = read_dataset(tmp_path).labels
+    assert stated is not None
+    assert (stated.names, stated.ignore) == (names, 255)
+    for ignore, words in ((3.5, "3.5 is no whole number"), (0, "the value 0 cannot mean")):
+        path.write_text(json.dumps({"classes": classes, "ignore": ignore}))
+        with pytest.raises(PosconError, match=rf"labels\.json: ignore: .*{words}"):
+            read_dataset(tmp_path)
+
+
 def test_plain_labels_files_that_differ(tmp_path: Path) -> None:
     for part, value in (("train", 1), ("test", 2)):
         put(tmp_path, f"{part}/images/a.nii.gz", f"{part}/labels/a.nii.gz")

@@ -16,6 +16,7 @@ from poscon.cli.commands.demo import demo
 from poscon.cli.commands.evaluate import evaluate
 from poscon.cli.commands.finetune import finetune
 from poscon.cli.commands.inspect import inspect
+from poscon.cli.commands.label import label
 from poscon.cli.commands.listings import layouts, methods, plans, recipes
 from poscon.cli.commands.predict import predict
 from poscon.cli.commands.prepare import prepare
@@ -33,6 +34,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (inspect, "inspect hippocampus.store"),
     (pretrain, "pretrain hippocampus.store runs/pcl --exclude test.txt --epochs 20"),
     (suggest, "suggest hippocampus.store next --budget 20 --source Task04_Hippocampus"),
+    (label, "label hippocampus.store next/labels --suggestion next/suggestion.csv"),
     (finetune, "finetune hippocampus.store runs/seg --init runs/pcl --labelled 2"),
     (predict, "predict runs/seg scan.nii.gz scan_seg.nii.gz"),
     (evaluate, "evaluate predictions Task04_Hippocampus --out results"),

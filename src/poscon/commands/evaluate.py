@@ -264,6 +264,8 @@ def evaluate(
     failed: dict[str, str] = {}
     stated = [s.ignore for s in (expected, own) if s is not None and s.ignore is not None]
     ignore = ignore_label if ignore_label is not None else next(iter(stated), None)
+    # a labels.json may say nothing but the value of what is not labelled
+    declared, expected, own = (s if s and s.classes else None for s in (declared, expected, own))
     reference_scheme = (
         declared or expected or own or _discovered(pairs, source_spacing, failed, ignore)
     )

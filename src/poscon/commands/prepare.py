@@ -14,7 +14,7 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.files import alone, holds_nothing
-from poscon.progress import console, progress_bar
+from poscon.progress import progress_bar, raise_first
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
@@ -33,17 +33,9 @@ from poscon.store.store import (
 from poscon.store.weak_labels import add_ranges
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
-from poscon.volumes.case import (
-    MOST_CLASSES,
-    Case,
-    Dataset,
-    LabelScheme,
-    discovered_scheme,
-    parse_labels,
-    whole_values,
-)
+from poscon.volumes.case import Case, Dataset, LabelScheme
 from poscon.volumes.geometry import slice_geometry
-from poscon.volumes.label_maps import label_masks, read_labels
+from poscon.volumes.label_maps import choose_scheme, label_masks
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.ranges import Ranges, check_cases, read_ranges
 from poscon.volumes.scan import ScanHeader, read_header
@@ -200,11 +192,6 @@ def prepare(
         scheme=scheme,
         nonempty=labelled_slices == NONEMPTY,
     )
-    if len(job.scheme.classes) > MOST_CLASSES:
-        raise PosconError(
-            f"{source}: {len(job.scheme.classes)} label values, a store holds {MOST_CLASSES} "
-            "classes; is an image named like a label map?"
-        )
     workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
     try:
         with alone(store, "prepare"):
@@ -254,7 +241,7 @@ def _conclude(
     if errors:
         if not records:
             shutil.rmtree(store)
-        _raise_first(errors)
+        raise_first(errors)
     if any(case.label for case in dataset.cases) and not any(r.labelled for r in records.values()):
         shutil.rmtree(store)
         raise PosconError(
@@ -384,22 +371,8 @@ def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, Sca
             headers[case.id] = _check_header(case, settings)
         except PosconError as error:
             errors.append(str(error))
-    _raise_first(errors)
+    raise_first(errors)
     return headers
-
-
-def _raise_first(errors: list[str]) -> None:
-    """Name every file that cannot be used, one per line. The first is in the error.
-
-    Raises:
-        PosconError: there is such a file.
-    """
-    if len(errors) > 1:
-        for message in errors:
-            console.print(f"not usable: {message}", soft_wrap=True, markup=False)
-        raise PosconError(f"{errors[0]} (and {len(errors) - 1} more file(s) with errors)")
-    if errors:
-        raise PosconError(errors[0])
 
 
 def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
@@ -485,40 +458,12 @@ def _label_scheme(
     Raises:
         PosconError: the value of unlabelled voxels means something else, or cannot be found.
     """
-    stated = None if dataset.labels is None else dataset.labels.ignore
-    if None not in (stated, ignore_label) and stated != ignore_label:
-        raise PosconError(
-            f"{dataset.root}: --ignore-label {ignore_label}: the data set says itself that "
-            f"{stated} is the label of what is not labelled; leave the option out"
-        )
     masks = [case.label for case in dataset.cases if case.label and case.label.is_dir()]
     if ignore_label is not None and masks:
         raise PosconError(
             f"{masks[0]}: --ignore-label has no effect on a folder with one mask per organ; use "
             "--labelled-slices"
         )
-    ignore = stated if ignore_label is None else ignore_label
-    if labels is not None:
-        scheme = parse_labels(labels)
-    else:
-        scheme = dataset.labels or _discover_labels(dataset, spacing, ignore)
-    if ignore is None:
-        return scheme
-    where = f"{dataset.root}: label 'ignore'" if ignore_label is None else "--ignore-label"
-    return scheme.with_ignore(ignore, where=where)
-
-
-def _discover_labels(dataset: Dataset, spacing: Spacing | None, ignore: int | None) -> LabelScheme:
-    """Make every value that occurs a class, for a folder that does not say what they mean.
-
-    Args:
-        dataset: the cases.
-        spacing: voxel size in mm along the files' axes, if the user states it.
-        ignore: value of voxels that are not labelled, which is no class.
-    """
-    values: set[int] = set()
-    for case in dataset.cases:
-        if case.label is not None:
-            present = np.unique(read_labels(case.label, spacing=spacing or case.spacing).data)
-            values.update(int(v) for v in whole_values(present, where=str(case.label)))
-    return discovered_scheme(values - {ignore}, where=str(dataset.root))
+    label_maps = ((c.label, spacing or c.spacing) for c in dataset.cases if c.label is not None)
+    where = str(dataset.root)
+    return choose_scheme(dataset.labels, labels, ignore_label, label_maps, where=where)

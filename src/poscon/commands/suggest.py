@@ -276,14 +276,13 @@ def _suggested(
     for rank, (members, choice) in enumerate(zip(rows, choices, strict=True), start=1):
         for row in members:
             case, number = slices.cases[slices.case_of[row]], int(slices.slice_of[row])
-            backwards = case.geometry.flips[0]
             found.append(
                 SuggestedSlice(
                     rank=rank,
                     case=case.id,
                     subject=case.subject,
                     slice=number,
-                    file_slice=case.shape[0] - 1 - number if backwards else number,
+                    file_slice=case.file_slice(number),
                     position=float(case.positions[number]),
                     strategy=strategy,
                     reason=choice.reason,
@@ -309,9 +308,9 @@ def _write_label_maps(
     for row in rows:
         numbers[int(slices.case_of[row])].append(int(slices.slice_of[row]))
     folder.mkdir()
-    classes = label_maps.scheme.classes
-    if classes:
-        write_json(folder / LABELS_FILE, {"classes": [asdict(c) for c in classes]})
+    scheme = label_maps.scheme
+    about = {"classes": [asdict(c) for c in scheme.classes], "ignore": scheme.ignore}
+    write_json(folder / LABELS_FILE, about)
     return [
         label_maps.write(folder, slices.cases[index], np.array(numbers[index]))
         for index in sorted(numbers)

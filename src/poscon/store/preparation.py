@@ -13,6 +13,7 @@ from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.store import (
     CASE_FILE,
+    LABEL_FILE,
     CaseRecord,
     ChannelRecord,
     GeometryRecord,
@@ -129,15 +130,33 @@ def check_same_grid(
             f"{path}: shape {other.shape}, a 3-D volume was expected; "
             "write it as 3-D or leave it out"
         )
-    if other.shape != header.shape[:3]:
+    refuse_other_grid(path, other, image.name, header.shape, header.affine)
+
+
+def refuse_other_grid(
+    path: Path, header: ScanHeader, image: str, shape: tuple[int, ...], affine: np.ndarray
+) -> None:
+    """Refuse a file that does not lie on the grid of an image.
+
+    Args:
+        path: the file.
+        header: its header.
+        image: name of the image's file, for the message.
+        shape: shape of the image, (X, Y, Z) or (X, Y, Z, frames).
+        affine: (4, 4), affine of the image.
+
+    Raises:
+        PosconError: its shape or its place differs.
+    """
+    if header.shape != shape[:3]:
         raise PosconError(
-            f"{path}: shape {other.shape} differs from that of its image "
-            f"{image.name}, {header.shape[:3]}; fix or leave out the pair"
+            f"{path}: shape {header.shape} differs from that of its image "
+            f"{image}, {shape[:3]}; fix or leave out the pair"
         )
-    if not same_place(header.shape, header.affine, other.affine):
-        apart = apart_mm(header.shape, header.affine, other.affine)
+    if not same_place(shape, affine, header.affine):
+        apart = apart_mm(shape, affine, header.affine)
         raise PosconError(
-            f"{path}: lies up to {apart:.3g} mm from its image {image.name} "
+            f"{path}: lies up to {apart:.3g} mm from its image {image} "
             "(the affines differ); fix or leave out the pair"
         )
 
@@ -177,13 +196,9 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
     image = image.astype(np.float16)
     slices, _, rows, columns = image.shape
     label = _prepare_label(job, case, geometry, (rows, columns))
-    labelled_slices, class_voxels = None, None
+    class_voxels, labelled_slices = None, None
     if label is not None:
-        n_classes = len(job.scheme.classes) + 1
-        class_voxels = tuple(np.bincount(label.ravel(), minlength=IGNORE)[1:n_classes].tolist())
-        labelled = (label != IGNORE).any(axis=(1, 2))
-        if not labelled.all():
-            labelled_slices = tuple(np.flatnonzero(labelled).tolist())
+        class_voxels, labelled_slices = count_labels(label, len(job.scheme.classes))
     mm, *in_plane_mm = geometry.spacing
     record = CaseRecord(
         id=case.id,
@@ -211,12 +226,13 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
         pixels_sha256=pixels_sha256(volumes, header.affine),
         stored_sha256=slices_sha256(image, label),
         labelled_slices=labelled_slices,
+        affine=tuple(map(tuple, header.affine.tolist())),
     )
     with complete(job.store / "cases" / case.id) as part:
         part.mkdir()
         np.save(part / "image.npy", image)
         if label is not None:
-            np.save(part / "label.npy", label)
+            np.save(part / LABEL_FILE, label)
         write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
 
 
@@ -236,9 +252,8 @@ def _prepare_label(
     """
     if case.label is None:
         return None
-    values = read_labels(case.label, job.scheme, spacing=stated_spacing(case, job.preparation)).data
-    classes = job.scheme.to_classes(values, where=str(case.label))
-    stack = geometry.to_stack(classes)
+    spacing = stated_spacing(case, job.preparation)
+    stack = class_stack(case.label, job.scheme, geometry, spacing)
     drawn_on = np.any((stack != 0) & (stack != IGNORE), axis=(1, 2)) if job.nonempty else None
     if case.labelled_slices is not None:
         drawn_on = np.zeros(len(stack), bool)
@@ -248,6 +263,42 @@ def _prepare_label(
         stack = np.where(drawn_on[:, None, None], stack, np.uint8(IGNORE))
     label = resample_classes(stack, size, len(job.scheme.classes) + 1)
     return None if (label == IGNORE).all() else label
+
+
+def class_stack(
+    path: Path, scheme: LabelScheme, geometry: SliceGeometry, spacing: Spacing | None
+) -> np.ndarray:
+    """A label map as slices of class indices, not yet resampled.
+
+    Args:
+        path: the label map.
+        scheme: what its values mean.
+        geometry: how to slice it.
+        spacing: mm along the file's axes where it is stated because the headers are wrong.
+
+    Returns:
+        (slices, rows, columns) uint8, ``IGNORE`` where a voxel is not labelled.
+    """
+    values = read_labels(path, scheme, spacing=spacing).data
+    return geometry.to_stack(scheme.to_classes(values, where=str(path)))
+
+
+def count_labels(
+    label: np.ndarray, n_classes: int
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """What the record of a labelled case says of its label map.
+
+    Args:
+        label: (slices, rows, columns) uint8, class indices as stored.
+        n_classes: number of foreground classes.
+
+    Returns:
+        The voxels of each foreground class, and the numbers of the labelled slices; None: all.
+    """
+    voxels = np.bincount(label.ravel(), minlength=IGNORE)[1 : n_classes + 1]
+    labelled = (label != IGNORE).any(axis=(1, 2))
+    slices = None if labelled.all() else tuple(np.flatnonzero(labelled).tolist())
+    return tuple(voxels.tolist()), slices
 
 
 def pixels_sha256(volumes: Sequence[np.ndarray], affine: np.ndarray) -> str:

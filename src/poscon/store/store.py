@@ -10,6 +10,9 @@
                                  is not labelled; only if the case has a labelled voxel
             case.json            this case's entry of the manifest, without ranges
 
+``poscon label`` puts another label map beside the first and then names it in the manifest. So a
+reader sees either the one or the other.
+
 Why memory-mapped npy: docs/decisions/0001-store-format.md. Training reads through this module and
 through nothing else.
 """
@@ -34,14 +37,19 @@ from poscon.files import printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
+from poscon.volumes.affine import Spacing
 from poscon.volumes.case import MOST_CLASSES
 from poscon.volumes.ranges import Range
 
 SCHEMA_VERSION: Final = 5
-_READ_VERSIONS = (3, 4, SCHEMA_VERSION)  # 3 and 4 have no ranges; of 3 every label map is whole
+_READ_VERSIONS = (3, 4, SCHEMA_VERSION)
+"""Of 3 every label map is whole. 3 and 4 have no ranges, and no affines of the scans."""
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
 REQUESTS = 32  # to a URL at a time
+
+LABEL_FILE = "label.npy"
+"""The label map that ``poscon prepare`` writes."""
 
 Names = Path | str | Collection[str]
 """Names of cases or subjects: a file that has them, see :func:`read_names`, or a list, a tuple or a
@@ -135,7 +143,7 @@ class CaseRecord:
         id, subject, frame: see :class:`poscon.volumes.case.Case`.
         channels: the image channels, as many as the manifest names.
         source_label: label file relative to the source folder, or None if no voxel of the case is
-            labelled.
+            labelled. Of ``poscon label`` it is the whole path.
         frame_index: frame of a 4-D time series, or None.
         geometry: from the file's array to the stack of slices.
         spacing_from: where the spacing comes from: ``"header"``, ``"layout"`` or ``"user"``.
@@ -149,6 +157,9 @@ class CaseRecord:
             case; None: all of them.
         ranges: first and last slice of structures by class, as far as they are stated; None: the
             scan does not have the structure.
+        label_file: name of the stored label map, if the case is labelled.
+        affine: (4, 4), the scan's voxel index to mm, RAS+. Where a voxel size was stated it has
+            that one. None: the store was written by an earlier version.
     """
 
     id: str
@@ -166,6 +177,8 @@ class CaseRecord:
     stored_sha256: str
     labelled_slices: tuple[int, ...] | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    label_file: str = LABEL_FILE
+    affine: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def source(self) -> str:
@@ -181,6 +194,18 @@ class CaseRecord:
     def modality(self) -> str:
         """The modality in words: ``MR``, or ``CT+MR`` where the channels differ."""
         return "+".join(sorted(set(self.modalities)))
+
+    @property
+    def stated_spacing(self) -> Spacing | None:
+        """Mm along the axes of the file, where they were stated because its header is wrong."""
+        if self.spacing_from == "header":
+            return None
+        mm = [self.geometry.spacing[self.geometry.permutation.index(axis)] for axis in range(3)]
+        return mm[0], mm[1], mm[2]
+
+    def file_slice(self, number: int) -> int:
+        """The number of a stored slice along its axis in the file of the scan, from 0."""
+        return self.shape[0] - 1 - number if self.geometry.flips[0] else number
 
     @property
     def positions(self) -> np.ndarray:
@@ -300,7 +325,7 @@ class Store:
     def image(self, case: CaseRecord) -> np.ndarray:
         """(slices, channels, rows, columns) float16, memory-mapped or fetched as it is read."""
         slices, *in_plane = case.shape
-        return self._array(case, "image", np.float16, (slices, self.channels, *in_plane))
+        return self._array(case, "image.npy", np.float16, (slices, self.channels, *in_plane))
 
     def images(self, wanted: Sequence[tuple[CaseRecord, int]]) -> list[np.ndarray]:
         """Slices of images, each (channels, rows, columns) float16.
@@ -322,15 +347,15 @@ class Store:
 
         Where a voxel is not labelled, it has :data:`poscon.volumes.case.IGNORE`.
         """
-        return self._array(case, "label", np.uint8, case.shape)
+        return self._array(case, case.label_file, np.uint8, case.shape)
 
     def _array(
-        self, case: CaseRecord, kind: str, dtype: type[np.generic], shape: tuple[int, ...]
+        self, case: CaseRecord, file: str, dtype: type[np.generic], shape: tuple[int, ...]
     ) -> np.ndarray:
-        array = self._open(f"cases/{case.id}/{kind}.npy", case.stored_sha256)
+        array = self._open(f"cases/{case.id}/{file}", case.stored_sha256)
         if array.shape != shape or array.dtype != dtype:
             raise PosconError(
-                f"{self.path}: case {case.id}: {kind} is {array.dtype} of shape {array.shape}, "
+                f"{self.path}: case {case.id}: {file} is {array.dtype} of shape {array.shape}, "
                 f"should be {np.dtype(dtype)} of {shape}; the store is damaged, prepare it again"
             )
         return array
@@ -450,7 +475,7 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
         if version not in _READ_VERSIONS:
             raise PosconError(
                 f"{where}: schema version {version}, this poscon reads "
-                f"{', '.join(map(str, _READ_VERSIONS))}; "
+                f"{', '.join(map(str, _READ_VERSIONS[:-1]))} and {_READ_VERSIONS[-1]}; "
                 "prepare the store again"
             )
         manifest = Manifest.model_validate_json(content)

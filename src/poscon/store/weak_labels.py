@@ -1,12 +1,13 @@
 """The ranges of structures in a store: weak labels of its cases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from poscon.errors import PosconError
 from poscon.store.store import SCHEMA_VERSION, CaseRecord, Manifest
+from poscon.volumes.case import IGNORE
 from poscon.volumes.ranges import Range, Ranges, check_cases
 
 
@@ -34,10 +35,12 @@ def add_ranges(
     cases = []
     for case in manifest.cases:
         found = ranges.get(case.id, {})
-        if found and case.labelled:
-            _check_label(case, label_of(case), found, names, where=f"{where}, case {case.id}")
-        own = {name: _turned(limits, case) for name, limits in found.items()}
-        cases.append(replace(case, ranges={**case.ranges, **own}) if own else case)
+        if found:
+            own = {name: _turned(limits, case) for name, limits in found.items()}
+            case = replace(case, ranges={**case.ranges, **own})
+            if case.labelled:
+                check_label(case, label_of(case), names, where=f"{where}, case {case.id}")
+        cases.append(case)
     return manifest.model_copy(update={"schema_version": SCHEMA_VERSION, "cases": tuple(cases)})
 
 
@@ -65,38 +68,32 @@ def possible_classes(case: CaseRecord, names: Sequence[str]) -> np.ndarray:
 
 def _turned(limits: Range, case: CaseRecord) -> Range:
     """A range in slices of the store, of one in slices of the file or the other way round."""
-    if limits is None or not case.geometry.flips[0]:
-        return limits
-    last = case.shape[0] - 1
-    return last - limits[1], last - limits[0]
+    if limits is None:
+        return None
+    first, last = sorted(map(case.file_slice, limits))
+    return first, last
 
 
-def _check_label(
-    case: CaseRecord,
-    label: np.ndarray,
-    ranges: Mapping[str, Range],
-    names: Sequence[str],
-    *,
-    where: str,
-) -> None:
-    """Refuse ranges outside of which a label map has the structure.
+def check_label(case: CaseRecord, label: np.ndarray, names: Sequence[str], *, where: str) -> None:
+    """Refuse a label map that has a structure outside of its range.
 
     Args:
-        case: the case.
+        case: the case, with its ranges.
         label: (slices, rows, columns) of the store.
-        ranges: in slices of the file.
         names: names of the foreground classes.
-        where: the file and the case, for messages.
+        where: what says the ranges, for the message.
+
+    Raises:
+        PosconError: it has.
     """
-    for number in case.labelled_slice_numbers.tolist():
-        present = set(np.unique(label[number]).tolist())
-        in_file = case.shape[0] - 1 - number if case.geometry.flips[0] else number
-        for name, limits in ranges.items():
-            inside = limits is not None and limits[0] <= in_file <= limits[1]
-            if inside or names.index(name) + 1 not in present:
+    possible = possible_classes(case, names)
+    for number in np.flatnonzero((label != IGNORE).any(axis=(1, 2))).tolist():
+        for index in np.unique(label[number]).tolist():
+            if index == IGNORE or possible[number, index]:
                 continue
+            limits = _turned(case.ranges[names[index - 1]], case)
             said = "not there" if limits is None else f"in slices {limits[0]} to {limits[1]} only"
             raise PosconError(
-                f"{where}: says that {name} is {said}, but the label map has it in slice "
-                f"{in_file}; correct one of the two"
+                f"{where}: says that {names[index - 1]} is {said}, but the label map has it in "
+                f"slice {case.file_slice(number)}; correct one of the two"
             )

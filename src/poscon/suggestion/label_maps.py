@@ -12,7 +12,6 @@ from poscon.models import Model
 from poscon.store.store import CaseRecord, Store
 from poscon.suggestion.pool import labelled_slices
 from poscon.training.inference import largest_component, predicted_classes
-from poscon.volumes.affine import Spacing
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_labels
@@ -97,7 +96,7 @@ class OpenLabelMaps:
                 f"{path}: no such file, but case {case.id} of {self.store.path} was prepared from "
                 "it; give the folder that the store was prepared from"
             )
-        scan = read_scan(path, spacing=_stated_spacing(case))
+        scan = read_scan(path, spacing=case.stated_spacing)
         if scan.data.ndim == 4:
             scan = first_volume(scan)
         x, y, z = scan.data.shape
@@ -130,7 +129,12 @@ class OpenLabelMaps:
         labelled = labelled_slices(case)
         if case.source_label is not None and len(labelled):
             path = self.source / case.source_label
-            known = read_labels(path, self.scheme, spacing=_stated_spacing(case)).data
+            if not path.exists():
+                raise PosconError(
+                    f"{path}: no such file, but the labels of case {case.id} of {self.store.path} "
+                    "are from it; put it back"
+                )
+            known = read_labels(path, self.scheme, spacing=case.stated_spacing).data
             stack[labelled] = geometry.to_stack(known)[labelled]
         stack[numbers] = 0
         if self.model is not None:
@@ -145,11 +149,3 @@ class OpenLabelMaps:
         if model.keep_largest_component:
             classes = largest_component(classes)
         return self.scheme.to_values(classes)
-
-
-def _stated_spacing(case: CaseRecord) -> Spacing | None:
-    """Mm along the axes of the file if they are not those of its header, which is then wrong."""
-    if case.spacing_from == "header":
-        return None
-    mm = [case.geometry.spacing[case.geometry.permutation.index(axis)] for axis in range(3)]
-    return mm[0], mm[1], mm[2]

@@ -61,7 +61,7 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
         raise PosconError(f"--labelled: has no effect, {few} names the labelled slices")
     if not any(c.labelled for c in store.cases):
         raise PosconError(
-            f"{store.path}: has no label maps; prepare a data set with label maps to fine-tune on"
+            f"{store.path}: has no label maps; add some with poscon label to fine-tune on them"
         )
     pool = choose_cases(store, selection.cases, None)
     given = selection.unlabelled

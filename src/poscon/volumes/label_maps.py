@@ -1,6 +1,7 @@
 """Read label maps in each of their forms: one file, one mask per organ, Slicer's segments."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,14 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, same_place
-from poscon.volumes.case import LabelScheme, label_value
+from poscon.volumes.case import (
+    MOST_CLASSES,
+    LabelScheme,
+    discovered_scheme,
+    label_value,
+    parse_labels,
+    whole_values,
+)
 from poscon.volumes.scan import (
     Scan,
     ScanHeader,
@@ -106,6 +114,62 @@ def segment_values(path: Path) -> dict[str, int]:
             value = stated.get(f"{number[1]}LabelValue", "1")
             segments[name] = label_value(value, where=f"{path}: segment {name!r}")
     return segments
+
+
+def choose_scheme(
+    stated: LabelScheme | None,
+    labels: str | None,
+    ignore_label: int | None,
+    label_maps: Iterable[tuple[Path, Spacing | None]],
+    *,
+    where: str,
+) -> LabelScheme:
+    """What the values of label maps mean: as the user says, else as they say, else as found.
+
+    Args:
+        stated: what the folder or its layout says. Without classes it says only ``ignore``.
+        labels: what the user says, such as ``"1=RV,2=MYO"``, or None.
+        ignore_label: value of voxels that are not labelled, if the user says it.
+        label_maps: each file, with the stated voxel size in mm along its axes or None. They are
+            read if nobody says what the values mean. Then each value except 0 is a class.
+        where: the folder, for an error message.
+
+    Raises:
+        PosconError: the value of unlabelled voxels means something else, or is stated otherwise;
+            or there are more classes than a store holds.
+    """
+    ignore = None if stated is None else stated.ignore
+    if ignore_label is not None:
+        if ignore not in (None, ignore_label):
+            raise PosconError(
+                f"{where}: --ignore-label {ignore_label}: the data set says itself that {ignore} "
+                "is the label of what is not labelled; leave the option out"
+            )
+        ignore = ignore_label
+    if labels is not None:
+        scheme = parse_labels(labels)
+    elif stated is not None and stated.classes:
+        scheme = stated
+    else:
+        scheme = discovered_scheme(_values(label_maps) - {ignore}, where=where)
+    if len(scheme.classes) > MOST_CLASSES:
+        raise PosconError(
+            f"{where}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} classes; "
+            "is an image named like a label map?"
+        )
+    if ignore is None:
+        return scheme
+    origin = f"{where}: label 'ignore'" if ignore_label is None else "--ignore-label"
+    return scheme.with_ignore(ignore, where=origin)
+
+
+def _values(label_maps: Iterable[tuple[Path, Spacing | None]]) -> set[int]:
+    """Every value of label maps."""
+    values: set[int] = set()
+    for path, spacing in label_maps:
+        present = np.unique(read_labels(path, spacing=spacing).data)
+        values.update(int(v) for v in whole_values(present, where=str(path)))
+    return values
 
 
 def looks_like_label_map(volume: np.ndarray) -> bool:

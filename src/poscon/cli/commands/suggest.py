@@ -86,8 +86,10 @@ def suggest(
     say(f"{len(suggestion.slices)} slice(s) of {len(subjects)} subject(s): {suggestion.table}")
     say(f"picture: {suggestion.picture}")
     if suggestion.label_maps:
-        say(f"{len(suggestion.label_maps)} label map(s) to fill in: {out / module.LABEL_MAPS}")
+        maps = out / module.LABEL_MAPS
+        say(f"{len(suggestion.label_maps)} label map(s) to fill in: {maps}")
         if suggestion.ranges is not None:
             say(f"where structures begin and end, to fill in: {suggestion.ranges}")
+        say(f"then give them back: poscon label {store} {maps} --suggestion {suggestion.table}")
     else:
         say("no label maps to fill in; --source DIR writes them")

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme
-from poscon.volumes.label_maps import segment_values
+from poscon.volumes.case import Case, Dataset
 from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
-from poscon.volumes.layouts.labels_json import LABELS_FILE, read_labels_file, says_labels
-from poscon.volumes.scan import scan_stem, scan_suffix
+from poscon.volumes.layouts.labels_json import LABELS_FILE, says_labels, stated_scheme
+from poscon.volumes.scan import scan_stem
 
 NAME = "plain"
 _LABEL = (
@@ -69,7 +68,7 @@ def read(root: Path, channel: int | None) -> Dataset:
         f"{folder.relative_to(root)}: a folder of predictions ({LABELS_FILE}), not read."
         for folder in predicted
     )
-    return Dataset(NAME, root, tuple(cases), _classes(pairs.values()), notes=notes)
+    return Dataset(NAME, root, tuple(cases), stated_scheme(pairs.values()), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -192,32 +191,6 @@ def _pairs(images: list[_File], labels: list[_File]) -> dict[Path, Path]:
             )
         pairs[image.path] = label.path
     return pairs
-
-
-def _classes(labels: Iterable[Path]) -> LabelScheme | None:
-    """The classes of ``labels.json`` beside the label maps, or the names of Slicer's segments."""
-    paths = sorted(labels)
-    stated: dict[LabelScheme, Path] = {}
-    for folder in sorted({path.parent for path in paths}):
-        if scheme := read_labels_file(folder):
-            stated.setdefault(scheme, folder / LABELS_FILE)
-    if len(stated) > 1:
-        first, second, *_ = stated.values()
-        raise PosconError(f"{first} and {second} say different things; make them alike")
-    if stated:
-        return next(iter(stated))
-    named = {path: segment_values(path) for path in paths if scan_suffix(path) == ".nrrd"}
-    names = dict.fromkeys(name for segments in named.values() for name in segments)
-    if not names:
-        return None
-    without = [path for path in paths if not named.get(path)]
-    if without:
-        raise PosconError(
-            f"{without[0]}: has no names of segments, but other label maps have; export all of "
-            "them in the same way"
-        )
-    classes = ((name, (value,)) for value, name in enumerate(names, start=1))
-    return label_scheme(classes, where=str(paths[0]))
 
 
 LAYOUT = Layout(

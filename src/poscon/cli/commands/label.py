@@ -1,0 +1,68 @@
+"""``poscon label``: the arguments, and what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poscon.cli.output import say
+
+
+def label(
+    store: Annotated[str, typer.Argument(help="Folder of the prepared store.")],
+    label_maps: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of label maps, each with the name of its case. Default: only --ranges."
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V=NAME,...",
+            help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the store "
+            "says, else as labels.json beside the label maps says.",
+        ),
+    ] = None,
+    ignore_label: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="V",
+            help="Label value of voxels that are not labelled. Default: as labels.json beside the "
+            "label maps says, else every voxel is labelled.",
+        ),
+    ] = None,
+    suggestion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table of poscon suggest. Says which of its slices are not labelled, and which "
+            "show no structure. Default: nothing is compared.",
+        ),
+    ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weak labels: a CSV file with the columns case, class, first and last (slices "
+            "from 0, in the order of the file). Default: the ranges stay as they are.",
+        ),
+    ] = None,
+) -> None:
+    """Add label maps to a prepared store, without reading the scans again.
+
+    What a label map does not label keeps the labels that it has.
+    """
+    from poscon.commands import label as module
+
+    labelling = module.label(
+        store,
+        label_maps,
+        labels=labels,
+        ignore_label=ignore_label,
+        suggestion=suggestion,
+        ranges=ranges,
+    )
+    for line in labelling.lines():
+        say(line)
