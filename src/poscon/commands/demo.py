@@ -111,7 +111,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
             pretrain(store, pretrained, exclude=test, seed=seed, recipe=RECIPE)
 
     def choose_slices() -> None:
-        suggest(
+        chosen = suggest(
             unlabelled,
             suggestion,
             budget=sum(case.n_labelled_slices for case in whole),
@@ -120,7 +120,8 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
             exclude=test,
             seed=seed,
         )
-        console.print(f"the chosen slices: {suggestion / PICTURE}", soft_wrap=True, markup=False)
+        text = f"{len(chosen.slices)} slices chosen: {chosen.picture}"
+        console.print(text, soft_wrap=True, markup=False)
 
     def finetune_on(labelled: str) -> None:
         run = out / "runs" / labelled
