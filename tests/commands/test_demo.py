@@ -1,5 +1,6 @@
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from poscon.commands import demo as module
 from poscon.commands.demo import Demo, demo, demo_tables
 from poscon.errors import PosconError
+from poscon.store.store import Store
 
 TINY = """
 pretrain: {size: 16, epochs: 1, batch: 16, network: {width: 2, levels: 2}}
@@ -15,13 +17,27 @@ finetune: {size: 16, iterations: 3, batch: 4, network: {width: 2, levels: 2}}
 """
 
 
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    monkeypatch.setattr(module, "SUBJECTS", 7)
-    monkeypatch.setattr(module, "TEST_SUBJECTS", 3)
-    monkeypatch.setattr(module, "RECIPE", str(tmp_path / "tiny.yaml"))
-    return tmp_path / "demo"
+TRAINED = {f"phantom_{number:03d}" for number in range(4)}
+TEST = {f"phantom_{number:03d}" for number in range(4, 7)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Demos of this module have few subjects, small networks and short trainings."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    recipe.write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SUBJECTS", 7)
+        patch.setattr(module, "TEST_SUBJECTS", 3)
+        patch.setattr(module, "RECIPE", str(recipe))
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(small: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Demo]:
+    """A finished demo of seed 3: its folder and its result. No test changes it."""
+    out = tmp_path_factory.mktemp("done") / "demo"
+    return out, demo(out, seed=3)
 
 
 def shown(result: Demo) -> str:
@@ -30,53 +46,76 @@ def shown(result: Demo) -> str:
     return console.export_text()
 
 
-def test_shows_both_starts_and_says_that_the_data_is_synthetic(small: Path) -> None:
-    result = demo(small, seed=3)
-    text = shown(result)
-    assert "Synthetic" in text
-    for word in ("random init", "PCL init", "lower", "middle", "upper", "tube", "mean"):
+def cases_of(run: Path) -> dict[str, set[str]]:
+    """The ids of the cases that a run has seen, by role."""
+    found: dict[str, set[str]] = {}
+    for entry in json.loads((run / "cases.json").read_text()):
+        found.setdefault(entry["role"], set()).add(entry["id"])
+    return found
+
+
+def test_shows_both_models_and_says_that_the_data_is_synthetic(done: tuple[Path, Demo]) -> None:
+    result = done[1]
+    text = " ".join(shown(result).split())
+    assert "Synthetic scans show that the program works" in text
+    for word in ("chosen slices", "whole subjects", "lower", "middle", "upper", "tube", "mean"):
         assert word in text
+    slices, subjects = (result.evaluations[m].summary()[-1].dice.mean for m in module.MODELS)
+    assert f"{slices - subjects:+.3f} in this one run with seed 3" in text
+    for case, numbers in result.chosen.items():
+        assert f"{case}: {', '.join(map(str, numbers))} " in text
     assert result.picture.stat().st_size > 10_000
+    assert result.suggestion.stat().st_size > 10_000
     for evaluation in result.evaluations.values():
-        assert {row.case for row in evaluation.rows} == {
-            "phantom_004",
-            "phantom_005",
-            "phantom_006",
-        }
+        assert {row.case for row in evaluation.rows} == TEST
 
 
-def test_both_starts_have_the_same_subjects_and_none_sees_the_test(small: Path) -> None:
-    demo(small, seed=3)
-    lists = [json.loads((small / "runs" / s / "cases.json").read_text()) for s in ("random", "pcl")]
-    pretrained = json.loads((small / "runs" / "pretrain" / "cases.json").read_text())
-    assert lists[1] == lists[0] + pretrained
-    seen = json.dumps(lists[1])
-    assert "phantom_003" in seen
-    assert not any(name in seen for name in ("phantom_004", "phantom_005", "phantom_006"))
+def test_both_models_have_as_many_labelled_slices(done: tuple[Path, Demo]) -> None:
+    out, result = done
+    counts = {case.id: case.shape[0] for case in Store(out / "store").cases}
+    assert len(result.whole) == 2
+    assert sum(map(len, result.chosen.values())) == sum(counts[case] for case in result.whole)
+    assert cases_of(out / "runs" / "slices")["labelled"] == set(result.chosen) == TRAINED
+    assert cases_of(out / "runs" / "subjects")["labelled"] == set(result.whole)
 
 
-def test_goes_on_where_it_was(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_are_chosen_without_labels_and_no_model_sees_the_test(
+    done: tuple[Path, Demo],
+) -> None:
+    out, result = done
+    assert not any(case.labelled for case in Store(out / "store_without_labels").cases)
+    assert not set(result.chosen) & TEST
+    for model in ("pretrain", "slices", "subjects"):
+        assert set().union(*cases_of(out / "runs" / model).values()) == TRAINED
+
+
+def test_goes_on_where_it_was(
+    small: None, done: tuple[Path, Demo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cut(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "finetune", cut)
-        with pytest.raises(KeyboardInterrupt):
-            demo(small, seed=3)
-    result = demo(small, seed=3)
-    assert "pretrain" not in result.seconds
-    again = demo(small, seed=3)
+    out = tmp_path / "demo"
+    for stage in ("suggest", "finetune"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, stage, cut)
+            with pytest.raises(KeyboardInterrupt):
+                demo(out, seed=3)
+    result = demo(out, seed=3)
+    assert not {"pretrain", "suggest"} & set(result.seconds)
+    again = demo(out, seed=3)
     assert not any(name.startswith("finetune") for name in again.seconds)
-    # the PCL start of an interrupted demo is that of an uninterrupted one
-    assert shown(again).split("time:")[0] == shown(result).split("time:")[0]
+    # an interrupted demo ends as an uninterrupted one
+    for other in (result, again):
+        assert shown(other).split("time:")[0] == shown(done[1]).split("time:")[0]
 
 
-def test_refuses_a_folder_that_is_something_else(small: Path, tmp_path: Path) -> None:
-    demo(small, seed=3)
+def test_refuses_a_folder_that_is_something_else(done: tuple[Path, Demo]) -> None:
+    out = done[0]
     with pytest.raises(PosconError, match="a demo of seed 3, modality mr"):
-        demo(small, seed=4)
+        demo(out, seed=4)
     with pytest.raises(PosconError, match="is no demo"):
-        demo(tmp_path)
+        demo(out.parent)
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def _conclude(
     manifest = add_ranges(
         manifest,
         ranges,
-        lambda case: np.load(store / "cases" / case.id / "label.npy", mmap_mode="r"),
+        lambda case: np.load(store / "cases" / case.id / case.label_file, mmap_mode="r"),
         where=ranges_from,
     )
     for leftover in (store / "cases").glob(".writing-*"):  # killed processes left them

@@ -20,9 +20,10 @@ def demo(
         str, typer.Option(help="What the synthetic scans look like: MR or CT.")
     ] = "MR",
 ) -> None:
-    """Do the main job on synthetic scans: pre-train, fine-tune, predict, evaluate."""
+    """Do the main job on synthetic scans: pre-train, choose what to label, fine-tune, evaluate."""
     from poscon.commands import demo as module
 
     result = module.demo(out, seed=seed, modality=modality)
     show(*module.demo_tables(result))
-    say(f"picture: {result.picture}")
+    say(f"chosen slices: {result.suggestion}")
+    say(f"predictions: {result.picture}")
