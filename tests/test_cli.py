@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ COMMANDS = [
 ]
 
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
 def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a shell starts it."""
     return subprocess.run(
         [sys.executable, "-m", "poscon", *map(str, arguments)],
         capture_output=True,
@@ -42,6 +47,22 @@ def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
         check=False,
     )
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same in this process: to import torch takes longer than most commands that fail."""
+
+    def called(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["poscon", *map(str, arguments)])
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = int(end.value.code or 0)
+        return subprocess.CompletedProcess(list(arguments), code, *capsys.readouterr())
+
+    return called
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -94,14 +115,22 @@ def test_every_help_shows_an_example(command: str) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str], words: str, tmp_path: Path
+    arguments: list[str], words: str, tmp_path: Path, here: Run
 ) -> None:
-    result = poscon(*arguments, cwd=tmp_path)
+    result = here(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_ends_the_process_so_too(tmp_path: Path) -> None:
+    result = poscon("pretrain", "nowhere", "run", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: nowhere")
+    assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,22 +153,22 @@ LISTED = {
 
 
 @pytest.mark.parametrize("listing", LISTED)
-def test_listings(listing: str) -> None:
+def test_listings(listing: str, here: Run) -> None:
     column, known, absent = LISTED[listing]
-    result = poscon(listing)
+    result = here(listing)
     assert result.returncode == 0
     assert known in result.stdout
     assert absent not in result.stdout
-    as_json = poscon(listing, "--json")
+    as_json = here(listing, "--json")
     rows = json.loads(as_json.stdout)
     assert known in [row[column] for row in rows]
     assert all(isinstance(text, str) and text for row in rows for text in row.values())
     assert as_json.stderr == ""
 
 
-def test_a_plan_printed_can_be_used(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(poscon("plans", "small").stdout)
-    result = poscon("compare", "mine.yaml", "out", "--dry-run", "--json", cwd=tmp_path)
+def test_a_plan_printed_can_be_used(tmp_path: Path, here: Run) -> None:
+    (tmp_path / "mine.yaml").write_text(here("plans", "small").stdout)
+    result = here("compare", "mine.yaml", "out", "--dry-run", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
@@ -171,26 +200,26 @@ def test_completion_for_a_shell() -> None:
 
 
 def test_json_is_all_that_is_on_stdout(
-    store: Path, finetuned: Path, scans: Path, tmp_path: Path
+    store: Path, finetuned: Path, scans: Path, tmp_path: Path, here: Run
 ) -> None:
-    result = poscon("inspect", store, "--out", tmp_path / "sheet.png", "--json")
+    result = here("inspect", store, "--out", tmp_path / "sheet.png", "--json")
     found = json.loads(result.stdout)
     assert (found["cases"], found["subjects"], found["labelled_cases"]) == (5, 5, 5)
     assert found["contact_sheet"] == str(tmp_path / "sheet.png")
     assert [c["name"] for c in found["classes"]]
     assert isinstance(found["oddities"], list)
 
-    predicted = poscon("predict", finetuned, scans, tmp_path / "out")
+    predicted = here("predict", finetuned, scans, tmp_path / "out")
     assert predicted.returncode == 0, predicted.stderr
-    result = poscon("evaluate", tmp_path / "out", scans, "--json")
+    result = here("evaluate", tmp_path / "out", scans, "--json")
     found = json.loads(result.stdout)
     assert set(found) >= {"summary", "cases", "rules"}
     assert found["cases"][0]["dice"] >= 0
-    poscon("evaluate", tmp_path / "out", scans, "--out", tmp_path / "results.json")
+    here("evaluate", tmp_path / "out", scans, "--out", tmp_path / "results.json")
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
     tiny = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=8"]
-    result = poscon("bench", store, "--seconds", 1, *tiny, "--json")
+    result = here("bench", store, "--seconds", 1, *tiny, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["slices_per_second"] > 0
@@ -221,8 +250,8 @@ def test_what_a_command_is_told_to_write_is_a_position_or_an_option() -> None:
                 assert position == parameter.required, name
 
 
-def test_a_recipe_printed_can_be_used(tmp_path: Path) -> None:
-    text = poscon("recipes", "paper-acdc").stdout
+def test_a_recipe_printed_can_be_used(tmp_path: Path, here: Run) -> None:
+    text = here("recipes", "paper-acdc").stdout
     (tmp_path / "mine.yaml").write_text(text.replace("threshold: 0.35", "treshold: 0.35"))
     (tmp_path / "store").mkdir()
     from poscon.errors import PosconError
@@ -256,7 +285,7 @@ def test_the_main_job_on_the_command_line(tmp_path: Path, scans: Path) -> None:
     assert (tmp_path / "store" / "contact_sheet.png").is_file()
 
 
-def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path) -> None:
+def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path, here: Run) -> None:
     """Hippocampus and cardiac MRI: label maps lie on the scans they came from."""
     hippocampus, acdc = tmp_path / "Task04_Hippocampus", tmp_path / "acdc"
     task = shared_data / "msd" / "Task04_Hippocampus"
@@ -285,7 +314,7 @@ def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path) -> 
             ["predict", "seg", source, "out", "--cases", "test.txt"],
             ["evaluate", "out", source, "--out", "results.json"],
         ):
-            result = poscon(*step, cwd=place)
+            result = here(*step, cwd=place)
             assert result.returncode == 0, result.stderr
         predicted = sorted((place / "out").glob("*.nii.gz"))
         assert [path.name.startswith(test) for path in predicted] == [True] * (
