@@ -168,7 +168,7 @@ def test_a_lost_table_is_named(store: Path, tmp_path: Path) -> None:
     chosen = [(cases[1], 4), (cases[0], 2), (cases[1], 0)]
     (tmp_path / "slices.csv").write_text(slice_table(chosen))
     assert read_chosen(tmp_path / "slices.csv", cases) == chosen
-    with pytest.raises(PosconError, match="lost.csv: no such file, but the next round adds to"):
+    with pytest.raises(PosconError, match=r"lost\.csv: no such file, but the next round adds to"):
         read_chosen(tmp_path / "lost.csv", cases)
 
 
