@@ -283,11 +283,11 @@ def test_a_schedule_of_an_earlier_version_is_read(store: Path) -> None:
         ({"labelled_slices": None}, "give either labelled .* or labelled_slices"),
         (
             {"labelled_slices": None, "labelled": [1], "strategies": ["spread"]},
-            "strategies has no effect without labelled_slices",
+            "strategies has no effect without labelled_slices or rounds",
         ),
         ({"strategies": ["spreed"]}, "'spreed' is unknown .did you mean 'spread'"),
         ({"strategies": ["patient"]}, "'patient' is unknown .did you mean 'patients'"),
-        ({"strategies": ["uncertain"]}, "uncertain needs a fine-tuned model"),
+        ({"strategies": ["uncertain"]}, "uncertain needs a fine-tuned model.*give rounds"),
         ({"strategies": ["coverage"]}, r"coverage needs an encoder; write {name: coverage, init"),
         ({"strategies": [{"name": "coverage", "init": "plc"}]}, "not among .* mean 'pcl'"),
         ({"strategies": [{"name": "coverage", "init": "random"}]}, "is a random initialisation"),

@@ -58,7 +58,7 @@ from poscon.views import ViewMaker, canvas_size
 from poscon.volumes.case import IGNORE
 
 WITH_UNLABELLED = "fixmatch"
-"""The method where there are slices without labels and none is asked for (decision 26)."""
+"""The method where there are slices without labels and none is asked for (decision 30)."""
 TIMED_STEPS = 10
 """Steps whose time says how many there are in ``minutes``, after as many to warm up."""
 

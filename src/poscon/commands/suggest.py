@@ -16,11 +16,10 @@ from poscon.pictures.suggestion import draw_suggestion
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.store.selection import choose_cases
-from poscon.store.store import CaseRecord, Names, Store, write_json
+from poscon.store.store import Names, Store, write_json
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Choice, Strategy
-from poscon.suggestion.disagreement import disagreement, trained_with_mirrors
-from poscon.suggestion.features import check_fits, slice_features, stacks
+from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty
 from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
 from poscon.volumes.layouts.labels_json import LABELS_FILE
@@ -154,7 +153,7 @@ def suggest(
     features = None if encoder is None else slice_features(opened, slices.cases, encoder)
     uncertainty = None
     if network is not None and chooser.uncertainty != "unused":
-        uncertainty = _uncertainty(opened, slices.cases, network, stream(seed, "views"))
+        uncertainty = slice_uncertainty(opened, slices.cases, network, stream(seed, "views"))
     make_pool = slices.pool if unit == "slice" else slices.subject_pool
     pool = make_pool(features if chooser.needs_embeddings else None, uncertainty)
     choices = chooser.choose(pool, budget, seed)
@@ -253,12 +252,6 @@ def _check_same_pixels(store: Store, model: Model, run: str) -> None:
             f"{store.path}: its spacing in plane is {here}, that of the training data of {run} is "
             f"{there}; prepare the store with --spacing {there.removesuffix(' mm')}"
         )
-
-
-def _uncertainty(store: Store, cases: Sequence[CaseRecord], model: Model, seed: int) -> np.ndarray:
-    """(N,) disagreement of the model's predictions for all slices of the cases."""
-    mirrored, images = trained_with_mirrors(model), stacks(store, cases, "predicting")
-    return np.concatenate([disagreement(model, s, seed, mirrored=mirrored) for s in images])
 
 
 def _suggested(

@@ -216,7 +216,7 @@ def _submit(
     board: "Board",
 ) -> None:
     """Begin as many runs as the workers have room for, in the order of the plan."""
-    waiting = {job.name for job in [*missing, *running.values()] if job.command == "pretrain"}
+    waiting = {job.name for job in [*missing, *running.values()]}
     for job in list(missing):
         if lost := sorted(job.needs & failed.keys()):
             missing.remove(job)

@@ -42,6 +42,7 @@ class PlannedRun:
         strategy: name in the tables of the strategy that chooses the labelled slices; None for a
             pre-training, and where whole subjects are labelled.
         draw: number of the draw; None for a pre-training.
+        round: number of the round, from 1; None where no model chooses slices in rounds.
         settings: every setting by its key, with dots.
     """
 
@@ -52,6 +53,7 @@ class PlannedRun:
     labelled: int | None
     strategy: str | None
     draw: int | None
+    round: int | None
     settings: dict[str, Resolved]
 
     @property
@@ -65,6 +67,8 @@ class PlannedRun:
             amount = f"{self.labelled} labelled"
             amount += "" if self.strategy is None else f" slices by {self.strategy}"
             parts += [amount, f"draw {self.draw}"]
+        if self.round is not None:
+            parts.append(f"round {self.round}")
         return ", ".join(parts)
 
     def as_record(self) -> dict[str, Any]:
@@ -120,12 +124,16 @@ def _runs_of(
         encoder = next(entry for entry in plan.pretraining if entry.name == strategy.init)
         yield _pretraining(plan, origins, fold, encoder)
     label = None if strategy is None else strategy.label
+    in_rounds = strategy is not None and plan.in_rounds(strategy)
+    number = plan.amounts.index(amount) + 1 if in_rounds else None
     for init, entry in plan.combinations:
         if init.method != RANDOM:
             yield _pretraining(plan, origins, fold, init)
         told = plan.finetune_settings(entry, init, draw, "auto").model_dump(mode="json")
         settings = origins.of("finetune", told, entry, init)
-        yield PlannedRun("finetune", init.name, entry.name, fold, amount, label, draw, settings)
+        yield PlannedRun(
+            "finetune", init.name, entry.name, fold, amount, label, draw, number, settings
+        )
 
 
 def _pretraining(plan: Plan, origins: "_Origins", fold: int, init: Entry) -> PlannedRun:
@@ -133,7 +141,7 @@ def _pretraining(plan: Plan, origins: "_Origins", fold: int, init: Entry) -> Pla
     told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
     settings = origins.of("pretrain", told, init)
     where = None if shared else fold
-    return PlannedRun("pretrain", init.name, None, where, None, None, None, settings)
+    return PlannedRun("pretrain", init.name, None, where, None, None, None, None, settings)
 
 
 class _Origins:

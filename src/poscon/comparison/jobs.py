@@ -35,12 +35,15 @@ from poscon.networks.build import build_network
 from poscon.networks.settings import fit_channels
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
+from poscon.suggestion import find_strategy
 from poscon.training.finetune_settings import make_learner
 from poscon.training.pretrain_settings import assemble
 from poscon.version import __version__
 from poscon.views import ViewMaker
 
 Command = Literal["pretrain", "finetune"]
+FIRST = "spread"
+"""The strategy of the first round, for one that cannot choose without a model."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class SliceChoice:
         init: name of the pre-training whose encoder it chooses by, or None.
         table: name of the file of the chosen slices; readable words, then a hash of all that
             determines the choice. All methods that have the same slices share it.
+        model: name of the fine-tuning of the round before, whose model the strategy uses, or None.
+        before: name of the table of the round before, to whose slices this one adds, or None.
     """
 
     label: str
     strategy: str
     init: str | None
     table: str
+    model: str | None = None
+    before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +113,9 @@ class Job:
 
     @property
     def needs(self) -> set[str]:
-        """The names of the pre-trainings that must be done before."""
-        chosen_by = None if self.slices is None else self.slices.init
-        return {name for name in (self.init, chosen_by) if name is not None}
+        """The names of the runs that must be done before."""
+        chosen_by = () if self.slices is None else (self.slices.init, self.slices.model)
+        return {name for name in (self.init, *chosen_by) if name is not None}
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,8 @@ class Schedule:
     """All runs of a plan.
 
     Attributes:
-        jobs: the runs in the order in which they are wanted. A pre-training comes before the
-            fine-tunings that start from it.
+        jobs: the runs in the order in which they are wanted. A run comes after those that it
+            needs.
         folds: the folds with their subjects.
         protocol: one sentence that says what pre-training saw of the test scans.
         transductive: whether pre-training saw any test scan.
@@ -193,6 +200,8 @@ class _Builder:
         self.plan, self.store, self.source = plan, store, source
         self.pretrained = any(entry.method != RANDOM for entry in plan.pretraining)
         self._checked: set[tuple[str, str | int]] = set()
+        self._latest: dict[tuple[int, int, str], Job] = {}
+        """The fine-tuning of the latest round, by fold, draw and row."""
 
     def cell(self, fold: Fold, amount: int, strategy: StrategyEntry | None, draw: int) -> list[Job]:
         """The runs of one draw of labels: every pre-training and every fine-tuning."""
@@ -209,18 +218,29 @@ class _Builder:
             learnt["pre-training"] = self._pretraining_cases(fold)
         check_leakage(test, learnt, fold)
         jobs, slices = [], None
-        if strategy is not None:
-            encoder = self._encoder(strategy, fold)
-            jobs += [] if encoder is None else [encoder]
-            slices = _slice_choice(
-                strategy, encoder, fold, amount, draw, self.plan.seed + draw, drawn
-            )
+        encoder = None if strategy is None else self._encoder(strategy, fold)
+        jobs += [] if encoder is None else [encoder]
         for init_entry, entry in self.plan.combinations:
             before = self._pretraining(init_entry, fold)
             jobs += [] if before is None else [before]
-            jobs.append(
-                self._finetuning(init_entry, before, entry, fold, amount, draw, roles, slices)
-            )
+            if strategy is not None:
+                key = (fold.number, draw, row_name(init_entry.name, entry.name, strategy.label))
+                in_rounds = self.plan.in_rounds(strategy)
+                slices = _slice_choice(
+                    _first_round(strategy) if in_rounds and key not in self._latest else strategy,
+                    strategy.label,
+                    encoder,
+                    fold,
+                    amount,
+                    draw,
+                    self.plan.seed + draw,
+                    drawn,
+                    self._latest.get(key),
+                )
+            job = self._finetuning(init_entry, before, entry, fold, amount, draw, roles, slices)
+            if strategy is not None and in_rounds:
+                self._latest[key] = job
+            jobs.append(job)
         return jobs
 
     def _choosable(
@@ -235,8 +255,8 @@ class _Builder:
         available = n_slices(cases)
         if amount > available:
             raise PosconError(
-                f"labelled_slices = {amount}: fold {fold.number} has {available} labelled slices "
-                "to learn from; ask for fewer"
+                f"{self.plan.amounts_key} = {amount}: fold {fold.number} has {available} labelled "
+                "slices to learn from; ask for fewer"
             )
         if strategy.name != PATIENTS:
             return cases
@@ -328,10 +348,10 @@ class _Builder:
         if find_method(entry.method).uses_unlabelled:
             hidden = slices is not None and amount < n_slices(roles["labelled"])
             if not roles["unlabelled"] and not hidden:
-                key, what = ("labelled", "case") if slices is None else ("labelled_slices", "slice")
+                what = "case" if slices is None else "slice"
                 raise PosconError(
-                    f"{key} = {amount}: leaves fold {fold.number} no {what} without labels, but "
-                    f"{entry.method} needs some; ask for fewer"
+                    f"{self.plan.amounts_key} = {amount}: leaves fold {fold.number} no {what} "
+                    f"without labels, but {entry.method} needs some; ask for fewer"
                 )
             cases["unlabelled"] = roles["unlabelled"]
         cases["test"] = self._of(fold.test, labelled=True)
@@ -367,39 +387,52 @@ class _Builder:
         )
 
 
+def _first_round(strategy: StrategyEntry) -> StrategyEntry:
+    """What chooses in the first round, in which there is no model yet."""
+    needs_model = find_strategy(strategy.name).uncertainty == "needed"
+    return StrategyEntry(name=FIRST) if needs_model else strategy
+
+
 def _slice_choice(
     strategy: StrategyEntry,
+    label: str,
     encoder: Job | None,
     fold: Fold,
     amount: int,
     draw: int,
     seed: int,
     cases: Sequence[CaseRecord],
+    latest: Job | None,
 ) -> SliceChoice:
     """How slices are chosen, with a name for their file that says all that determines them.
 
     Args:
         strategy: the strategy.
+        label: its name in the tables.
         encoder: the pre-training by whose encoder it chooses, or None.
         fold: the fold, for the name.
         amount: number of slices.
         draw: number of the draw, for the name.
         seed: seed of the draw.
         cases: what is chosen from, in order.
+        latest: the fine-tuning of the round before, or None.
     """
     init = None if encoder is None else encoder.name
-    found = _hash(
-        {
-            "poscon_version": __version__,
-            "strategy": strategy.name,
-            "init": init,
-            "slices": amount,
-            "seed": seed,
-            "cases": [[case.id, case.stored_sha256] for case in cases],
-        }
-    )
-    table = f"fold{fold.number}-draw{draw}-n{amount}-{strategy.label}-{found}.csv"
-    return SliceChoice(strategy.label, strategy.name, init, table)
+    determined_by: dict[str, Any] = {
+        "poscon_version": __version__,
+        "strategy": strategy.name,
+        "init": init,
+        "slices": amount,
+        "seed": seed,
+        "cases": [[case.id, case.stored_sha256] for case in cases],
+    }
+    model, before = None, None
+    if latest is not None:
+        assert latest.slices is not None
+        model, before = latest.name, latest.slices.table
+        determined_by["model"] = model
+    table = f"fold{fold.number}-draw{draw}-n{amount}-{label}-{_hash(determined_by)}.csv"
+    return SliceChoice(label, strategy.name, init, table, model, before)
 
 
 def _job(

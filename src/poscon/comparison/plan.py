@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -147,19 +148,21 @@ class Plan(Settings):
         pretraining: the initialisations.
         finetuning: the fine-tunings. Each is done from every initialisation.
         labelled: numbers of labelled subjects; None in a comparison of labelled slices.
-        labelled_slices: numbers of labelled slices of the fold's training subjects; None in a
-            comparison of labelled subjects.
+        labelled_slices: numbers of labelled slices of the fold's training subjects, chosen at
+            once; None in the other comparisons.
+        rounds: the same, in rising order; a strategy that uses a model chooses in rounds. The
+            model of a round chooses the slices that the next round adds.
         strategies: how these slices are chosen; None: ``spread``.
         folds: number of parts into which the subjects are divided at random, each of which is
             tested on once; or a list of folds, given by files.
         draws: how often labelled subjects are drawn in a fold. A smaller number of them is part
-            of a larger one. With ``labelled_slices``: how often slices are chosen.
+            of a larger one. With labelled slices: how often they are chosen.
         order: ``random``: labelled subjects are drawn; ``listed``: they are the first of the
             fold's ``train`` file. Draws then differ in the training's random choices only.
         seed: seed of folds and pre-training. Draw d and its fine-tuning have seed + d.
         transductive: whether pre-training sees the scans that are tested on (never their labels).
         baseline: the row that all are compared with, ``INIT | FINE-TUNING``, with
-            ``labelled_slices`` ``INIT | FINE-TUNING | STRATEGY``; None: the random
+            labelled slices ``INIT | FINE-TUNING | STRATEGY``; None: the random
             initialisation, if it takes part, else the first entry, with the first fine-tuning and
             the first strategy.
         metrics: metrics of the tables. The first is also compared with the baseline.
@@ -180,6 +183,7 @@ class Plan(Settings):
     )
     labelled: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
     labelled_slices: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    rounds: tuple[PositiveInt, ...] | None = None
     strategies: tuple[StrategyEntry, ...] | None = Field(None, min_length=1)
     folds: int | tuple[FoldFiles, ...]
     draws: PositiveInt = 1
@@ -221,9 +225,10 @@ class Plan(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.labelled is None) == (self.labelled_slices is None):
+        if sum(getattr(self, key) is not None for key in AMOUNTS) != 1:
             raise ValueError(
-                "give either labelled (numbers of subjects) or labelled_slices (numbers of slices)"
+                "give either labelled (numbers of subjects) or labelled_slices (numbers of slices) "
+                "or rounds (numbers of slices, chosen in rounds)"
             )
         for name in ("pretraining", "finetuning", "labelled", "labelled_slices", "metrics"):
             members = [getattr(m, "name", m) for m in getattr(self, name) or ()]
@@ -281,9 +286,9 @@ class Plan(Settings):
 
     def _check_strategies(self) -> None:
         """Refuse a strategy that cannot be used, and keys without effect."""
-        if self.labelled_slices is None:
+        if self.labelled is not None:
             if self.strategies is not None:
-                raise ValueError("strategies has no effect without labelled_slices")
+                raise ValueError("strategies has no effect without labelled_slices or rounds")
             return
         labels = [strategy.label for strategy in self.slice_strategies]
         if doubled := [label for label in labels if labels.count(label) > 1]:
@@ -299,10 +304,10 @@ class Plan(Settings):
                     f"known are {', '.join(known)}"
                 )
             strategy = None if name == PATIENTS else find_strategy(name)
-            if strategy is not None and strategy.uncertainty == "needed":
+            if strategy is not None and strategy.uncertainty == "needed" and self.rounds is None:
                 raise ValueError(
-                    f"strategies: {name} needs a fine-tuned model, which a comparison has not "
-                    "before its slices are chosen; choose another strategy"
+                    f"strategies: {name} needs a fine-tuned model, which a comparison has only in "
+                    "rounds; give rounds in place of labelled_slices, or choose another strategy"
                 )
             needs_encoder = strategy is not None and strategy.needs_embeddings
             if needs_encoder and init is None:
@@ -324,21 +329,50 @@ class Plan(Settings):
                     f"strategies: init {init} of {name} is a random initialisation; choose one "
                     "that is pre-trained"
                 )
+        self._check_rounds()
+
+    def _check_rounds(self) -> None:
+        """Refuse numbers that cannot be those of rounds, and rounds without effect."""
+        if self.rounds is None:
+            return
+        if len(self.rounds) < 2 or any(a >= b for a, b in pairwise(self.rounds)):
+            raise ValueError(
+                "rounds: give two or more rising numbers of slices, such as [10, 20, 40]"
+            )
+        if not any(self.in_rounds(strategy) for strategy in self.slice_strategies):
+            using = [
+                name for name in known_strategies() if find_strategy(name).uncertainty != "unused"
+            ]
+            raise ValueError(
+                f"rounds has no effect: no strategy uses a model, as {' and '.join(using)} do; "
+                "give labelled_slices in place of rounds"
+            )
+
+    def in_rounds(self, strategy: StrategyEntry) -> bool:
+        """Whether a strategy chooses in rounds, by the model of the round before."""
+        if self.rounds is None or strategy.name == PATIENTS:
+            return False
+        return find_strategy(strategy.name).uncertainty != "unused"
+
+    @property
+    def amounts_key(self) -> str:
+        """The key that gives the amounts: ``labelled``, ``labelled_slices`` or ``rounds``."""
+        return next(key for key in AMOUNTS if getattr(self, key) is not None)
 
     @property
     def amounts(self) -> tuple[int, ...]:
         """The numbers of labelled subjects, or those of labelled slices."""
-        return self.labelled or self.labelled_slices or ()
+        return self.labelled or self.labelled_slices or self.rounds or ()
 
     @property
     def unit(self) -> str:
         """What the amounts are numbers of: ``subjects`` or ``slices``."""
-        return "subjects" if self.labelled_slices is None else "slices"
+        return "slices" if self.labelled is None else "subjects"
 
     @property
     def slice_strategies(self) -> tuple[StrategyEntry, ...]:
         """The strategies that choose the labelled slices; none where whole subjects are drawn."""
-        if self.labelled_slices is None:
+        if self.labelled is not None:
             return ()
         return self.strategies or (StrategyEntry(name="spread"),)
 
@@ -462,6 +496,8 @@ class Plan(Settings):
 
 
 SECTIONS = ("pretrain", "finetune")
+AMOUNTS = ("labelled", "labelled_slices", "rounds")
+"""The keys that say how much is labelled. A plan has one of them."""
 _ELSEWHERE = {
     "method": "the methods are those of pretraining and finetuning",
     "seed": "give the plan's own seed",

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from poscon.comparison.plan import PATIENTS
-from poscon.models import FeatureExtractor
+from poscon.errors import PosconError
+from poscon.models import FeatureExtractor, Model
+from poscon.seeds import stream
 from poscon.store.slices import draw_slices
 from poscon.store.store import CaseRecord, Store
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Pool
-from poscon.suggestion.features import check_fits, slice_features
+from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty
 from poscon.suggestion.pool import Slices, unit
 
 SLICES = "slices"
@@ -31,6 +33,9 @@ def choose(
     seed: int,
     init: Path | None = None,
     device: str | None = None,
+    *,
+    model: Path | None = None,
+    before: Sequence[Chosen] = (),
 ) -> list[Chosen]:
     """Choose slices as if none of them were labelled.
 
@@ -42,13 +47,16 @@ def choose(
         number: how many slices to choose; there are as many.
         seed: every random choice follows from it.
         init: run of the pre-training whose encoder the strategy needs; None if it needs none.
-        device: where the encoder runs, ``auto``, ``cpu`` or ``cuda``; None: ``auto``.
+        device: where the networks run, ``auto``, ``cpu`` or ``cuda``; None: ``auto``.
+        model: run of the fine-tuning that is to be uncertain of the slices; None: no model.
+        before: slices that are labelled already, fewer than ``number``. The choice begins with
+            them. Not for ``patients``.
 
     Returns:
         Different slices, the first to label first.
 
     Raises:
-        PosconError: the encoder cannot be used.
+        PosconError: the encoder or the model cannot be used.
     """
     if strategy == PATIENTS:
         return patients(cases, number, seed)
@@ -59,10 +67,16 @@ def choose(
         encoder = FeatureExtractor(init, device or "auto")
         check_fits(store, encoder, str(init))
         embeddings = unit(slice_features(store, cases, encoder))[known]
-    hidden = np.zeros(len(known), bool)
-    pool = Pool(slices.subject_of[known], hidden, slices.middles[known], embeddings)
-    rows = [known[choice.row] for choice in find_strategy(strategy)().choose(pool, number, seed)]
-    return [(slices.cases[slices.case_of[row]], int(slices.slice_of[row])) for row in rows]
+    uncertainty = None
+    if model is not None:
+        network = Model(model, device or "auto")
+        uncertainty = slice_uncertainty(store, cases, network, stream(seed, "views"))[known]
+    at = [(slices.cases[slices.case_of[row]], int(slices.slice_of[row])) for row in known]
+    shown = {(case.id, each) for case, each in before}
+    labelled = np.array([(case.id, each) in shown for case, each in at])
+    pool = Pool(slices.subject_of[known], labelled, slices.middles[known], embeddings, uncertainty)
+    choices = find_strategy(strategy)().choose(pool, number - len(before), seed)
+    return [*before, *(at[choice.row] for choice in choices)]
 
 
 def patients(cases: Sequence[CaseRecord], number: int, seed: int) -> list[Chosen]:
@@ -101,3 +115,24 @@ def slice_table(chosen: Sequence[Chosen]) -> str:
         (rank, case.id, case.subject, each) for rank, (case, each) in enumerate(chosen, start=1)
     )
     return text.getvalue()
+
+
+def read_chosen(path: Path, cases: Sequence[CaseRecord]) -> list[Chosen]:
+    """Read the text of :func:`slice_table` back from a file, in its order.
+
+    Args:
+        path: the file.
+        cases: the cases that it names, or more.
+
+    Raises:
+        PosconError: there is no such file.
+    """
+    of_id = {case.id: case for case in cases}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [(of_id[row["case"]], int(row["slice"])) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise PosconError(
+            f"{path}: no such file, but the next round adds to its slices; remove the runs of the "
+            "round and begin again"
+        ) from None

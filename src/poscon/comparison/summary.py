@@ -469,7 +469,14 @@ def _labels(plan: Plan) -> str:
         )
     text = (
         "All labels of the training subjects are hidden. A strategy chooses slices, and only these "
-        "are then labelled. The slices of a strategy are the same for all methods."
+        "are then labelled. The slices of a strategy are the same for all methods"
+    )
+    in_rounds = [s.label for s in plan.slice_strategies if plan.in_rounds(s)]
+    text += (
+        f", except those of {' and '.join(in_rounds)}: there each row's model of a round chooses "
+        "the slices that its next round adds."
+        if in_rounds
+        else "."
     )
     if any(strategy.name == PATIENTS for strategy in plan.slice_strategies):
         text += f" The subjects of the strategy {PATIENTS} are {drawn}."

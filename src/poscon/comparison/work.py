@@ -19,7 +19,7 @@ from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
 from poscon.comparison.jobs import Job, SliceChoice
 from poscon.comparison.plan import DataSettings
-from poscon.comparison.slices import SLICES, choose, slice_table
+from poscon.comparison.slices import SLICES, choose, read_chosen, slice_table
 from poscon.errors import PosconError
 from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
@@ -141,14 +141,18 @@ def _chosen_slices(job: Job, how: SliceChoice, place: ComparisonFolder) -> Path:
             path.parent.mkdir(exist_ok=True)
             store = Store(place.store)
             of_id = {case.id: case for case in store.cases}
+            cases = [of_id[name] for name in job.cases["labelled"]]
+            before = [] if how.before is None else read_chosen(path.parent / how.before, cases)
             chosen = choose(
                 store,
-                [of_id[name] for name in job.cases["labelled"]],
+                cases,
                 how.strategy,
                 int(job.labelled or 0),
                 job.settings["seed"],
                 None if how.init is None else place.run(how.init),
                 place.device,
+                model=None if how.model is None else place.run(how.model),
+                before=before,
             )
             write_text(path, slice_table(chosen))
     return path

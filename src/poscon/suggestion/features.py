@@ -1,4 +1,4 @@
-"""The features of all slices of a store's cases, which strategies with an encoder choose by."""
+"""What strategies choose by: features of all slices of a store's cases, and uncertainty."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from poscon.errors import PosconError
-from poscon.models import FeatureExtractor, ScanPreparer
+from poscon.models import FeatureExtractor, Model, ScanPreparer
 from poscon.progress import progress_bar
 from poscon.store.store import CaseRecord, Store
+from poscon.suggestion.disagreement import disagreement, trained_with_mirrors
 
 
 def stacks(store: Store, cases: Sequence[CaseRecord], description: str) -> Iterator[torch.Tensor]:
@@ -25,6 +26,14 @@ def slice_features(
 ) -> np.ndarray:
     """(N, D) features of all slices of the cases, case after case."""
     return np.concatenate([encoder.features(s) for s in stacks(store, cases, "embedding")])
+
+
+def slice_uncertainty(
+    store: Store, cases: Sequence[CaseRecord], model: Model, seed: int
+) -> np.ndarray:
+    """(N,) disagreement of a model's predictions for all slices of the cases, case after case."""
+    mirrored, images = trained_with_mirrors(model), stacks(store, cases, "predicting")
+    return np.concatenate([disagreement(model, s, seed, mirrored=mirrored) for s in images])
 
 
 def check_fits(store: Store, trained: ScanPreparer, run: str) -> None:
