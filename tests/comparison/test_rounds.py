@@ -181,7 +181,7 @@ def test_a_lost_table_is_named(store: Path, tmp_path: Path) -> None:
         ({"rounds": [2, 2]}, "two or more rising numbers"),
         ({"rounds": [2]}, "two or more rising numbers"),
         ({"rounds": []}, "two or more rising numbers"),
-        ({"strategies": ["spread"]}, "rounds has no effect.* as hybrid and uncertain do"),
+        ({"strategies": ["spread"]}, "rounds has no effect.* as uncertain and hybrid do"),
         ({"strategies": None}, "rounds has no effect"),
         ({"strategies": ["uncertian"]}, "'uncertian' is unknown .did you mean 'uncertain'"),
         ({"strategies": ["hybrid"]}, "hybrid needs an encoder"),
