@@ -220,7 +220,7 @@ def _submit(
     for job in list(missing):
         if lost := sorted(job.needs & failed.keys()):
             missing.remove(job)
-            failed[job.name] = f"what it starts from failed ({lost[0]})"
+            failed[job.name] = f"a run that it needs failed ({lost[0]})"
             board.finished(job, failed[job.name])
         elif len(running) < workers.capacity and not job.needs & waiting:
             missing.remove(job)
