@@ -284,45 +284,6 @@ def test_augmentation_may_be_changed_in_part(store: Path, tmp_path: Path) -> Non
     assert views["gamma"] == 0.5  # the default of fine-tuning, not that of pre-training
 
 
-def method_of(run: Path) -> str:
-    return str(yaml.safe_load((run / "config.yaml").read_text())["settings"]["method"])
-
-
-@pytest.mark.parametrize(
-    ("how", "method"),
-    [
-        ({}, "supervised"),  # every case is labelled
-        ({"labelled": 2}, "fixmatch"),
-        ({"labelled_slices": 5}, "fixmatch"),  # the other slices have no labels
-        ({"cases": ["phantom_000"], "unlabelled": ["phantom_002"]}, "fixmatch"),
-        ({"cases": ["phantom_000"]}, "supervised"),
-        ({"labelled": 2, "method": "supervised"}, "supervised"),
-        ({"labelled": 2, "recipe": {"finetune": {"method": "mixup"}}}, "mixup"),
-        ({"labelled": 2, "settings": ["method=mean-teacher"]}, "mean-teacher"),
-    ],
-)
-def test_the_method_follows_from_the_data_if_nobody_names_one(
-    how: dict[str, Any],
-    method: str,
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr("poscon.commands.finetune.train", lambda *_, **__: None)
-    finetune(store, tmp_path / "run", **{**how, "settings": [*SMALL, *how.get("settings", [])]})
-    assert method_of(tmp_path / "run") == method
-    assert ("also learns from the slices without labels" in capsys.readouterr().err) == (
-        method == "fixmatch"
-    )
-
-
-def test_settings_of_a_loss_need_the_name_of_its_method(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match="give --method too"):
-        finetune(store, tmp_path / "run", labelled=2, settings=["loss.terms=ce"])
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -40,7 +40,6 @@ from poscon.training.roles import (
     Roles,
     Selection,
     choose_roles,
-    has_unlabelled_slices,
     roles_of_method,
 )
 from poscon.training.run import (
@@ -57,8 +56,6 @@ from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
 from poscon.volumes.case import IGNORE
 
-WITH_UNLABELLED = "fixmatch"
-"""The method where there are slices without labels and none is asked for (decision 30)."""
 TIMED_STEPS = 10
 """Steps whose time says how many there are in ``minutes``, after as many to warm up."""
 
@@ -106,8 +103,7 @@ def finetune(
         unlabelled: the cases to use without their labels, for methods that do so: a file or a
             list; None: the rest of the cases to draw from.
         validation: the cases to set apart for validation: a file or a list.
-        method: fine-tuning method; None: that of the recipe, else ``fixmatch`` if there are slices
-            without labels, and ``supervised`` if there are none.
+        method: fine-tuning method; None: that of the recipe, else ``supervised``.
         iterations: training steps; None: that of the recipe, else 2000.
         minutes: how long the training may take, in place of ``iterations``. The number of steps
             that fit is worked out from the speed of the first ones. The run folder has it as
@@ -147,29 +143,19 @@ def finetune(
         )
         return _finetune(Request.resume(folder, opened, device), folder)
     folder.check_new()
-    options = {
-        "method": method,
-        "iterations": iterations,
-        "minutes": minutes,
-        "seed": seed,
-        "device": device,
-    }
+    chosen = resolve(
+        FinetuneSettings,
+        "finetune",
+        recipe,
+        settings,
+        method=method,
+        iterations=iterations,
+        minutes=minutes,
+        seed=seed,
+        device=device,
+    )
     selection = Selection(cases, exclude, unlabelled, validation, labelled, labelled_slices)
-    chosen = resolve(FinetuneSettings, "finetune", recipe, settings, **options)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
-    if "method" not in chosen.model_fields_set and has_unlabelled_slices(roles, selection):
-        if chosen.loss != find_method(chosen.method).Settings().model_dump():
-            raise PosconError(
-                "setting loss: is that of one method, and without --method the data decide which; "
-                "give --method too"
-            )
-        options["method"] = WITH_UNLABELLED
-        chosen = resolve(FinetuneSettings, "finetune", recipe, settings, **options)
-        console.print(
-            f"method {WITH_UNLABELLED}: it also learns from the slices without labels; --method "
-            "supervised does not, and a step takes half the time",
-            soft_wrap=True,
-        )
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
 

@@ -1,6 +1,5 @@
 """Which cases a fine-tuning trains on, with and without labels, and which it is validated on."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +87,6 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
     return roles
 
 
-def has_unlabelled_slices(roles: Mapping[str, Sequence[CaseRecord]], selection: Selection) -> bool:
-    """Whether there is anything to use without labels.
-
-    The other slices of a partly labelled case are such, if the user does not say what is.
-    """
-    partly = selection.unlabelled is None and any(c.partly_labelled for c in roles["labelled"])
-    return bool(roles.get("unlabelled")) or partly
-
-
 def roles_of_method(store: Store, roles: Roles, selection: Selection, method: str) -> Roles:
     """The roles that a method uses. A note says if it does not use ranges that there are.
 
@@ -115,7 +105,9 @@ def roles_of_method(store: Store, roles: Roles, selection: Selection, method: st
         if selection.unlabelled is not None:
             raise PosconError(f"--unlabelled: has no effect with method {method}")
         return {role: cases for role, cases in roles.items() if role != "unlabelled"}
-    if not has_unlabelled_slices(roles, selection):
+    # the other slices of a partly labelled case are such too, if the user does not say what is
+    partly = selection.unlabelled is None and any(c.partly_labelled for c in roles["labelled"])
+    if not roles.get("unlabelled") and not partly:
         given = selection.unlabelled
         place = store.path if given is None else names_place(given)
         raise PosconError(

@@ -73,7 +73,7 @@ def finetune(
         str | None,
         typer.Option(
             help="Fine-tuning method (see poscon methods). Default: that of the recipe, else "
-            "fixmatch if there are slices without labels, and supervised if there are none."
+            "supervised."
         ),
     ] = None,
     iterations: Annotated[
