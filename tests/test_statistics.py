@@ -181,6 +181,7 @@ def test_the_interval_of_trainings_is_that_of_a_t_test(apart: list[float]) -> No
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_trainings_that_differ_by_luck_are_told_apart_as_rarely_as_promised() -> None:
     """None is better, but a training moves all of its subjects: by subjects alone, many are."""
     rng = np.random.default_rng(0)

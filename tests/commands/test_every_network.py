@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,18 @@ KINDS = {"residual": RESIDUAL, "channels": [], "context": ["network.context=1"]}
 EVERYTHING = [*RESIDUAL, "network.context=1"]
 INPUTS = {"residual": 1, "channels": 2, "context": 3}
 TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
+
+
+def with_every_kind(names: Sequence[str]) -> list[Any]:
+    """Every method with every kind of network; two thirds of them are slow tests.
+
+    Each method keeps one kind, and each kind a third of the methods.
+    """
+    pairs = ((i, name, j, kind) for i, name in enumerate(names) for j, kind in enumerate(KINDS))
+    return [
+        pytest.param(name, kind, marks=[pytest.mark.slow] if (i + j) % len(KINDS) else [])
+        for i, name, j, kind in pairs
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +92,7 @@ def equal(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("name", "kind"), with_every_kind(TRAINED))
 def test_pretraining_and_a_finetuning_of_it(
     name: str, kind: str, store: Path, two: Path, tmp_path: Path
 ) -> None:
@@ -100,8 +111,7 @@ def test_pretraining_and_a_finetuning_of_it(
     assert all(torch.equal(model[f"encoder.{key}"], tensors[key]) for key in weights)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", finetuning.METHODS)
+@pytest.mark.parametrize(("name", "kind"), with_every_kind(list(finetuning.METHODS)))
 def test_finetuning(name: str, kind: str, store: Path, two: Path, tmp_path: Path) -> None:
     """The loss falls, with deep supervision and the unlabelled slices where they are used."""
     chosen = two if kind == "channels" else store

@@ -127,6 +127,7 @@ def test_a_changed_plan_does_what_is_new_and_keeps_the_rest(done: Path, tmp_path
     assert {row["labelled"] for row in rows(out)} == {"1"}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_finds_the_same(done: Path, tmp_path: Path) -> None:
     out, plan = tmp_path / "out", plan_file(tmp_path)
     kept: dict[str, int] = {}
@@ -425,6 +426,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         open_comparison(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_real_scans_through_the_command_line(shared_data: Path, tmp_path: Path) -> None:
     """Cardiac MRI to be tested on as its split says; two patients, one labelled."""
     source = shared_data / "acdc"

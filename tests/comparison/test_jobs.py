@@ -55,7 +55,7 @@ def test_every_combination_once_and_a_pretraining_a_fold_before_what_starts_from
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    """Enough subjects for any plan, with the split that one of them wants; others to start from."""
+    """Enough subjects for any plan, with the lists that some of them want; others to start from."""
     found = {}
     for name, subjects, seed in (("data", 18, 1), ("pretrain_data", 3, 2)):
         folder = tmp_path_factory.mktemp(name)
@@ -63,7 +63,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
         found[name] = prepare(folder / "scans", folder / "store", spacing=8.0, processes=1)
     everyone = [case.subject for case in found["data"].cases]
     split = {"train": everyone[:16], "validation": everyone[16:], "test": everyone[16:]}
-    (Path(found["data"].path) / "split.json").write_text(json.dumps(split))
+    folder = Path(found["data"].path)
+    (folder / "split.json").write_text(json.dumps(split))
+    for name, part in (("hippocampus-train", "train"), ("hippocampus-tune", "test")):
+        (folder / f"{name}.txt").write_text("\n".join(split[part]))
+    (folder / "btcv-test.txt").write_text("\n".join(split["test"]))
     return found
 
 

@@ -129,6 +129,7 @@ def test_the_chosen_slices_are_those_that_are_labelled(done: Path) -> None:
         assert roles.get("unlabelled", set()) == (rest if job.finetuning == "teacher" else set())
 
 
+@pytest.mark.slow
 def test_done_again_only_what_is_missing_is_done_and_is_the_same(plan: Path, done: Path) -> None:
     before = (done / "results.csv").read_text()
     job = next(j for j in open_comparison(done).schedule.finetunings if j.strategy != "patients")

@@ -112,7 +112,9 @@ def reader_of(*cases):
     return SliceReader(
         None,
         [
-            SimpleNamespace(subject=name, shape=(n, 1, 1), positions=np.arange(1, n + 1) / n)
+            SimpleNamespace(
+                subject=name, shape=(n, 1, 1), positions=np.arange(1, n + 1) / n, ranges={}
+            )
             for name, n in cases
         ],
         SIZE,
