@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import settings
 
+from poscon.cli import main
 from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
@@ -83,6 +84,25 @@ def finetuned(store: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFa
         settings=["size=32", "batch=8"],
     )
     return run
+
+
+@pytest.fixture
+def poscon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process; gives exit code, stdout and stderr.
+
+    A process of its own imports torch first, which takes longer than most commands that fail.
+    """
+
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["poscon", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return called
 
 
 def _look_at(page: Path, script: str, folder: Path, *, dark: bool = False) -> tuple[Any, list[str]]:

@@ -37,7 +37,7 @@ COMMANDS = [
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def started(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as a shell starts it."""
     return subprocess.run(
         [sys.executable, "-m", "poscon", *map(str, arguments)],
@@ -50,17 +50,13 @@ def poscon(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The same in this process: to import torch takes longer than most commands that fail."""
+def here(poscon: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same in this process."""
 
     def called(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["poscon", *map(str, arguments)])
         if cwd is not None:
             monkeypatch.chdir(cwd)
-        with pytest.raises(SystemExit) as end:
-            main()
-        code = int(end.value.code or 0)
-        return subprocess.CompletedProcess(list(arguments), code, *capsys.readouterr())
+        return subprocess.CompletedProcess(list(arguments), *poscon(*arguments))
 
     return called
 
@@ -80,7 +76,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_shows_an_example(command: str) -> None:
-    result = poscon(command, "--help")
+    result = started(command, "--help")
     assert result.returncode == 0
     assert f"Example: poscon {command}" in " ".join(result.stdout.split())
 
@@ -127,7 +123,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_bad_input_ends_the_process_so_too(tmp_path: Path) -> None:
-    result = poscon("pretrain", "nowhere", "run", cwd=tmp_path)
+    result = started("pretrain", "nowhere", "run", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: nowhere")
     assert result.stderr.count("\n") == 1
@@ -138,7 +134,7 @@ def test_bad_input_ends_the_process_so_too(tmp_path: Path) -> None:
     "arguments", [["--nonsense"], ["prepare"], ["pretrain", "a", "b", "--epochs", "x"]]
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    result = poscon(*arguments)
+    result = started(*arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
 
@@ -175,7 +171,7 @@ def test_a_plan_printed_can_be_used(tmp_path: Path, here: Run) -> None:
 
 
 def test_version() -> None:
-    result = poscon("--version")
+    result = started("--version")
     assert result.returncode == 0
     assert result.stdout == f"poscon {__version__}\n"
 
@@ -276,7 +272,7 @@ def test_the_main_job_on_the_command_line(tmp_path: Path, scans: Path) -> None:
     ]
     steps[3] += ["--iterations", 5, "-s", "size=32", "-s", "batch=4"]
     for step in steps:
-        result = poscon(*step, cwd=tmp_path)
+        result = started(*step, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert "Traceback" not in result.stderr
     assert (tmp_path / "out" / "phantom_004.nii.gz").is_file()

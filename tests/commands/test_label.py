@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from poscon.cli import main
 from poscon.commands.finetune import finetune
 from poscon.commands.label import label
 from poscon.commands.prepare import prepare
@@ -74,20 +73,6 @@ def maps(tmp_path: Path) -> Path:
 
 
 GIVEN = {"labels": "1=RV,2=LV", "ignore_label": IGNORE}
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line here; gives its exit code, and what it printed."""
-
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["poscon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return called
 
 
 def case_of(store: Path, name: str) -> tuple[CaseRecord, np.ndarray]:
@@ -156,8 +141,10 @@ def test_the_store_is_that_of_prepare_with_the_label_maps(
     assert not any(oddity.kind == "damaged" for oddity in find_oddities(Store(tmp_path / "store")))
 
 
-def test_every_value_is_a_class_where_nobody_says(unlabelled: Path, maps: Path, run: Run) -> None:
-    code, out, _ = run("label", unlabelled, maps, "--ignore-label", IGNORE)
+def test_every_value_is_a_class_where_nobody_says(
+    unlabelled: Path, maps: Path, poscon: Run
+) -> None:
+    code, out, _ = poscon("label", unlabelled, maps, "--ignore-label", IGNORE)
     assert code == 0
     assert out.startswith(f"9 slice(s) of 2 subject(s) are labelled in {unlabelled}: 9 added, 0 ")
     assert out.endswith("classes class_1, class_2\n")
@@ -172,7 +159,7 @@ def test_every_value_is_a_class_where_nobody_says(unlabelled: Path, maps: Path, 
 
 
 def test_labels_are_merged_and_the_new_ones_come_first(
-    unlabelled: Path, maps: Path, run: Run, tmp_path: Path
+    unlabelled: Path, maps: Path, poscon: Run, tmp_path: Path
 ) -> None:
     label(unlabelled, maps, **GIVEN)
     case, before = case_of(unlabelled, "a")
@@ -181,7 +168,7 @@ def test_labels_are_merged_and_the_new_ones_come_first(
     more[3:5, :, 3] = 0
     more[0, :, 3] = IGNORE
     put(tmp_path / "more" / "a.nii.gz", more, AFFINES["a"])
-    code, out, _ = run("label", unlabelled, tmp_path / "more", "--ignore-label", IGNORE)
+    code, out, _ = poscon("label", unlabelled, tmp_path / "more", "--ignore-label", IGNORE)
     assert code == 0
     assert "11 slice(s) of 2 subject(s)" in out
     assert "2 added, 1 changed; classes RV, LV" in out
@@ -190,7 +177,7 @@ def test_labels_are_merged_and_the_new_ones_come_first(
     np.testing.assert_array_equal(after, np.where(new == IGNORE, before, new))
     np.testing.assert_array_equal(reader.label(case), before)  # a training that goes on
     untouched = content(unlabelled)
-    assert run("label", unlabelled, tmp_path / "more", "--ignore-label", IGNORE)[0] == 0
+    assert poscon("label", unlabelled, tmp_path / "more", "--ignore-label", IGNORE)[0] == 0
     again = content(unlabelled)
     assert again["manifest.json"] == untouched["manifest.json"]
     # the label map before is kept until the next time
@@ -238,7 +225,7 @@ def test_other_formats_and_segments_of_slicer(
 
 
 def test_what_suggest_wrote_is_given_back(
-    scans: Path, unlabelled: Path, tmp_path: Path, run: Run
+    scans: Path, unlabelled: Path, tmp_path: Path, poscon: Run
 ) -> None:
     first = suggest(unlabelled, tmp_path / "next", budget=6, source=scans)
     stated = json.loads((tmp_path / "next" / "labels" / "labels.json").read_text())
@@ -258,7 +245,7 @@ def test_what_suggest_wrote_is_given_back(
             )
             labels[:, :, other] = 0  # by mistake
         nib.save(nib.Nifti1Image(labels, None, image.header), path)
-    code, out, _ = run(
+    code, out, _ = poscon(
         "label", unlabelled, tmp_path / "next" / "labels",
         "--labels", "1=RV,2=LV", "--suggestion", first.table,
     )  # fmt: skip
@@ -354,9 +341,9 @@ def test_a_killed_command_leaves_the_store_as_it_was_or_labelled(
         assert files == {"image.npy", "case.json", case_of(unlabelled, name)[0].label_file}
 
 
-def test_a_second_command_is_refused(unlabelled: Path, maps: Path, run: Run) -> None:
+def test_a_second_command_is_refused(unlabelled: Path, maps: Path, poscon: Run) -> None:
     with alone(unlabelled, "label"):
-        code, out, err = run("label", unlabelled, maps, "--ignore-label", IGNORE)
+        code, out, err = poscon("label", unlabelled, maps, "--ignore-label", IGNORE)
     assert (code, out) == (2, "")
     assert "another poscon label is at work there" in err
 
@@ -386,7 +373,7 @@ def ranges_file(path: Path, *lines: str) -> Path:
 
 
 def test_ranges_are_added_with_label_maps_or_later(
-    unlabelled: Path, maps: Path, tmp_path: Path, run: Run
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
 ) -> None:
     """B is stored the other way round; the numbers are those of its file."""
     first = ranges_file(tmp_path / "first.csv", "b,LV,1,6", "c,RV,,")
@@ -398,7 +385,7 @@ def test_ranges_are_added_with_label_maps_or_later(
     }
     before = {path: data for path, data in content(unlabelled).items() if "manifest" not in path}
     later = ranges_file(tmp_path / "later.csv", "b,RV,1,7", "c,RV,2,3")
-    code, out, _ = run("label", unlabelled, "--ranges", later)
+    code, out, _ = poscon("label", unlabelled, "--ranges", later)
     assert code == 0
     assert "2 of 3 cases have ranges of structures" in out
     found = {c.id: dict(c.ranges) for c in Store(unlabelled).cases}
@@ -409,32 +396,37 @@ def test_ranges_are_added_with_label_maps_or_later(
 
 
 def test_ranges_that_contradict_label_maps_change_nothing(
-    unlabelled: Path, maps: Path, tmp_path: Path, run: Run
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
 ) -> None:
     wrong = ranges_file(tmp_path / "wrong.csv", "a,RV,4,4")
     words = "wrong.csv, case a: says that RV is in slices 4 to 4 only, but the label map has it in"
     given = ("--labels", "1=RV,2=LV", "--ignore-label", IGNORE)
-    refused(unlabelled, maps, words, run, *given, "--ranges", wrong)
+    refused(unlabelled, maps, words, poscon, *given, "--ranges", wrong)
     label(unlabelled, maps, **GIVEN)
     label(unlabelled, ranges=ranges_file(tmp_path / "right.csv", "c,RV,0,2"))
     put(tmp_path / "more" / "c.nii.gz", drawn(), AFFINES["c"])
     words = "range of case c: says that RV is in slices 0 to 2 only"
-    refused(unlabelled, tmp_path / "more", words, run)
+    refused(unlabelled, tmp_path / "more", words, poscon)
+    right = ranges_file(tmp_path / "right.csv", "c,RV,0,7")  # mended by the same command
+    label(unlabelled, tmp_path / "more", ranges=right)
+    assert dict(case_of(unlabelled, "c")[0].ranges) == {"RV": (0, 7)}
 
 
-def test_ranges_without_label_maps_need_classes(unlabelled: Path, tmp_path: Path, run: Run) -> None:
-    code, _, err = run("label", unlabelled)
+def test_ranges_without_label_maps_need_classes(
+    unlabelled: Path, tmp_path: Path, poscon: Run
+) -> None:
+    code, _, err = poscon("label", unlabelled)
     assert (code, "nothing to add" in err) == (2, True)
     file = ranges_file(tmp_path / "ranges.csv", "a,RV,0,2")
-    code, _, err = run("label", unlabelled, "--ranges", file)
+    code, _, err = poscon("label", unlabelled, "--ranges", file)
     assert (code, "has no classes yet" in err) == (2, True)
-    code, _, err = run("label", unlabelled, "--ranges", file, "--ignore-label", 255)
+    code, _, err = poscon("label", unlabelled, "--ranges", file, "--ignore-label", 255)
     assert (code, "--ignore-label: no effect without label maps" in err) == (2, True)
 
 
-def refused(store: Path, maps: Path, words: str, run: Run, *options: object) -> None:
+def refused(store: Path, maps: Path, words: str, poscon: Run, *options: object) -> None:
     before = content(store)
-    code, out, err = run("label", store, maps, *options)
+    code, out, err = poscon("label", store, maps, *options)
     assert (code, out) == (2, ""), err
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -442,89 +434,91 @@ def refused(store: Path, maps: Path, words: str, run: Run, *options: object) -> 
     assert content(store) == before
 
 
-def test_a_label_map_on_another_grid_is_refused(unlabelled: Path, maps: Path, run: Run) -> None:
+def test_a_label_map_on_another_grid_is_refused(unlabelled: Path, maps: Path, poscon: Run) -> None:
     given = ("--ignore-label", IGNORE)
     a = maps / "a.nii.gz"
     put(a, drawn()[:, :, :7], AFFINES["a"])
     words = f"{a}: shape (12, 10, 7) differs from that of its image a.nii.gz, (12, 10, 8); fix"
-    refused(unlabelled, maps, words, run, *given)
+    refused(unlabelled, maps, words, poscon, *given)
     moved = nib.load(put(a, drawn(), AFFINES["a"]))
     affine = moved.affine + np.array([[0, 0, 0, 2.0], *np.zeros((3, 4))])
     nib.save(nib.Nifti1Image(drawn(), affine), a)
     words = f"{a}: lies up to 2 mm from its image a.nii.gz (the affines differ); fix or leave out"
-    refused(unlabelled, maps, words, run, *given)
+    refused(unlabelled, maps, words, poscon, *given)
     put(a, drawn(), AFFINES["b"])
-    refused(unlabelled, maps, "(the affines differ)", run, *given)
+    refused(unlabelled, maps, "(the affines differ)", poscon, *given)
     put(maps / "b.nii.gz", drawn(), AFFINES["a"])
-    refused(unlabelled, maps, "(and 1 more file(s) with errors)", run, *given)
+    refused(unlabelled, maps, "(and 1 more file(s) with errors)", poscon, *given)
 
 
 def test_label_maps_that_cannot_be_used(
-    unlabelled: Path, maps: Path, tmp_path: Path, run: Run
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
 ) -> None:
     given = ("--labels", "1=RV,2=LV", "--ignore-label", IGNORE)
-    refused(unlabelled, tmp_path / "none", "no such folder; give the folder of the", run, *given)
+    refused(unlabelled, tmp_path / "none", "no such folder; give the folder of the", poscon, *given)
     (tmp_path / "none").mkdir()
-    refused(unlabelled, tmp_path / "none", "no label map in this folder", run, *given)
-    refused(unlabelled, maps, "label value(s) 2 not declared", run, "--labels", "1=RV",
+    refused(unlabelled, tmp_path / "none", "no label map in this folder", poscon, *given)
+    refused(unlabelled, maps, "label value(s) 2 not declared", poscon, "--labels", "1=RV",
             "--ignore-label", IGNORE)  # fmt: skip
-    refused(unlabelled, maps, "255 cannot mean", run, "--labels", "255=RV",
+    refused(unlabelled, maps, "255 cannot mean", poscon, "--labels", "255=RV",
             "--ignore-label", IGNORE)  # fmt: skip
     for name in "ab":
         put(tmp_path / "closed" / f"{name}.nii.gz", drawn(*range(8)), AFFINES[name])
         put(tmp_path / "empty" / f"{name}.nii.gz", drawn() * 0, AFFINES[name])
-    refused(unlabelled, tmp_path / "closed", "not one voxel of its label maps", run, *given)
-    refused(unlabelled, tmp_path / "empty", "no label map has a structure", run)
+    refused(unlabelled, tmp_path / "closed", "not one voxel of its label maps", poscon, *given)
+    refused(unlabelled, tmp_path / "empty", "no label map has a structure", poscon)
     (maps / "labels.json").write_text('{"classes": [], "ignore": 9}')
-    refused(unlabelled, maps, "says itself that 9 is the label of what is not", run, *given)
+    refused(unlabelled, maps, "says itself that 9 is the label of what is not", poscon, *given)
     (maps / "labels.json").write_text('{"classes": []}')
-    refused(unlabelled, maps, "labels.json: expected", run, "--ignore-label", IGNORE)
+    refused(unlabelled, maps, "labels.json: expected", poscon, "--ignore-label", IGNORE)
     (maps / "labels.json").unlink()
     shutil.copy(maps / "a.nii.gz", maps / "z.nii.gz")
-    refused(unlabelled, maps, "has no case 'z'; a label map has the name of its case", run, *given)
+    refused(
+        unlabelled, maps, "has no case 'z'; a label map has the name of its case", poscon, *given
+    )
     shutil.copy(maps / "a.nii.gz", maps / "a.nii")
-    refused(unlabelled, maps, "two files for the case 'a'", run, *given)
+    refused(unlabelled, maps, "two files for the case 'a'", poscon, *given)
 
 
 def test_other_classes_than_those_of_the_store_are_refused(
-    unlabelled: Path, maps: Path, run: Run
+    unlabelled: Path, maps: Path, poscon: Run
 ) -> None:
     label(unlabelled, maps, **GIVEN)
     for other in ("1=RV", "1=RV,2=LV,3=MYO", "1=LV,2=RV"):
         words = f"--labels: the classes are {other}, but those of {unlabelled} are 1=RV,2=LV; give"
-        refused(unlabelled, maps, words, run, "--labels", other, "--ignore-label", IGNORE)
+        refused(unlabelled, maps, words, poscon, "--labels", other, "--ignore-label", IGNORE)
     (maps / "labels.json").write_text('{"classes": [{"name": "RV", "values": [1]}]}')
     words = f"{maps}: the classes are 1=RV, but those"
-    refused(unlabelled, maps, words, run, "--ignore-label", IGNORE)
+    refused(unlabelled, maps, words, poscon, "--ignore-label", IGNORE)
     (maps / "labels.json").unlink()
-    assert run("label", unlabelled, maps, "--labels", "2=LV,1=RV", "--ignore-label", 255)[0] == 0
+    assert poscon("label", unlabelled, maps, "--labels", "2=LV,1=RV", "--ignore-label", 255)[0] == 0
     assert Store(unlabelled).class_names == ("RV", "LV")
 
 
-def test_tables_that_do_not_fit(unlabelled: Path, maps: Path, tmp_path: Path, run: Run) -> None:
+def test_tables_that_do_not_fit(unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run) -> None:
     table = tmp_path / "table.csv"
     given = ("--ignore-label", IGNORE, "--suggestion", table)
-    refused(unlabelled, maps, "cannot read the table of slices", run, *given)
+    refused(unlabelled, maps, "cannot read the table of slices", poscon, *given)
     table.write_text("case,slice\nz,0\n")
-    refused(unlabelled, maps, "there is no case 'z' among those of", run, *given)
+    refused(unlabelled, maps, "there is no case 'z' among those of", poscon, *given)
     table.write_text("case,slice\na,8\n")
-    refused(unlabelled, maps, "case a has no slice 8, its slices are 0 to 7", run, *given)
+    refused(unlabelled, maps, "case a has no slice 8, its slices are 0 to 7", poscon, *given)
 
 
 def test_stores_that_cannot_be_labelled(
-    unlabelled: Path, maps: Path, tmp_path: Path, run: Run
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
 ) -> None:
     given = ("--ignore-label", IGNORE)
-    code, _, err = run("label", "s3://bucket/store", maps, *given)
+    code, _, err = poscon("label", "s3://bucket/store", maps, *given)
     assert (code, "in a folder of this machine; copy it there" in err) == (2, True)
-    code, _, err = run("label", tmp_path / "none", maps, *given)
+    code, _, err = poscon("label", tmp_path / "none", maps, *given)
     assert (code, "not a store" in err) == (2, True)
     assert not (tmp_path / "none").exists()
     image = unlabelled / "cases" / "b" / "image.npy"
     np.save(image, np.zeros_like(np.load(image)))
-    refused(unlabelled, maps, "case b: its arrays are not those that were prepared", run, *given)
+    refused(unlabelled, maps, "case b: its arrays are not those that were prepared", poscon, *given)
     manifest = json.loads((unlabelled / "manifest.json").read_text())
     for case in manifest["cases"]:
         del case["affine"], case["label_file"]
     (unlabelled / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 4}))
-    refused(unlabelled, maps, "written by an earlier poscon, it does not say where", run, *given)
+    refused(unlabelled, maps, "written by an earlier poscon, it does not say where", poscon, *given)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from poscon.cli import main
 from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
 from poscon.finetuning.fixmatch import FixMatch
@@ -40,22 +38,6 @@ def source(tmp_path: Path) -> Path:
     nib.save(nib.Nifti1Image(labels, affine), folder / "a_seg.nii")
     (tmp_path / "ranges.csv").write_text("case,class,first,last\nb,class_1,1,3\nc,class_1,,\n")
     return folder
-
-
-@pytest.fixture
-def poscon(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line: exit code, stdout and stderr."""
-
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["poscon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return called
 
 
 def rows(run: Path) -> list[dict[str, str]]:

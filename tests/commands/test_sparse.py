@@ -14,7 +14,6 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from poscon import finetuning
-from poscon.cli import main
 from poscon.commands.finetune import mean_dice
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.build import build_network
@@ -59,22 +58,6 @@ def source(tmp_path: Path) -> Path:
         if name != "d":
             put(folder / f"{name}_seg.nii.gz", segmentation(), downwards=name == "b")
     return folder
-
-
-@pytest.fixture
-def poscon(monkeypatch, capsys):
-    """Runs the command line here; gives its exit code, and what it printed."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["poscon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        code = end.value.code or 0
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import SimpleITK
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from poscon.cli import main
 from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
 from poscon.commands.suggest import COLUMNS, suggest
@@ -32,22 +30,6 @@ AXES = {
     "thick_first": (np.diag([6.0, 2, 2]), 0),
 }
 """The directions of the file's axes, and the axis along which the slices lie."""
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line: exit code, stdout and stderr."""
-
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["poscon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return called
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +78,9 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_label_maps_are_open_at_the_chosen_slices_of_any_scan(
-    oblique: Path, oblique_store: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+    oblique: Path, oblique_store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
 ) -> None:
-    code, said, _ = run(
+    code, said, _ = poscon(
         "suggest", oblique_store, tmp_path / "out", "--budget", 14, "--source", oblique
     )
     assert code == 0
@@ -135,7 +117,10 @@ def test_label_maps_are_open_at_the_chosen_slices_of_any_scan(
 
 
 def test_what_was_drawn_is_labelled_and_the_next_round_goes_on(
-    partly: tuple[Path, Path], scans: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+    partly: tuple[Path, Path],
+    scans: Path,
+    tmp_path: Path,
+    poscon: Callable[..., tuple[int, str, str]],
 ) -> None:
     source, store = partly
     first = suggest(store, tmp_path / "first", budget=4, source=source)
@@ -150,7 +135,7 @@ def test_what_was_drawn_is_labelled_and_the_next_round_goes_on(
         nib.save(nib.Nifti1Image(labels, None, image.header), drawn / "labelsTr" / path.name)
     again = tmp_path / "again"
     options = ["--spacing", 6, "--processes", 1, "--ignore-label", IGNORE]
-    code, _, complained = run("prepare", drawn, again, *options)
+    code, _, complained = poscon("prepare", drawn, again, *options)
     assert code == 0, complained
     chosen = {(each.case, each.slice) for each in first.slices}
     records = {case.id: case for case in Store(again).cases}
@@ -353,7 +338,7 @@ def test_refusals_are_one_line_and_leave_nothing(
     pretrained: Path,
     finetuned: Path,
     tmp_path: Path,
-    run: Callable[..., tuple[int, str, str]],
+    poscon: Callable[..., tuple[int, str, str]],
 ) -> None:
     source, store = partly
     places = {
@@ -363,7 +348,7 @@ def test_refusals_are_one_line_and_leave_nothing(
         "{source}": source,
     }
     given = [places.get(str(option), option) for option in options]
-    code, said, complained = run("suggest", store, tmp_path / "out", *given)
+    code, said, complained = poscon("suggest", store, tmp_path / "out", *given)
     assert code == 2
     assert said == ""
     assert complained.count("\n") == 1

@@ -101,6 +101,14 @@ Modality = Annotated[
         "intensities)."
     ),
 ]
+Ranges = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weak labels: a CSV file with the columns case, class, first and last (slices from "
+        "0, in the order of the file). Default: no ranges are added.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Prints JSON on stdout instead of tables; notes go to stderr."),

@@ -21,7 +21,7 @@ from poscon.store.labelling import (
 from poscon.store.remote import is_url
 from poscon.store.slices import check_slice_table, read_slice_table
 from poscon.store.store import CaseRecord, ClassRecord, Store
-from poscon.store.weak_labels import check_label, ranges_line
+from poscon.store.weak_labels import ranges_line
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme, parse_labels
 from poscon.volumes.label_maps import choose_scheme
 from poscon.volumes.layouts.base import by_case, scan_files
@@ -280,7 +280,6 @@ def _add(
             a range does not fit.
     """
     records: dict[str, CaseRecord] = {}
-    names = [c.name for c in scheme.classes]
     labelled = not found
     try:
         with progress_bar() as progress:
@@ -289,8 +288,7 @@ def _add(
                 added, known = read_added(case, path, scheme), known_labels(store, case)
                 merged = np.where(added == IGNORE, known, added)
                 if (merged != known).any():
-                    check_label(case, merged, names, where=f"{store.path}, range of case {case.id}")
-                    records[case.id] = write_label(store, case, merged, path, len(names))
+                    records[case.id] = write_label(store, case, merged, path, len(scheme.classes))
                 labelled |= bool((added != IGNORE).any())
                 progress.advance(task)
         if not labelled:

@@ -27,7 +27,7 @@ from poscon.store.store import (
     slices_sha256,
     write_json,
 )
-from poscon.store.weak_labels import add_ranges
+from poscon.store.weak_labels import add_ranges, check_label
 from poscon.volumes.case import IGNORE, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.label_maps import read_label_header
@@ -143,6 +143,11 @@ def name_labels(
     }
     manifest = store.manifest.model_copy(update=changed)
     manifest = add_ranges(manifest, ranges, label_of, where=ranges_from)
+    names = [c.name for c in classes]
+    for case in manifest.cases:  # a new label map has to agree with the ranges that stay, too
+        if case.id in records and case.id not in ranges:
+            where = f"{store.path}, range of case {case.id}"
+            check_label(case, label_of(case), names, where=where)
     write_json(Path(store.path) / MANIFEST, manifest.model_dump(mode="json"))
 
 

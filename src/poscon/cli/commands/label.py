@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from poscon.cli.options import Ranges
 from poscon.cli.output import say
 
 
@@ -41,14 +42,7 @@ def label(
             "show no structure. Default: nothing is compared.",
         ),
     ] = None,
-    ranges: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weak labels: a CSV file with the columns case, class, first and last (slices "
-            "from 0, in the order of the file). Default: the ranges stay as they are.",
-        ),
-    ] = None,
+    ranges: Ranges = None,
 ) -> None:
     """Add label maps to a prepared store, without reading the scans again.
 

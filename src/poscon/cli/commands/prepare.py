@@ -13,6 +13,7 @@ from poscon.cli.options import (
     Labels,
     Layout,
     Modality,
+    Ranges,
     Recipe,
     Set,
     SourceSpacing,
@@ -53,14 +54,7 @@ def prepare(
             "foreground. Default: all.",
         ),
     ] = None,
-    ranges: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weak labels: a CSV file with the columns case, class, first and last (slices "
-            "from 0, in the order of the file). Default: none.",
-        ),
-    ] = None,
+    ranges: Ranges = None,
     channel: Channel = None,
     reverse: Annotated[
         Path | None,
