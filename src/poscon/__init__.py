@@ -15,6 +15,7 @@ name_the_user()
 _HOME = {
     "prepare": "poscon.commands.prepare",
     "inspect": "poscon.commands.inspect",
+    "align": "poscon.commands.align",
     "pretrain": "poscon.commands.pretrain",
     "suggest": "poscon.commands.suggest",
     "label": "poscon.commands.label",
@@ -33,6 +34,7 @@ _HOME = {
 __all__ = [
     "PosconError",
     "__version__",
+    "align",
     "bench",
     "compare",
     "demo",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from poscon.commands.align import align
     from poscon.commands.bench import bench
     from poscon.commands.demo import demo
     from poscon.commands.evaluate import evaluate

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from poscon.cli.commands.align import align
 from poscon.cli.commands.bench import bench
 from poscon.cli.commands.compare import compare
 from poscon.cli.commands.demo import demo
@@ -32,6 +33,7 @@ from poscon.version import __version__
 COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (prepare, "prepare Task04_Hippocampus hippocampus.store --plane coronal"),
     (inspect, "inspect hippocampus.store"),
+    (align, "align abdomen.store"),
     (pretrain, "pretrain hippocampus.store runs/pcl --exclude test.txt --epochs 20"),
     (suggest, "suggest hippocampus.store next --budget 20 --source Task04_Hippocampus"),
     (label, "label hippocampus.store next/labels --suggestion next/suggestion.csv"),

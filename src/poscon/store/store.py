@@ -360,6 +360,10 @@ class Store:
             )
         return array
 
+    def side_file(self, name: str) -> bytes | None:
+        """The content of a file that may lie beside the manifest; None: there is none."""
+        return self._folder.side_file(name)
+
     def select(self, names: Sequence[str], *, where: str) -> list[CaseRecord]:
         """Cases by subject or case id.
 

@@ -1,0 +1,74 @@
+"""Which volumes are compared with which, and the evidence of every such pair."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from poscon.alignment.likeness import evidence
+
+ALL_UP_TO = 100
+"""Volumes of which every pair is compared."""
+PARTNERS = 30
+"""With more volumes: random partners that each volume gets, besides those that it is given to."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The evidence of pairs of volumes, see :func:`poscon.alignment.likeness.evidence`.
+
+    Attributes:
+        lengths: number of steps of each volume.
+        partners: the partners of each volume, rising.
+        evidence: by pair (i, j), both ways: evidence of i against j.
+    """
+
+    lengths: tuple[int, ...]
+    partners: tuple[tuple[int, ...], ...]
+    evidence: dict[tuple[int, int], np.ndarray]
+
+
+def choose_partners(
+    subjects: Sequence[str], generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of volumes of different subjects.
+
+    Two volumes of one subject agree whatever is true of them. So they say nothing.
+
+    Args:
+        subjects: (V,) the subject of each volume.
+        generator: draws the partners of each volume, where there are too many for all pairs.
+    """
+    n = len(subjects)
+    if n <= ALL_UP_TO:
+        chosen = {(i, j) for i in range(n) for j in range(i + 1, n)}
+    else:
+        chosen = {
+            (min(i, int(j)), max(i, int(j)))
+            for i in range(n)
+            for j in generator.choice(n, PARTNERS, replace=False)
+        }
+    return sorted((i, j) for i, j in chosen if subjects[i] != subjects[j])
+
+
+def compare(
+    volumes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], reverse: bool = False
+) -> Pairs:
+    """Compare pairs of volumes.
+
+    Args:
+        volumes: (steps, K) of each volume.
+        pairs: numbers (i, j) of the volumes to compare.
+        reverse: compare i with j turned round; the evidence of (j, i) is then left out.
+    """
+    found: dict[tuple[int, int], np.ndarray] = {}
+    partners: list[list[int]] = [[] for _ in volumes]
+    for i, j in pairs:
+        found[i, j] = evidence(volumes[i], volumes[j][::-1] if reverse else volumes[j])
+        if not reverse:
+            found[j, i] = found[i, j][::-1]
+        partners[i].append(j)
+        partners[j].append(i)
+    return Pairs(
+        tuple(len(volume) for volume in volumes), tuple(tuple(sorted(p)) for p in partners), found
+    )
