@@ -71,6 +71,14 @@ def test_partitions_of_any_volume_are_about_equal():
         assert counts.max() - counts.min() <= 1
 
 
+def test_partitions_of_millimetres_lie_between_the_limits():
+    """A short volume has the middle parts only, and a border belongs to the part below."""
+    long, short = torch.tensor([-40.0, -20, -19.9, 0, 20, 40]), torch.tensor([-10.0, 0, 10])
+    assert partitions_of(long, 4, (-40.0, 40.0)).tolist() == [0, 0, 1, 1, 2, 3]
+    assert partitions_of(short, 4, (-40.0, 40.0)).tolist() == [1, 1, 2]
+    assert partitions_of(torch.zeros(3), 4, (0.0, 0.0)).tolist() == [0, 0, 0]
+
+
 # The global loss
 
 
