@@ -312,7 +312,7 @@ def test_positions_of_a_method_that_uses_none(
 def test_finetuning_by_positions_in_millimetres(store: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"method": "supervised-pcl", "labelled": 2, "iterations": 2}
     settings = [*FINETUNE, "position=physical"]
-    with pytest.raises(PosconError, match=r"loss.threshold = 0\.1: .* at least 3 mm"):
+    with pytest.raises(PosconError, match=r"loss.threshold = 0\.1: .* at least 5"):
         finetune(store, tmp_path / "run", settings=settings, **how)
     assert not (tmp_path / "run").exists()
     finetune(store, tmp_path / "run", settings=[*settings, "loss.threshold=15"], **how)

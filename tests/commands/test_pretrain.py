@@ -322,8 +322,7 @@ def test_the_end_is_summed_up(
 def test_positions_in_millimetres(
     store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """The whole way by the command line: training, diagnostics, the page of the run."""
-    run, page = tmp_path / "run", tmp_path / "page.html"
+    run = tmp_path / "run"
     changes = ["position=physical", "loss.threshold=15", "loss.kernel=gaussian", *TINY]
     given = [part for change in changes for part in ("--set", change)]
     code, _, err = poscon("pretrain", store, run, "--epochs", 1, *given)
@@ -337,10 +336,6 @@ def test_positions_in_millimetres(
     assert float(last["floor"]) < float(last["chance"])
     settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
     assert (settings["position"], settings["loss"]["kernel"]) == ("physical", "gaussian")
-    assert poscon("report", run, "--out", page)[0] == 0
-    text = page.read_text()
-    assert "position retrieval error, across subjects, physical position in mm" in text
-    assert "position of one slice in mm" in text
 
 
 @pytest.mark.parametrize("method", ["gcl", "simclr"])
@@ -411,7 +406,7 @@ def test_stuck_at_chance_is_said(
         ({"settings": ["loss.grey=0.05"]}, r"grey = 0.05 has no effect, .* threshold = 0.1"),
         (
             {"settings": ["position=physical"]},
-            "loss.threshold = 0.1: with position=physical .* at least 3 mm",
+            "loss.threshold = 0.1: with position=physical .* at least 5",
         ),
         ({"settings": ["size=50"]}, "multiple of 16"),
         ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: Input should be greater"),

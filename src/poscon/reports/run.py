@@ -46,8 +46,8 @@ def run_page(folder: Path) -> str:
         ]
         if rows and command == "pretrain":
             positions = {name: settings.get("position", "relative")}
-            drawn = diagnostics({name: rows}, [name], positions)
-            sections.append(Section("Pre-training", [], drawn))
+            curves = diagnostics({name: rows}, [name], positions)
+            sections.append(Section("Pre-training", [], curves))
         columns = [c for c in ("loss", "validation_dice") if any(c in row for row in rows)]
         pictures = []
         for column in columns:
