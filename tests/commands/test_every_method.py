@@ -298,6 +298,7 @@ def test_unlabelled_slices_of_a_method_that_uses_none(store: Path, tmp_path: Pat
     message = "unlabelled_batch has no effect with method supervised, which uses labelled slices"
     with pytest.raises(PosconError, match=message):
         finetune(store, tmp_path / "run", settings=[*FINETUNE, "unlabelled_batch=2"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_positions_of_a_method_that_uses_none(
@@ -317,7 +318,6 @@ def test_finetuning_by_positions_in_millimetres(store: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
     finetune(store, tmp_path / "run", settings=[*settings, "loss.threshold=15"], **how)
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert not (tmp_path / "run").exists()
 
 
 def test_pairs_of_another_number_leave_nothing(store: Path, tmp_path: Path) -> None:

@@ -375,6 +375,18 @@ def test_a_global_step_is_the_loss_of_two_views(variant):
     torch.testing.assert_close(step.logs["similarity"], similarity.detach())
 
 
+@pytest.mark.parametrize("progress", [0.0, LOCAL])
+def test_partitions_are_of_the_range_that_the_training_has(progress):
+    """Positions in millimetres from -40 to 60 are those from 0 to 1."""
+    losses = []
+    for low, high in ((0.0, 1.0), (-40.0, 60.0)):
+        gcl, slices = method(local_variant="LD").eval(), batch(8)
+        gcl.position_limits = (low, high)
+        slices.positions = low + slices.positions * (high - low)
+        losses.append(gcl.step(slices, VIEWS, 5, progress).loss)
+    assert torch.equal(*losses)
+
+
 def test_a_global_step_with_a_partition_a_slice_is_that_of_simclr():
     slices = batch(6, volumes=1)
     gcl = method(partitions=6, local=0)

@@ -10,7 +10,7 @@ from poscon.store.store import Store
 from poscon.training.configuration import check_distances
 from poscon.training.data import SliceReader
 from poscon.training.finetune_settings import FinetuneSettings
-from poscon.training.pretrain_settings import PretrainSettings
+from poscon.training.pretrain_settings import PretrainSettings, assemble
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,12 @@ def test_millimetres_that_reach_everything_are_refused(reader: SliceReader, name
 
 def test_relative_distances_need_no_slices(reader: SliceReader) -> None:
     check_distances(validate(PretrainSettings, {"loss": {"threshold": 0.001}}), [reader])
+
+
+def test_a_pretraining_knows_the_range_of_its_positions(store: Path, reader: SliceReader) -> None:
+    opened, small = Store(store), {"width": 2, "levels": 2}
+    for position, limits in (("relative", (0.0, 1.0)), ("physical", reader.limits)):
+        how = {"method": "gcl", "network": small, "position": position}
+        made = assemble(validate(PretrainSettings, how), opened, opened.cases, 32)
+        assert made.learner.position_limits == limits
+    assert reader.limits == pytest.approx((-span(reader) / 2, span(reader) / 2), rel=1e-6)
