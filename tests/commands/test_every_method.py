@@ -301,6 +301,25 @@ def test_unlabelled_slices_of_a_method_that_uses_none(store: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_positions_of_a_method_that_uses_none(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = poscon("finetune", store, tmp_path / "run", "--set", "position=physical")
+    assert code == 2
+    assert "position has no effect with method supervised, which uses no positions" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_finetuning_by_positions_in_millimetres(store: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"method": "supervised-pcl", "labelled": 2, "iterations": 2}
+    settings = [*FINETUNE, "position=physical"]
+    with pytest.raises(PosconError, match=r"loss.threshold = 0\.1: .* at least 5"):
+        finetune(store, tmp_path / "run", settings=settings, **how)
+    assert not (tmp_path / "run").exists()
+    finetune(store, tmp_path / "run", settings=[*settings, "loss.threshold=15"], **how)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_pairs_of_another_number_leave_nothing(store: Path, tmp_path: Path) -> None:
     settings = [*FINETUNE, "unlabelled_batch=2"]
     with pytest.raises(PosconError, match="setting unlabelled_batch = 2: method bcp pastes"):

@@ -21,6 +21,7 @@ from poscon.errors import PosconError
 from poscon.networks.parts import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
+from poscon.store.store import Store
 from poscon.training import loop
 from poscon.training.data import UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics
@@ -62,7 +63,13 @@ def losses(run: Path) -> list[tuple[str, str]]:
 def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
     config = yaml.safe_load((pretrained / "config.yaml").read_text())
     assert config["command"] == "pretrain"
-    assert config["settings"]["loss"] == {"threshold": 0.1, "temperature": 0.1}
+    assert config["settings"]["loss"] == {
+        "threshold": 0.1,
+        "kernel": "box",
+        "grey": None,
+        "temperature": 0.1,
+    }
+    assert config["settings"]["position"] == "relative"
     assert config["settings"]["size"] == 32
     cases = json.loads((pretrained / "cases.json").read_text())
     assert len(cases) == 5
@@ -312,6 +319,45 @@ def test_the_end_is_summed_up(
     assert f"position retrieval error {float(last['retrieval_error']):.3f}" in line
 
 
+def test_positions_in_millimetres(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = tmp_path / "run"
+    changes = ["position=physical", "loss.threshold=15", "loss.kernel=gaussian", *TINY]
+    given = [part for change in changes for part in ("--set", change)]
+    code, _, err = poscon("pretrain", store, run, "--epochs", 1, *given)
+    assert code == 0, err
+    before, last = metrics(run)
+    chance = float(last["retrieval_chance"])
+    assert f"position retrieval error in mm {float(last['retrieval_error']):.3f} (before" in err
+    extent = max(case.shape[0] * case.spacing[0] for case in Store(store).cases)
+    assert extent / 6 < chance < extent / 2  # of two random places it is a third
+    assert float(before["retrieval_error"]) < extent
+    assert float(last["floor"]) < float(last["chance"])
+    settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
+    assert (settings["position"], settings["loss"]["kernel"]) == ("physical", "gaussian")
+
+
+def test_a_method_without_positions_is_measured_in_millimetres_too(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Before the first step all methods have the same encoder."""
+    settings = ["network.width=4", "network.levels=2", "size=32", "position=physical"]
+    pretrain(store, tmp_path / "run", method="random", settings=settings)
+    row, relative = metrics(tmp_path / "run")[0], metrics(pretrained)[0]
+    assert row["effective_rank"] == relative["effective_rank"]
+    assert float(row["retrieval_error"]) > 10 * float(relative["retrieval_error"])
+
+
+def test_a_kind_of_position_that_does_not_exist(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = poscon("pretrain", store, tmp_path / "run", "--set", "position=physica")
+    assert code == 2
+    assert "setting position = 'physica'" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_store_leaves_no_run(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
@@ -355,6 +401,12 @@ def test_stuck_at_chance_is_said(
         ({"settings": ["optimiser.rl=1"]}, "unknown setting 'optimiser.rl'"),
         ({"settings": ["loss.treshold=1"]}, r"'loss.treshold' \(did you mean 'threshold'\?\)"),
         ({"settings": ["loss.threshold=0"]}, "loss.threshold = 0"),
+        ({"settings": ["loss.threshold=15"]}, "loss.threshold = 15: must be less than 1"),
+        ({"settings": ["loss.grey=0.05"]}, r"grey = 0.05 has no effect, .* threshold = 0.1"),
+        (
+            {"settings": ["position=physical"]},
+            "loss.threshold = 0.1: with position=physical .* at least 5",
+        ),
         ({"settings": ["size=50"]}, "multiple of 16"),
         ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: Input should be greater"),
         (

@@ -26,6 +26,7 @@ from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.store.training_range import TrainingRange
+from poscon.training.configuration import check_distances
 from poscon.training.curve import rise_at_end
 from poscon.training.data import LabelledBatches, SliceReader, without_label
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
@@ -316,10 +317,12 @@ def _training(
     if find_method(chosen.method).uses_unlabelled:
         # the other slices of a partly labelled case are data without labels
         rest = [*cases.get("unlabelled", ()), *(c for c in cases["labelled"] if c.partly_labelled)]
-        unlabelled = SliceReader(store, rest, canvas, context)
+        unlabelled = SliceReader(store, rest, canvas, context, chosen.position)
         which = without_label(unlabelled, cases["labelled"])
+    reader = SliceReader(store, cases["labelled"], canvas, context, chosen.position)
+    check_distances(chosen, [reader] if unlabelled is None else [reader, unlabelled])
     batches = LabelledBatches(
-        SliceReader(store, cases["labelled"], canvas, context),
+        reader,
         chosen.batch,
         size,
         chosen.iterations,

@@ -20,6 +20,8 @@ class FinetuneMethod(Method):
     """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
     uses_ranges: ClassVar[bool] = False
     """Whether ``batch.unlabelled.possible`` is used: what slices without labels may show."""
+    uses_positions: ClassVar[bool] = False
+    """Whether ``batch.positions`` is used. If not, the setting ``position`` has no effect."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
     """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""

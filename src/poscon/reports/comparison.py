@@ -280,10 +280,13 @@ def _pretraining(comparison: Comparison) -> list[Section]:
         n: numbers(MetricsFile(place.run(runs[n].name) / "metrics.csv").rows()) for n in names
     }
     encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
+    positions = {n: runs[n].settings["position"] for n in names}
     whose = "test subjects of the first fold"
     return [
         Section(
-            "Pre-training", ["These are the runs of the first fold."], diagnostics(metrics, inits)
+            "Pre-training",
+            ["These are the runs of the first fold."],
+            diagnostics(metrics, inits, positions),
         ),
         embedding_section(encoders, store, unseen, whose),
     ]

@@ -199,11 +199,16 @@ def similarity(embeddings: Embeddings, title: str) -> Figure:
     )
     n = len(embeddings.positions)
     at = np.linspace(0, n - 1, LABELLED_DIAGONAL).round().astype(int)
-    labels = [f"{embeddings.positions[i]:.2f}" for i in at]
+    decimals = 0 if embeddings.in_unit else 2
+    labels = [f"{embeddings.positions[i]:.{decimals}f}" for i in at]
     axes.set_xticks(at, labels)
     axes.set_yticks(at, labels)
     axes.grid(False)
-    axes.set(title=title, xlabel="position of one slice", ylabel="position of another slice")
+    axes.set(
+        title=title,
+        xlabel=f"position of one slice{embeddings.in_unit}",
+        ylabel=f"position of another slice{embeddings.in_unit}",
+    )
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
     bar.set_label("similarity")
     bar.outline.set_visible(False)
@@ -214,8 +219,17 @@ def embedding_map(embeddings: Embeddings, title: str) -> Figure:
     """Draw slices in the plane of the first two principal components, coloured by position."""
     figure, axes = _axes((SIZE[0], 4.0))
     x, y = embeddings.plane.T
+    low, high = embeddings.limits
     shown = axes.scatter(
-        x, y, c=embeddings.positions, cmap="cividis", vmin=0, vmax=1, s=16, edgecolors=GRID, lw=0.3
+        x,
+        y,
+        c=embeddings.positions,
+        cmap="cividis",
+        vmin=low,
+        vmax=high,
+        s=16,
+        edgecolors=GRID,
+        lw=0.3,
     )
     axes.spines[:].set_visible(False)
     axes.set(
@@ -225,7 +239,7 @@ def embedding_map(embeddings: Embeddings, title: str) -> Figure:
         yticks=[],
     )
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
-    bar.set_label("position")
+    bar.set_label(f"position{embeddings.in_unit}")
     bar.outline.set_visible(False)
     return figure
 
