@@ -6,7 +6,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-PositionName = Literal["relative", "physical"]
+from poscon.errors import PosconError
+
+PositionName = Literal["relative", "physical", "learned"]
+
+
+class Axis(Protocol):
+    """Coordinates in mm of the first and the last slice on an axis that all volumes share."""
+
+    @property
+    def first(self) -> float: ...
+    @property
+    def last(self) -> float: ...
 
 
 class SliceStack(Protocol):
@@ -15,12 +26,15 @@ class SliceStack(Protocol):
     Attributes:
         shape: (slices, rows, columns).
         spacing: mm along them.
+        axis: where it lies on the axis of all volumes; None: it was not aligned.
     """
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
     @property
     def spacing(self) -> tuple[float, float, float]: ...
+    @property
+    def axis(self) -> Axis | None: ...
 
 
 def relative_positions(n_slices: int) -> np.ndarray:
@@ -53,12 +67,32 @@ def physical_positions(n_slices: int, spacing: float) -> np.ndarray:
     return (np.arange(n_slices) - (n_slices - 1) / 2) * spacing
 
 
+def learned_positions(n_slices: int, axis: Axis | None) -> np.ndarray:
+    """Position of each slice on the axis that all volumes share, see :mod:`poscon.alignment`.
+
+    Args:
+        n_slices: number of slices.
+        axis: the coordinates of the first and the last slice.
+
+    Returns:
+        (n_slices,) float64, at equal steps; falling if the volume runs against most of them.
+
+    Raises:
+        PosconError: the volume was not aligned.
+    """
+    if axis is None:
+        raise PosconError(
+            "setting position = learned: the store has no learned positions; run poscon align on it"
+        )
+    return np.linspace(axis.first, axis.last, n_slices)
+
+
 @dataclass(frozen=True)
 class PositionKind:
     """A kind of position.
 
     Attributes:
-        of_slices: from a volume to the position of each of its slices, (slices,) float64, rising.
+        of_slices: from a volume to the position of each of its slices, (slices,) float64.
         unit: unit of a position and of a distance; empty: a share of the volume.
         limits: the lowest and the highest position that any volume can have; None: that depends
             on the volumes.
@@ -78,6 +112,9 @@ POSITIONS: dict[PositionName, PositionKind] = {
     "relative": PositionKind(lambda stack: relative_positions(stack.shape[0]), "", (0.0, 1.0)),
     "physical": PositionKind(
         lambda stack: physical_positions(stack.shape[0], stack.spacing[0]), "mm", None
+    ),
+    "learned": PositionKind(
+        lambda stack: learned_positions(stack.shape[0], stack.axis), "mm", None
     ),
 }
 """Every kind of position by its name, the value of the setting ``position``."""

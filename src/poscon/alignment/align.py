@@ -15,6 +15,9 @@ ROUNDS = 3
 """Rounds in which the directions that tell levels apart are learned and all are placed again."""
 CLEAR = 0.15
 """Clearness below which a volume is left as it is."""
+TRUSTED = 0.5
+"""Share of the largest clearness from which a volume takes part in learning the directions. In the
+first round it is the clearer half of the volumes."""
 WIDTH = 2.0
 """Width of the mean at a level, in median distances between slices ..."""
 LONG = 0.03
@@ -70,7 +73,8 @@ def align(
     """
     generator = np.random.default_rng(seed)
     depths = [depth - depth[0] for depth in depths]
-    spacing = float(np.median(np.concatenate([np.diff(d) for d in depths if len(d) > 1] or [[1]])))
+    steps_mm = [np.diff(depth) for depth in depths if len(depth) > 1]
+    spacing = float(np.median(np.concatenate(steps_mm))) if steps_mm else 1.0
     median_length = float(np.median([depth[-1] for depth in depths]))
     width = max(WIDTH * spacing, LONG * median_length)
     wanted = choose_partners(subjects, generator)
@@ -93,7 +97,12 @@ def align(
         steps = place(pairs) if steps is None else improve(pairs, steps)
         if components[0].shape[1]:
             at = coordinates(depths, steps * spacing, np.ones(len(depths)))
-            best = discriminant(components, at, width, clearness >= (np.median(clearness) if number == 0 else 0.5 * clearness.max()))
+            best = discriminant(
+                components,
+                at,
+                width,
+                clearness >= (np.median(clearness) if number == 0 else 0.5 * clearness.max()),
+            )
     assert steps is not None
     fit = refine(best, depths, steps * spacing, width, subjects, generator)
     at = coordinates(depths, fit.offsets, fit.scales)

@@ -9,9 +9,7 @@ from scipy.sparse.linalg import eigsh
 from poscon.alignment.pairs import Pairs, compare
 
 
-def find_directions(
-    volumes: Sequence[np.ndarray], forward: Pairs
-) -> tuple[np.ndarray, np.ndarray]:
+def find_directions(volumes: Sequence[np.ndarray], forward: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Find the volumes whose slices run against those of the majority.
 
     A pair is fitted as it is and with one of the two turned round. Its vote v is the difference of

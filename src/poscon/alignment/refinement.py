@@ -64,8 +64,14 @@ def refine(
         before = offsets, scales
         curve = MeanCurve(components, coordinates(depths, *before), width)
         fits = [
-            _best(_gains(components[i], curve, others[i]), curve.grid, depths[i], before[0][i],
-                  before[1][i], width)
+            _best(
+                _gains(components[i], curve, others[i]),
+                curve.grid,
+                depths[i],
+                before[0][i],
+                before[1][i],
+                width,
+            )
             for i in range(n)
         ]
         offsets, scales, found = (np.array(column) for column in zip(*fits, strict=True))
@@ -88,8 +94,7 @@ def coordinates(
 ) -> list[np.ndarray]:
     """(slices,) of each volume: offset + scale * depth, mm."""
     return [
-        offset + scale * depth
-        for depth, offset, scale in zip(depths, offsets, scales, strict=True)
+        offset + scale * depth for depth, offset, scale in zip(depths, offsets, scales, strict=True)
     ]
 
 

@@ -1,12 +1,13 @@
 """``poscon align``: positions in the anatomy, learned from the images of a store."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from poscon.alignment.align import Alignment, align as align_volumes
+from poscon.alignment.align import Alignment
+from poscon.alignment.align import align as align_volumes
 from poscon.alignment.groups import find_groups
 from poscon.alignment.likeness import compact
 from poscon.alignment.thumbnails import thumbnails
@@ -14,17 +15,11 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone, complete
 from poscon.pictures.alignment import draw_alignment
+from poscon.positions import learned_positions
 from poscon.progress import progress_bar
 from poscon.seeds import stream
-from poscon.store.learned_positions import (
-    POSITIONS,
-    LearnedPosition,
-    LearnedPositions,
-    write_positions,
-)
 from poscon.store.remote import is_url
-from poscon.store.store import Store
-from poscon.version import __version__
+from poscon.store.store import MANIFEST, SCHEMA_VERSION, AxisRecord, Store, write_json
 
 PICTURE = "alignment.png"
 AGAINST = "reversed.txt"
@@ -37,33 +32,33 @@ class Aligned:
     """What `align` found, and the files that it wrote into the store.
 
     Attributes:
-        positions: the content of ``positions.json``.
-        table: ``positions.json``.
+        store: folder of the store.
+        axis: where each case lies, by its id; the manifest has it now.
         picture: ``alignment.png``.
         against: ``reversed.txt``, the cases that run against most of them, for
             ``poscon prepare --reverse``; None: there are none.
         groups: the cases of two groups of volumes that are hardly alike; None: they are one group.
     """
 
-    positions: LearnedPositions
-    table: Path
+    store: Path
+    axis: Mapping[str, AxisRecord]
     picture: Path
     against: Path | None
     groups: tuple[tuple[str, ...], tuple[str, ...]] | None
 
     def lines(self) -> Iterator[str]:
         """What a user should know."""
-        cases = self.positions.cases
-        unknown = [case for case, position in cases.items() if not position.determined]
-        yield f"{len(cases) - len(unknown)} of {len(cases)} volumes are placed by their images"
+        unknown = [case for case, axis in self.axis.items() if not axis.determined]
+        n = len(self.axis)
+        yield f"{n - len(unknown)} of {n} volumes are placed by their images"
         if unknown:
             yield (
                 f"the images of {_some(unknown)} do not tell where they lie; they were put where "
                 "most volumes are"
             )
         if self.against is not None:
-            turned = self.positions.against()
-            least = min(cases[case].clearness for case in turned)
+            turned = [case for case, axis in self.axis.items() if axis.against]
+            least = min(self.axis[case].clearness for case in turned)
             yield (
                 f"{_some(turned)} run against the others (clearness at least {least:.2f} of 1); "
                 f"look at them, then turn them with poscon prepare --reverse {self.against}"
@@ -71,12 +66,12 @@ class Aligned:
         if self.groups is not None:
             first, second = self.groups
             yield (
-                f"the volumes fall into two groups that are hardly alike: {_some(first)}; "
-                f"{_some(second)}. If they show different parts of the body, prepare them as two "
+                f"there are two groups of volumes that are hardly alike: {_some(first)} and "
+                f"{_some(second)}; if they show different parts of the body, prepare them as two "
                 "stores"
             )
-        yield f"positions: {self.table}; picture: {self.picture}"
-        yield "use them with: poscon pretrain -s position=learned"
+        yield f"picture: {self.picture}"
+        yield f"use the positions with: poscon pretrain {self.store} RUN -s position=learned"
 
 
 @checked
@@ -88,7 +83,7 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     :func:`poscon.alignment.align.align`.
 
     Args:
-        store: folder of a prepared store. Positions that it has already are replaced.
+        store: folder of a prepared store. Positions that were learned before are replaced.
         seed: decides which volumes are compared, where there are more than a hundred.
 
     Raises:
@@ -97,51 +92,39 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     """
     if is_url(store):
         raise PosconError(f"{store}: positions are written into the store; copy it to a folder")
-    opened = Store(store)
-    subjects = [case.subject for case in opened.cases]
-    if len(set(subjects)) < FEWEST:
-        raise PosconError(
-            f"{store}: has {len(set(subjects))} subject(s); to find what they share takes at least "
-            f"{FEWEST}"
-        )
-    folder = Path(opened.path)
+    folder = Path(store)
+    Store(folder)  # refused before a lock is made there
     with alone(folder, "align"):
+        opened = Store(folder)
+        subjects = [case.subject for case in opened.cases]
+        if len(set(subjects)) < FEWEST:
+            raise PosconError(
+                f"{store}: has {len(set(subjects))} subject(s); to find what they share takes at "
+                f"least {FEWEST}"
+            )
         features = _features(opened)
         depths = [np.arange(case.shape[0]) * case.spacing[0] for case in opened.cases]
         found = align_volumes(features, depths, subjects, stream(seed, "align"))
         if not found.determined.any():
             raise PosconError(
-                f"{store}: the slices of a volume are too alike to say where they lie; use "
+                f"{store}: the slices of its volumes are too alike to say where they lie; use "
                 "position=relative or position=physical"
             )
+        axis = _axis_records(opened, found)
         groups = find_groups(compact(features), subjects)
-        positions = _positions(opened, found, seed)
-        against = positions.against()
-        list_file = folder / AGAINST
-        if against:
-            with complete(list_file) as part:
-                part.write_text("\n".join(against) + "\n")
-        else:
-            list_file.unlink(missing_ok=True)
-        draw_alignment(
-            folder / PICTURE,
-            opened,
-            [
-                positions.cases[case.id].coordinates(case.shape[0])
-                for case in opened.cases
-            ],
-            np.array([positions.cases[case.id].against for case in opened.cases]),
-            found.determined,
-        )
-        table = write_positions(opened, positions)
+        coordinates = [learned_positions(case.shape[0], axis[case.id]) for case in opened.cases]
+        against = np.array([axis[case.id].against for case in opened.cases])
+        draw_alignment(folder / PICTURE, opened, coordinates, against, found.determined)
+        listed = _list_against(folder / AGAINST, axis)
+        cases = tuple(replace(case, axis=axis[case.id]) for case in opened.cases)
+        changed = {"schema_version": SCHEMA_VERSION, "cases": cases}
+        manifest = opened.manifest.model_copy(update=changed)
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     names = [case.id for case in opened.cases]
-    return Aligned(
-        positions,
-        table,
-        folder / PICTURE,
-        list_file if against else None,
-        groups and tuple(tuple(names[i] for i in group) for group in groups),
-    )
+    parts = None
+    if groups is not None:
+        parts = tuple(names[i] for i in groups[0]), tuple(names[i] for i in groups[1])
+    return Aligned(folder, axis, folder / PICTURE, listed, parts)
 
 
 def _features(store: Store) -> list[np.ndarray]:
@@ -155,25 +138,36 @@ def _features(store: Store) -> list[np.ndarray]:
     return described
 
 
-def _positions(store: Store, found: Alignment, seed: int) -> LearnedPositions:
-    """What is written; a volume that is not determined gets the ends that most volumes have."""
+def _axis_records(store: Store, found: Alignment) -> dict[str, AxisRecord]:
+    """What the store keeps. A volume that is not determined gets the ends that most have."""
     usual = np.median(np.sort(found.ends[found.determined], axis=1), axis=0)
-    cases = {}
+    axis = {}
     for number, case in enumerate(store.cases):
-        known = bool(found.determined[number])
-        first, last = found.ends[number] if known else usual
-        cases[case.id] = LearnedPosition(
+        known, against = bool(found.determined[number]), bool(found.directions[number] < 0)
+        placed = usual[::-1] if against else usual
+        first, last = found.ends[number] if known else placed
+        axis[case.id] = AxisRecord(
             first=round(float(first), 3),
             last=round(float(last), 3),
-            against=known and bool(found.directions[number] < 0),
+            against=against,
             clearness=round(float(found.clearness[number]), 3),
             determined=known,
-            pixels_sha256=case.pixels_sha256,
         )
-    return LearnedPositions(version=1, poscon_version=__version__, seed=seed, cases=cases)
+    return axis
 
 
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    """``3 volumes (a, b, c)``, with the first few names."""
+def _list_against(path: Path, axis: Mapping[str, AxisRecord]) -> Path | None:
+    """Write the names of the cases that run against the others, or remove an earlier list."""
+    names = [case for case, record in axis.items() if record.against]
+    if not names:
+        path.unlink(missing_ok=True)
+        return None
+    with complete(path) as part:
+        part.write_text("\n".join(names) + "\n")
+    return path
+
+
+def _some(names: Sequence[str]) -> str:
+    """``3 volume(s) (a, b, c)``, with the first few names."""
     more = ", ..." if len(names) > SHOWN else ""
     return f"{len(names)} volume(s) ({', '.join(names[:SHOWN])}{more})"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
@@ -38,7 +39,7 @@ def draw_alignment(
     """
     cases = store.cases
     n_bars = min(MOST_BARS, len(cases))
-    drawn = np.unique(np.linspace(0, len(cases) - 1, n_bars).astype(np.int64))
+    drawn = np.unique(np.linspace(0, len(cases) - 1, n_bars).astype(np.int64)).tolist()
     shown = _widest(coordinates, determined)
     bars = 1.0 + 0.14 * len(drawn)
     height = 0.9 + bars + 1.5 * len(shown)
@@ -75,12 +76,13 @@ def _draw_bars(
         "its images do not tell": (UNKNOWN, ~determined),
     }
     for label, (colour, mask) in kinds.items():
-        rows = np.flatnonzero(mask)
-        if len(rows):
+        rows = np.flatnonzero(mask).tolist()
+        if rows:
             low = np.array([coordinates[row].min() for row in rows])
             high = np.array([coordinates[row].max() for row in rows])
             axes.barh(rows, high - low, left=low, height=0.7, color=colour, label=label)
     axes.invert_yaxis()
+    axes.margins(x=0.03)
     axes.set_xlabel("mm", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -89,17 +91,20 @@ def _draw_bars(
 
 def _widest(coordinates: Sequence[np.ndarray], determined: np.ndarray) -> list[int]:
     """The volumes whose slices are drawn: those that cover most of the axis."""
-    span = [float(np.ptp(at)) if good else -1.0 for at, good in zip(coordinates, determined)]
+    span = [
+        float(np.ptp(at)) if good else -1.0
+        for at, good in zip(coordinates, determined, strict=True)
+    ]
     return sorted(np.argsort(np.negative(span), kind="stable")[:SHOWN].tolist())
 
 
 def _draw_slices(
-    figure: Figure, place: object, store: Store, shown: Sequence[tuple[CaseRecord, np.ndarray]]
+    figure: Figure, place: SubplotSpec, store: Store, shown: Sequence[tuple[CaseRecord, np.ndarray]]
 ) -> None:
     low = max(float(at.min()) for _, at in shown)
     high = min(float(at.max()) for _, at in shown)
     levels = np.linspace(min(low, high), max(low, high), LEVELS)
-    grid = place.subgridspec(len(shown), LEVELS)  # type: ignore[attr-defined]
+    grid = place.subgridspec(len(shown), LEVELS)
     for row, (case, at) in enumerate(shown):
         for column, level in enumerate(levels):
             axes = figure.add_subplot(grid[row, column])

@@ -163,7 +163,7 @@ def tidy(store: Store, case: CaseRecord, record: CaseRecord) -> None:
     for file in (*folder.glob("label*.npy"), *folder.glob(".writing-label*")):
         if file.name not in (case.label_file, record.label_file):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    alone = replace(record, ranges={})  # these are in the manifest only
+    alone = replace(record, ranges={}, axis=None)  # these are in the manifest only
     write_json(folder / "case.json", CASE_FILE.dump_python(alone, mode="json"))
 
 

@@ -48,18 +48,6 @@ class LocalFolder:
         except OSError as error:
             raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
 
-    def side_file(self, name: str) -> bytes | None:
-        """A file that a store may have beside its manifest; None: it has not.
-
-        Raises:
-            PosconError: it cannot be read.
-        """
-        path = self.path / name
-        try:
-            return path.read_bytes() if path.is_file() else None
-        except OSError as error:
-            raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
-
     def array(self, name: str, _content: str) -> np.ndarray:
         """An array's file, memory-mapped.
 

@@ -85,19 +85,6 @@ class RemoteFolder:
                     "folder of this machine, and copy it there"
                 ) from error
 
-    def side_file(self, name: str) -> bytes | None:
-        """A file that a store may have beside its manifest; None: it has not.
-
-        Raises:
-            PosconError: it cannot be reached.
-        """
-        system, path = self._system()
-        with _one_line(self.path):
-            try:
-                return cast(bytes, system.cat_file(f"{path}/{name}"))
-            except FileNotFoundError:
-                return None
-
     def array(self, name: str, content: str) -> np.ndarray:
         """An array's file, fetched as it is read.
 

@@ -41,8 +41,8 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import MOST_CLASSES
 from poscon.volumes.ranges import Range
 
-SCHEMA_VERSION: Final = 5
-_READ_VERSIONS = (3, 4, SCHEMA_VERSION)
+SCHEMA_VERSION: Final = 6
+_READ_VERSIONS = (3, 4, 5, SCHEMA_VERSION)
 """Of 3 every label map is whole. 3 and 4 have no ranges, and no affines of the scans."""
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
@@ -136,6 +136,26 @@ class GeometryRecord:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
+class AxisRecord:
+    """Where a case lies on the axis that ``poscon align`` found for all cases of the store.
+
+    Attributes:
+        first, last: coordinates in mm of the first and the last slice. The others lie between
+            them at equal steps.
+        against: whether the slices run against those of most cases. Then ``last`` is the lower one.
+        clearness: how clear the direction is, from 0 to 1.
+        determined: whether the images say where the case lies. If not, it has the ends that most
+            cases have.
+    """
+
+    first: float
+    last: float
+    against: bool
+    clearness: float
+    determined: bool
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class CaseRecord:
     """One prepared case; a dataclass, as a store of 100,000 opens faster than with models.
 
@@ -160,6 +180,7 @@ class CaseRecord:
         label_file: name of the stored label map, if the case is labelled.
         affine: (4, 4), the scan's voxel index to mm, RAS+. Where a voxel size was stated it has
             that one. None: the store was written by an earlier version.
+        axis: where the case lies on the axis of all cases; None: they were not aligned.
     """
 
     id: str
@@ -179,6 +200,7 @@ class CaseRecord:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     label_file: str = LABEL_FILE
     affine: tuple[tuple[float, ...], ...] | None = None
+    axis: AxisRecord | None = None
 
     @property
     def source(self) -> str:
@@ -257,7 +279,7 @@ CASE_FILE = TypeAdapter(CaseRecord)
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 
-    schema_version: Literal[3, 4, 5]
+    schema_version: Literal[3, 4, 5, 6]
     poscon_version: str
     layout: str
     preparation: Preparation
@@ -359,10 +381,6 @@ class Store:
                 f"should be {np.dtype(dtype)} of {shape}; the store is damaged, prepare it again"
             )
         return array
-
-    def side_file(self, name: str) -> bytes | None:
-        """The content of a file that may lie beside the manifest; None: there is none."""
-        return self._folder.side_file(name)
 
     def select(self, names: Sequence[str], *, where: str) -> list[CaseRecord]:
         """Cases by subject or case id.

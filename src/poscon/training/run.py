@@ -19,7 +19,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from poscon.errors import PosconError
 from poscon.files import holds_nothing, write_text
 from poscon.progress import console
 from poscon.store.slices import with_slices
-from poscon.store.store import CaseRecord, Store, write_json
+from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
 from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
 
@@ -59,8 +59,15 @@ def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) ->
 
 
 def say_mixtures(store: Store, cases: Sequence[CaseRecord]) -> None:
-    """Print a note on stderr if the cases of a training have several planes or modalities."""
-    for text in TrainingRange.of(store, cases).mixtures():
+    """Print notes on stderr: several planes or modalities, volumes that run the other way."""
+    against = [case.id for case in cases if case.axis is not None and case.axis.against]
+    texts = list(TrainingRange.of(store, cases).mixtures())
+    if against:
+        texts.append(
+            f"{len(against)} volume(s) run against the others, such as {against[0]}; turn them "
+            "with poscon prepare --reverse, or use position=learned"
+        )
+    for text in texts:
         console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
@@ -122,6 +129,7 @@ class RunFolder:
                     if role in ("labelled", "unlabelled") and case.ranges
                     else {}
                 ),
+                **({} if case.axis is None else {"axis": asdict(case.axis)}),
             }
             for role, members in cases.items()
             for case in members
@@ -179,8 +187,8 @@ class RunFolder:
         """The cases of the run to be continued, by role, as the store has them.
 
         Cases that only an earlier run has seen are not among them. If the run used only some
-        slices of a case as labelled, only these are labelled. The ranges are those that it began
-        with.
+        slices of a case as labelled, only these are labelled. The ranges and the learned positions
+        are those that it began with.
 
         Raises:
             PosconError: the store no longer has a case, or the case has changed.
@@ -196,13 +204,14 @@ class RunFolder:
                     entry["role"],
                     entry.get("labelled_slices"),
                     entry.get("ranges", {}),
+                    AxisRecord(**entry["axis"]) if "axis" in entry else None,
                 )
                 for entry in entries
                 if entry["by"] == command
             ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
-        for case_id, stored_sha256, role, slices, ranges in listed:
+        for case_id, stored_sha256, role, slices, ranges, axis in listed:
             case = by_id.get(case_id)
             if case is None or case.stored_sha256 != stored_sha256:
                 raise PosconError(
@@ -211,7 +220,7 @@ class RunFolder:
                 )
             if slices is not None:
                 case = with_slices(store, case, slices)
-            cases.setdefault(role, []).append(replace(case, ranges=ranges))
+            cases.setdefault(role, []).append(replace(case, ranges=ranges, axis=axis))
         return cases
 
     def discard_if_nothing_done(self) -> None:
