@@ -198,3 +198,12 @@ def test_probabilities_are_resampled_like_images():
     assert resample_probabilities(scores, (8, 6)) is scores
     sums = resample_probabilities(scores.softmax(1), (5, 9)).sum(1)
     torch.testing.assert_close(sums, torch.ones(3, 5, 9))
+
+
+def test_a_single_column_of_a_flipped_stack_is_resampled() -> None:
+    stack = np.zeros((3, 8, 6), np.uint8)
+    stack[1, 2:6, 3] = 1
+    flipped = stack[:, :, ::-1]
+    expected = resample_classes(np.ascontiguousarray(flipped), (8, 7), 2)
+    np.testing.assert_array_equal(resample_classes(flipped, (8, 7), 2), expected)
+    assert expected.any()

@@ -37,7 +37,7 @@ def find_groups(
         for b in range(a):
             if subjects[shown[a]] != subjects[shown[b]]:
                 distances[a, b] = distances[b, a] = chamfer(volumes[shown[a]], volumes[shown[b]])
-    if np.isfinite(distances).sum(axis=1).min(initial=0) < NEIGHBOURS:
+    if np.isfinite(distances).sum(axis=1).min() < NEIGHBOURS:
         return None
     links = np.zeros((n, n))
     np.put_along_axis(links, np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS], 1, 1)

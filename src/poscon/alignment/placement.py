@@ -1,11 +1,14 @@
 """Offsets of volumes on the common axis, from the evidence of their pairs."""
 
 import heapq
+from collections.abc import Mapping
 
 import numpy as np
 
 from poscon.alignment.pairs import Pairs
 
+STARTS = 8
+"""First volumes from which the others are placed."""
 ROUNDS = 50
 """Most rounds through all volumes; it has always settled long before."""
 
@@ -13,13 +16,31 @@ ROUNDS = 50
 def place(pairs: Pairs) -> np.ndarray:
     """Offset of each volume in steps, (V,) int64: where its first row lies on the common axis.
 
-    The volume with the most evidence comes first. Each next one is that which has the most
-    evidence against a volume that is placed already; it goes where the sum of the evidence against
-    all placed partners is largest. Then all are improved, see :func:`improve`.
+    One volume comes first. Each next one is that which has the most evidence against a volume that
+    is placed already; it goes where the sum of the evidence against all placed partners is largest.
+    Then all are improved, see :func:`improve`. This is done from several first volumes, those with
+    the most evidence, and the result with the largest sum of evidence of all pairs is taken.
     """
-    n = len(pairs.lengths)
     peaks = {pair: float(found.max()) for pair, found in pairs.evidence.items()}
-    seed = max(range(n), key=lambda i: (sum(peaks[i, j] for j in pairs.partners[i]), -i))
+    total = [sum(peaks[i, j] for j in partners) for i, partners in enumerate(pairs.partners)]
+    first = np.argsort(np.negative(total), kind="stable")[:STARTS].tolist()
+    results = [improve(pairs, _grow(pairs, peaks, seed)) for seed in first]
+    return max(results, key=lambda offsets: _agreement(pairs, offsets))
+
+
+def _agreement(pairs: Pairs, offsets: np.ndarray) -> float:
+    """The sum of the evidence of all pairs at their offsets."""
+    total = 0.0
+    for (i, j), found in pairs.evidence.items():
+        at = int(offsets[i] - offsets[j]) + pairs.lengths[i] - 1
+        if i < j and 0 <= at < len(found):
+            total += float(found[at])
+    return total
+
+
+def _grow(pairs: Pairs, peaks: Mapping[tuple[int, int], float], seed: int) -> np.ndarray:
+    """Offsets from a first volume, volume by volume."""
+    n = len(pairs.lengths)
     offsets = np.zeros(n, np.int64)
     placed = np.zeros(n, bool)
     waiting: list[tuple[float, int]] = [(0.0, seed)]
@@ -35,7 +56,7 @@ def place(pairs: Pairs) -> np.ndarray:
         for j in pairs.partners[i]:
             if not placed[j]:
                 heapq.heappush(waiting, (-peaks[j, i], j))
-    return improve(pairs, offsets)
+    return offsets
 
 
 def improve(pairs: Pairs, offsets: np.ndarray) -> np.ndarray:

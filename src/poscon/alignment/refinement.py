@@ -75,7 +75,8 @@ def refine(
             for i in range(n)
         ]
         offsets, scales, found = (np.array(column) for column in zip(*fits, strict=True))
-        scales = scales / np.exp(np.log(scales).mean())
+        unit = np.exp(np.log(scales).mean())  # the axis as a whole has no scale of its own
+        offsets, scales = offsets / unit, scales / unit
         if np.abs(offsets - before[0]).max() < width / 8:
             break
     curve = MeanCurve(components, coordinates(depths, offsets, scales), width)
@@ -101,12 +102,12 @@ def coordinates(
 def _gains(components: np.ndarray, curve: MeanCurve, others: np.ndarray) -> np.ndarray:
     """(slices, N): by how much a slice is more alike to the mean of the others than on average.
 
-    As in :func:`poscon.alignment.likeness.evidence` distances are cut off at their median. Where
-    no other volume lies, nothing is known and the gain is 0. The mean of their sizes is 1.
+    As in :func:`poscon.alignment.likeness.evidence` distances are cut off at their median. The
+    mean of their sizes is 1. Where no other volume lies, nothing is known and the gain is NaN.
     """
     weights = others @ curve.weights
     known = weights >= LEAST
-    gains = np.zeros((len(components), len(curve.grid)))
+    gains = np.full((len(components), len(curve.grid)), np.nan)
     if not known.any():
         return gains
     sums = np.einsum("v,vnk->nk", others, curve.sums[:, known])
@@ -115,9 +116,10 @@ def _gains(components: np.ndarray, curve: MeanCurve, others: np.ndarray) -> np.n
         (components**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * components @ means.T
     )
     distances = np.minimum(distances, np.median(distances))
-    gains[:, known] = distances.mean() - distances
-    size = np.abs(gains[:, known]).mean()
-    return gains / size if size > TINY else np.zeros_like(gains)
+    found = distances.mean() - distances
+    size = np.abs(found).mean()
+    gains[:, known] = found / size if size > TINY else 0.0
+    return gains
 
 
 def _best(
@@ -138,7 +140,13 @@ def _best(
     nearest = np.rint((at - grid[0]) / step).astype(np.int64)
     inside = (nearest >= 0) & (nearest < len(grid))
     values = gains[np.arange(len(depths)), np.clip(nearest, 0, len(grid) - 1)]
-    totals = np.where(inside, values, 0).sum(axis=2)
+    known = inside & ~np.isnan(values)
+    values = np.where(known, values, 0)
+    # A slice where nothing is known counts as the others of the volume do at its present place. If
+    # it counted 0, volumes at the ends of the axis would be drawn towards its middle.
+    here = len(SCALES) // 2, len(moves) // 2
+    usual = values[here].sum() / max(1, known[here].sum())
+    totals = values.sum(axis=2) + max(usual, 0) * (~known).sum(axis=2)
     judged = totals - 0.5 * (np.log(scales) / SPREAD)[:, None] ** 2
     best = judged >= judged.max() - 1e-9
     # of equally good ones that which changes least

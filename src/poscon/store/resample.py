@@ -74,7 +74,7 @@ def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -
         targets.append(target)
         weights.append(matrix[target])
     down, across = weights
-    inside = torch.from_numpy(np.ascontiguousarray(stack[:, *sources]))
+    inside = torch.from_numpy(stack[:, *sources].copy())  # a flipped view has negative strides
     found = classes[:, *targets]
     largest = 1 - down @ (inside > 0).float() @ across.T  # of the background
     for index in (*range(1, n_classes), *([IGNORE] if (inside == IGNORE).any() else [])):
