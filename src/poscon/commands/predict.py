@@ -18,7 +18,7 @@ from poscon.files import alone, check_outside
 from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
-from poscon.progress import console, progress_bar
+from poscon.progress import console, progress_bar, say_lines
 from poscon.store.preparation import case_geometry, stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
@@ -31,6 +31,7 @@ from poscon.volumes.ranges import Range, check_ranges, empty_outside, read_range
 from poscon.volumes.scan import (
     NIFTI,
     first_volume,
+    label_suffix,
     read_header,
     scan_stem,
     scan_suffix,
@@ -54,6 +55,7 @@ def predict(
     channel: int | None = None,
     cases: Names | None = None,
     ranges: Path | str | None = None,
+    on_gap: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -76,6 +78,8 @@ def predict(
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`. A class is removed outside its range; nothing is added
             inside it. A class or a case that the file does not name stays as predicted.
+        on_gap: what to do where slices of a DICOM series are missing, see
+            :func:`poscon.commands.prepare.prepare`.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -93,7 +97,7 @@ def predict(
     source, output = Path(input), Path(output)
     _check_apart(source, output)
     jobs = (
-        _folder_jobs(source, output, layout, channel, cases, model)
+        _folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
         if source.is_dir()
         else _file_job(
             source,
@@ -102,6 +106,7 @@ def predict(
             layout=layout,
             channel=channel,
             cases=cases,
+            on_gap=on_gap,
         )
     )
     if ranges is not None:
@@ -319,7 +324,8 @@ def _file_job(
     """The job of one scan. Its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
-            raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
+            option = name.replace("_", "-")
+            raise PosconError(f"--{option}: no effect on a single scan, {source} is no folder")
     read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
@@ -350,20 +356,20 @@ def _with_ranges(jobs: list[_Job], path: Path, model: Model) -> list[_Job]:
 def _folder_jobs(
     source: Path,
     output: Path,
-    layout: str | None,
-    channel: int | None,
-    cases: Names | None,
     model: Model,
+    cases: Names | None,
+    **how: Any,
 ) -> list[_Job]:
     """The jobs of a folder of scans: one for each case, or for each 4-D series.
 
-    If the channels of the data set have names, the model takes those that it was trained on.
+    If the channels of the data set have names, the model takes those that it was trained on. The
+    further arguments say how to read the folder, see :func:`poscon.volumes.layouts.read_dataset`.
     """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    dataset = read_dataset(source, layout, channel=channel)
-    for line in dataset.passed_over:
-        console.print(f"note: {line}", soft_wrap=True, markup=False)
+    dataset = read_dataset(source, **how)
+    notes = dataset.passed_over if not dataset.origins else (*dataset.notes, *dataset.passed_over)
+    say_lines([*dataset.origins, *(f"note: {line}" for line in notes)])
     order = model.channel_order(dataset.channels)
     difference = model.channel_difference(dataset.channels) if order is None else None
     chosen = list(dataset.cases)
@@ -377,7 +383,7 @@ def _folder_jobs(
         if order is not None and case.channels:
             channels = tuple(case.channels[number] for number in order)
             case = replace(case, image=channels[0].file, channels=channels)
-        target = output / f"{case.id}{scan_suffix(case.image)}"
+        target = output / f"{case.id}{label_suffix(case.image)}"
         jobs[case.id] = _Job(case, target, difference)
     return list(jobs.values())
 

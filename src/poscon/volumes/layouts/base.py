@@ -22,12 +22,14 @@ class Layout:
         matches: function that says whether a folder looks like this layout. It opens no scan.
         read: function that reads a data set from a folder and the number of the image channel to
             use (None: not stated). Without cases it returns an empty data set.
+        options: further keyword arguments that ``read`` takes.
     """
 
     name: str
     description: str
     matches: Callable[[Path], bool]
-    read: Callable[[Path, int | None], Dataset]
+    read: Callable[..., Dataset]
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
