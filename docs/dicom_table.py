@@ -16,11 +16,13 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import apart_mm
+from poscon.volumes.formats.base import spatial_shape
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.scan import read_scan
 
 PAGE = Path(__file__).resolve().parent / "reference" / "dicom.md"
 BEGIN, END = "<!-- written by docs/dicom_table.py -->", "<!-- end -->"
+EPSILON = float(np.finfo(np.float32).eps)
 TRUTH = "_ground_truth.nii.gz"
 
 
@@ -72,14 +74,18 @@ def difference(data: np.ndarray, affine: np.ndarray, truth: Path) -> str | None:
     """How a volume differs from that of a NIfTI file; None if it does not."""
     other = nib.load(truth)
     data, affine = upright(data, affine)
-    values, place = upright(np.asanyarray(other.dataobj), other.affine)
+    values = np.asanyarray(other.dataobj)
+    values, place = upright(values.reshape(spatial_shape(values.shape, truth)), other.affine)
     if data.shape != values.shape:
         return f"shape {values.shape}"
-    apart = apart_mm(data.shape, affine, place)
-    if apart > 1e-3:
-        return f"lies {apart:.3g} mm away"
-    unequal = int((data != values).sum())
-    return f"{unequal} of {data.size} voxels" if unequal else None
+    found = []
+    if (apart := apart_mm(data.shape, affine, place)) > 1e-3:
+        found.append(f"{apart:.4g} mm away")
+    # a value that was scaled has the precision of float32
+    unequal = int((np.abs(data - values) > 2 * EPSILON * np.abs(values)).sum())
+    if unequal:
+        found.append(f"{unequal} of {data.size} voxels differ")
+    return ", ".join(found) or None
 
 
 def upright(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -165,8 +165,13 @@ def _labels(root: Path, stacks: Iterable["Stack"]) -> dict[str, Path]:
     for path in scan_files(root, "**/*"):
         stem = scan_stem(path)
         folder = path.with_name(stem.removesuffix(LABEL))
-        if not stem.endswith(LABEL) or folder not in of_folder:
+        if not stem.endswith(LABEL):
             continue
+        if folder not in of_folder:
+            raise PosconError(
+                f"{path}: a label map without its image ({folder.name} holds no series beside it); "
+                "add the image or remove the label map"
+            )
         if len(of_folder[folder]) > 1:
             raise PosconError(
                 f"{path}: may be the label map of any of the {len(of_folder[folder])} series in "

@@ -19,7 +19,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from poscon.errors import PosconError
-from poscon.volumes.formats.dicom.mosaic import is_mosaic, tiles
+from poscon.volumes.formats.dicom.mosaic import COUNT, IMAGE, SERIES, is_mosaic, tiles
 from poscon.volumes.series import Piece
 
 # a message of pydicom quotes the value that it complains of, which may be a name
@@ -38,7 +38,6 @@ _TAGS = [
     *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-_SIEMENS = [0x00290010, 0x00290011, 0x00291010, 0x00291110, 0x00190010, 0x0019100A]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def read_images(path: Path) -> list[Image] | str:
             path,
             force=True,
             stop_before_pixels=True,
-            specific_tags=[*(_tag(name) for name in _TAGS), *_SIEMENS],
+            specific_tags=[*(_tag(name) for name in _TAGS), IMAGE, SERIES, COUNT],
         )
         return _images(path, header)
     except PosconError:
