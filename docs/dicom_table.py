@@ -7,7 +7,7 @@ made. Both are first brought to one orientation, by permuting and flipping axes.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,16 +95,17 @@ def upright(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return nib.apply_orientation(data, turn), affine @ back
 
 
-def table(root: Path) -> str:
+def table(rows: Iterable[Row]) -> str:
     """The table, as text."""
     lines = [
         "| series | read | the other converter |",
         "|---|---|---|",
     ]
-    for folder in series_folders(root):
-        row = look_at(root, folder)
+    for row in rows:
         read = ", ".join(" x ".join(map(str, shape)) for shape in row.shapes)
-        other = "no file" if not row.compared else row.differs or "equal"
+        other = row.differs or ("equal" if row.compared else "no file")
+        if row.refused is not None:
+            other = ""
         lines.append(f"| `{row.folder}` | {row.refused or read} | {other} |")
     return "\n".join(lines)
 
@@ -113,8 +114,10 @@ def page(text: str, root: Path) -> str:
     """The page with a new table."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table(root)}\n\n{END}{after}"
+    rows = (look_at(root, folder) for folder in series_folders(root))
+    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), Path(sys.argv[1])), encoding="utf-8")
+    text = page(PAGE.read_text(encoding="utf-8"), Path(sys.argv[1]).resolve())
+    PAGE.write_text(text, encoding="utf-8")

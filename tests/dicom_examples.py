@@ -27,7 +27,13 @@ def uid(*words: object) -> str:
 
 
 def write_image(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
-    """Write one file. ``pixels`` are (rows, columns) or (frames, rows, columns) of 16 bits."""
+    """Write one file; ``x00291010`` and the like are private elements.
+
+    Args:
+        path: the file.
+        pixels: (rows, columns) or (frames, rows, columns) of 16 bits.
+        tags: attributes; None for one that the file does not have.
+    """
     modality = tags.get("Modality", "CT")
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -59,7 +65,9 @@ def write_image(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
     if pixels.ndim == 3:
         content["NumberOfFrames"] = len(pixels)
     for name, value in content.items():
-        if value is not None:
+        if name.startswith("x"):  # the number of a private element
+            file.add_new(int(name[1:], 16), "OB", value)
+        elif value is not None:
             setattr(file, name, value)
     file.PixelData = np.ascontiguousarray(pixels).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_examples import PLANTED, write_like
 
+from poscon.errors import PosconError
+from poscon.models import load_model
 from poscon.store.store import Store
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -19,25 +22,33 @@ HIDDEN = "Planted^Patient"
 """Name of a folder."""
 
 
+def phantom(scans: Path, number: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """A phantom of whole numbers and its label map, on the grid that its DICOM series has."""
+    name = f"phantom_{number:03d}.nii.gz"
+    image, label = (
+        nib.as_closest_canonical(nib.load(scans / folder / name))
+        for folder in ("imagesTr", "labelsTr")
+    )
+    whole = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
+    return nib.Nifti1Image(whole, image.affine), label
+
+
 @pytest.fixture(scope="module")
 def series(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms as DICOM series with label maps."""
     folder = tmp_path_factory.mktemp("dicom")
     for number in range(SUBJECTS):
-        image = nib.load(scans / f"imagesTr/phantom_{number:03d}.nii.gz")
-        whole = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
+        image, label = phantom(scans, number)
         place = folder / HIDDEN / f"scan{number}"
         write_like(
             place,
-            whole,
+            np.asanyarray(image.dataobj),
             image.affine,
             name=f"phantom{number}",
             Modality="MR",
             PatientID=f"{PLANTED['PatientID']}-{number}",
         )
-        shutil.copy(
-            scans / f"labelsTr/phantom_{number:03d}.nii.gz", f"{place}_seg.nii.gz"
-        )
+        nib.save(label, f"{place}_seg.nii.gz")
     return folder
 
 
@@ -46,13 +57,9 @@ def as_nifti(series: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory
     """The same scans as NIfTI."""
     folder = tmp_path_factory.mktemp("nifti")
     for number in range(SUBJECTS):
-        image = nib.load(scans / f"imagesTr/phantom_{number:03d}.nii.gz")
-        whole = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
-        nib.save(nib.Nifti1Image(whole, image.affine), folder / f"case{number + 1:03d}.nii.gz")
-        shutil.copy(
-            scans / f"labelsTr/phantom_{number:03d}.nii.gz",
-            folder / f"case{number + 1:03d}_seg.nii.gz",
-        )
+        image, label = phantom(scans, number)
+        nib.save(image, folder / f"case{number + 1:03d}.nii.gz")
+        nib.save(label, folder / f"case{number + 1:03d}_seg.nii.gz")
     return folder
 
 
@@ -80,7 +87,10 @@ def test_a_store_of_dicom_is_that_of_the_same_scans_in_nifti(
     assert code == 0, err
     assert "2 cases of 2 subjects, layout dicom" in out
     assert f"case001: {series}/{HIDDEN}/scan0/phantom0-" in err
-    assert poscon("prepare", as_nifti, tmp_path / "nifti", "--spacing", "6", "--modality", "MR")[0] == 0
+    assert (
+        poscon("prepare", as_nifti, tmp_path / "nifti", "--spacing", "6", "--modality", "MR")[0]
+        == 0
+    )
     ours, theirs = Store(tmp_path / "dicom"), Store(tmp_path / "nifti")
     for one, other in zip(ours.cases, theirs.cases, strict=True):
         assert one.id == other.id
@@ -148,9 +158,7 @@ def test_a_gap_in_one_of_two_series(
     first = scans / HIDDEN / "scan0"
     places = {}
     for file in first.iterdir():
-        import pydicom
-
-        places[float(np.linalg.norm(pydicom.dcmread(file).ImagePositionPatient))] = file
+        places[float(pydicom.dcmread(file).ImagePositionPatient[2])] = file
     files = [places[key] for key in sorted(places)]
     files[len(files) // 2].unlink()
     (scans / HIDDEN / "scan0_seg.nii.gz").unlink()
@@ -176,3 +184,13 @@ def test_an_option_of_dicom_on_other_scans(poscon: Cli, scans: Path, tmp_path: P
         assert code == 2
         assert err == f"error: {option[0]}: has no effect on the layout 'msd'; leave it out\n"
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_with_one_series_in_python(series: Path, finetuned: Path) -> None:
+    model = load_model(finetuned)
+    image = nib.load(f"{series}/{HIDDEN}/scan0_seg.nii.gz")
+    labels = model.segment(series / HIDDEN / "scan0")
+    assert labels.shape == image.shape
+    np.testing.assert_allclose(labels.affine, image.affine, atol=1e-4)
+    with pytest.raises(PosconError, match="holds 2 DICOM series; give the folder of one"):
+        model.segment(series)

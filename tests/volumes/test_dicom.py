@@ -58,7 +58,7 @@ def test_a_series_is_ordered_by_position_and_lies_where_it_says(tmp_path: Path) 
     assert scan.data.dtype.kind == "i"
     # slow reference: the position of a pixel by PS3.3 C.7.6.2.1.1, LPS+ turned into RAS+
     for column, row, number in ((0, 0, 0), (5, 3, 4), (2, 1, 3)):
-        lps = np.array([-10, -20, 30 + 2.5 * number]) + [column * 1.25, row * 0.75, 0]
+        lps = np.array([-10 + column * 1.25, -20 + row * 0.75, 30 + 2.5 * number])
         found = scan.affine @ [column, row, number, 1]
         np.testing.assert_allclose(found[:3], lps * [-1, -1, 1])
 
@@ -109,8 +109,10 @@ def test_a_folder_with_everything_in_it(tmp_path: Path) -> None:
         **{"name": "again", "step": (0, 3, 0), "ImageOrientationPatient": list(CORONAL)},
         SeriesInstanceUID=uid("ct"),
     )
-    write_image(tmp_path / "a/scout", stored((4, 6)), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    write_image(tmp_path / "a/alone", stored((4, 6)), ImagePositionPatient=[0, 0, 0], name=None)
+    write_image(
+        tmp_path / "a/scout", stored((4, 6)), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    write_image(tmp_path / "a/alone", stored((4, 6)), ImagePositionPatient=[0, 0, 0])
     write_image(tmp_path / "a/pet.dcm", stored((4, 6)), Modality="PT")
     write_image(tmp_path / "a/photo.dcm", stored((4, 6)))  # has no position
     write_image(tmp_path / "report.dcm", stored((4, 6)), Rows=None, Modality="SR")
@@ -328,7 +330,7 @@ def test_a_damaged_file(tmp_path: Path, kept: int) -> None:
 
 def test_nothing_but_single_images(tmp_path: Path) -> None:
     write_image(tmp_path / "1.dcm", stored((4, 6)), ImagePositionPatient=[0, 0, 0])
-    with pytest.raises(PosconError, match="no DICOM series that makes a volume, but 1 single image"):
+    with pytest.raises(PosconError, match="no DICOM series that makes a volume, but 1 sing"):
         read_dataset(tmp_path)
 
 

@@ -157,9 +157,7 @@ def prepare(
     if engine == "ray":  # its processes have other working folders
         source, store = source.absolute(), store.absolute()
     _check_new(store)
-    dataset = read_dataset(
-        source, layout, channel=channel, on_gap=on_gap, case_name=case_name
-    )
+    dataset = read_dataset(source, layout, channel=channel, on_gap=on_gap, case_name=case_name)
     if dataset.origins:  # what names files is said, and not written
         say_lines([*dataset.origins, *(f"note: {line}" for line in dataset.passed_over)])
     chosen = _resolve_settings(

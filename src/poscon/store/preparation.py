@@ -327,10 +327,8 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
 
 
 def relative(path: Source, root: Path) -> str:
-    """The path of a file in a folder. A DICOM series has its neutral name: a path may name people."""
-    return (
-        path.name if isinstance(path, Series) else printable(path.relative_to(root).as_posix())
-    )
+    """The path of a file in a folder; of a DICOM series its name, as a path may name people."""
+    return path.name if isinstance(path, Series) else printable(path.relative_to(root).as_posix())
 
 
 def _label_source(case: Case, root: Path) -> str:

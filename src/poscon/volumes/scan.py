@@ -239,9 +239,7 @@ def _open(path: Source) -> Opened:
     return replace(opened, shape=spatial_shape(opened.shape, path))
 
 
-def _opened_array(
-    image: np.ndarray, affine: np.ndarray | None, spacing: Spacing | None
-) -> Opened:
+def _opened_array(image: np.ndarray, affine: np.ndarray | None, spacing: Spacing | None) -> Opened:
     """What stands for the header of an array."""
     if affine is None and spacing is None:
         raise PosconError("image: an array has no voxel size; give spacing or affine too")

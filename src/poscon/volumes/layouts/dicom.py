@@ -18,7 +18,7 @@ from poscon.volumes.case import Case, Dataset
 from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
 from poscon.volumes.layouts.tree import walk
 from poscon.volumes.scan import scan_stem, scan_suffix
-from poscon.volumes.series import OnGap, is_dicom
+from poscon.volumes.series import OnGap, Series, is_dicom
 
 if TYPE_CHECKING:  # commands that read no DICOM do not need pydicom
     from poscon.volumes.formats.dicom.headers import Image
@@ -69,7 +69,8 @@ def read(
         kinds = Counter(kind for kind, _ in dict.fromkeys(unused))
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         raise PosconError(
-            f"{root}: no DICOM series that makes a volume, but {listed}; give the folder of a series"
+            f"{root}: no DICOM series that makes a volume, but {listed}; give the folder of "
+            "a series"
         )
     names = _numbers("case", len(stacks)) if case_name is None else _named(stacks, case_name)
     patients = list(dict.fromkeys(stack.patient for stack in stacks))
@@ -94,6 +95,20 @@ def read(
         notes=tuple(_notes(names, stacks)),
         unused=tuple(dict.fromkeys(unused)),
     )
+
+
+def only_series(folder: Path) -> Series:
+    """The only DICOM series of a folder.
+
+    Raises:
+        PosconError: there is none, or there are several.
+    """
+    dataset = read(folder, None)
+    found = [case.image for case in dataset.cases if isinstance(case.image, Series)]
+    series = list(dict.fromkeys(found))
+    if len(series) != 1:
+        raise PosconError(f"{folder}: holds {len(series)} DICOM series; give the folder of one")
+    return series[0]
 
 
 def _images(root: Path) -> tuple[list["Image"], list[tuple[str, Path]]]:
@@ -199,9 +214,7 @@ def _notes(names: Sequence[str], stacks: Sequence["Stack"]) -> Iterable[str]:
             f"{len(tilted)} scan(s) have a gantry tilt ({', '.join(tilted)}): the affine is "
             "sheared and is kept so."
         )
-    mixed = [
-        name for name, stack in zip(names, stacks, strict=True) if stack.series.mixes
-    ]
+    mixed = [name for name, stack in zip(names, stacks, strict=True) if stack.series.mixes]
     if mixed:
         yield f"{len(mixed)} scan(s) have interpolated slices ({', '.join(mixed)})."
 

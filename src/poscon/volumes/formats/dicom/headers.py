@@ -185,7 +185,7 @@ _GROUPS = {
     "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
 }
-"""Functional groups of enhanced files, and the attributes of classic files with the same meaning."""
+"""Functional groups of enhanced files, and the attributes of classic files that mean the same."""
 
 
 def _image(path: Path, header: Dataset, flat: Mapping[str, Any], piece: Piece) -> Image:

@@ -72,9 +72,7 @@ def _unknown(path: Path) -> PosconError:
     )
 
 
-def _count(
-    header: Dataset, image: dict[str, list[Any]], protocol: dict[str, float]
-) -> int | None:
+def _count(header: Dataset, image: dict[str, list[Any]], protocol: dict[str, float]) -> int | None:
     """The number of slices, or None if it is not stated."""
     element = header.get(COUNT)
     stated = (
@@ -101,7 +99,8 @@ def _side(
         normal: of the tiles, LPS+.
         centre: of the first tile in mm, LPS+.
         count: number of slices.
-        image, protocol: what the private elements say.
+        image: what the header of the image says.
+        protocol: what the protocol of the series says.
     """
     if "lSize" in protocol:
         ends = [

@@ -19,7 +19,7 @@ SAME_DIRECTION = 1e-3
 SAME_PLACE_MM = 0.01
 """Slices this close along the normal lie at one place."""
 UNEVEN = 0.05
-"""Distances between slices may differ by this share; positions are rounded when they are written."""
+"""Distances between slices may differ by this share: positions are rounded when written."""
 TILTED_DEGREES = 0.1
 """The smallest angle between normal and stack that is a gantry tilt."""
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -293,7 +293,5 @@ def _mixes(places: list[list[Image]]) -> tuple[Mix, ...]:
         above = min(max(int(np.searchsorted(heights, height)), 1), len(heights) - 1)
         weight = (height - heights[above - 1]) / (heights[above] - heights[above - 1])
         near = round(float(weight))  # a slice that is there stays as it is
-        mixes.append(
-            Mix(above - 1, above, float(near if abs(weight - near) <= UNEVEN else weight))
-        )
+        mixes.append(Mix(above - 1, above, float(near if abs(weight - near) <= UNEVEN else weight)))
     return tuple(mixes)
