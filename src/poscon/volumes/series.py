@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NewType
+
+Fault = NewType("Fault", str)
+"""Why a series cannot be read: the part of a message after the series."""
 
 OnGap = Literal["refuse", "interpolate", "split"]
 """What to do where slices of a DICOM series are missing, or lie at uneven distances."""
@@ -67,7 +70,7 @@ class Series:
     affine: tuple[tuple[float, ...], ...] = ()
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
     mixes: tuple[Mix, ...] = ()
-    fault: str | None = None
+    fault: Fault | None = None
     name: str = "series"
 
     def __str__(self) -> str:

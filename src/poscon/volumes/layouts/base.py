@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return table
 
 
-def refuse_orphans(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
+def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
     for case, label in labels.items():
         if case not in images:
             raise PosconError(

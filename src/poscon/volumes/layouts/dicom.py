@@ -127,9 +127,9 @@ def _images(root: Path) -> tuple[list["Image"], list[tuple[str, Path]]]:
         found = read_images(path)
         if isinstance(found, str):
             unused.append((found, path))
-        elif filecmp.cmp(first.setdefault(found[0].instance, path), path, shallow=False) and (
-            first[found[0].instance] != path
-        ):
+            continue
+        earlier = first.setdefault(found[0].instance, path)
+        if earlier != path and filecmp.cmp(earlier, path, shallow=False):
             unused.append(("copies of files that are read", path))
         else:
             images += found

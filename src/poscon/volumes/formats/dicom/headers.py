@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from poscon.errors import PosconError
 from poscon.volumes.formats.dicom.mosaic import COUNT, IMAGE, SERIES, is_mosaic, tiles
@@ -193,6 +194,7 @@ def _image(path: Path, header: Dataset, flat: Mapping[str, Any], piece: Piece) -
 
     def number(name: str, default: float = 0.0) -> float:
         value = flat.get(name, header.get(name))
+        value = value[0] if isinstance(value, MultiValue) and value else value
         return default if value in (None, "") else float(value)
 
     directions = np.array(flat["ImageOrientationPatient"], float).reshape(2, 3)
@@ -201,8 +203,6 @@ def _image(path: Path, header: Dataset, flat: Mapping[str, Any], piece: Piece) -
         rows, columns = rows // piece.tiles, columns // piece.tiles
     modality, series_number = str(header.Modality), header.get("SeriesNumber")
     between_rows, between_columns = (float(mm) for mm in flat["PixelSpacing"])
-    padding = header.get("PixelPaddingValue")
-    limit = header.get("PixelPaddingRangeLimit", padding)
     white = None
     # Hounsfield units mean the same, whichever of them is drawn white
     if header.get("PhotometricInterpretation") == "MONOCHROME1" and modality != "CT":
@@ -215,7 +215,7 @@ def _image(path: Path, header: Dataset, flat: Mapping[str, Any], piece: Piece) -
             slope=number("RescaleSlope", 1.0),
             intercept=number("RescaleIntercept"),
             white=white,
-            padding=None if padding is None else _sorted(int(padding), int(limit)),
+            padding=_padding(header),
         ),
         instance=f"{header.get('SOPInstanceUID', path)}",
         series=f"{header.get('SeriesInstanceUID', path.parent)}",
@@ -262,5 +262,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     return (value.upper(),) if isinstance(value, str) else tuple(str(v).upper() for v in value)
 
 
-def _sorted(first: int, last: int) -> tuple[int, int]:
-    return min(first, last), max(first, last)
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """The first and the last stored number of pixels outside the field of view, or None."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return None
+    ends = [int(first), int(header.get("PixelPaddingRangeLimit", first))]
+    if header.get("PixelRepresentation"):  # some write a negative number as an unsigned one
+        ends = [end - 2**16 if end >= 2**15 else end for end in ends]
+    return min(ends), max(ends)

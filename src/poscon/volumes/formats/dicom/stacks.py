@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from poscon.volumes.formats.dicom.headers import Image
-from poscon.volumes.series import Mix, OnGap, Series
+from poscon.volumes.series import Fault, Mix, OnGap, Series
 
 SAME_DIRECTION = 1e-3
 """Two unit vectors are the same if no component differs by more."""
@@ -210,21 +210,21 @@ def _description(images: Sequence[Image], part: int | None) -> str:
     return f"{min(str(image.piece.file) for image in images)} ({', '.join(words)})"
 
 
-def _fault(places: list[list[Image]], on_gap: OnGap) -> str | None:
+def _fault(places: list[list[Image]], on_gap: OnGap) -> Fault | None:
     """Why images that are ordered by their place form no volume; None if they do."""
     first = places[0][0]
     if first.colour:
-        return "colour images; poscon reads one number per pixel: move them away"
+        return Fault("colour images; poscon reads one number per pixel: move them away")
     usual = Counter(len(place) for place in places).most_common(1)[0][0]
     for number, place in enumerate(places, start=1):
         if len(place) > usual:
             names = " and ".join(image.piece.file.name for image in place[:2])
-            return (
+            return Fault(
                 f"{len(place)} images at the place of slice {number} of {len(places)}, {usual} at "
                 f"the others ({names}); move away those that do not belong to it"
             )
         if len(place) < usual:
-            return (
+            return Fault(
                 f"{len(place)} images at the place of slice {number} of {len(places)}, {usual} at "
                 f"the others (beside {place[0].piece.file.name}); export the series again"
             )
@@ -235,14 +235,14 @@ def _fault(places: list[list[Image]], on_gap: OnGap) -> str | None:
             away = image.position - places[0][0].position
             off = float(np.linalg.norm(away - (away @ line) * line))
             if off > max(SAME_PLACE_MM, UNEVEN * min(first.pixel_mm)):
-                return (
+                return Fault(
                     f"slice {number} of {len(places)} lies {off:.3g} mm beside the line of the "
                     f"others ({image.piece.file.name}); they form no volume: move them away"
                 )
     return None if on_gap == "interpolate" else _gap(places)
 
 
-def _gap(places: list[list[Image]]) -> str | None:
+def _gap(places: list[list[Image]]) -> Fault | None:
     """Where slices are missing or lie at uneven distances; None if nowhere."""
     distances = _distances(places)
     uneven = _uneven(places)
@@ -256,7 +256,7 @@ def _gap(places: list[list[Image]]) -> str | None:
     if missing > 0 and abs(ratio - missing - 1) <= UNEVEN * (missing + 1):
         what = f"{missing} missing"
     more = f", and {len(uneven) - 1} more gaps" if len(uneven) > 1 else ""
-    return (
+    return Fault(
         f"slices {number + 1} and {number + 2} of {len(places)} are {distances[number]:.4g} mm "
         f"apart, others {usual:.4g} mm: {what} between {' and '.join(names)}{more}; export the "
         "series again, or say --on-gap interpolate or split"
