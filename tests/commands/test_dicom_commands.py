@@ -196,3 +196,16 @@ def test_a_folder_with_one_series_in_python(series: Path, finetuned: Path) -> No
     np.testing.assert_allclose(labels.affine, image.affine, atol=1e-4)
     with pytest.raises(PosconError, match="holds 2 DICOM series; give the folder of one"):
         model.segment(series)
+
+
+def test_a_label_map_of_another_series_is_not_kept(
+    poscon: Cli, series: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    scans, first = tmp_path / "scans", tmp_path / "scans/a"
+    shutil.copytree(series / HIDDEN / "scan1", scans / "b")
+    assert poscon("predict", finetuned, scans, tmp_path / "maps")[0] == 0
+    assert poscon("predict", finetuned, scans, tmp_path / "maps", "--resume")[0] == 0
+    shutil.copytree(series / HIDDEN / "scan0", first)  # is case001 now
+    code, _, err = poscon("predict", finetuned, scans, tmp_path / "maps", "--resume")
+    assert code == 2
+    assert "maps/case001.nii.gz: is the label map of another series" in err

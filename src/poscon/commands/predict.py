@@ -37,6 +37,7 @@ from poscon.volumes.scan import (
     scan_suffix,
     write_labels,
 )
+from poscon.volumes.series import Series
 
 READERS = 4
 """Largest number of threads that read scans. There is one for every two cores."""
@@ -127,6 +128,7 @@ class _Job:
         difference: how the names of its channels differ from those of the training, or None.
         ranges: where its structures begin and end, by class, for those that are known.
         ranges_from: the file and the case that the ranges are of.
+        fingerprint: what tells whether the DICOM series is still the same; None for a file.
     """
 
     case: Case
@@ -134,6 +136,7 @@ class _Job:
     difference: Difference | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     ranges_from: str = ""
+    fingerprint: str | None = None
 
 
 class _Prediction:
@@ -206,6 +209,12 @@ class _Prediction:
                 f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
                 "that poscon predict wrote it; choose another output"
             )
+        for job in existing:  # numbers of DICOM series change when series come or go
+            if record is not None and record.cases[job.case.id].get("series") != job.fingerprint:
+                raise PosconError(
+                    f"{job.target}: is the label map of another series, the DICOM files have "
+                    "changed; choose another output"
+                )
         return {job.target for job in existing}
 
     def _fitted(self, job: _Job) -> Case | PosconError:
@@ -251,7 +260,7 @@ class _Prediction:
             self.seen[name] = roles
         if self.record is not None:  # before the label map, which marks this scan as done
             note_seen(self.record.path.parent, name, roles)
-            self.record.done(name, _facts(prepared, job.ranges))
+            self.record.done(name, _facts(prepared, job))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
@@ -272,7 +281,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, job: _Job) -> dict[str, Any]:
     """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
@@ -282,7 +291,8 @@ def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any
         "spacing_from": prepared.spacing_from,
         "modalities": prepared.modalities,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
-        "emptied_outside": {name: list(limits or ()) for name, limits in ranges.items()},
+        "emptied_outside": {name: list(limits or ()) for name, limits in job.ranges.items()},
+        **({} if job.fingerprint is None else {"series": job.fingerprint}),
     }
 
 
@@ -384,7 +394,9 @@ def _folder_jobs(
             channels = tuple(case.channels[number] for number in order)
             case = replace(case, image=channels[0].file, channels=channels)
         target = output / f"{case.id}{label_suffix(case.image)}"
-        jobs[case.id] = _Job(case, target, difference)
+        image = case.image
+        mark = image.fingerprint(source) if isinstance(image, Series) else None
+        jobs[case.id] = _Job(case, target, difference, fingerprint=mark)
     return list(jobs.values())
 
 

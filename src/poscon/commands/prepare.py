@@ -358,7 +358,7 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
 def _stamp(path: Source, root: Path) -> list[str | int]:
     """Values that show whether a file, or every file of a folder or series, is still the same."""
     if isinstance(path, Series):
-        return [_digest([[_stamp(file, root) for file in path.files], repr(path)])]
+        return [path.fingerprint(root)]
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
@@ -367,14 +367,12 @@ def _stamp(path: Source, root: Path) -> list[str | int]:
 
 
 def _label_stamp(case: Case, root: Path) -> list[str | int]:
+    """That of the label map of a case; a hash for a DICOM series, whose folder may name people."""
     assert case.label is not None
     stamp = _stamp(case.label, root)
-    return [_digest(stamp)] if isinstance(case.image, Series) else stamp
-
-
-def _digest(content: Any) -> str:
-    """A hash in place of names of files, which may name people."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    if isinstance(case.image, Series):
+        return [hashlib.sha256(json.dumps(stamp).encode()).hexdigest()]
+    return stamp
 
 
 def _resolve_settings(

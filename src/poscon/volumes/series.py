@@ -1,5 +1,6 @@
 """A scan that lies in many files: one volume, or one time series, of a DICOM series."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NewType
@@ -80,6 +81,19 @@ class Series:
     def files(self) -> tuple[Path, ...]:
         """The files. Each is listed once."""
         return tuple(dict.fromkeys(piece.file for piece in self.pieces))
+
+    def fingerprint(self, root: Path) -> str:
+        """A hash that tells whether a series is still the same, without the names of its files.
+
+        Args:
+            root: a folder above the files.
+        """
+        content = [f"{self.shape} {self.affine} {self.mixes}"]
+        for file in self.files:
+            status = file.stat()
+            content.append(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
+        text = "\n".join(content).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text).hexdigest()
 
 
 Source = Path | Series
