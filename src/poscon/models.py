@@ -41,6 +41,7 @@ from poscon.volumes.case import Case, Channel, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts.dicom import only_series
 from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
+from poscon.volumes.series import Source
 
 UNNAMED = "image"
 """The name of the channel of a data set that gives it none."""
@@ -206,7 +207,7 @@ class ScanPreparer:
         return self.preparation.model_copy(update={"plane": plane})
 
     def prepare(
-        self, files: Mapping[Path, Scan], case: Case, spacing_from: SpacingFrom
+        self, files: Mapping[Source, Scan], case: Case, spacing_from: SpacingFrom
     ) -> PreparedScan:
         """Slice, resample and normalise a scan, in the plane of the training data.
 

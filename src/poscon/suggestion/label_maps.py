@@ -16,7 +16,7 @@ from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_labels
 from poscon.volumes.layouts import dicom, read_dataset
-from poscon.volumes.scan import NIFTI, Scan, first_volume, read_scan, scan_suffix, write_labels
+from poscon.volumes.scan import NIFTI, Scan, first_volume, label_suffix, read_scan, write_labels
 
 
 def open_scheme(
@@ -85,7 +85,7 @@ class OpenLabelMaps:
             PosconError: the scan or its label map is not there, cannot be read, or has changed.
         """
         scan = self.scan(case)
-        suffix = scan_suffix(scan.path)
+        suffix = label_suffix(scan.path)
         path = folder / f"{case.id}{NIFTI[-1] if suffix in NIFTI else suffix}"
         write_labels(path, self.values(case, numbers), scan)
         return path
