@@ -99,7 +99,7 @@ def write_series(
     places = list(range(len(volume)) if numbers is None else numbers)
     return [
         write_image(
-            folder / f"{name}-{(7 * n + 3) % 101:03d}.dcm",
+            folder / f"{name}-{(37 * n + 3) % 101:03d}.dcm",
             pixels,
             **{
                 "SeriesInstanceUID": uid(name),
