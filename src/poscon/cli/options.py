@@ -109,6 +109,14 @@ Ranges = Annotated[
         "0, in the order of the file). Default: no ranges are added.",
     ),
 ]
+OnGap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Where slices of a DICOM series are missing or lie at uneven distances: refuse it, "
+        "interpolate them, or split the series. Default: refuse.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Prints JSON on stdout instead of tables; notes go to stderr."),

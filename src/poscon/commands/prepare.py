@@ -1,5 +1,6 @@
 """``poscon prepare`` reads scans and writes a store."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -14,7 +15,7 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.files import alone, holds_nothing
-from poscon.progress import progress_bar, raise_first
+from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
@@ -39,6 +40,7 @@ from poscon.volumes.label_maps import choose_scheme, label_masks
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.ranges import Ranges, check_cases, read_ranges
 from poscon.volumes.scan import ScanHeader, read_header
+from poscon.volumes.series import Series, Source
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels; with fewer, starting processes takes longer than it saves
@@ -94,6 +96,8 @@ def prepare(
     ranges: Path | str | None = None,
     channel: int | None = None,
     reverse: Names | None = None,
+    on_gap: str | None = None,
+    case_name: str | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -127,6 +131,10 @@ def prepare(
         channel: number of the channel of a multi-channel data set, from 0; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
+        on_gap: what to do where slices of a DICOM series are missing or lie at uneven distances:
+            ``refuse`` (None means the same), ``interpolate`` them, or ``split`` the series.
+        case_name: DICOM attribute by which cases are named, such as ``PatientID``; None: they are
+            numbered, and nothing that says who was scanned is written.
         processes: number of processes; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``. With ``ray``, every machine must have ``source`` and
             ``store`` at the same path.
@@ -149,7 +157,9 @@ def prepare(
     if engine == "ray":  # its processes have other working folders
         source, store = source.absolute(), store.absolute()
     _check_new(store)
-    dataset = read_dataset(source, layout, channel=channel)
+    dataset = read_dataset(source, layout, channel=channel, on_gap=on_gap, case_name=case_name)
+    if dataset.origins:  # what names files is said, and not written
+        say_lines([*dataset.origins, *(f"note: {line}" for line in dataset.passed_over)])
     chosen = _resolve_settings(
         dataset,
         recipe,
@@ -255,7 +265,7 @@ def _conclude(
         preparation=job.preparation,
         channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
-        notes=(*dataset.notes, *dataset.passed_over),
+        notes=(*dataset.notes, *([] if dataset.origins else dataset.passed_over)),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
     manifest = add_ranges(
@@ -321,7 +331,7 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
         "cases": {
             case.id: [
                 [[*_stamp(channel.file, root), channel.index] for channel in case.all_channels],
-                None if case.label is None else _stamp(case.label, root),
+                None if case.label is None else _label_stamp(case, root),
                 case.id in reversed_ids,
                 case.labelled_slices,
             ]
@@ -345,12 +355,23 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     write_json(path, state)
 
 
-def _stamp(path: Path, root: Path) -> list[str | int]:
-    """Values that show whether a file, or every mask of a folder, is still the same."""
+def _stamp(path: Source, root: Path) -> list[str | int]:
+    """Values that show whether a file, or every file of a folder or series, is still the same."""
+    if isinstance(path, Series):
+        return [path.fingerprint(root)]
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
         stamp += [file.name, status.st_size, status.st_mtime_ns]
+    return stamp
+
+
+def _label_stamp(case: Case, root: Path) -> list[str | int]:
+    """That of the label map of a case; a hash for a DICOM series, whose folder may name people."""
+    assert case.label is not None
+    stamp = _stamp(case.label, root)
+    if isinstance(case.image, Series):
+        return [hashlib.sha256(json.dumps(stamp).encode()).hexdigest()]
     return stamp
 
 

@@ -13,6 +13,7 @@ from poscon.cli.options import (
     Labels,
     Layout,
     Modality,
+    OnGap,
     Ranges,
     Recipe,
     Set,
@@ -64,6 +65,15 @@ def prepare(
             "Default: none is turned.",
         ),
     ] = None,
+    on_gap: OnGap = None,
+    case_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYWORD",
+            help="Names the cases of DICOM series by this attribute, such as PatientID, and so "
+            "writes it. Default: they are numbered, and nothing says who was scanned.",
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -98,6 +108,8 @@ def prepare(
         ranges=ranges,
         channel=channel,
         reverse=reverse,
+        on_gap=on_gap,
+        case_name=case_name,
         processes=processes,
         engine=engine,
         address=address,
