@@ -4,14 +4,14 @@ from pathlib import Path
 
 from poscon.arguments import checked
 from poscon.errors import PartlyDone, PosconError
-from poscon.evaluation.labelled import only_labelled, read_labelled
+from poscon.evaluation.labelled import LabelledOfCases, only_labelled, read_labelled
 from poscon.evaluation.measuring import class_maps, measure
 from poscon.evaluation.pairs import find_label_maps, find_references, make_pairs
 from poscon.evaluation.results import Coverage, Evaluation, Row
 from poscon.evaluation.schemes import choose_schemes, folder_of
 from poscon.evaluation.writing import output_files, write_evaluation
 from poscon.leakage import read_seen
-from poscon.store.slices import NONEMPTY, LabelledSlices, check_nonempty
+from poscon.store.slices import NONEMPTY, check_nonempty
 from poscon.volumes.case import parse_labels
 
 
@@ -72,7 +72,7 @@ def evaluate(
     predicted = find_label_maps(predictions)
     found, expected = find_references(references, predicted, layout, channel)
     pairs = make_pairs(predicted, found, references)
-    labelled: dict[str, tuple[int, ...]] | LabelledSlices | None = None
+    labelled: LabelledOfCases | None = None
     if labelled_slices == NONEMPTY:
         labelled = NONEMPTY
     elif labelled_slices is not None:
@@ -115,7 +115,7 @@ def evaluate(
             rows += measure(maps, names, pair.reference.subject, seen.get(pair.id, ()))
     if failed and (len(pairs) == 1 or not rows):
         raise PosconError(next(iter(failed.values())))
-    if not rows and isinstance(labelled, dict):
+    if not rows and labelled not in (None, NONEMPTY):
         raise PosconError(
             f"{labelled_slices}: names no slice of a case that was predicted; there is nothing to "
             "evaluate"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from poscon.evaluation.measuring import ClassMaps
 from poscon.evaluation.pairs import Reference, frame_names
@@ -17,6 +18,10 @@ from poscon.store.slices import (
 from poscon.volumes.affine import Spacing
 from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.label_maps import read_label_header
+
+LabelledOfCases = Mapping[str, tuple[int, ...]] | Literal["nonempty"]
+"""The labelled slices by case, of which a case may have none; or
+:data:`poscon.store.slices.NONEMPTY`."""
 
 
 def read_labelled(
@@ -51,24 +56,23 @@ def read_labelled(
     return found
 
 
-def only_labelled(
-    maps: ClassMaps, labelled: Mapping[str, tuple[int, ...]] | LabelledSlices | None
-) -> ClassMaps:
+def only_labelled(maps: ClassMaps, labelled: LabelledOfCases | None) -> ClassMaps:
     """Class maps in which only the labelled slices of the reference count.
 
     Args:
         maps: prediction and reference.
-        labelled: the labelled slices by case, of which a case may have none; or
-            :data:`poscon.store.slices.NONEMPTY`; or None: all slices count.
+        labelled: which slices count; None: all.
     """
     if labelled is None:
         return maps
-    numbers = NONEMPTY if labelled == NONEMPTY else labelled.get(maps.case, ())
+    numbers: LabelledSlices = NONEMPTY
+    if isinstance(labelled, Mapping):
+        numbers = labelled.get(maps.case, ())
     stack = maps.geometry.to_stack(maps.reference)
     kept = only_slices(stack, numbers, backwards=maps.geometry.flips[0])
     return replace(
         maps,
         reference=maps.geometry.to_volume(kept),
         # a slice that a table names is labelled, also if it is empty
-        empty_is_unlabelled=maps.empty_is_unlabelled and labelled == NONEMPTY,
+        empty_is_unlabelled=maps.empty_is_unlabelled and numbers == NONEMPTY,
     )

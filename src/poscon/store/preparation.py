@@ -11,7 +11,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
-from poscon.store.slices import NONEMPTY, only_slices
+from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import (
     CASE_FILE,
     LABEL_FILE,
@@ -255,7 +255,7 @@ def _prepare_label(
         return None
     spacing = stated_spacing(case, job.preparation)
     stack = class_stack(case.label, job.scheme, geometry, spacing)
-    labelled = NONEMPTY if job.nonempty else case.labelled_slices
+    labelled: LabelledSlices | None = NONEMPTY if job.nonempty else case.labelled_slices
     if labelled is not None:
         stack = only_slices(stack, labelled, backwards=geometry.flips[0])
     label = resample_classes(stack, size, len(job.scheme.classes) + 1)

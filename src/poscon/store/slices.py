@@ -121,12 +121,12 @@ def only_slices(stack: np.ndarray, labelled: LabelledSlices, *, backwards: bool)
     Returns:
         A new array of the same shape, with ``IGNORE`` in every other slice.
     """
-    if labelled == NONEMPTY:
-        kept = ((stack != 0) & (stack != IGNORE)).any(axis=(1, 2))
-    else:
+    if isinstance(labelled, tuple):
         kept = np.zeros(len(stack), bool)
         kept[list(labelled)] = True
         kept = kept[::-1] if backwards else kept
+    else:
+        kept = ((stack != 0) & (stack != IGNORE)).any(axis=(1, 2))
     return np.where(kept[:, None, None], stack, np.uint8(IGNORE))
 
 
