@@ -77,12 +77,12 @@ def test_a_slice_that_is_not_listed_is_ignored(
     affine = affine[:, [*order, 3]]
     a = save(tmp_path / "a.nii", predicted().transpose(order), affine)
     whole = save(tmp_path / "whole.nii", heart().transpose(order), affine)
-    sparse = save(tmp_path / "sparse.nii", without(heart(), 0, 2, 4).transpose(order), affine)
-    listed = evaluate(a, whole, labelled_slices=table(tmp_path / "t.csv", "a,3", "a,1"))
+    sparse = save(tmp_path / "sparse.nii", without(heart(), 0, 3, 4).transpose(order), affine)
+    listed = evaluate(a, whole, labelled_slices=table(tmp_path / "t.csv", "a,2", "a,1"))
     same(listed, evaluate(a, sparse, ignore_label=9))
     assert listed.counted == Counted(slices=2, of_slices=5, cases=1)
-    # by hand: class 1 has 8 / 2 voxels in slice 1; the prediction adds 2 there and 4 in slice 3
-    assert listed.rows[0].dice == pytest.approx(2 * 8 / (8 + 8 + 2 + 4))
+    # by hand: class 1 has 8 voxels in either slice; the prediction adds 2 and 4
+    assert listed.rows[0].dice == pytest.approx(2 * 16 / (16 + 16 + 2 + 4))
 
 
 def test_slices_without_foreground_are_ignored(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -290,7 +290,11 @@ class _Builder:
             PosconError: the plan is transductive, but pre-training sees no test scan.
         """
         if not self.pretrained:
-            return "Nothing was pre-trained.", False
+            return (
+                "Nothing was pre-trained. No training saw a test scan, under any name (scans were "
+                "compared by their voxels).",
+                False,
+            )
         n_seen = 0
         for fold in folds:
             known = {case.pixels_sha256 for case in self._pretraining_cases(fold)}

@@ -372,6 +372,8 @@ def spread(measure: Measure, metric: str) -> str:
 
 def draw_range(measure: Measure, metric: str) -> str:
     """The lowest and the highest mean of a draw."""
+    if len(measure.draws) == 1:
+        return "one draw"
     d = DIGITS[metric]
     return f"{min(measure.draws):.{d}f} to {max(measure.draws):.{d}f}"
 
