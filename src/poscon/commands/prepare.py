@@ -20,7 +20,12 @@ from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
 from poscon.store.selection import cases_named
-from poscon.store.slices import check_slice_table, read_slice_table
+from poscon.store.slices import (
+    NONEMPTY,
+    check_nonempty,
+    check_slice_table,
+    read_slice_table,
+)
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -36,7 +41,7 @@ from poscon.version import __version__
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Dataset, LabelScheme
 from poscon.volumes.geometry import slice_geometry
-from poscon.volumes.label_maps import choose_scheme, label_masks
+from poscon.volumes.label_maps import choose_scheme, label_masks, refuse_ignore_label
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.ranges import Ranges, check_cases, read_ranges
 from poscon.volumes.scan import ScanHeader, read_header
@@ -44,8 +49,6 @@ from poscon.volumes.series import Series, Source
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels; with fewer, starting processes takes longer than it saves
-NONEMPTY = "nonempty"
-"""Word in place of a table of slices: a slice is labelled if it has foreground."""
 
 
 class PrepareSettings(Settings):
@@ -183,11 +186,7 @@ def prepare(
     scheme = _label_scheme(dataset, labels, ignore_label, chosen.source_spacing)
     known: Ranges = {} if ranges is None else read_ranges(Path(ranges), scheme.names)
     check_cases(known, counts, where=str(ranges), what=f"those of {source}")
-    if scheme.ignore is not None and labelled_slices == NONEMPTY:
-        raise PosconError(
-            f"{source}: --labelled-slices {NONEMPTY}: the label {scheme.ignore} says already what "
-            "is not labelled, and leaves empty slices labelled; leave one of the two out"
-        )
+    check_nonempty(scheme.ignore, labelled_slices, where=str(source))
     backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
     reversed_ids = {case.id for case in backwards}
     job = Job(
@@ -479,12 +478,7 @@ def _label_scheme(
     Raises:
         PosconError: the value of unlabelled voxels means something else, or cannot be found.
     """
-    masks = [case.label for case in dataset.cases if case.label and case.label.is_dir()]
-    if ignore_label is not None and masks:
-        raise PosconError(
-            f"{masks[0]}: --ignore-label has no effect on a folder with one mask per organ; use "
-            "--labelled-slices"
-        )
+    refuse_ignore_label(ignore_label, (c.label for c in dataset.cases if c.label is not None))
     label_maps = ((c.label, spacing or c.spacing) for c in dataset.cases if c.label is not None)
     where = str(dataset.root)
     return choose_scheme(dataset.labels, labels, ignore_label, label_maps, where=where)

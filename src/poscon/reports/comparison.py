@@ -86,12 +86,13 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
             )
         )
         facts += [("", note) for note in store.manifest.notes]
+    in_all = "" if plan.rounds is None else " (the totals of the rounds)"
     facts += [
         (
             "subjects per fold (train + test)",
             ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds),
         ),
-        (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts))),
+        (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts)) + in_all),
     ]
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
@@ -139,6 +140,12 @@ def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
         "is the mean of one training (a fold and a draw). A filled point is distinguishable from "
         "0."
     ]
+    same = list(dict.fromkeys(cell.row for cell in cells if cell.same_as_baseline))
+    if same:
+        text.append(
+            f"Where {', '.join(same)} has the same runs as the baseline, there is no difference to "
+            "draw."
+        )
     return Section("Differences", text, pictures)
 
 
@@ -259,6 +266,8 @@ def _learning(comparison: Comparison) -> list[Section]:
     text = [
         "The curves are means over folds and draws. Losses of different methods cannot be compared."
     ]
+    if any(job.also for job in comparison.schedule.jobs):
+        text.append("Rows with the same runs have the same curve, and only the last one is seen.")
     return [Section("Learning curves of fine-tuning", text, pictures)]
 
 

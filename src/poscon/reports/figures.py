@@ -20,6 +20,8 @@ MARKERS = "osD^vPpX"
 LINES = ("-", "--", "-.", ":")
 SIZE = (4.6, 3.4)
 LABELLED_DIAGONAL = 5
+FEW_TICKS = 4
+"""Of an axis whose numbers may have many digits."""
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y of a line."""
@@ -114,6 +116,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
         range(len(shown)), [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)]
     )
     axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(FEW_TICKS))
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} minus that of\n{baseline}")
     return figure
 
@@ -148,6 +151,7 @@ def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
         range(1, len(shown) + 1),
         [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)],
     )
+    axes.xaxis.set_major_locator(MaxNLocator(FEW_TICKS))
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} of a subject")
     return figure
 

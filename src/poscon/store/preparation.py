@@ -11,6 +11,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
+from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import (
     CASE_FILE,
     LABEL_FILE,
@@ -258,13 +259,9 @@ def _prepare_label(
         return None
     spacing = stated_spacing(case, job.preparation)
     stack = class_stack(case.label, job.scheme, geometry, spacing)
-    drawn_on = np.any((stack != 0) & (stack != IGNORE), axis=(1, 2)) if job.nonempty else None
-    if case.labelled_slices is not None:
-        drawn_on = np.zeros(len(stack), bool)
-        drawn_on[list(case.labelled_slices)] = True
-        drawn_on = drawn_on[::-1] if geometry.flips[0] else drawn_on
-    if drawn_on is not None:
-        stack = np.where(drawn_on[:, None, None], stack, np.uint8(IGNORE))
+    labelled: LabelledSlices | None = NONEMPTY if job.nonempty else case.labelled_slices
+    if labelled is not None:
+        stack = only_slices(stack, labelled, backwards=geometry.flips[0])
     label = resample_classes(stack, size, len(job.scheme.classes) + 1)
     return None if (label == IGNORE).all() else label
 

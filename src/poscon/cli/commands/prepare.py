@@ -10,6 +10,7 @@ from poscon.cli.options import (
     Channel,
     Engine,
     IgnoreLabel,
+    LabelledSlices,
     Labels,
     Layout,
     Modality,
@@ -46,15 +47,7 @@ def prepare(
     modality: Modality = None,
     labels: Labels = None,
     ignore_label: IgnoreLabel = None,
-    labelled_slices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|nonempty",
-            help="Which slices of the label maps are labelled: those in a CSV file with the "
-            "columns case and slice (from 0, in the order of the file), or nonempty: those with "
-            "foreground. Default: all.",
-        ),
-    ] = None,
+    labelled_slices: LabelledSlices = None,
     ranges: Ranges = None,
     channel: Channel = None,
     reverse: Annotated[
