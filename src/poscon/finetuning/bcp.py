@@ -187,8 +187,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
             assert batch.unlabelled is not None
             unlabelled = views(batch.unlabelled.images, seed, view=1)
             pseudo_labels = self._pseudo_labels(unlabelled)
-            everywhere = torch.ones_like(pseudo_labels, dtype=torch.bool)
-            weight = self.loss.weight * self.guard(of_slices, pseudo_labels, everywhere)
+            weight = self.loss.weight * self.guard(of_slices, pseudo_labels, progress)
             logs["lost_classes"] = self.guard.lost.sum()
             mixed = copy_paste(images, halves(unlabelled), mask[:, None])
             targets = copy_paste(labels, halves(pseudo_labels), mask)

@@ -277,7 +277,7 @@ class FixMatch(WeakToStrong):
         weak, view = self.weak_view(batch.unlabelled, views, own)
         strong = self.strong_view(batch.unlabelled, views, view, own, 1)
         targets, confident = self.teach(weak, batch.unlabelled.possible)
-        trust = self.guard(labels, targets, confident)
+        trust = self.guard(labels, targets, progress)
         boxes = self.boxes(len(weak), views.size, own, 1).to(weak.device, non_blocking=True)
         strong, targets, confident = (
             cut_mix(part, boxes, shift=1) for part in (strong, targets, confident)

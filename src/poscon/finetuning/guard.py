@@ -7,29 +7,29 @@ follows the network, so no slice without labels can bring the class back. Labell
 import torch
 from torch import Tensor, nn
 
-from poscon.volumes.case import IGNORE
-
-LEAST = 0.05
-"""A class is lost if its share of the pseudo-labels is below this part of its share of the labels.
-"""
+FOUND, LOST = 0.25, 0.05
+"""A class is found if its share of the pseudo-labels is above the first part of its share of the
+labels. It is lost if it was found before, and is now below the second part."""
+BEGIN = 0.1
+"""Share of the training's steps after which the guard begins to look. An untrained network finds
+classes by accident."""
 SLICES = 200
 """Labelled slices with a class from one look at the class to the next."""
 RISE = 100
 """Steps in which the trust rises from 0 to 1."""
 
 
-def class_pixels(labels: Tensor, counted: Tensor, n_classes: int) -> Tensor:
+def class_pixels(labels: Tensor, n_classes: int) -> Tensor:
     """Count the pixels of every class in every slice, without waiting for a GPU.
 
     Args:
-        labels: (B, H, W) class indices; any number where a pixel does not count.
-        counted: (B, H, W) bool, the pixels that count.
+        labels: (B, H, W) class indices. Other numbers, as ``IGNORE``, do not count.
         n_classes: number of classes, with the background.
 
     Returns:
         (B, n_classes) int64.
     """
-    index = torch.where(counted, labels.long(), n_classes).flatten(1)
+    index = labels.long().clamp(max=n_classes).flatten(1)
     counts = index.new_zeros(len(index), n_classes + 1)
     return counts.scatter_add_(1, index, torch.ones_like(index))[:, :-1]
 
@@ -38,13 +38,14 @@ class ClassGuard(nn.Module):
     """Says at each step how far pseudo-labels can be trusted, from 0 to 1.
 
     The guard looks at a class each time that :data:`SLICES` labelled slices with the class have
-    gone by since its last look. With the pixels of all steps in between, a class c is found if
+    gone by since its last look. With the pixels of all steps in between, and
 
-        share of c among the pseudo-labels > LEAST * share of c among the labels
+        ratio = (share of the class among the pseudo-labels) / (its share among the labels)
 
-    and it is lost if it is not found, but was at an earlier look. So a class that a network has not
-    learnt yet is not lost. Neither is one that slices without labels never have. The trust is 1. It
-    is 0 while a class is lost, and then rises to 1 in :data:`RISE` steps.
+    the class is found if ratio > :data:`FOUND`. If it was found at an earlier look, it is lost from
+    ratio < :data:`LOST` on until it is found again. So a class that the network has not learnt yet
+    is not lost. Neither is a class that slices without labels never have. The trust is 1. While a
+    class is lost the trust is 0, and then it rises to 1 in :data:`RISE` steps.
 
     Args:
         n_classes: number of classes, with the background.
@@ -66,36 +67,31 @@ class ClassGuard(nn.Module):
         self.register_buffer("trust", torch.ones(()))
 
     @torch.no_grad()
-    def forward(self, labels: Tensor, pseudo_labels: Tensor, counted: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, pseudo_labels: Tensor, progress: float) -> Tensor:
         """Take in the labels of a step.
 
         Args:
             labels: (B, H, W) labels, ``IGNORE`` where a pixel is not labelled.
-            pseudo_labels: (U, H, W) class indices.
-            counted: (U, H, W) bool, the pseudo-labels that count.
+            pseudo_labels: (U, H, W) class indices, also where the teacher is not sure.
+            progress: share of the training's steps that are done.
 
         Returns:
             The trust of this step, a scalar.
         """
+        if progress < BEGIN:
+            return self.trust.clone()
         n_classes = self.counts.shape[1]
-        of_slice = class_pixels(labels, labels != IGNORE, n_classes)
-        labelled = of_slice.sum(0)
-        pseudo = class_pixels(pseudo_labels, counted, n_classes).sum(0)
-        self.counts += torch.stack(
-            [
-                (of_slice > 0).sum(0),
-                labelled,
-                labelled.sum().expand(n_classes),
-                pseudo,
-                pseudo.sum().expand(n_classes),
-            ]
-        )
-        slices = self.counts[0]
+        of_slice = class_pixels(labels, n_classes)
+        known = of_slice.sum(0)
+        taught = class_pixels(pseudo_labels, n_classes).sum(0)
+        totals = [part.sum().expand(n_classes) for part in (known, taught)]
+        self.counts += torch.stack([(of_slice > 0).sum(0), known, totals[0], taught, totals[1]])
+        looked = self.counts[0] >= SLICES
         known, all_known, taught, all_taught = self.counts[1:].double()
-        looked = (slices >= SLICES) & (all_taught > 0)
-        found = taught * all_known > LEAST * known * all_taught
-        self.lost.copy_(torch.where(looked, self.found & ~found, self.lost))
-        self.found |= looked & found
+        ratio = (taught / all_taught) / (known / all_known)  # of a class without labels no number
+        found, gone = looked & (ratio > FOUND), looked & (ratio < LOST)
+        self.lost.copy_(((self.found & gone) | self.lost) & ~found)
+        self.found |= found
         self.lately |= self.lost
         self.counts.masked_fill_(looked, 0)
         risen = (self.trust + 1 / RISE).clamp(max=1)

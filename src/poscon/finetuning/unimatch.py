@@ -105,7 +105,7 @@ class UniMatch(WeakToStrong):
         own = stream(seed, "unlabelled")
         weak, view = self.weak_view(batch.unlabelled, views, own)
         targets, confident = self.teach(weak, batch.unlabelled.possible)
-        trust = self.guard(labels, targets, confident)
+        trust = self.guard(labels, targets, progress)
         parts = [images]
         answers = []
         for number in (1, 2):

@@ -36,7 +36,7 @@ LEARNING = (
     ("validation_dice", "Dice of the test subjects", "step"),
     ("validation_dice", "Dice of the test subjects", MINUTES),
 )
-"""The figures of learning curves: a column of metrics.csv, its name, and the label of the x axis."""
+"""Figures of learning curves: a column of metrics.csv, its name, and the label of the x axis."""
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -259,9 +259,9 @@ def _learning(comparison: Comparison) -> list[Section]:
     if not pictures:
         return []
     text = [
-        "The curves are means over folds and draws. Losses of different methods cannot be compared. "
-        "Minutes are those of the steps alone, on the machines that did them. Trainings that share "
-        "a machine slow each other down."
+        "The curves are means over folds and draws. Losses of different methods cannot be "
+        "compared. Minutes are those of the steps alone, on the machines that did them. Trainings "
+        "that share a machine slow each other down."
     ]
     return [Section("Learning curves of fine-tuning", text, pictures)]
 
