@@ -250,10 +250,10 @@ def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
         return plain(learner, batch, views, seed, progress)
 
     monkeypatch.setattr(FixMatch, "step", step)
-    monkeypatch.setattr(guard, "SLICES", 4)
+    monkeypatch.setattr(guard, "SLICES", 2)
     monkeypatch.setattr(guard, "RISE", 3)
-    how: dict[str, Any] = {"method": "fixmatch", "labelled": 2, "iterations": 30}
-    how["settings"] = [*SMALL, "checkpoint_every=3", "loss.ramp_up=[0, 0]"]
+    how: dict[str, Any] = {"method": "fixmatch", "labelled": 2, "iterations": 12}
+    how["settings"] = [*SMALL, "batch=4", "checkpoint_every=2", "loss.ramp_up=[0, 0]"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finetune(store, whole, **how)
     name = Store(store).class_names[0]
@@ -264,10 +264,10 @@ def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
     ]
     with (whole / "metrics.csv").open() as file:
         lost = [float(row["lost_classes"]) for row in csv.DictReader(file)]
-    assert lost[:3] == [0, 0, 0]
+    assert lost[0] == 0
     assert max(lost) == 1
-    assert lost[-2:] == [0, 0]
-    with power_cut(FixMatch, 17):
+    assert lost[-1] == 0
+    with power_cut(FixMatch, 7):
         finetune(store, broken, **how)
     finetune(store, broken, resume=True)
     a, b = weights(whole), weights(broken)

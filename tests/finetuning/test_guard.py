@@ -174,45 +174,48 @@ def pixels(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return means[labels.long()].movedim(-1, 1) + 0.7 * noise, labels
 
 
-def found_after_a_shock(watch: nn.Module) -> list[float]:
-    """The share of the rare class that is found, before a network forgets it, then, and in the end.
+def found_around_a_shock(watch: nn.Module) -> list[float]:
+    """The share of the rare class that a network finds, before a shock, after it and in the end.
 
-    The network is one linear layer. It teaches itself as in FixMatch. The shock is a step of the
+    The network is one linear layer that teaches itself as in FixMatch. The shock is a jump of its
     bias.
     """
     torch.manual_seed(0)
     network = nn.Conv2d(2, 3, 1)
-    optimiser = torch.optim.Adam(network.parameters(), 0.05)
+    optimiser = torch.optim.Adam(network.parameters(), 0.1)
+    batches = [pixels(4, seed) for seed in range(5)]
     test, truth = pixels(8, 1000)
+
+    def share() -> float:
+        return float((network(test).argmax(1) == 2)[truth == 2].float().mean())
+
     shares = []
-    for k in range(220):
-        if k in (60, 61):
-            found = network(test).argmax(1) == 2
-            shares.append(float(found[truth == 2].float().mean()))
-        if k == 60:
+    for k in range(110):
+        if k == 30:
+            shares.append(share())
             with torch.no_grad():
-                network.bias[2] -= 15
-        (images, labels), (others, _) = pixels(2, k % 2), pixels(4, 100 + k)
+                network.bias[2] -= 30
+            shares.append(share())
+        (images, labels), (others, _) = batches[k % 2], batches[2 + k % 3]
         taught, sure = pseudo_labels(network(others).detach(), 0.9)
-        trust = watch(labels, taught, k / 220)
+        trust = watch(labels, taught, k / 110)
         strong = network(others + 0.3 * torch.randn_like(others))
         loss = supervised_loss(network(images), labels)
         loss = loss + 2 * trust * confident_loss([strong], taught, sure)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    found = network(test).argmax(1) == 2
-    return [*shares, float(found[truth == 2].float().mean())]
+    return [*shares, share()]
 
 
 def test_a_class_that_self_training_would_not_find_again_comes_back(monkeypatch):
-    monkeypatch.setattr(guard, "SLICES", 20)
-    monkeypatch.setattr(guard, "RISE", 20)
-    before, forgotten, without = found_after_a_shock(FullTrust())
-    assert before > 0.9
-    assert forgotten == without == 0.0
+    monkeypatch.setattr(guard, "SLICES", 8)
+    monkeypatch.setattr(guard, "RISE", 10)
+    before, after, without = found_around_a_shock(FullTrust())
+    assert before > 0.7
+    assert after == without == 0.0
     watch = ClassGuard(3)
-    assert found_after_a_shock(watch) == [before, forgotten, pytest.approx(1, abs=0.1)]
+    assert found_around_a_shock(watch) == [before, after, pytest.approx(1, abs=0.1)]
     assert not watch.lost.any()
     assert watch.trust == 1.0
 
@@ -267,7 +270,7 @@ def test_a_healthy_training_is_bit_for_bit_as_without_a_guard(name, monkeypatch)
     weight = {"weight": 0.3}
     guarded, free = method(name, **weight), method(name, **weight)
     free.guard = FullTrust()
-    assert train(guarded, 0, 12, 24) == train(free, 0, 12, 24)
+    assert train(guarded, 0, 8, 16) == train(free, 0, 8, 16)
     assert guarded.guard.found.any()
     state = free.network.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in guarded.network.state_dict().items())
