@@ -250,10 +250,10 @@ def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
         return plain(learner, batch, views, seed, progress)
 
     monkeypatch.setattr(FixMatch, "step", step)
-    monkeypatch.setattr(guard, "SLICES", 2)
+    monkeypatch.setattr(guard, "SLICES", 1)
     monkeypatch.setattr(guard, "RISE", 3)
-    how: dict[str, Any] = {"method": "fixmatch", "labelled": 2, "iterations": 12}
-    how["settings"] = [*SMALL, "batch=4", "checkpoint_every=2", "loss.ramp_up=[0, 0]"]
+    how: dict[str, Any] = {"method": "fixmatch", "labelled": 2, "iterations": 16}
+    how["settings"] = [*SMALL, "checkpoint_every=3", "loss.ramp_up=[0, 0]"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finetune(store, whole, **how)
     name = Store(store).class_names[0]
@@ -267,7 +267,7 @@ def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
     assert lost[0] == 0
     assert max(lost) == 1
     assert lost[-1] == 0
-    with power_cut(FixMatch, 7):
+    with power_cut(FixMatch, 10):
         finetune(store, broken, **how)
     finetune(store, broken, resume=True)
     a, b = weights(whole), weights(broken)
