@@ -165,8 +165,9 @@ def curves(
     of: Sequence[str] = (),
     level: float | None = None,
     from_zero: bool = False,
+    whole: bool = True,
 ) -> Figure:
-    """Draw lines over steps.
+    """Draw lines over steps or minutes.
 
     Args:
         lines: the lines by name.
@@ -176,6 +177,7 @@ def curves(
         of: all names, so that a name looks the same in every figure. ``lines`` may hold only some.
         level: height of a horizontal line at chance, or None.
         from_zero: whether the y axis begins at 0.
+        whole: whether only whole numbers are marked on the x axis.
     """
     figure, axes = _axes(SIZE)
     for name, (x, y) in lines.items():
@@ -185,7 +187,7 @@ def curves(
         axes.axhline(level, color=INK, lw=0.8, ls=(0, (1, 2)), label="chance")
     if from_zero:
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         _legend(figure, axes)
