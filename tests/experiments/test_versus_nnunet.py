@@ -7,20 +7,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import versus_nnunet
 from versus_nnunet import Found, drawn_subjects, rows_of, settings_of, table, write_raw
 
+import poscon
 from poscon.errors import PosconError
 from poscon.store.store import Store
 from poscon.training.roles import Selection, choose_roles
 from poscon.volumes.case import Channel, LabelClass, LabelScheme
 from poscon.volumes.layouts import read_dataset
-from poscon.volumes.phantom import write_phantom
 
-MINUTES = 0.02
+MINUTES = 0.25
 TEST = ["phantom_001", "phantom_003"]
 
 STAND_IN = """
@@ -30,7 +31,7 @@ from pathlib import Path
 stage, *rest, about = sys.argv[1:]
 found = {"seconds": 3.0}
 if stage == "train":
-    found |= {"iterations": 50, "batch": 9, "patch": [56, 40], "threads": os.environ["OMP_NUM_THREADS"]}
+    found |= {"iterations": 50, "batch": 9, "threads": os.environ["OMP_NUM_THREADS"]}
     found |= {"cores": len(os.sched_getaffinity(0)), "results": os.environ["nnUNet_results"]}
 if stage == "predict":
     for scan in Path(rest[1]).iterdir():
@@ -67,6 +68,13 @@ def stand_in(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(
         versus_nnunet, "SETTINGS", ["network.width=4", "network.levels=2", "size=32", "batch=4"]
     )
+    train = poscon.finetune
+
+    def trained(*places: Path, minutes: float, **how: Any) -> Path:
+        assert minutes == MINUTES
+        return train(*places, iterations=3, **how)  # how many fit depends on the machine
+
+    monkeypatch.setattr(poscon, "finetune", trained, raising=False)
     (tmp_path / "test.txt").write_text("\n".join(TEST) + "\n")
     script = tmp_path / "nnunet_side.py"
     script.write_text(STAND_IN.replace("LABELS", str(scans / "labelsTr")))
@@ -99,10 +107,11 @@ def test_raw_data_set_is_one_of_nnunet(scans: Path, tmp_path: Path) -> None:
     }
 
 
-def test_ct_is_called_ct(tmp_path: Path) -> None:
+def test_ct_is_called_ct(scans: Path, tmp_path: Path) -> None:
     """nnU-Net normalises by this name."""
-    write_phantom(tmp_path / "ct", subjects=2, modality="ct")
-    write_raw(tmp_path / "raw", read_dataset(tmp_path / "ct"), ["phantom_000"], ["phantom_001"])
+    dataset = read_dataset(scans)
+    cases = tuple(replace(case, modality="CT") for case in dataset.cases)
+    write_raw(tmp_path / "raw", replace(dataset, cases=cases), ["phantom_000"], TEST)
     description = json.loads((tmp_path / "raw" / "dataset.json").read_text())
     assert description["channel_names"] == {"0": "CT"}
 
@@ -156,6 +165,7 @@ def test_whole_comparison(
         "poscon, supervised",
         "poscon, fixmatch",
     ]
+    assert all(line.split(" | ")[-3] == "3" for line in lines[1:])
     assert "1.000 [1.000, 1.000]" in lines[0]
     assert lines[0].endswith("|  |  | 50 | 3 | 3 |")
 
