@@ -13,7 +13,6 @@ a JSON file with times and settings, which is written at the end.
 
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -81,10 +80,11 @@ def predict(dataset: str, scans: str, out: str) -> dict[str, Any]:
     """Segment a folder of scans with mirroring, as nnU-Net does by default."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.paths import nnUNet_results
 
     started = time.perf_counter()
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    model = Path(os.environ["nnUNet_results"]) / dataset / MODEL
+    model = Path(nnUNet_results) / dataset / MODEL
     predictor.initialize_from_trained_model_folder(str(model), (FOLD,))
     predictor.predict_from_files_sequential(scans, out)
     return {"seconds": time.perf_counter() - started}

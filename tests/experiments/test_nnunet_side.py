@@ -1,5 +1,7 @@
 """The parts of nnU-Net's side that need no nnU-Net: the trainer here is a stand-in."""
 
+from types import SimpleNamespace
+
 import nnunet_side
 import pytest
 from hypothesis import given
@@ -54,6 +56,7 @@ class Trainer:
         self.num_iterations_per_epoch = 250
         self.num_val_iterations_per_epoch = 50
         self.epochs: list[tuple[int, int]] = []
+        self.configuration_manager: object = None
 
     def on_epoch_start(self) -> None:
         self.epochs.append((self.num_iterations_per_epoch, self.num_val_iterations_per_epoch))
@@ -79,14 +82,15 @@ def test_training_takes_as_long_as_it_may(monkeypatch: pytest.MonkeyPatch) -> No
     """Time for a part and between epochs is found in the trial: 6 and 4 seconds here."""
     clock, trainers = Clock(), []
 
-    class Plan:
-        batch_size = 9
-        patch_size = (56, 40)
-        network_arch_init_kwargs = {"features_per_stage": [32, 64]}
+    plan = SimpleNamespace(
+        batch_size=9,
+        patch_size=(56, 40),
+        network_arch_init_kwargs={"features_per_stage": [32, 64]},
+    )
 
     def trainer(dataset: str) -> Trainer:
         trainers.append(Trainer(clock))
-        trainers[-1].configuration_manager = Plan()  # type: ignore[attr-defined]
+        trainers[-1].configuration_manager = plan
         return trainers[-1]
 
     seeds: list[int] = []
