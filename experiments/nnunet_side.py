@@ -16,7 +16,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ def main(stage: str, *arguments: str) -> None:
 
     torch.set_num_threads(1)
     *rest, about = arguments
-    found = {"prepare": prepare, "train": train, "predict": predict}[stage](*rest)
+    stages: dict[str, Callable[..., dict[str, Any]]]
+    stages = {"prepare": prepare, "train": train, "predict": predict}
+    found = stages[stage](*rest)
     Path(about).write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -419,8 +419,10 @@ class Found:
     def read(cls, place: Path, name: str, minutes: float) -> "Found":
         with (place / "results.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        about = (read_json(place / f"{stage}.json") for stage in ("training", "prediction"))
-        return cls(name, minutes, *about, rows)
+        training, prediction = (
+            read_json(place / f"{stage}.json") for stage in ("training", "prediction")
+        )
+        return cls(name, minutes, training, prediction, rows)
 
     def by(self, key: str, measure: str) -> dict[str, float]:
         """The mean of a measure for each subject or class. What is not measured does not count."""
