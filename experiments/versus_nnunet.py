@@ -142,7 +142,7 @@ def _environment(nnunet: Path | None = None) -> dict[str, str]:
     """The variables of a process of nnU-Net: its folders, one thread, no other process, no GPU."""
     usual = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    processes = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "CUDA_VISIBLE_DEVICES": ""}
+    processes = {"nnUNet_def_n_proc": "1", "CUDA_VISIBLE_DEVICES": ""}
     folders = {} if nnunet is None else {"nnUNet_raw": str(nnunet / "raw")}
     if nnunet is not None:
         folders["nnUNet_preprocessed"] = str(nnunet / "preprocessed")
@@ -290,7 +290,11 @@ class Comparison:
         """
         about, log = place / "about.json", place / "nnunet.log"
         command = [self.python, HERE / "nnunet_side.py", *arguments, about]
-        environment = _environment(self.nnunet) | {"nnUNet_results": str(place / "results")}
+        environment = _environment(self.nnunet) | {
+            "nnUNet_results": str(place / "results"),
+            # batches are made in the training process itself; planning needs at least 1
+            "nnUNet_n_proc_DA": "1" if arguments[0] == "prepare" else "0",
+        }
         with log.open("a") as file:
             ended = subprocess.run(
                 list(map(str, command)), env=environment, stdout=file, stderr=subprocess.STDOUT
