@@ -54,6 +54,12 @@ def test_an_allocator_that_the_user_tunes_is_left_alone(tuned: dict[str, str]) -
     assert mib > 9 * 64 or platform.libc_ver()[0] != "glibc"
 
 
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_what_tunes_an_allocator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "glibc.malloc.hugetlb=0")
+    assert not memory.keep_freed_memory()
+
+
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

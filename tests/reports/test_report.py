@@ -74,10 +74,10 @@ ON_A_PHONE = """
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(no_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
-    compare(str(folder / "plan.yaml"), folder / "out", processes=2)
+    compare(str(folder / "plan.yaml"), folder / "out")
     return folder / "out"
 
 

@@ -282,7 +282,9 @@ def _fill(
     Args:
         rng: random numbers of the body.
         structure: structure to draw.
-        x, y, z: (Z, X, Y), body coordinates of the points.
+        x: (Z, X, Y), body coordinate of each point.
+        y: the same shape.
+        z: the same shape.
         heights: (2, Z), the least and the greatest ``z`` of each thin slice.
         edge: width of the border, in body coordinates.
 
