@@ -85,6 +85,22 @@ def test_every_subject_has_every_organ(volumes):
         assert counts[1:].sum() < 0.1 * volume.labels.size
 
 
+@pytest.mark.parametrize("structure", phantom._ANATOMY)
+def test_a_structure_fills_nothing_of_the_slices_that_are_left_out(structure) -> None:
+    axes = (np.linspace(-0.3, 1.3, 60), np.linspace(-1, 1, 16), np.linspace(-0.8, 0.8, 14))
+    z, x, y = np.meshgrid(*axes, indexing="ij")
+    found = {}
+    for name, least, most in (("some", z.min((1, 2)), z.max((1, 2))), ("all", -np.inf, np.inf)):
+        heights = np.stack(np.broadcast_arrays(least, most, z[:, 0, 0])[:2])
+        rng = np.random.default_rng(3)
+        found[name] = phantom._fill(rng, structure, x, y, z, heights, edge=0.03)
+    (where, some), (_, everything) = found["some"], found["all"]
+    assert everything.shape == z.shape
+    expected = np.zeros_like(everything)
+    expected[where] = some
+    np.testing.assert_array_equal(everything, expected)
+
+
 def test_organs_follow_one_another_upwards(volumes):
     for volume in volumes:
         labels = canonical(volume.labels, volume.affine)
