@@ -93,7 +93,7 @@ def _surface_distances(
     """HD95 and ASSD in mm of two masks (X, Y, Z), neither of them empty.
 
     MONAI finds the surfaces and measures their distances as defined above, in single precision. The
-    tests compare them with a brute-force reference. Of empty masks there is no distance.
+    tests compare them with a brute-force reference. Empty masks have no distance.
     """
     import torch
     from monai.metrics.utils import get_edge_surface_distance
