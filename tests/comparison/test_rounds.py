@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import poscon
-from poscon.comparison.compare import open_comparison
+from poscon.comparison.compare import compare, open_comparison
 from poscon.comparison.dry_run import planned_runs
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan
@@ -56,9 +55,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(plan: Path) -> Path:
+def done(no_workers: None, plan: Path) -> Path:
     out = plan.parent / "out"
-    poscon.compare(str(plan), out, processes=1, device="cpu")
+    compare(str(plan), out, device="cpu")
     return out
 
 
@@ -145,7 +144,7 @@ def test_killed_in_the_second_round_it_ends_as_it_would_have(plan: Path, done: P
         shutil.rmtree(done / "runs" / job.name)
         assert job.slices is not None
         (done / "slices" / job.slices.table).unlink()
-    poscon.compare(str(plan), done, processes=1, device="cpu")
+    compare(str(plan), done, device="cpu")
     assert (done / "results.csv").read_text() == before
 
 

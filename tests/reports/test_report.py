@@ -74,19 +74,25 @@ ON_A_PHONE = """
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(no_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
-    compare(str(folder / "plan.yaml"), folder / "out", processes=2)
+    compare(str(folder / "plan.yaml"), folder / "out")
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def page_of_all(compared: Path) -> Path:
+    """The report of the comparison; no test changes it."""
+    return report(compared)
 
 
 def headings(page: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page.read_text())
 
 
-def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
-    page = report(compared)
+def test_a_comparison_has_every_part_leakage_first(compared: Path, page_of_all: Path) -> None:
+    page = page_of_all
     assert page == compared / "report.html"
     assert headings(page) == PARTS
     text = page.read_text()
@@ -98,7 +104,11 @@ def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
         assert f"<td>{row}</td><td>supervised</td>" in text
 
 
-def test_what_is_odd_about_the_data_is_said(compared: Path, tmp_path: Path) -> None:
+def test_what_is_odd_about_the_data_is_said(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("comparison", "parts"):  # the figures take seconds, and say nothing of this
+        monkeypatch.setattr(f"poscon.reports.{module}.svg", lambda *_: "")
     out = tmp_path / "out"
     shutil.copytree(compared, out)
     manifest = out / "store" / "manifest.json"
@@ -107,8 +117,8 @@ def test_what_is_odd_about_the_data_is_said(compared: Path, tmp_path: Path) -> N
     assert "The slice order is &lt;mixed&gt;." in report(out).read_text()
 
 
-def test_in_a_browser(compared: Path, look_at: Callable[..., Any], tmp_path: Path) -> None:
-    page = report(compared, tmp_path / "page.html")
+def test_in_a_browser(page_of_all: Path, look_at: Callable[..., Any], tmp_path: Path) -> None:
+    page = page_of_all
     for dark in (False, True):
         found, console = look_at(page, IN_BROWSER, tmp_path, dark=dark)
         assert console == []
