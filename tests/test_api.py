@@ -308,12 +308,12 @@ VALUES = {
     "validation": "v.txt", "iterations": "9", "data": "d", "pretrain_data": "p", "seconds": "8",
     "budget": "6", "unit": "subject", "strategy": "random", "model": "m", "source": "s",
     "ignore_label": "9", "labelled_slices": "l.csv", "minutes": "1.5", "ranges": "n.csv",
-    "suggestion": "t.csv",
+    "suggestion": "t.csv", "on_gap": "split", "case_name": "PatientID", "remove": "a",
 }  # fmt: skip
 FOUND = {
     "spacing": 2.5, "source_spacing": (1.0, 2.0, 3.0), "channel": 1, "processes": 3, "epochs": 7,
     "seed": 5, "labelled": 4, "iterations": 9, "seconds": 8.0, "settings": ["batch=3"],
-    "resume": True, "budget": 6, "ignore_label": 9, "minutes": 1.5,
+    "resume": True, "budget": 6, "ignore_label": 9, "minutes": 1.5, "remove": ["a"],
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from poscon.step import SliceBatch
 from poscon.training.data import LabelledBatches
 from poscon.training.run import part_file
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
 

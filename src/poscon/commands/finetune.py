@@ -36,7 +36,8 @@ from poscon.training.inference import (
     largest_component,
     predicted_classes,
 )
-from poscon.training.loop import train
+from poscon.training.loop import AfterChunk, train
+from poscon.training.lost_classes import LostClassWatch
 from poscon.training.roles import (
     Roles,
     Selection,
@@ -245,7 +246,6 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
             loaded=loaded,
         )
     assert isinstance(training.method, FinetuneMethod)
-    model = training.method.model
     train(
         training.method,
         training.views,
@@ -258,13 +258,13 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
         title=f"fine-tuning ({chosen.method})",
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,
-        after_chunk=(lambda _: mean_dice(model, store, watched, chosen)) if watched else None,
+        after_chunk=_after_chunk(training.method, store, watched, chosen),
     )
     _say_rise(folder, training.method)
     path = folder.path / MODEL
     save_weights(
         path,
-        model,
+        training.method.model,
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
@@ -274,6 +274,27 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
         },
     )
     return path
+
+
+def _after_chunk(
+    method: FinetuneMethod, store: Store, watched: Sequence[CaseRecord], chosen: FinetuneSettings
+) -> AfterChunk:
+    """What is looked at after each chunk: lost classes, and the validation cases if there are any.
+
+    Args:
+        method: the method that is trained.
+        store: the prepared data set.
+        watched: the validation cases.
+        chosen: the settings.
+    """
+    lost = None if method.guard is None else LostClassWatch(method.guard, store.class_names)
+
+    def look(row: dict[str, float]) -> dict[str, float]:
+        if lost is not None:
+            lost(row)
+        return mean_dice(method.model, store, watched, chosen) if watched else {}
+
+    return look
 
 
 def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:

@@ -50,7 +50,7 @@ def draw_diagnostics(
     retrieval.set_title(f"position retrieval error{in_unit}: 0 = same level of the volume")
     last = max(1.0, *(row["step"] for row in rows))
     for axes in (loss, align, spread, rank, retrieval):
-        axes.title.set_fontsize(10)
+        axes.set_title(axes.get_title(), fontsize=10, y=1)  # without y it looks for its place, long
         axes.margins(y=0.1)
         if axes in (align, rank, retrieval):
             axes.set_ylim(bottom=0)

@@ -1,0 +1,127 @@
+"""Positions that are learned from a store's images, from the command line to a pre-training."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from poscon.commands.align import align
+from poscon.commands.prepare import prepare
+from poscon.errors import PosconError
+from poscon.store.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=16"]
+
+
+@pytest.fixture
+def copied(store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store, tmp_path / "store"))
+
+
+def test_every_case_gets_its_place_and_nothing_else_changes(
+    copied: Path, store: Path, poscon: Run
+) -> None:
+    code, out, _ = poscon("align", copied)
+    assert code == 0
+    assert "of 5 volumes are placed by their images" in out
+    assert (copied / "alignment.png").stat().st_size > 10_000
+    before, after = Store(store), Store(copied)
+    for was, case in zip(before.cases, after.cases, strict=True):
+        assert case.axis is not None
+        length = (case.shape[0] - 1) * case.spacing[0]
+        assert abs(case.axis.last - case.axis.first) == pytest.approx(length, rel=0.3)
+        np.testing.assert_array_equal(after.image(case), before.image(was))
+    written = json.loads((copied / "manifest.json").read_text())
+    for case in written["cases"]:
+        assert case.pop("axis")
+    original = json.loads((store / "manifest.json").read_text())
+    for case in original["cases"]:
+        case.pop("axis", None)
+    assert written == original
+
+
+def test_it_repeats(copied: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(copied, tmp_path / "again"))
+    assert align(copied).axis == align(again).axis
+    assert align(copied).axis == align(again).axis  # and again, where there are positions already
+
+
+def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
+    scans: Path, tmp_path: Path, poscon: Run
+) -> None:
+    (tmp_path / "turned.txt").write_text("phantom_002\n")
+    prepare(scans, tmp_path / "store", spacing=6.0, reverse=["phantom_002"], processes=1)
+    code, out, _ = poscon("align", tmp_path / "store")
+    assert code == 0
+    listed = tmp_path / "store" / "reversed.txt"
+    assert listed.read_text() == "phantom_002\n"
+    assert f"poscon prepare --reverse {listed}" in out
+    case = Store(tmp_path / "store").select(["phantom_002"], where="test")[0]
+    assert case.axis is not None
+    assert case.axis.first > case.axis.last
+    code, _, err = poscon(
+        *("pretrain", tmp_path / "store", tmp_path / "run", "--epochs", 1, "--method", "random"),
+        *TINY,
+    )
+    assert code == 0
+    assert "1 volume(s) run against the others, such as phantom_002" in err
+
+
+def test_pretraining_by_learned_positions_keeps_those_that_it_began_with(
+    copied: Path, tmp_path: Path, poscon: Run
+) -> None:
+    align(copied)
+    run = tmp_path / "run"
+    given = ("-s", "position=learned", "-s", "loss.threshold=12", "--epochs", 1)
+    code, _, err = poscon("pretrain", copied, run, *given, *TINY)
+    assert code == 0, err
+    kept = {entry["id"]: entry["axis"] for entry in json.loads((run / "cases.json").read_text())}
+    assert kept.keys() == {case.id for case in Store(copied).cases}
+    assert all(axis["first"] != axis["last"] for axis in kept.values())
+
+
+def test_learned_positions_need_an_aligned_store(store: Path, tmp_path: Path, poscon: Run) -> None:
+    given = ("-s", "position=learned", "-s", "loss.threshold=12")
+    code, _, err = poscon("pretrain", store, tmp_path / "run", *given, *TINY)
+    assert code == 2
+    assert "has no learned positions; run poscon align" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_slices_that_are_all_alike_are_refused_and_nothing_is_written(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, poscon: Run
+) -> None:
+    monkeypatch.setattr(
+        "poscon.commands.align.thumbnails", lambda stack: np.zeros((len(stack), 256))
+    )
+    before = (copied / "manifest.json").read_bytes()
+    code, _, err = poscon("align", copied)
+    assert code == 2
+    assert "too alike to say where they lie" in err
+    assert (copied / "manifest.json").read_bytes() == before
+    assert not (copied / "alignment.png").exists()
+
+
+def test_too_few_subjects_a_url_and_no_store_are_refused(scans: Path, tmp_path: Path) -> None:
+    prepare(scans, tmp_path / "two", spacing=6.0, cases=["phantom_000", "phantom_001"], processes=1)
+    with pytest.raises(PosconError, match=r"2 subject\(s\).* at least 3"):
+        align(tmp_path / "two")
+    with pytest.raises(PosconError, match="copy it to a folder"):
+        align("s3://bucket/store")
+    with pytest.raises(PosconError, match="not a store"):
+        align(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_hearts_that_run_from_base_to_apex_are_found(shared_data: Path, tmp_path: Path) -> None:
+    """The labels of the M&Ms say which volumes run against the others; the images do too."""
+    prepare(shared_data / "mms", tmp_path / "store", processes=1)
+    found = align(tmp_path / "store").axis
+    turned = {case.id for case in Store(tmp_path / "store").cases if found[case.id].against}
+    subjects = {name.split("_")[0] for name in turned}
+    assert subjects == {"A0S9V9", "A1E9Q1", "A4B5U4", "B8J7R4", "C6J5P1"}
+    assert len(turned) == 10
