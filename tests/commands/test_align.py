@@ -44,10 +44,8 @@ def test_every_case_gets_its_place_and_nothing_else_changes(
     assert written == original
 
 
-def test_it_repeats(copied: Path, tmp_path: Path) -> None:
-    again = Path(shutil.copytree(copied, tmp_path / "again"))
-    assert align(copied).axis == align(again).axis
-    assert align(copied).axis == align(again).axis  # and again, where there are positions already
+def test_it_repeats_where_there_are_positions_already(copied: Path) -> None:
+    assert align(copied).axis == align(copied).axis
 
 
 def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
@@ -64,7 +62,7 @@ def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
     assert case.axis is not None
     assert case.axis.first > case.axis.last
     code, _, err = poscon(
-        *("pretrain", tmp_path / "store", tmp_path / "run", "--epochs", 1, "--method", "random"),
+        *("pretrain", tmp_path / "store", tmp_path / "run", "--epochs", 1),
         *TINY,
     )
     assert code == 0
