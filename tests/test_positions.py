@@ -12,6 +12,7 @@ from poscon.positions import (
     physical_positions,
     relative_positions,
 )
+from poscon.store.store import AxisRecord
 
 
 def test_positions_follow_the_paper():
@@ -63,6 +64,7 @@ def test_every_kind_gives_each_slice_a_rising_position(name):
     class Stack:
         shape = (7, 4, 5)
         spacing = (2.0, 1.0, 1.0)
+        axis = AxisRecord(-30.0, -18.0, against=False, clearness=1.0, determined=True)
 
     kind = POSITIONS[name]
     positions = kind.of_slices(Stack())
@@ -75,7 +77,7 @@ def test_every_kind_gives_each_slice_a_rising_position(name):
 
 
 def test_the_unit_of_a_position_in_words():
-    assert [kind.in_unit for kind in POSITIONS.values()] == ["", " in mm"]
+    assert [kind.in_unit for kind in POSITIONS.values()] == ["", " in mm", " in mm"]
 
 
 def test_neighbours_stay_in_the_volume():

@@ -105,10 +105,17 @@ def test_slices_that_are_all_alike_are_refused_and_nothing_is_written(
 
 
 def test_too_few_subjects_a_url_and_no_store_are_refused(scans: Path, tmp_path: Path) -> None:
-    prepare(scans, tmp_path / "two", spacing=6.0, cases=["phantom_000", "phantom_001"], processes=1)
+    few = Path(shutil.copytree(scans, tmp_path / "few"))
+    dataset = json.loads((few / "dataset.json").read_text())
+    dataset["training"] = dataset["training"][:2]
+    (few / "dataset.json").write_text(json.dumps(dataset))
+    for file in sorted((few / "imagesTr").iterdir())[2:]:
+        file.unlink()
+        (few / "labelsTr" / file.name).unlink()
+    prepare(few, tmp_path / "two", spacing=6.0, processes=1)
     with pytest.raises(PosconError, match=r"2 subject\(s\).* at least 3"):
         align(tmp_path / "two")
-    with pytest.raises(PosconError, match="copy it to a folder"):
+    with pytest.raises(PosconError, match="copy it there afterwards"):
         align("s3://bucket/store")
     with pytest.raises(PosconError, match="not a store"):
         align(tmp_path / "none")

@@ -121,12 +121,12 @@ def test_positions_are_relative(made):
         assert case.positions.tolist() == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 6, 99, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 7, 99, "3", None])
 def test_another_schema(copy, version):
     rewrite(copy, lambda content: content.update(schema_version=version))
     message = refusal(Store, copy)
     assert str(copy / "manifest.json") in message
-    words = f"schema version {version}, this poscon reads 3, 4 and 5; prepare the store again"
+    words = f"schema version {version}, this poscon reads 3, 4, 5 and 6; prepare the store again"
     assert words in message
 
 
