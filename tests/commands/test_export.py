@@ -20,11 +20,10 @@ FEW: dict[str, Any] = {"iterations": 1, "settings": ["size=32", "batch=4", "ema_
 
 def test_a_model_with_its_card(finetuned: Path, tmp_path: Path, poscon: Command) -> None:
     out = tmp_path / "deep" / "out"
-    code, stdout, stderr = poscon("export", finetuned, out, "--to", "torch", "--licence", "MIT")
+    code, stdout, stderr = poscon("export", finetuned, out, "--to", "monai", "--licence", "MIT")
     assert (code, stdout) == (0, f"exported: {out}\n"), stderr
-    assert {p.name for p in out.iterdir()} == {
-        *("MODEL_CARD.md", "cases.json", "weights.safetensors", "network.py", "network.pt2"),
-    }
+    assert {p.name for p in out.iterdir()} == {"MODEL_CARD.md", "configs", "models", "scripts"}
+    assert {p.name for p in (out / "models").iterdir()} == {"cases.json", "model.pt"}
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     assert "license: MIT" in (out / "MODEL_CARD.md").read_text()
 
@@ -63,7 +62,11 @@ def test_a_folder_that_is_there_stays_as_it_is(finetuned: Path, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def exported(finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(finetuned, tmp_path_factory.mktemp("exported") / "out", to="torch")
+    out = export(finetuned, tmp_path_factory.mktemp("exported") / "out", to="torch")
+    assert {p.name for p in out.iterdir()} == {
+        *("MODEL_CARD.md", "cases.json", "weights.safetensors", "network.py", "network.pt2"),
+    }
+    return out
 
 
 def test_a_training_starts_from_an_export(

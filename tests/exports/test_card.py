@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from poscon.errors import PosconError
-from poscon.exports.card import data_sha256, model_card, write_cases
+from poscon.exports.card import data_sha256, model_card, results_table, write_cases
 from poscon.exports.trained import read_trained
 from poscon.leakage import read_entries, roles_by_pixels
 
@@ -61,11 +61,13 @@ def test_what_was_measured(finetuned: Path, tmp_path: Path) -> None:
     results.write_text(
         json.dumps({"summary": {"classes": [row], "mean": {**row, "name": "mean"}}, "cases": cases})
     )
-    card = model_card(read_trained(finetuned), "USAGE", 0.0, "CC-BY-4.0", results)
+    table = results_table(results)
+    card = model_card(read_trained(finetuned), "USAGE", 0.0, "CC-BY-4.0", table)
+    assert table in card
     assert "| liver | 4 | 0.812 | 3.2 ± 0.5 | not measured |" in card
     assert "1 of the cases were seen in training" in card
     assert yaml.safe_load(card.split("---")[1])["license"] == "CC-BY-4.0"
     for content in ("{", "[]", '{"summary": {}}'):
         results.write_text(content)
         with pytest.raises(PosconError, match=r"--results .*not results of poscon evaluate"):
-            model_card(read_trained(finetuned), "USAGE", 0.0, None, results)
+            results_table(results)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from export_examples import fake_run, fake_trained
-from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle import ConfigParser, run, verify_metadata, verify_net_in_out
 
 from poscon.commands.predict import predict
 from poscon.errors import PosconError
 from poscon.exports.monai import write_monai
 from poscon.exports.trained import read_trained
+from poscon.models import Model
 from poscon.networks.checkpoints import read_checkpoint
 
 REQUIRED = {
@@ -103,33 +104,40 @@ def test_the_metadata_have_what_monai_asks_for(finetuned: Path, tmp_path: Path) 
     trained = read_trained(finetuned)
     write_monai(trained, tmp_path)
     found = json.loads((tmp_path / "configs" / "metadata.json").read_text())
-    assert found.keys() >= REQUIRED
+    schema = {"type": "object", "required": sorted(REQUIRED)}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    verify_metadata(
+        meta_file=str(tmp_path / "configs" / "metadata.json"),
+        filepath=str(tmp_path / "schema.json"),
+    )
     output = found["network_data_format"]["outputs"]["pred"]
     assert output["channel_def"]["0"] == "background"
     assert output["num_channels"] == len(output["channel_def"]) == trained.network.n_classes
     assert found["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["4*n", "4*n"]
 
 
-def test_neighbouring_slices_and_ct(finetuned: Path, scans: Path, tmp_path: Path) -> None:
+def test_neighbouring_slices_and_ct(
+    finetuned: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Padding of a CT counts as air; a slice at the end is its own neighbour; no resampling."""
-    run = fake_run(finetuned, tmp_path / "run", context=1, preparation={"spacing": None})
+    source = fake_run(finetuned, tmp_path / "run", context=1, preparation={"spacing": None})
     out = tmp_path / "out"
     out.mkdir()
-    write_monai(read_trained(run), out)
+    trained = read_trained(source)
+    for channel in trained.loaded.training.channels:
+        object.__setattr__(channel, "modalities", ("CT",))
+    write_monai(trained, out)
     image = nib.load(scans / "imagesTr" / "phantom_001.nii.gz")
     voxels = np.asanyarray(image.dataobj).astype(np.float32) * 3 - 1000
     voxels[:4] = -3024
-    config = json.loads((out / "configs" / "inference.json").read_text())
-    config["preprocessing"]["transforms"][-1]["modalities"] = ["CT"]
-    (out / "configs" / "inference.json").write_text(json.dumps(config))
     (out / "scans").mkdir()
     nib.save(nib.Nifti1Image(voxels, image.affine), out / "scans" / "a.nii.gz")
-    bundle("run", "--config_file", "configs/inference.json", cwd=out)
+    monkeypatch.chdir(out)
+    monkeypatch.syspath_prepend(str(out))
+    run(config_file="configs/inference.json")
     found = np.asanyarray(nib.load(out / "predictions" / "a.nii.gz").dataobj)
-    model = read_trained(run).loaded
-    for channel in model.training.channels:
-        object.__setattr__(channel, "modalities", ("CT",))
-    expected = model.segment(out / "scans" / "a.nii.gz")
+    assert isinstance(trained.loaded, Model)
+    expected = trained.loaded.segment(out / "scans" / "a.nii.gz")
     assert dice(found, np.asanyarray(expected.dataobj)) > 0.9999
 
 

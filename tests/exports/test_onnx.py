@@ -37,6 +37,7 @@ def test_a_model_and_its_encoder(finetuned: Path, tmp_path: Path) -> None:
     assert {o.domain: o.version for o in model.opset_import}[""] == 18
 
 
+@pytest.mark.slow
 def test_a_pre_training_has_an_encoder_only(pretrained: Path, tmp_path: Path) -> None:
     write_onnx(read_trained(pretrained), tmp_path, 20)
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.onnx"]

@@ -208,7 +208,7 @@ def replaced(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without("encoder.center.2.bias"), "but no encoder.center.2.bias"),
+        (without("encoder.center.2.bias"), "but encoder.center.2.bias is missing"),
         (without("encoder.contr_3_1.1.running_mean"), "BatchNorm, with running statistics"),
         (
             replaced("encoder.contr_2_1.0.weight", torch.zeros(5, 2, 3, 3)),
@@ -217,7 +217,7 @@ def replaced(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], None]:
         ),
         (replaced("encoder.contr_1_1.0.weight", torch.zeros(2, 1, 3, 3, 3)), "of 3 dimensions"),
         (replaced("encoder.contr_1_1.0.weight", torch.zeros(2, 1, 5, 5)), r"needs \(2, 1, 3, 3\)"),
-        (without("decoder.expand_2_2.0.weight"), "but no decoder.expand_2_2.0.weight"),
+        (without("decoder.expand_2_2.0.weight"), "but decoder.expand_2_2.0.weight is missing"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

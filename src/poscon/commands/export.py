@@ -5,7 +5,7 @@ from pathlib import Path
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.exports import FORMATS, find_writer
-from poscon.exports.card import CARD, model_card, write_cases
+from poscon.exports.card import CARD, model_card, results_table, write_cases
 from poscon.exports.trained import read_trained
 from poscon.files import complete, write_text
 
@@ -48,13 +48,13 @@ def export(
     folder = Path(out)
     if folder.exists():
         raise PosconError(f"{folder}: exists already; choose another folder")
+    measured = None if results is None else results_table(Path(results))
     trained = read_trained(Path(run))
     options = {} if opset is None else {"opset": opset}
     with complete(folder) as part:
         part.mkdir()
         difference = find_writer(to)(trained, part, **options)
         write_cases(part / FORMATS[to].cases, trained.entries)
-        measured = None if results is None else Path(results)
         card = model_card(trained, FORMATS[to].usage, difference, licence, measured)
         write_text(part / CARD, card)
     return folder

@@ -54,7 +54,7 @@ def data_sha256(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def model_card(
-    trained: Trained, usage: str, difference: float, licence: str | None, results: Path | None
+    trained: Trained, usage: str, difference: float, licence: str | None, results: str | None
 ) -> str:
     """The card, as Markdown.
 
@@ -63,10 +63,7 @@ def model_card(
         usage: lines that say how the files are used.
         difference: the largest relative difference of outputs that was found.
         licence: of the weights; None: it is not stated.
-        results: what ``poscon evaluate`` wrote as JSON; None: nothing was measured.
-
-    Raises:
-        PosconError: ``results`` is not such a file.
+        results: of :func:`results_table`; None: nothing was measured.
     """
     front = {"license": licence} if licence else {}
     tags = {**front, "tags": ["medical-imaging", "segmentation", "poscon"]}
@@ -187,7 +184,7 @@ def _data(trained: Trained) -> str:
     )
 
 
-def _measured(trained: Trained, results: Path | None) -> str:
+def _measured(trained: Trained, results: str | None) -> str:
     lines = []
     for row in MetricsFile(RunFolder(trained.run).metrics_path).rows()[-1:]:
         if row.get("validation_dice"):
@@ -196,15 +193,18 @@ def _measured(trained: Trained, results: Path | None) -> str:
                 f"): {float(row['validation_dice']):.3f}. Nothing was chosen by it."
             )
     if results is not None:
-        lines.append(_table(results))
+        lines.append(results)
     return "\n\n".join(lines) or "Nothing was measured."
 
 
-def _table(results: Path) -> str:
-    """The summary of an evaluation, as a table.
+def results_table(results: Path) -> str:
+    """The summary of an evaluation, as Markdown.
+
+    Args:
+        results: the JSON file that ``poscon evaluate`` wrote.
 
     Raises:
-        PosconError: it is not the JSON file of ``poscon evaluate``.
+        PosconError: it is another file.
     """
     try:
         found = json.loads(results.read_text(encoding="utf-8"))

@@ -8,12 +8,10 @@
         network.pt2              needs torch: torch.export.load("network.pt2").module()
 """
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import nn
 
 from poscon.errors import PosconError
 from poscon.exports.source import one_file
@@ -42,21 +40,23 @@ def write_torch(trained: Trained, folder: Path) -> float:
     save_weights(folder / WEIGHTS, trained.network, trained.about)
     module = folder / "network.py"
     module.write_text(network_source(trained, _LOADER), encoding="utf-8")
-    graph = folder / "network.pt2"
-    torch.export.save(exported_graph(trained.network, trained), graph)
     with torch.no_grad():
         expected = trained.network(trained.images)
         by_source = disagreement(imported(module).load()(trained.images), expected)
+        check_agreement(by_source, module)
+        graph = folder / "network.pt2"
+        torch.export.save(exported_graph(trained), graph)
         by_graph = disagreement(torch.export.load(graph).module()(trained.images), expected)
-    check_agreement(by_source, module)
-    check_agreement(by_graph, graph)
+        check_agreement(by_graph, graph)
     return max(by_source, by_graph)
 
 
-def exported_graph(network: nn.Module, trained: Trained) -> torch.export.ExportedProgram:
-    """The graph of a network for batches and images of any size that its stride allows."""
+def exported_graph(trained: Trained) -> torch.export.ExportedProgram:
+    """The graph of the network for batches and images of any size that its stride allows."""
     return torch.export.export(
-        network, (trained.images,), dynamic_shapes=(dynamic_sizes(trained.encoder.stride),)
+        trained.network,
+        (trained.images,),
+        dynamic_shapes=(dynamic_sizes(trained.encoder.stride),),
     )
 
 
@@ -126,10 +126,8 @@ def load() -> nn.Module:
 
 
 def imported(path: Path) -> ModuleType:
-    """A Python file as a module of its own."""
-    spec = importlib.util.spec_from_file_location("exported_network", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A Python file as a module. Nothing is written beside it, as an import would."""
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     return module

@@ -213,7 +213,7 @@ class _Reader:
                 else ""
             )
             raise PosconError(
-                f"{self.where}: has the names of {self.naming.program}, but no {name}{reason}"
+                f"{self.where}: has the names of {self.naming.program}, but {name} is missing{reason}"
             )
         found = self.tensors[name]
         if shape is not None and found.shape != shape:
