@@ -122,6 +122,15 @@ def test_the_published_network_of_pcl(channels: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("width", [32, 48])
+def test_the_published_widths(width: int) -> None:
+    tensors = published_weights(width=width)
+    found = translate(tensors, PCL, where="a.pth")
+    assert found.settings.width == width
+    bottleneck = found.parts["encoder"]["blocks.4.2.weight"]
+    assert torch.equal(bottleneck, tensors["encoder.center.2.weight"])
+
+
 def test_what_has_no_place_is_named() -> None:
     found = translate(published_weights(), PCL, where="a.pth")
     assert set(found.unused) == {"decoder.head.0.weight", "head.2.weight"}

@@ -42,7 +42,7 @@ FORMATS = {
     "monai": Format(
         "poscon.exports.monai:write_monai",
         Path("models") / "cases.json",
-        "In this folder, with MONAI, nibabel and SciPy:\n\n"
+        "In this folder, with MONAI, nibabel, SciPy and fire:\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json "
         "--input 'scans/*.nii.gz'\n\n"
         "Label maps go to `predictions`; `--output_dir` changes that. To train it further with "

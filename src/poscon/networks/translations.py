@@ -208,12 +208,13 @@ class _Reader:
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         if name not in self.tensors:
             reason = (
-                "; poscon's network has BatchNorm, with running statistics"
+                "poscon's network has BatchNorm, with running statistics"
                 if name.endswith("running_mean")
-                else ""
+                else "it is another network"
             )
             raise PosconError(
-                f"{self.where}: has the names of {self.naming.program}, but {name} is missing{reason}"
+                f"{self.where}: has the names of {self.naming.program}, but {name} is missing; "
+                f"{reason}"
             )
         found = self.tensors[name]
         if shape is not None and found.shape != shape:
