@@ -1,6 +1,9 @@
 """``poscon export`` on the command line, and trainings that start from what it writes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import torch
 from poscon.commands.export import export
 from poscon.commands.finetune import finetune
 from poscon.errors import PosconError
+from poscon.models import load_model
 from poscon.networks.weights import read_weights
 from poscon.reports.report import report
 
@@ -67,6 +71,53 @@ def exported(finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("MODEL_CARD.md", "cases.json", "weights.safetensors", "network.py", "network.pt2"),
     }
     return out
+
+
+ALONE = """
+import sys
+import torch
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("poscon", "monai", "pydantic", "lightning"), name
+
+sys.meta_path.insert(0, Refuse())
+import network
+
+images = torch.load("images.pt")
+model = network.load()
+assert not model.training
+graph = torch.export.load("network.pt2").module()
+with torch.no_grad():
+    torch.save([(model(x), graph(x)) for x in images], "outputs.pt")
+assert not any(name.startswith("poscon") for name in sys.modules)
+"""
+
+
+def alone(folder: Path, images: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the exported network and graph compute, in a process that cannot import poscon."""
+    torch.save(images, folder / "images.pt")
+    result = subprocess.run(
+        [sys.executable, "-B", "-c", ALONE],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    found: list[tuple[torch.Tensor, torch.Tensor]] = torch.load(folder / "outputs.pt")
+    return found
+
+
+@torch.no_grad()
+def test_a_model_in_a_process_without_poscon(finetuned: Path, exported: Path) -> None:
+    """With other batches and sizes than it was exported with, one slice too."""
+    network = load_model(finetuned, device="cpu").network
+    stride = network.settings.stride
+    images = [torch.randn(n, 1, a * stride, b * stride) for n, a, b in ((1, 5, 3), (4, 16, 9))]
+    for x, (by_source, by_graph) in zip(images, alone(exported, images), strict=True):
+        torch.testing.assert_close(by_source, network(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(by_graph, network(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_training_starts_from_an_export(

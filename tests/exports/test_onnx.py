@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from poscon.errors import PosconError
-from poscon.exports.onnx import write_onnx
+from poscon.exports.onnx import with_transposed_convolutions, write_onnx
 from poscon.exports.trained import read_trained
+from poscon.networks.layers import UpSample2d
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -19,6 +20,7 @@ def outputs(path: Path, images: torch.Tensor) -> list[np.ndarray]:
     return session.run(None, {"images": images.numpy()})
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_model_and_its_encoder(finetuned: Path, tmp_path: Path) -> None:
     trained = read_trained(finetuned)
@@ -58,3 +60,14 @@ def test_packages_that_are_missing(
     monkeypatch.setattr("poscon.exports.onnx.find_spec", lambda name: None)
     with pytest.raises(PosconError, match=r"needs onnx, .* pip install 'poscon\[export\]'"):
         write_onnx(read_trained(finetuned), tmp_path)
+
+
+@torch.no_grad()
+def test_transposed_convolutions_compute_the_same(finetuned: Path) -> None:
+    trained = read_trained(finetuned)
+    twin = with_transposed_convolutions(trained.network)
+    assert not any(isinstance(module, UpSample2d) for module in twin.modules())
+    assert any(isinstance(module, UpSample2d) for module in trained.network.modules())
+    torch.testing.assert_close(
+        twin(trained.images), trained.network(trained.images), rtol=1e-5, atol=1e-5
+    )

@@ -1,8 +1,8 @@
-"""``--to torch``: the files work where poscon cannot be imported."""
+"""``--to torch``: the source that is put together, and the refusals.
 
-import os
-import subprocess
-import sys
+``tests/commands/test_export.py`` runs the files where poscon cannot be imported.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +14,6 @@ from poscon.errors import PosconError
 from poscon.exports.torch import _LOADER, imported, network_source, write_torch
 from poscon.exports.trained import read_trained
 from poscon.networks.unet import UNetEncoder
-
-ALONE = """
-import sys
-import torch
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        assert name.split(".")[0] not in ("poscon", "monai", "pydantic", "lightning"), name
-
-sys.meta_path.insert(0, Refuse())
-import network
-
-images = torch.load("images.pt")
-model = network.load()
-assert not model.training
-graph = torch.export.load("network.pt2").module()
-with torch.no_grad():
-    torch.save([(model(x), graph(x)) for x in images], "outputs.pt")
-assert not any(name.startswith("poscon") for name in sys.modules)
-"""
-
-
-def alone(folder: Path, images: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What the exported network and graph compute, in a process that cannot import poscon."""
-    torch.save(images, folder / "images.pt")
-    result = subprocess.run(
-        [sys.executable, "-B", "-c", ALONE],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    found: list[tuple[torch.Tensor, torch.Tensor]] = torch.load(folder / "outputs.pt")
-    return found
-
-
-@torch.no_grad()
-def test_a_model_in_a_process_without_poscon(finetuned: Path, tmp_path: Path) -> None:
-    """With other batches and sizes than it was exported with, one slice too."""
-    trained = read_trained(finetuned)
-    difference = write_torch(trained, tmp_path)
-    assert difference <= 1e-6
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "weights.safetensors", "network.py", "network.pt2",
-    }  # fmt: skip
-    stride = trained.settings.stride
-    images = [torch.randn(n, 1, a * stride, b * stride) for n, a, b in ((1, 5, 3), (4, 16, 9))]
-    for x, (by_source, by_graph) in zip(images, alone(tmp_path, images), strict=True):
-        expected = trained.network(x)
-        torch.testing.assert_close(by_source, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(by_graph, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
