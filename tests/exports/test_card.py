@@ -20,7 +20,7 @@ def test_a_card_without_licence_and_results(finetuned: Path) -> None:
     assert "Not stated." in card
     assert "Nothing was measured." in card
     assert "USAGE" in card
-    assert "3e-07" in card
+    assert "is 3e-07 of" in card
     for label_class in trained.loaded.classes:
         assert f"| {label_class.name} | {label_class.values[0]} |" in card
     settings = card.split("```yaml")[1].split("```")[0]

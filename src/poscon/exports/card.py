@@ -70,7 +70,7 @@ def model_card(
     sections = [
         ("", _what(trained)),
         ("Use", f"{usage}\n\nThe outputs were compared with those of poscon on random images. The "
-         f"largest difference is {difference:.0e} of the largest output."),
+         f"largest difference is {difference:.1g} of the largest output."),
         ("Inputs", _inputs(trained)),
         ("Training", _training(trained)),
         ("Data", _data(trained)),
