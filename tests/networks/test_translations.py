@@ -144,7 +144,11 @@ def test_what_has_no_place_is_named() -> None:
 def our_network(width: int = WIDTH, channels: int = 2) -> SegmentationNetwork:
     torch.manual_seed(1)
     network = build_network(NetworkSettings(width=width, channels=channels), 3)
-    network(torch.randn(4, channels, 32, 32))  # running statistics
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:  # those of norms begin as zeros and ones
+                parameter.uniform_(0.5, 1.5)
+        network(torch.randn(4, channels, 32, 32))  # running statistics
     return network.eval()
 
 

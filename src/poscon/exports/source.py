@@ -1,8 +1,8 @@
 """Source code of this package as one file that does not need the package."""
 
 import ast
-import inspect
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from types import ModuleType
 
 from poscon.version import __version__
@@ -29,7 +29,9 @@ def one_file(
     """
     imports: set[str] = set()
     bodies = []
-    sources = [(inspect.getsource(module), names) for module, names in parts]
+    sources = [
+        (Path(str(module.__file__)).read_text(encoding="utf-8"), names) for module, names in parts
+    ]
     for source, names in [*sources, (end, None)]:
         body: list[ast.stmt] = []
         for node in ast.parse(source).body:
