@@ -26,9 +26,10 @@ demo: setup
 	@$(BIN)/poscon demo
 
 # On a CPU everywhere: a GPU rounds otherwise, and in an order that changes. A process a core, each
-# with one thread: threads that wait for each other would lose more than they gain.
-PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto \
-	--maxprocesses 8 --dist loadfile
+# with one thread: threads that wait for each other would lose more than they gain. Processes that
+# tests start share the compiled code, also where the user's Python keeps none.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test: setup check
 	@$(PYTEST)

@@ -101,8 +101,8 @@ def dense(embeddings: Tensor, positions: Tensor) -> Tensor:
 
 def blocks(embeddings: Tensor, positions: Tensor) -> Tensor:
     rule = partial(near, threshold=THRESHOLD)
-    losses, n_positives = anchor_losses(unit(embeddings), positions, rule, temperature=TEMPERATURE)
-    return losses.sum() / (n_positives > 0).sum()
+    terms = anchor_losses(unit(embeddings), positions, rule, temperature=TEMPERATURE)
+    return terms.losses.sum() / (terms.weight > 0).sum()
 
 
 def checkpointed(embeddings: Tensor, positions: Tensor) -> Tensor:

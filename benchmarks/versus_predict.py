@@ -179,7 +179,7 @@ def check(cases: Sequence[Case], model: Model) -> None:
         )
     for case in cases:
         plane = case_geometry(read_header(case.image), preparation).plane
-        nifti = scan_suffix(case.image) in NIFTI
+        nifti = isinstance(case.image, Path) and scan_suffix(case.image) in NIFTI
         if not nifti or case.frame_index is not None or case.channels or plane != "axial":
             raise PosconError(f"{case.image}: 3-D NIfTI files sliced axially are needed")
 
@@ -251,6 +251,7 @@ def run_network(network: SegmentationNetwork, batches: Sequence[Tensor]) -> None
 
 def segment_all(segment: Callable[[Path], None], cases: Sequence[Case]) -> None:
     for case in cases:
+        assert isinstance(case.image, Path), "see check"
         segment(case.image)
 
 
@@ -258,6 +259,7 @@ def agreement(ours: Path, theirs: Path, cases: Sequence[Case]) -> float:
     """Share of voxels with the same label, mean over the cases."""
     shares = []
     for case in cases:
+        assert isinstance(case.image, Path), "see check"
         files = ours / f"{case.id}{scan_suffix(case.image)}", theirs / case.image.name
         first, second = (read_scan(file).data for file in files)
         shares.append((first == second).mean())

@@ -16,7 +16,7 @@ from textwrap import wrap
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "poscon"
 PAGE = ROOT / "docs" / "reference" / "messages.md"
-ERRORS = ("PosconError",)
+ERRORS = ("PosconError", "Fault")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ KINDS = (
         r"damaged|truncated|file is empty|does not say|not those that were prepared|"
         r"schema version|no longer|is not what|not a store|checkpoint|not a poscon file|"
         r"has changed|changed since|cannot be read|holds other weights|unfinished store|"
-        r"cannot read|"
+        r"cannot read|but it is none|"
         r"no array",
         "A file is incomplete, was changed, or was written by another version of poscon.",
         "Fetch or make it again. A store is made again by `poscon prepare`, a run by its training.",

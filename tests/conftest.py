@@ -1,5 +1,6 @@
 """Fixtures for every test: the real scans, a tiny phantom store with runs on it, a browser."""
 
+import functools
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
 from hypothesis import settings
 
 from poscon.cli import main
@@ -19,6 +21,7 @@ from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.methods import Method
 from poscon.step import Step
+from poscon.volumes import phantom
 from poscon.volumes.phantom import write_phantom
 
 # a shared machine may stall at any example; the number is half of Hypothesis' own, for the time
@@ -37,6 +40,14 @@ def _no_amx() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _phantoms_drawn_once() -> Iterator[None]:
+    """A phantom that several tests write is drawn for the first of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "draw_phantom", functools.cache(phantom.draw_phantom))
         yield
 
 
@@ -168,6 +179,30 @@ def _power_cut(method: type[Method], steps: int) -> Iterator[None]:
         patch.setattr(method, "step", failing)
         with pytest.raises(RuntimeError, match="power cut"):
             yield
+
+
+@pytest.fixture(scope="module")
+def no_workers() -> Iterator[None]:
+    """What poscon gives to processes is done in this one, with one thread, as theirs have.
+
+    Each process of its own imports torch and Fabric first, which takes longer than a tiny job.
+    """
+
+    def none(*_: object, **__: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("poscon.executors.ProcessPoolExecutor", none)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pre-training does not draw its curves, which takes longer than a tiny training."""
+    monkeypatch.setattr("poscon.pictures.diagnostics.draw_diagnostics", lambda *_, **__: None)
 
 
 @pytest.fixture

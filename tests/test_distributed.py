@@ -14,7 +14,7 @@ from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import contrast
-from poscon.pretext.pcl import near
+from poscon.pretext.pcl import near, positional_contrast
 from poscon.pretext.simclr import slice_contrast
 
 PROCESSES = 2
@@ -51,10 +51,14 @@ def steps(process, processes):
     def by_position(threshold, embeddings):
         return contrast(embeddings, positions, partial(near, threshold=threshold), temperature=0.3)
 
+    def by_kernel(embeddings, **how):
+        return positional_contrast(embeddings, positions, threshold=0.05, temperature=0.3, **how)
+
     return {
         "pcl": partial(by_position, 0.1),
         "pcl, one half without positives": partial(by_position, 1e-9),
         "pcl, nobody has a positive": partial(by_position, 0.0),
+        "pcl, weights and a grey zone": partial(by_kernel, kernel="gaussian", grey=0.4),
         "simclr": partial(slice_contrast, temperature=0.3),
     }
 

@@ -93,13 +93,23 @@ def command(tmp_path: Path, **variables: str) -> "subprocess.CompletedProcess[by
             path = tmp_path / folder / f"c{number}.nii.gz"
             path.parent.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(phantom(number)[1], np.eye(4)), path)
+    return started("evaluate", "a", "b", cwd=tmp_path, **variables)
+
+
+def started(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [sys.executable, "-m", "poscon", "evaluate", "a", "b"],
+        [sys.executable, "-m", "poscon", *arguments],
         capture_output=True,
-        cwd=tmp_path,
+        cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         check=False,
     )
+
+
+def test_a_table_in_a_terminal_without_its_signs(tmp_path: Path) -> None:
+    result = command(tmp_path, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert b"1.000 +- 0.000" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -112,9 +122,15 @@ def command(tmp_path: Path, **variables: str) -> "subprocess.CompletedProcess[by
     ],
 )
 def test_a_terminal_without_the_signs(variables: dict[str, str], tmp_path: Path) -> None:
-    result = command(tmp_path, **variables)
-    assert result.returncode == 0, result.stderr
-    assert b"1.000 +- 0.000" in result.stdout or b"1.000 \xb1 0.000" in result.stdout
+    """Of a text, on stdout and on stderr: a recipe is printed without loading torch."""
+    (tmp_path / "mine.yaml").write_text("# 1.000 ± 0.000\n", encoding="utf-8")
+    result = started("recipes", "mine.yaml", cwd=tmp_path, **variables)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout in (b"# 1.000 +- 0.000\n", b"# 1.000 \xb1 0.000\n")
+    result = started("recipes", "\u0434\u0430", cwd=tmp_path, **variables)
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"error: recipe ")
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_a_home_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_cores_are_shared_out_unless_the_user_says_otherwise(
     if asked_for:
         monkeypatch.setenv("OMP_NUM_THREADS", asked_for)
     monkeypatch.setattr("poscon.executors.usable_cores", lambda: cores)
+    fork = multiprocessing.get_context("fork")  # by itself each process would import torch
+    monkeypatch.setattr("poscon.executors.multiprocessing.get_context", lambda _: fork)
     engine = LocalEngine(processes, gpus=False)
     try:
         assert list(outcomes(engine, threads, [("a task", ())])) == [expected]

@@ -199,8 +199,8 @@ def test_the_loss_in_blocks_is_that_of_all_pairs() -> None:
     def rule(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         return near(anchors, others, 0.1)
 
-    losses, counts = anchor_losses(unit(embeddings), positions, rule, temperature=0.1)
-    (blocks,) = torch.autograd.grad(losses.sum(), embeddings)
+    terms = anchor_losses(unit(embeddings), positions, rule, temperature=0.1)
+    (blocks,) = torch.autograd.grad(terms.losses.sum(), embeddings)
     wide = embeddings.detach().double().requires_grad_()
     z = unit(wide)
     itself = torch.eye(len(z), dtype=torch.bool, device=GPU)
@@ -208,8 +208,8 @@ def test_the_loss_in_blocks_is_that_of_all_pairs() -> None:
     positives = rule(positions, positions) & ~itself
     dense = -logs.masked_fill(~positives, 0).sum(1) / positives.sum(1).clamp(min=1)
     (expected,) = torch.autograd.grad(dense.sum(), wide)
-    assert torch.equal(counts, positives.sum(1))
-    torch.testing.assert_close(losses.double(), dense, rtol=1e-4, atol=1e-4)
+    assert torch.equal(terms.weight, positives.sum(1).float())
+    torch.testing.assert_close(terms.losses.double(), dense, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(blocks.double(), expected, rtol=1e-3, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ ROOMS = [
     *("version", "environment", "errors", "files", "memory", "progress", "seeds"),
     *("settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
-    *("volumes", "positions", "store", "leakage", "predictions"),
+    *("volumes", "positions", "store", "leakage", "evaluation", "predictions"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
     *(

@@ -10,11 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from poscon.commands.evaluate import evaluate, summary_table
+from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
+from poscon.evaluation.writing import summary_table
 from poscon.leakage import describe, note_seen, read_entries, read_seen, roles_by_pixels
 from poscon.progress import console
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,8 +42,9 @@ def install(site: Path, name: str, groups: dict[str, dict[str, str]], code: str)
     return site
 
 
-def poscon(*arguments: object, site: Path | None, cwd: Path) -> subprocess.CompletedProcess[str]:
-    paths = [*([] if site is None else [str(site)]), os.environ.get("PYTHONPATH", "")]
+def started(*arguments: object, site: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, in which the packages of a folder are there."""
+    paths = [str(site), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, "-m", "poscon", *map(str, arguments)],
         capture_output=True,
@@ -59,19 +60,22 @@ def poscon(*arguments: object, site: Path | None, cwd: Path) -> subprocess.Compl
     )
 
 
+MODULES = ("extra", "other", "near_is_like")
+
+
 @contextmanager
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The packages of a folder are there for this process, for a while."""
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(site))
         plugins._points.cache_clear()
-        for name in ("extra", "other"):
+        for name in MODULES:
             sys.modules.pop(name, None)
         try:
             yield
         finally:
             plugins._points.cache_clear()
-            for name in ("extra", "other"):
+            for name in MODULES:
                 sys.modules.pop(name, None)
 
 
@@ -85,8 +89,14 @@ def page_package(tmp_path: Path) -> Path:
 
 
 def test_the_package_of_the_page_goes_through_the_commands(
-    page_package: Path, scans: Path, tmp_path: Path
+    page_package: Path,
+    scans: Path,
+    tmp_path: Path,
+    poscon: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     for name in ("phantom_000", "phantom_001", "phantom_002"):
         (tmp_path / "clinic" / name).mkdir(parents=True)
         image, label = (scans / folder / f"{name}.nii.gz" for folder in ("imagesTr", "labelsTr"))
@@ -102,10 +112,11 @@ def test_the_package_of_the_page_goes_through_the_commands(
     steps[1] += ["-s", "loss.scale=2", "-s", "batch=8", "-s", "network.architecture=strided"]
     steps[2] += ["--iterations", 3, "-s", "size=32", "-s", "batch=4"]
     said = ""
-    for step in steps:
-        result = poscon(*step, site=page_package, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        said += result.stdout
+    with installed(page_package, monkeypatch):
+        for step in steps:
+            code, out, err = poscon(*step)
+            assert code == 0, err
+            said += out
     assert "layout clinic" in said  # found without being named
     assert (tmp_path / "seg" / "model.safetensors").is_file()
     assert "near the middle" in (tmp_path / "next" / "suggestion.csv").read_text()
@@ -117,7 +128,7 @@ def test_the_package_of_the_page_goes_through_the_commands(
 def test_lists_say_where_a_member_comes_from(
     page_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = poscon("methods", "--json", site=page_package, cwd=tmp_path)
+    listed = started("methods", "--json", site=page_package, cwd=tmp_path)
     rows = {row["name"]: row for row in json.loads(listed.stdout)}
     assert rows["near-is-like"]["from"] == "near-is-like"
     assert rows["near-is-like"]["kind"] == "pre-training"
@@ -133,20 +144,27 @@ def test_lists_say_where_a_member_comes_from(
     assert "the distance of features is the distance of positions" in summaries
 
 
-def test_a_plan_takes_them(page_package: Path, tmp_path: Path) -> None:
+def test_a_plan_takes_them(
+    page_package: Path,
+    tmp_path: Path,
+    poscon: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.yaml").write_text(
         "pretraining: [random, near-is-like]\n"
         "finetuning: [supervised, cross-entropy]\n"
         "labelled: [2]\nfolds: 2\ndata: {phantom: {subjects: 6}}\n"
     )
     arguments = ["compare", "plan.yaml", "out", "--dry-run", "--json"]
-    result = poscon(*arguments, site=page_package, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    methods = {run["settings"]["method"]["value"] for run in json.loads(result.stdout)}
+    with installed(page_package, monkeypatch):
+        code, out, err = poscon(*arguments)
+    assert code == 0, err
+    methods = {run["settings"]["method"]["value"] for run in json.loads(out)}
     assert methods == {"near-is-like", "supervised", "cross-entropy"}
-    without = poscon(*arguments, site=None, cwd=tmp_path)
-    assert without.returncode == 2
-    assert "is unknown" in without.stderr
+    code, _, err = poscon(*arguments)
+    assert code == 2
+    assert "is unknown" in err
 
 
 GOOD = "class Thing: pass\nvalue = 3\n"
@@ -270,7 +288,7 @@ def test_a_broken_package_does_not_hide_the_others(
             assert "mine" not in names
             (problem,) = listing.problems
             assert "cannot be imported" in problem
-    result = poscon("layouts", "--json", site=site, cwd=tmp_path)
+    result = started("layouts", "--json", site=site, cwd=tmp_path)
     assert result.returncode == 0
     assert json.loads(result.stdout)
     assert result.stderr.startswith("note: ")

@@ -1,9 +1,17 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poscon.positions import neighbours, relative_positions
+from poscon.positions import (
+    POSITIONS,
+    PositionName,
+    neighbours,
+    physical_positions,
+    relative_positions,
+)
 
 
 def test_positions_follow_the_paper():
@@ -27,6 +35,47 @@ def test_positions_rise_evenly_to_one(n):
 def test_a_volume_cut_finer_has_its_positions_in_between(n, factor):
     coarse, fine = relative_positions(n), relative_positions(n * factor)
     np.testing.assert_allclose(fine[factor - 1 :: factor], coarse, rtol=1e-12)
+
+
+def test_millimetres_are_counted_from_the_middle():
+    assert physical_positions(4, 2.5).tolist() == [-3.75, -1.25, 1.25, 3.75]
+    assert physical_positions(1, 8.0).tolist() == [0.0]
+    assert physical_positions(2, 8.0).tolist() == [-4.0, 4.0]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.sampled_from([0.7, 1.25, 5.0]))
+def test_millimetres_are_a_spacing_apart_and_symmetric(n, spacing):
+    positions = physical_positions(n, spacing)
+    assert positions.shape == (n,)
+    assert positions.dtype == np.float64
+    np.testing.assert_allclose(np.diff(positions), spacing, rtol=1e-9)
+    np.testing.assert_array_equal(positions, -positions[::-1])
+
+
+def test_a_volume_cut_at_both_ends_keeps_its_millimetres():
+    whole, cut = physical_positions(20, 3.0), physical_positions(12, 3.0)
+    np.testing.assert_allclose(whole[4:-4], cut)
+
+
+@pytest.mark.parametrize("name", get_args(PositionName))
+def test_every_kind_gives_each_slice_a_rising_position(name):
+    class Stack:
+        shape = (7, 4, 5)
+        spacing = (2.0, 1.0, 1.0)
+
+    kind = POSITIONS[name]
+    positions = kind.of_slices(Stack())
+    assert positions.shape == (7,)
+    assert (np.diff(positions) > 0).all()
+    assert (kind.limits is None) == (kind.unit == "mm")
+    if kind.limits is not None:
+        low, high = kind.limits
+        assert low <= positions[0] <= positions[-1] <= high
+
+
+def test_the_unit_of_a_position_in_words():
+    assert [kind.in_unit for kind in POSITIONS.values()] == ["", " in mm"]
 
 
 def test_neighbours_stay_in_the_volume():

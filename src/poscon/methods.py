@@ -32,6 +32,8 @@ class Method(nn.Module):
     citation: ClassVar[str]
     needs: ClassVar[str]
     """What data it needs, for ``poscon methods``."""
+    distances: ClassVar[tuple[str, ...]] = ()
+    """The settings of the loss that are distances between positions."""
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         """The loss of one batch.

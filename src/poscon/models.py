@@ -39,7 +39,9 @@ from poscon.training.run import MODEL, part_file
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Channel, label_scheme
 from poscon.volumes.geometry import SliceGeometry
+from poscon.volumes.layouts.dicom import only_series
 from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
+from poscon.volumes.series import Source
 
 UNNAMED = "image"
 """The name of the channel of a data set that gives it none."""
@@ -205,7 +207,7 @@ class ScanPreparer:
         return self.preparation.model_copy(update={"plane": plane})
 
     def prepare(
-        self, files: Mapping[Path, Scan], case: Case, spacing_from: SpacingFrom
+        self, files: Mapping[Source, Scan], case: Case, spacing_from: SpacingFrom
     ) -> PreparedScan:
         """Slice, resample and normalise a scan, in the plane of the training data.
 
@@ -277,7 +279,9 @@ class ScanPreparer:
         if isinstance(image, str | Path):
             if affine is not None:
                 raise PosconError("affine: has no effect, the file has its own; leave it out")
-            return read_scan(Path(image), spacing=stated, option="spacing")
+            path = Path(image)
+            source = only_series(path) if path.is_dir() else path
+            return read_scan(source, spacing=stated, option="spacing")
         if isinstance(image, np.ndarray):
             if spacing is not None and affine is not None:
                 raise PosconError("spacing and affine: both say the voxel size; give one of them")
@@ -343,9 +347,9 @@ class Model(ScanPreparer):
         """Segment one scan; a scan that is unlike the training data is one line on stderr.
 
         Args:
-            image: a file; a NIfTI image of nibabel; an image of SimpleITK; or an array,
-                (X, Y, Z) or (X, Y, Z, frames), in the axis order of nibabel. For a model of several
-                image channels the last axis has the channels.
+            image: a file; a folder with one DICOM series; a NIfTI image of nibabel; an image of
+                SimpleITK; or an array, (X, Y, Z) or (X, Y, Z, frames), in the axis order of
+                nibabel. For a model of several image channels the last axis has the channels.
             spacing: voxel size in mm along the three axes. An array needs it, or ``affine``; the
                 axes then run towards right, anterior and superior. For a file or an image it
                 replaces the voxel size of the header.

@@ -1,6 +1,26 @@
 """What a slice's position is: the number that tells which slices of two patients correspond."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
 import numpy as np
+
+PositionName = Literal["relative", "physical"]
+
+
+class SliceStack(Protocol):
+    """What a position can depend on. A :class:`poscon.store.store.CaseRecord` is one.
+
+    Attributes:
+        shape: (slices, rows, columns).
+        spacing: mm along them.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def spacing(self) -> tuple[float, float, float]: ...
 
 
 def relative_positions(n_slices: int) -> np.ndarray:
@@ -14,6 +34,53 @@ def relative_positions(n_slices: int) -> np.ndarray:
         (n_slices,) float64 in (0, 1].
     """
     return np.arange(1, n_slices + 1) / n_slices
+
+
+def physical_positions(n_slices: int, spacing: float) -> np.ndarray:
+    """Position of each slice in millimetres from the middle of its volume.
+
+    ``p_i = (i - (n - 1) / 2) * spacing`` for slice index ``i = 0 .. n - 1``. The middle of the
+    volume is at 0. It is the only point that all scans have, because their headers put the origin
+    anywhere.
+
+    Args:
+        n_slices: number of slices, n.
+        spacing: mm from the centre of a slice to the centre of the next one.
+
+    Returns:
+        (n_slices,) float64, rising, in mm.
+    """
+    return (np.arange(n_slices) - (n_slices - 1) / 2) * spacing
+
+
+@dataclass(frozen=True)
+class PositionKind:
+    """A kind of position.
+
+    Attributes:
+        of_slices: from a volume to the position of each of its slices, (slices,) float64, rising.
+        unit: unit of a position and of a distance; empty: a share of the volume.
+        limits: the lowest and the highest position that any volume can have; None: that depends
+            on the volumes.
+    """
+
+    of_slices: Callable[[SliceStack], np.ndarray]
+    unit: str
+    limits: tuple[float, float] | None
+
+    @property
+    def in_unit(self) -> str:
+        """`` in mm``, for a text; empty if there is no unit."""
+        return f" in {self.unit}" if self.unit else ""
+
+
+POSITIONS: dict[PositionName, PositionKind] = {
+    "relative": PositionKind(lambda stack: relative_positions(stack.shape[0]), "", (0.0, 1.0)),
+    "physical": PositionKind(
+        lambda stack: physical_positions(stack.shape[0], stack.spacing[0]), "mm", None
+    ),
+}
+"""Every kind of position by its name, the value of the setting ``position``."""
 
 
 def neighbours(numbers: np.ndarray, n_slices: int | np.ndarray, context: int) -> np.ndarray:

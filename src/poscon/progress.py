@@ -1,6 +1,6 @@
 """What a long job shows on stderr: the one progress bar, and the files that cannot be used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -42,6 +42,12 @@ def silent() -> Iterator[None]:
         yield
     finally:
         console.quiet = False
+
+
+def say_lines(lines: Iterable[str]) -> None:
+    """Print lines on stderr as they are."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def raise_first(errors: Sequence[str]) -> None:

@@ -17,7 +17,8 @@ class SliceBatch:
             larger than what the network sees, so that a view can be turned without losing its
             corners. Channel c of the slice at offset o from -k to k (the context) is input
             channel (o + k) * channels + c.
-        positions: (B,) float, each slice's position in its volume.
+        positions: (B,) float, each slice's position, of the kind that the setting ``position``
+            says (see :mod:`poscon.positions`).
         labels: (B, canvas, canvas) uint8 class indices, ``IGNORE`` where a pixel is not labelled
             (see :mod:`poscon.volumes.case`), or None.
         slice_ids: (B,) int64, each slice's number among all slices of the training.

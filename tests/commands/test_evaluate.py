@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from poscon.commands.evaluate import Unlabelled, evaluate, summary_table
+from poscon.commands.evaluate import evaluate
 from poscon.errors import PartlyDone, PosconError
+from poscon.evaluation.results import Counted, Unlabelled
+from poscon.evaluation.writing import summary_table
 
 SPACING = (1.5, 1.5, 8.0)
 
@@ -267,6 +269,7 @@ def test_json_and_csv(folders, tmp_path):
         "without_reference",
         "not_annotated",
         "failed",
+        "counted",
         "unlabelled",
         "rules",
     }
@@ -617,6 +620,7 @@ def test_both_maps_are_cut_to_the_labelled_voxels(tmp_path):
         for ours, theirs in zip(evaluation.rows, whole, strict=True)
     )
     assert evaluation.unlabelled == Unlabelled(int((~counted).sum()), 1, 1)
+    assert evaluation.counted == Counted(3, 4, 1)
     assert evaluation.classes == ("class_1", "class_2", "class_3")
     # what lies in unlabelled voxels changes nothing
     elsewhere = np.where(counted, other(), np.random.default_rng(0).integers(0, 4, counted.shape))
@@ -630,6 +634,7 @@ def test_what_does_not_count_is_said_in_one_line(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     console.print(summary_table(evaluate(a, b, ignore_label=9)))
     said = " ".join(console.file.getvalue().split())
+    assert "3 of 4 slices of 1 case(s) count; the references do not label the others" in said
     assert "80 voxels of 1 reference(s) are not labelled and do not count (1 slices" in said
 
 

@@ -21,6 +21,7 @@ from poscon.step import SliceBatch
 from poscon.training.data import LabelledBatches
 from poscon.training.run import part_file
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
 TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
 
@@ -299,6 +300,25 @@ def test_unlabelled_slices_of_a_method_that_uses_none(store: Path, tmp_path: Pat
     with pytest.raises(PosconError, match=message):
         finetune(store, tmp_path / "run", settings=[*FINETUNE, "unlabelled_batch=2"])
     assert not (tmp_path / "run").exists()
+
+
+def test_positions_of_a_method_that_uses_none(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = poscon("finetune", store, tmp_path / "run", "--set", "position=physical")
+    assert code == 2
+    assert "position has no effect with method supervised, which uses no positions" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_finetuning_by_positions_in_millimetres(store: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"method": "supervised-pcl", "labelled": 2, "iterations": 2}
+    settings = [*FINETUNE, "position=physical"]
+    with pytest.raises(PosconError, match=r"loss.threshold = 0\.1: .* at least 5"):
+        finetune(store, tmp_path / "run", settings=settings, **how)
+    assert not (tmp_path / "run").exists()
+    finetune(store, tmp_path / "run", settings=[*settings, "loss.threshold=15"], **how)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_pairs_of_another_number_leave_nothing(store: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from poscon.store.store import Store
 from poscon.training.probes import linear_segmentation_probe
 from poscon.training.run import part_file
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 TINY = ["network.width=2", "network.levels=2", "size=32"]
 RESIDUAL = ["network.architecture=residual", "network.blocks=[1,1,2]"]
 KINDS = {"residual": RESIDUAL, "channels": [], "context": ["network.context=1"]}

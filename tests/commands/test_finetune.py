@@ -19,8 +19,11 @@ from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.errors import PosconError
 from poscon.files import alone
+from poscon.finetuning import guard
+from poscon.finetuning.fixmatch import FixMatch
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.weights import read_weights
+from poscon.step import Step
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
 from poscon.training.curve import rise_at_end
@@ -223,6 +226,52 @@ def test_resumed_equals_uninterrupted(
     a, b = weights(whole), weights(broken)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert roles(whole) == roles(broken)
+
+
+def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[..., AbstractContextManager[None]],
+) -> None:
+    """The teacher is one that finds all classes, but not the first one for some steps."""
+    plain = FixMatch.step
+
+    def step(learner: FixMatch, batch: Any, views: Any, seed: int, progress: float) -> Step:
+        def teach(images: torch.Tensor, _: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            labels = torch.arange(images[:, 0].numel()).reshape(images[:, 0].shape)
+            labels = labels % learner.network.n_classes
+            if 0.3 <= progress < 0.6:
+                labels[labels == 1] = 0
+            return labels, torch.ones_like(labels, dtype=torch.bool)
+
+        monkeypatch.setattr(learner, "teach", teach)
+        return plain(learner, batch, views, seed, progress)
+
+    monkeypatch.setattr(FixMatch, "step", step)
+    monkeypatch.setattr(guard, "SLICES", 1)
+    monkeypatch.setattr(guard, "RISE", 3)
+    how: dict[str, Any] = {"method": "fixmatch", "labelled": 2, "iterations": 16}
+    how["settings"] = [*SMALL, "checkpoint_every=3", "loss.ramp_up=[0, 0]"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finetune(store, whole, **how)
+    name = Store(store).class_names[0]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "pseudo-labels" in line]
+    assert [note.partition("the pseudo-labels ")[2] for note in notes] == [
+        f"have lost {name}; they do not count until it is back",
+        f"have {name} again, so they count again",
+    ]
+    with (whole / "metrics.csv").open() as file:
+        lost = [float(row["lost_classes"]) for row in csv.DictReader(file)]
+    assert lost[0] == 0
+    assert max(lost) == 1
+    assert lost[-1] == 0
+    with power_cut(FixMatch, 10):
+        finetune(store, broken, **how)
+    finetune(store, broken, resume=True)
+    a, b = weights(whole), weights(broken)
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_what_is_trained_is_compiled_and_what_is_looked_at_is_not(

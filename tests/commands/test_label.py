@@ -416,7 +416,7 @@ def test_ranges_without_label_maps_need_classes(
     unlabelled: Path, tmp_path: Path, poscon: Run
 ) -> None:
     code, _, err = poscon("label", unlabelled)
-    assert (code, "nothing to add" in err) == (2, True)
+    assert (code, "nothing to do" in err) == (2, True)
     file = ranges_file(tmp_path / "ranges.csv", "a,RV,0,2")
     code, _, err = poscon("label", unlabelled, "--ranges", file)
     assert (code, "has no classes yet" in err) == (2, True)
@@ -522,3 +522,192 @@ def test_stores_that_cannot_be_labelled(
         del case["affine"], case["label_file"]
     (unlabelled / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 4}))
     refused(unlabelled, maps, "written by an earlier poscon, it does not say where", poscon, *given)
+
+
+# One mask per organ in a folder per case
+
+
+def put_masks(folder: Path, labels: np.ndarray, affine: np.ndarray, **organs: int) -> Path:
+    for organ, value in organs.items():
+        put(folder / f"{organ}.nii.gz", (labels == value).astype(np.uint8), affine)
+    return folder
+
+
+def test_masks_give_the_store_of_label_maps(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    """The classes have the names of the masks, sorted; as in the layout of TotalSegmentator."""
+    for name, place in (("a", "a"), ("b", "b/segmentations")):
+        whole = drawn()
+        put_masks(tmp_path / "masks" / place, whole, AFFINES[name], RV=1, LV=2)
+        put(maps / f"{name}.nii.gz", whole, AFFINES[name])
+    shutil.copytree(unlabelled, tmp_path / "expected")
+    (tmp_path / "masks" / "notes").mkdir()
+    (tmp_path / "masks" / "notes" / "read.me").touch()
+    code, out, _ = poscon("label", unlabelled, tmp_path / "masks")
+    assert code == 0
+    assert out.endswith("16 added, 0 changed; classes LV, RV\n")
+    label(tmp_path / "expected", maps, labels="2=LV,1=RV")
+    for name in "ab":
+        (mine, stored), (theirs, expected) = (
+            case_of(store, name) for store in (unlabelled, tmp_path / "expected")
+        )
+        np.testing.assert_array_equal(stored, expected)
+        assert mine.stored_sha256 == theirs.stored_sha256
+    assert case_of(unlabelled, "a")[0].source_label == str(tmp_path / "masks" / "a")
+
+
+def test_masks_and_label_maps_of_a_store_with_classes(
+    unlabelled: Path, maps: Path, tmp_path: Path
+) -> None:
+    label(unlabelled, maps, **GIVEN)
+    put_masks(tmp_path / "more" / "c", drawn(), AFFINES["c"], RV=1, LV=2, spleen=3)
+    put(tmp_path / "more" / "a.nii.gz", drawn(), AFFINES["a"])
+    slices = tmp_path / "slices.csv"
+    slices.write_text("case,slice\na,3\nc,2\nc,7\n")
+    found = label(unlabelled, tmp_path / "more", labelled_slices=slices)
+    assert found.added == {"c": (2, 7)}
+    case, stored = case_of(unlabelled, "c")
+    assert case.labelled_slices == (2, 7)
+    np.testing.assert_array_equal(stored[2], drawn().transpose(2, 1, 0)[2])
+    assert Store(unlabelled).class_names == ("RV", "LV")
+
+
+def test_the_labelled_slices_of_masks_are_those_of_prepare(
+    unlabelled: Path, tmp_path: Path
+) -> None:
+    """B runs downwards: the numbers are those of its file."""
+    put_masks(tmp_path / "masks" / "b", drawn(), AFFINES["b"], RV=1, LV=2)
+    slices = tmp_path / "slices.csv"
+    slices.write_text("case,slice\nb,0\nb,1\n")
+    label(unlabelled, tmp_path / "masks", labelled_slices=slices)
+    case, stored = case_of(unlabelled, "b")
+    assert case.labelled_slices == (6, 7)
+    assert not stored[7].any()
+    assert set(np.unique(stored[6])) == {0, 1, 2}
+    found = label(unlabelled, tmp_path / "masks", labelled_slices="nonempty")
+    assert found.added == {"b": (1, 2, 3, 4, 5)}
+
+
+def test_masks_that_cannot_be_used(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    masks = tmp_path / "masks"
+    (masks / "a").mkdir(parents=True)
+    refused(unlabelled, masks, f"{masks / 'a'}: no mask in this folder", poscon)
+    put_masks(masks / "a", drawn(), AFFINES["a"], RV=1, LV=2)
+    words = "--ignore-label has no effect on a folder with one mask per organ; use --labelled-sl"
+    refused(unlabelled, masks, words, poscon, "--ignore-label", 255)
+    slices = tmp_path / "slices.csv"
+    slices.write_text("case,slice\na,3\nb,3\n")
+    options = ("--labelled-slices", slices)
+    refused(unlabelled, masks, "slices.csv: case b has no label map", poscon, *options)
+    shutil.copy(maps / "b.nii.gz", masks)
+    refused(unlabelled, masks, "b.nii.gz: nothing says what its values mean, but", poscon)
+    (masks / "b.nii.gz").unlink()
+    put_masks(masks / "z", drawn(), AFFINES["a"], RV=1, LV=2)
+    refused(unlabelled, masks, "has no case 'z'; a label map has the name of its case", poscon)
+    shutil.rmtree(masks / "z")
+    shutil.copy(maps / "a.nii.gz", masks)
+    refused(unlabelled, masks, "two files for the case 'a'", poscon)
+    (masks / "a.nii.gz").unlink()
+    put(masks / "a" / "LV.nii.gz", drawn(), AFFINES["a"])
+    refused(unlabelled, masks, "LV.nii.gz: 3 values, but a mask has 0 and one other", poscon)
+    put_masks(masks / "a", drawn(), AFFINES["a"], RV=1, LV=2)
+    put(masks / "a" / "RV.nii.gz", (drawn() == 1).astype(np.uint8), AFFINES["b"])
+    refused(unlabelled, masks, "RV.nii.gz: does not lie where LV.nii.gz does", poscon)
+    put_masks(masks / "a", drawn(), AFFINES["a"], RV=1, LV=2)
+    (masks / "a" / "LV.nii.gz").unlink()
+    refused(unlabelled, masks, "no mask of 'LV'", poscon, "--labels", "1=RV,2=LV")
+
+
+# Taking labels out
+
+
+def test_a_removed_label_leaves_the_store_as_prepared(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    before = content(unlabelled)
+    label(unlabelled, maps, **GIVEN)
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    code, out, _ = poscon("label", unlabelled, "--remove", names)
+    assert code == 0
+    assert out == (
+        f"0 slice(s) of 0 subject(s) are labelled in {unlabelled}: 9 of 2 case(s) removed; "
+        "classes none\n"
+    )
+    after = content(unlabelled)
+    assert {name: after[name] for name in before} == before
+    # a training that goes on reads the label maps that were there, until the next time
+    assert len(after.keys() - before.keys()) == 2
+    other = label(unlabelled, maps, labels="1=left,2=right", ignore_label=IGNORE)
+    assert other.store.class_names == ("left", "right")
+    assert len(content(unlabelled).keys() - before.keys()) == 2
+
+
+def test_the_labels_of_other_cases_and_all_ranges_stay(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    label(unlabelled, maps, **GIVEN, ranges=ranges_file(tmp_path / "r.csv", "a,RV,0,7"))
+    case, stored = case_of(unlabelled, "b")
+    removed = label(unlabelled, remove=["a"])
+    assert removed.removed == {"a": (0, 3, 4, 5, 6)}
+    found = {record.id: record for record in Store(unlabelled).cases}
+    assert [found[name].labelled for name in "abc"] == [False, True, False]
+    assert dict(found["a"].ranges) == {"RV": (0, 7)}
+    assert found["b"] == case
+    np.testing.assert_array_equal(case_of(unlabelled, "b")[1], stored)
+    assert Store(unlabelled).class_names == ("RV", "LV")
+    code, out, _ = poscon("label", unlabelled, "--remove", "a", "--remove", "b")
+    assert code == 0
+    assert "4 of 1 case(s) removed; classes RV, LV" in out  # the range needs its class
+    assert not any(oddity.kind == "damaged" for oddity in find_oddities(Store(unlabelled)))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_removal_leaves_all_labels_or_none(
+    moment: str, unlabelled: Path, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(unlabelled, maps, **GIVEN)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    place = {"before": "name_labels", "after": "tidy"}[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"poscon.commands.label.{place}", killed)
+        with pytest.raises(Killed):
+            label(unlabelled, remove=["a", "b"])
+    labelled = [case.id for case in Store(unlabelled).cases if case.labelled]
+    assert labelled == ([] if moment == "after" else ["a", "b"])
+    label(unlabelled, remove=["a", "b"])
+    for record in Store(unlabelled).cases:
+        assert not record.labelled
+        file = unlabelled / "cases" / record.id / "case.json"
+        assert CASE_FILE.validate_json(file.read_bytes()) == record
+
+
+def test_removals_that_are_refused(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    label(unlabelled, maps, **GIVEN)
+    before = content(unlabelled)
+    for options, words in (
+        (("--remove", "z"), "1 name(s) are neither a case nor a subject of"),
+        ((maps, "--remove", "a"), "--remove: takes labels out of the store; to add label maps"),
+        (("--remove", "a", "--labels", "1=RV"), "--labels: no effect without label maps"),
+        (("--remove", tmp_path / "none.json:key"), "cannot read the list of names"),
+    ):
+        code, out, err = poscon("label", unlabelled, *options)
+        assert (code, out) == (2, "")
+        assert words in err
+    image = unlabelled / "cases" / "b" / "image.npy"
+    kept = np.load(image)
+    np.save(image, np.zeros_like(kept))
+    assert "case b: its arrays are not those" in poscon("label", unlabelled, "--remove", "b")[2]
+    np.save(image, kept)
+    assert content(unlabelled) == before

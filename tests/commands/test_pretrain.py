@@ -21,6 +21,7 @@ from poscon.errors import PosconError
 from poscon.networks.parts import Encoder
 from poscon.networks.weights import read_weights
 from poscon.pretext.pcl import PositionalContrast
+from poscon.store.store import Store
 from poscon.training import loop
 from poscon.training.data import UnlabelledBatches
 from poscon.training.diagnostics import Diagnostics
@@ -62,7 +63,13 @@ def losses(run: Path) -> list[tuple[str, str]]:
 def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
     config = yaml.safe_load((pretrained / "config.yaml").read_text())
     assert config["command"] == "pretrain"
-    assert config["settings"]["loss"] == {"threshold": 0.1, "temperature": 0.1}
+    assert config["settings"]["loss"] == {
+        "threshold": 0.1,
+        "kernel": "box",
+        "grey": None,
+        "temperature": 0.1,
+    }
+    assert config["settings"]["position"] == "relative"
     assert config["settings"]["size"] == 32
     cases = json.loads((pretrained / "cases.json").read_text())
     assert len(cases) == 5
@@ -80,6 +87,7 @@ def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
     assert not any(name.startswith("head") for name in tensors)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_learns(store: Path, tmp_path: Path) -> None:
     pretrain(store, tmp_path / "run", epochs=12, settings=[*TINY, "optimiser.lr=0.01"])
     with (tmp_path / "run" / "metrics.csv").open() as file:
@@ -87,6 +95,7 @@ def test_learns(store: Path, tmp_path: Path) -> None:
     assert float(rows[-1]["loss"]) < 0.95 * float(rows[-1]["chance"])
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_same_seed_same_weights_other_seed_others(
     store: Path, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +106,7 @@ def test_same_seed_same_weights_other_seed_others(
     assert not torch.equal(weights(pretrained)[name], weights(tmp_path / "other")[name])
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("method", ["pcl", "simclr"])
 def test_micro_batches_go_through_the_network_one_after_the_other(
     method: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +129,7 @@ def test_micro_batches_go_through_the_network_one_after_the_other(
     assert counts == {3 * int(metrics(run)[-1]["step"])}
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_cases_and_exclude_choose_what_is_seen(store: Path, tmp_path: Path) -> None:
     (tmp_path / "use.txt").write_text("phantom_000\nphantom_001 # a comment\nphantom_002\n")
     (tmp_path / "not.json").write_text('{"test": ["phantom_001"]}')
@@ -209,17 +220,15 @@ def test_a_run_goes_on_where_there_is_no_gpu(
     assert (run / "encoder.safetensors").is_file()
 
 
-def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
+def test_killed_process_is_resumed(store: Path, tmp_path: Path, no_workers: None) -> None:
+    """By another process, with as many threads: their number rounds."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "poscon", "pretrain", str(store)]
-    options = ["--epochs", "40"] + [part for text in TINY for part in ("--set", text)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(whole), *options], check=True, env=environment, capture_output=True
-    )
+    settings = [*TINY, "precision=32"]
+    pretrain(store, whole, epochs=20, settings=settings)
+    command = [sys.executable, "-m", "poscon", "pretrain", str(store), str(killed)]
     process = subprocess.Popen(
-        [*command, str(killed), *options],
-        env=environment,
+        [*command, "--epochs", "20", *(part for text in settings for part in ("--set", text))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -228,13 +237,12 @@ def test_killed_process_is_resumed(store: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "encoder.safetensors").exists()
-    subprocess.run(
-        [*command, str(killed), "--resume"], check=True, env=environment, capture_output=True
-    )
+    pretrain(store, killed, resume=True)
     assert_same(weights(whole), weights(killed))
     assert metrics(whole) == metrics(killed)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +268,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     assert_same(weights(whole), weights(broken))
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_checkpoints_need_no_other_disk(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +278,7 @@ def test_checkpoints_need_no_other_disk(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_diagnostics_do_not_touch_the_training(
     precision: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,6 +320,45 @@ def test_the_end_is_summed_up(
     rank, first = float(last["effective_rank"]), float(before["effective_rank"])
     assert f"effective rank {rank:.1f} (before {first:.1f})" in line
     assert f"position retrieval error {float(last['retrieval_error']):.3f}" in line
+
+
+def test_positions_in_millimetres(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = tmp_path / "run"
+    changes = ["position=physical", "loss.threshold=15", "loss.kernel=gaussian", *TINY]
+    given = [part for change in changes for part in ("--set", change)]
+    code, _, err = poscon("pretrain", store, run, "--epochs", 1, *given)
+    assert code == 0, err
+    before, last = metrics(run)
+    chance = float(last["retrieval_chance"])
+    assert f"position retrieval error in mm {float(last['retrieval_error']):.3f} (before" in err
+    extent = max(case.shape[0] * case.spacing[0] for case in Store(store).cases)
+    assert extent / 6 < chance < extent / 2  # of two random places it is a third
+    assert float(before["retrieval_error"]) < extent
+    assert float(last["floor"]) < float(last["chance"])
+    settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
+    assert (settings["position"], settings["loss"]["kernel"]) == ("physical", "gaussian")
+
+
+def test_a_method_without_positions_is_measured_in_millimetres_too(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Before the first step all methods have the same encoder."""
+    settings = ["network.width=4", "network.levels=2", "size=32", "position=physical"]
+    pretrain(store, tmp_path / "run", method="random", settings=settings)
+    row, relative = metrics(tmp_path / "run")[0], metrics(pretrained)[0]
+    assert row["effective_rank"] == relative["effective_rank"]
+    assert float(row["retrieval_error"]) > 10 * float(relative["retrieval_error"])
+
+
+def test_a_kind_of_position_that_does_not_exist(
+    store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = poscon("pretrain", store, tmp_path / "run", "--set", "position=physica")
+    assert code == 2
+    assert "setting position = 'physica'" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_store_leaves_no_run(store: Path, tmp_path: Path) -> None:
@@ -355,6 +404,12 @@ def test_stuck_at_chance_is_said(
         ({"settings": ["optimiser.rl=1"]}, "unknown setting 'optimiser.rl'"),
         ({"settings": ["loss.treshold=1"]}, r"'loss.treshold' \(did you mean 'threshold'\?\)"),
         ({"settings": ["loss.threshold=0"]}, "loss.threshold = 0"),
+        ({"settings": ["loss.threshold=15"]}, "loss.threshold = 15: must be less than 1"),
+        ({"settings": ["loss.grey=0.05"]}, r"grey = 0.05 has no effect, .* threshold = 0.1"),
+        (
+            {"settings": ["position=physical"]},
+            "loss.threshold = 0.1: with position=physical .* at least 5",
+        ),
         ({"settings": ["size=50"]}, "multiple of 16"),
         ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: Input should be greater"),
         (
@@ -406,6 +461,7 @@ def test_training_needs_no_scan_library(store: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_mixed_precision_learns_like_single_precision(store: Path, tmp_path: Path) -> None:
     for precision in ("32", "bf16"):
         settings = [*TINY, "optimiser.lr=0.01", f"precision={precision}"]
@@ -414,6 +470,7 @@ def test_mixed_precision_learns_like_single_precision(store: Path, tmp_path: Pat
     assert mixed == pytest.approx(single, rel=0.05)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_every_step_is_trained_on_once(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +488,7 @@ def test_every_step_is_trained_on_once(
     assert seen == list(range(int(losses(tmp_path / "run")[-1][0])))
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("sampler", ["stratified", "balanced"])
 def test_the_sampler_chooses_the_slices(store: Path, tmp_path: Path, sampler: str) -> None:
     for name in ("uniform", sampler):
@@ -448,6 +506,7 @@ def test_a_sampler_that_is_not_known(store: Path, tmp_path: Path) -> None:
         pretrain(store, tmp_path / "run", settings=[*TINY, "sampler=even"])
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize(
     ("capability", "precision", "told"),
     [("AVX2", "bf16", True), ("AVX2", "32", False), ("AVX512", "bf16", False)],
@@ -467,6 +526,7 @@ def test_a_cpu_that_does_not_multiply_in_bfloat16(
     assert ("does not multiply in bfloat16" in capsys.readouterr().err) == told
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("precision", ["auto", "32", "bf16"])
 def test_auto_is_bfloat16_where_the_cpu_multiplies_in_it(
@@ -527,7 +587,23 @@ def test_what_a_gpu_still_works_on_counts(
     assert float(row["slices_per_second"]) == 16 * int(row["step"]) / 4
 
 
-def test_where_torch_cannot_compile(store: Path, tmp_path: Path) -> None:
+def test_where_torch_cannot_compile(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(*_: Any) -> Any:
+        raise FileNotFoundError("no compiler")
+
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda part, **how: usual(part, backend=backend, **how)
+    )
+    with pytest.raises(PosconError, match="setting compile: torch cannot compile here"):
+        pretrain(store, tmp_path / "run", epochs=1, settings=[*TINY, "compile=true"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_without_a_compiler_torch_cannot_compile(store: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "poscon", "pretrain", store, tmp_path / "run"]
     for setting in [*TINY, "compile=true"]:
         command += ["-s", setting]

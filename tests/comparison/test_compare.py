@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
+from poscon import executors
 from poscon.comparison import work
 from poscon.comparison.compare import compare, comparison_tables, open_comparison
 from poscon.errors import PosconError
-from poscon.volumes.phantom import write_phantom
 
 TINY: dict[str, Any] = {
     "description": "a test",
@@ -54,12 +54,10 @@ def touched(out: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(no_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison; tests that change it work on a copy."""
     folder = tmp_path_factory.mktemp("compare")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # as in `cli`: the number of threads rounds otherwise
-        compare(plan_file(folder), folder / "out", processes=2)
+    compare(plan_file(folder), folder / "out")
     return folder / "out"
 
 
@@ -116,7 +114,7 @@ def test_a_changed_plan_does_what_is_new_and_keeps_the_rest(done: Path, tmp_path
     shutil.copytree(done, out)
     before = touched(out)
     changes = {"labelled": [1], "finetuning": ["supervised", "mixup"], "finetune": TINY["finetune"]}
-    compare(plan_file(tmp_path, **changes), out, processes=2)
+    compare(plan_file(tmp_path, **changes), out)
     after = touched(out)
     assert before.items() <= after.items()
     new = {Path(path).parent.name.rsplit("-", 1)[0] for path in after.keys() - before.keys()}
@@ -151,33 +149,38 @@ def test_killed_at_any_moment_it_goes_on_and_finds_the_same(done: Path, tmp_path
     assert not (out / ".work").exists()
 
 
-def test_a_killed_worker_is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
-    out, plan = tmp_path / "out", plan_file(tmp_path)
-    process = cli(plan, out, "--processes", 1)
-    deadline = time.monotonic() + 240
-    while not touched(out) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    workers = [
-        pid
-        for pid in map(int, children.stdout.split())
-        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    assert len(workers) == 1
-    os.kill(workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "its process was killed" in errors.splitlines()[-1]
-    assert "Traceback" not in errors
-    assert rows(out) or touched(out)
+def end(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+def test_a_killed_worker_is_one_line_and_nothing_is_lost(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    first, *_, last = open_comparison(out).schedule.finetunings
+    (out / "runs" / last.name / "results.csv").unlink()
+    kept = touched(out)
+    monkeypatch.setattr(executors, "ProcessPoolExecutor", ProcessPoolExecutor)
+    monkeypatch.setattr("poscon.comparison.compare.guarded", end)
+    message = f"run {last.name}: its process was killed"
+    with pytest.raises(PosconError, match=message) as error:
+        compare(plan_file(tmp_path), out, processes=1)
+    assert "\n" not in str(error.value)
+    assert touched(out) == kept
+    found = {(row["pretraining"], row["labelled"], row["fold"]) for row in rows(out)}
+    assert (first.pretraining, str(first.labelled), str(first.fold)) in found
+    assert (last.pretraining, str(last.labelled), str(last.fold)) not in found
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(
+    no_workers: None, tmp_path: Path
+) -> None:
     bad = {"name": "wild", "method": "supervised", "settings": {"optimiser": {"lr": 1e30}}}
-    plan = plan_file(tmp_path, labelled=[1], finetuning=["supervised", bad], flaws={})
+    data = {**TINY["data"], "phantom": {"subjects": 4, "seed": 3}}
+    plan = plan_file(tmp_path, data=data, labelled=[1], finetuning=["supervised", bad], flaws={})
     with pytest.raises(PosconError, match=r"run finetune-\S+-wild-\S+: .*loss is .* 3 more run"):
-        compare(plan, tmp_path / "out", processes=2)
+        compare(plan, tmp_path / "out")
     assert {row["finetuning"] for row in rows(tmp_path / "out")} == {"supervised"}
     assert "4 of" not in (tmp_path / "out" / "summary.md").read_text()
     assert "0 of 2 runs" in (tmp_path / "out" / "summary.md").read_text()
@@ -239,6 +242,7 @@ def test_moved_it_goes_on(done: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_recipe_is_part_of_the_plan_that_is_kept(tmp_path: Path) -> None:
+    """On the command line, with processes, which the other tests of this file do without."""
     (tmp_path / "recipe.yaml").write_text(
         "prepare: {spacing: 7.0}\nfinetune: {iterations: 2, batch: 4}\n"
     )
@@ -252,7 +256,9 @@ def test_a_recipe_is_part_of_the_plan_that_is_kept(tmp_path: Path) -> None:
         "flaws": {},
     }
     out = tmp_path / "out"
-    compare(plan_file(tmp_path, **changes), out, processes=1)
+    process = cli(plan_file(tmp_path, **changes), out, "--processes", 2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     (tmp_path / "recipe.yaml").unlink()
     comparison = open_comparison(out)
     assert comparison.plan.data.prepare == {"spacing": 7.0}
@@ -269,15 +275,15 @@ def test_a_prepare_that_failed_may_be_corrected(tmp_path: Path) -> None:
         compare(plan_file(tmp_path), out, settings=["folds=9"])
 
 
-def test_scans_beside_their_label_maps_in_one_folder(tmp_path: Path) -> None:
+def test_scans_beside_their_label_maps_in_one_folder(
+    no_workers: None, scans: Path, tmp_path: Path
+) -> None:
     """Predictions are compared with label maps, not with the scans of the same name."""
-    write_phantom(tmp_path / "msd", subjects=4, seed=3)
     plain = tmp_path / "plain"
     plain.mkdir()
-    for image in (tmp_path / "msd" / "imagesTr").glob("*.nii.gz"):
-        stem = image.name.removesuffix(".nii.gz").removesuffix("_0000")
-        shutil.copy(image, plain / f"{stem}.nii.gz")
-        shutil.copy(tmp_path / "msd" / "labelsTr" / f"{stem}.nii.gz", plain / f"{stem}_seg.nii.gz")
+    for stem in (f"phantom_{i:03d}" for i in range(4)):
+        shutil.copy(scans / "imagesTr" / f"{stem}.nii.gz", plain / f"{stem}.nii.gz")
+        shutil.copy(scans / "labelsTr" / f"{stem}.nii.gz", plain / f"{stem}_seg.nii.gz")
     changes = {"pretraining": ["random"], "pretrain": {}, "labelled": [1], "flaws": {}}
     settings = ["data.phantom=null", "finetune.iterations=2"]
     compare(plan_file(tmp_path, **changes), tmp_path / "out", data=plain, settings=settings)
@@ -331,12 +337,7 @@ def test_killed_before_the_first_checkpoint_it_begins_anew(done: Path, tmp_path:
         shutil.rmtree(run / part)
     for part in ("model.safetensors", "results.csv", "metrics.csv"):
         (run / part).unlink()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the comparison's processes
-    try:
-        assert work.guarded(job, comparison.place) is None
-    finally:
-        torch.set_num_threads(threads)
+    assert work.guarded(job, comparison.place) is None
     assert comparison.place.is_done(job)
     theirs = (done / "runs" / job.name / "results.csv").read_text()
     assert (run / "results.csv").read_text() == theirs

@@ -1,9 +1,7 @@
 """The dry run: the runs that a comparison would do, and where each setting comes from."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,25 +144,25 @@ def test_runs_with_equal_settings_share_a_table(tmp_path: Path) -> None:
     assert shown[-1] == "16 runs; nothing was done"
 
 
-def test_on_the_command_line_nothing_is_written(tmp_path: Path) -> None:
+def test_on_the_command_line_nothing_is_written(
+    tmp_path: Path,
+    poscon: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     write(tmp_path)
-    results = [
-        subprocess.run(
-            [sys.executable, "-m", "poscon", "compare", "plan.yaml", "out", "--dry-run", *more],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-            check=True,
-        )
-        for more in ([], ["--json"], ["--json", "-s", "draws=1"])
-    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    results = []
+    for more in ([], ["--json"], ["--json", "-s", "draws=1"]):
+        code, shown, _ = poscon("compare", "plan.yaml", "out", "--dry-run", *more)
+        assert code == 0
+        results.append(shown)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
     table, records, fewer = results
-    assert "pretrain sharp, fold 0" in table.stdout
-    assert "loss.temperature" in table.stdout
-    runs = json.loads(records.stdout)
+    assert "pretrain sharp, fold 0" in table
+    assert "loss.temperature" in table
+    runs = json.loads(records)
     assert len(runs) == 4 + 48
     first = next(run for run in runs if run["command"] == "pretrain")
     assert first["settings"]["epochs"] == {"value": 3, "origin": "plan"}
-    assert len(json.loads(fewer.stdout)) == 4 + 24
+    assert len(json.loads(fewer)) == 4 + 24

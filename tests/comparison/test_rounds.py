@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import poscon
-from poscon.comparison.compare import open_comparison
+from poscon.comparison.compare import compare, open_comparison
 from poscon.comparison.dry_run import planned_runs
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan
@@ -56,9 +55,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(plan: Path) -> Path:
+def done(no_workers: None, plan: Path) -> Path:
     out = plan.parent / "out"
-    poscon.compare(str(plan), out, processes=1, device="cpu")
+    compare(str(plan), out, device="cpu")
     return out
 
 
@@ -72,6 +71,28 @@ def test_every_round_has_its_row(done: Path) -> None:
         found = {(row["labelled_slices"], row["strategy"]) for row in csv.DictReader(file)}
     assert found == {(n, s) for n in ("2", "4", "7") for s in ("spread", "uncertain")}
     assert "except those of uncertain" in (done / "summary.md").read_text()
+
+
+def test_runs_that_two_rows_share_are_done_once(done: Path) -> None:
+    """Both rows have them, in every table; nothing is tested against itself."""
+    schedule = open_comparison(done).schedule
+    names = [job.name for job in schedule.jobs]
+    assert len(names) == len(set(names)) == 5
+    assert {path.name for path in (done / "runs").iterdir()} == set(names)
+    shared, again, *others = schedule.finetunings
+    assert (shared.name, shared.labelled) == (again.name, 2)
+    assert [shared.strategy, again.strategy] == ["spread", "uncertain"]
+    assert len({job.name for job in others}) == 4
+    with (done / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["labelled_slices"] == "2"]
+    of_row = {
+        name: [{**row, "strategy": ""} for row in rows if row["strategy"] == name]
+        for name in ("spread", "uncertain")
+    }
+    assert of_row["spread"] == of_row["uncertain"] != []
+    summary = (done / "summary.md").read_text()
+    assert "In the first round uncertain chooses as spread does, so both rows show" in summary
+    assert summary.count("the same runs as the baseline") == 1
 
 
 def test_the_model_of_a_round_chooses_what_the_next_round_adds(done: Path) -> None:
@@ -123,16 +144,20 @@ def test_killed_in_the_second_round_it_ends_as_it_would_have(plan: Path, done: P
         shutil.rmtree(done / "runs" / job.name)
         assert job.slices is not None
         (done / "slices" / job.slices.table).unlink()
-    poscon.compare(str(plan), done, processes=1, device="cpu")
+    compare(str(plan), done, device="cpu")
     assert (done / "results.csv").read_text() == before
 
 
 def test_the_dry_run_names_the_round_of_every_run(plan: Path, done: Path) -> None:
     jobs, runs = open_comparison(done).schedule.jobs, planned_runs(str(plan))
-    assert [(j.labelled, j.strategy) for j in jobs] == [(r.labelled, r.strategy) for r in runs]
+    assert [(j.labelled, j.strategy, j.also) for j in jobs] == [
+        (r.labelled, r.strategy, r.also) for r in runs
+    ]
     rounds = {(run.strategy, run.labelled): run.round for run in runs}
-    assert [rounds["uncertain", n] for n in (2, 4, 7)] == [1, 2, 3]
-    assert {rounds["spread", n] for n in (2, 4, 7)} == {None}
+    assert [rounds["uncertain", n] for n in (4, 7)] == [2, 3]
+    assert [rounds["spread", n] for n in (2, 4, 7)] == [1, None, None]
+    shared = "2 labelled slices by spread and uncertain, draw 0, round 1"
+    assert any(run.name.endswith(shared) for run in runs)
     assert any(run.name.endswith("4 labelled slices by uncertain, draw 0, round 2") for run in runs)
 
 
@@ -156,6 +181,24 @@ def test_every_row_chooses_for_itself_after_the_first_round(store: Path) -> None
         assert (last.row, last.fold, last.draw, last.labelled) == (job.row, job.fold, job.draw, 2)
     assert len(tables[2]) == 2 * 2 * 2  # strategies, folds, draws
     assert len(tables[5]) == 2 * 2 * 2 * 2  # and initialisations
+
+
+@pytest.mark.parametrize("strategies", [["uncertain", "spread"], ["patients", "uncertain"]])
+def test_the_order_of_rows_does_not_matter_to_what_they_share(
+    store: Path, strategies: list[str]
+) -> None:
+    """In which the name of the run says what chose its slices."""
+    schedule = scheduled(store, strategies=strategies, rounds=[2, 5], draws=2)
+    first = [j for j in schedule.jobs if (j.strategy, j.labelled) == ("uncertain", 2)]
+    assert len(first) == 2 * 2 * 2  # initialisations, folds, draws
+    also = tuple(name for name in strategies if name == "spread")
+    for job in first:
+        assert job.also == also
+        assert "-n2-spread-" in job.name
+    assert not any(job.also for job in schedule.jobs if job not in first)
+    rows = 2 * 2 * 2 * 2 * 2  # and strategies, rounds
+    assert len(schedule.finetunings) == rows
+    assert len({job.name for job in schedule.finetunings}) == rows - len(first) * len(also)
 
 
 def test_a_schedule_in_rounds_is_read_as_it_was_written(store: Path) -> None:

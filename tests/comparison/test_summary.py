@@ -167,6 +167,36 @@ def test_what_is_ahead_by_the_luck_of_a_training_is_not_distinguishable() -> Non
     assert verdict(cells["mae | supervised"], "dice").endswith(": not distinguishable")
 
 
+def shared_runs(schedule: Any, row: str, other: str) -> None:
+    """Give a row the runs of another row."""
+    for job in schedule.finetunings:
+        if job.row == row:
+            job.name = job.name.replace(row.split(" | ")[0], other.split(" | ")[0])
+
+
+def test_rows_with_the_same_runs_are_tested_once() -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    shared_runs(schedule, "mae | supervised", "pcl | supervised")
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
+    found = cells["pcl | supervised"].against["dice"]
+    assert found is not None
+    values = [cells[name].measures["dice"].subjects for name in PLAN.rows[:2]]
+    p = stats.wilcoxon([values[1][s] - values[0][s] for s in SUBJECTS]).pvalue
+    assert found.p == pytest.approx(p)
+    assert cells["mae | supervised"].against["dice"] == found
+
+
+def test_the_runs_of_the_baseline_are_not_tested_against_themselves() -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    shared_runs(schedule, "mae | supervised", "random | supervised")
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
+    same = cells["mae | supervised"]
+    assert same.measures == cells["random | supervised"].measures
+    assert same.against["dice"] is None
+    assert verdict(same, "dice") == "the same runs as the baseline"
+    assert verdict(cells["random | supervised"], "dice") == "baseline"
+
+
 def test_one_training_alone_distinguishes_nothing() -> None:
     schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
     wanted = ("random-0-0", "pcl-0-0")
@@ -272,15 +302,12 @@ def test_tables_say_what_was_measured() -> None:
     latex = summary_tex(PLAN, cells)
     assert rf"{best.measures['dice'].mean:.3f} \pm {best.measures['dice'].std:.3f}^{{*}}" in latex
     assert latex.count(r"\\") == 2 + len(PLAN.rows)
-    lines = results_csv(rows).splitlines()
+    lines = results_csv([r for of_run in rows.values() for r in of_run]).splitlines()
     assert len(lines) == 1 + sum(map(len, rows.values()))
 
 
 def test_results_of_an_earlier_version_lack_a_column() -> None:
-    rows = {
-        "old": [{"run": "old", "dice": "0.5"}],
-        "new": [{"run": "new", "dice": "1", "more": "x"}],
-    }
+    rows = [{"run": "old", "dice": "0.5"}, {"run": "new", "dice": "1", "more": "x"}]
     assert results_csv(rows).splitlines() == ["run,dice,more", "old,0.5,", "new,1,x"]
 
 

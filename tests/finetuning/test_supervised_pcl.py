@@ -127,7 +127,17 @@ def test_the_result_has_no_head():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weight": 0}, {"threshold": 0}, {"threshold": 1}, {"temperature": 0}, {"wight": 1}]
+    "change", [{"threshold": 0.6}, {"kernel": "gaussian"}, {"grey": 0.6}, {"temperature": 0.2}]
+)
+def test_every_setting_of_the_contrast_has_an_effect(change):
+    slices = batch()
+    before, after = (method(**how).step(slices, VIEWS, 5, 0.5).logs for how in ({}, change))
+    assert not torch.isclose(before["contrast"], after["contrast"])
+    assert torch.equal(before["supervised"], after["supervised"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"weight": 0}, {"threshold": 0}, {"temperature": 0}, {"wight": 1}]
 )
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):

@@ -71,6 +71,14 @@ def test_partitions_of_any_volume_are_about_equal():
         assert counts.max() - counts.min() <= 1
 
 
+def test_partitions_of_millimetres_lie_between_the_limits():
+    """A short volume has the middle parts only, and a border belongs to the part below."""
+    long, short = torch.tensor([-40.0, -20, -19.9, 0, 20, 40]), torch.tensor([-10.0, 0, 10])
+    assert partitions_of(long, 4, (-40.0, 40.0)).tolist() == [0, 0, 1, 1, 2, 3]
+    assert partitions_of(short, 4, (-40.0, 40.0)).tolist() == [1, 1, 2]
+    assert partitions_of(torch.zeros(3), 4, (0.0, 0.0)).tolist() == [0, 0, 0]
+
+
 # The global loss
 
 
@@ -365,6 +373,18 @@ def test_a_global_step_is_the_loss_of_two_views(variant):
     z = torch.nn.functional.normalize(embeddings, dim=1)
     similarity = (z @ z.T)[~torch.eye(12, dtype=bool)].mean()
     torch.testing.assert_close(step.logs["similarity"], similarity.detach())
+
+
+@pytest.mark.parametrize("progress", [0.0, LOCAL])
+def test_partitions_are_of_the_range_that_the_training_has(progress):
+    """Positions in millimetres from -40 to 60 are those from 0 to 1."""
+    losses = []
+    for low, high in ((0.0, 1.0), (-40.0, 60.0)):
+        gcl, slices = method(local_variant="LD").eval(), batch(8)
+        gcl.position_limits = (low, high)
+        slices.positions = low + slices.positions * (high - low)
+        losses.append(gcl.step(slices, VIEWS, 5, progress).loss)
+    assert torch.equal(*losses)
 
 
 def test_a_global_step_with_a_partition_a_slice_is_that_of_simclr():

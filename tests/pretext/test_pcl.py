@@ -17,27 +17,45 @@ from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
 from poscon.networks.settings import NetworkSettings
 from poscon.pretext import blockwise, contrast
-from poscon.pretext.pcl import PositionalContrast, near, positional_contrastive_loss
+from poscon.pretext.pcl import (
+    REACH,
+    PositionalContrast,
+    in_grey_zone,
+    kernel_weights,
+    near,
+    positional_contrast,
+    positional_contrastive_loss,
+)
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings, canvas_size
 
 
-def slow_loss(embeddings, positions, *, threshold, temperature):
-    """Eq. 1 and 2 of Zeng et al. 2021, one pair at a time, in double precision."""
+def slow_weight(distance, kernel, threshold):
+    """How much a positive counts; the Gaussian is cut at three widths."""
+    if kernel == "box":
+        return 1.0 if distance < threshold else 0.0
+    if kernel == "triangular":
+        return 1 - distance / threshold if distance < threshold else 0.0
+    return math.exp(-0.5 * (distance / threshold) ** 2) if distance < 3 * threshold else 0.0
+
+
+def slow_loss(embeddings, positions, *, threshold, temperature, kernel="box", grey=None):
+    """Eq. 1 and 2 of Zeng et al. 2021 with weights, one pair at a time, in double precision."""
     z = [row / row.norm() for row in embeddings.double()]
     n = len(z)
     per_anchor = []
     for i in range(n):
-        positives = [
-            j for j in range(n) if j != i and abs(float(positions[i] - positions[j])) < threshold
-        ]
+        others = {j: abs(float(positions[i] - positions[j])) for j in range(n) if j != i}
+        weights = {j: slow_weight(distance, kernel, threshold) for j, distance in others.items()}
+        positives = [j for j in others if weights[j] > 0]
         if not positives:
             continue
-        logits = [torch.dot(z[i], z[k]) / temperature for k in range(n)]
-        rest = torch.stack([logits[k] for k in range(n) if k != i])
-        terms = [logits[j] - rest.logsumexp(0) for j in positives]
-        per_anchor.append(-sum(terms) / len(positives))
+        under = [j for j in others if weights[j] > 0 or grey is None or others[j] >= grey]
+        logits = {k: torch.dot(z[i], z[k]) / temperature for k in others}
+        rest = torch.stack([logits[k] for k in under]).logsumexp(0)
+        terms = [weights[j] * (logits[j] - rest) for j in positives]
+        per_anchor.append(-sum(terms) / sum(weights[j] for j in positives))
     if not per_anchor:
         return embeddings.double().sum() * 0
     return sum(per_anchor) / len(per_anchor)
@@ -74,11 +92,15 @@ def batches(draw):
     positions = draw(st.lists(st.integers(0, 8), min_size=n, max_size=n))
     threshold = draw(st.integers(-1, 10)) / 8
     temperature = draw(st.sampled_from([0.02, 0.1, 0.5, 1.0, 3.0]))
-    return (
-        embeddings,
-        torch.tensor(positions, dtype=torch.float64) / 8,
-        {"threshold": threshold, "temperature": temperature},
-    )
+    kernel = draw(st.sampled_from(list(REACH)))
+    beyond = draw(st.sampled_from([None, 1 / 8, 1 / 2]))
+    how = {
+        "threshold": threshold,
+        "temperature": temperature,
+        "kernel": kernel,
+        "grey": None if beyond is None else REACH[kernel] * threshold + beyond,
+    }
+    return embeddings, torch.tensor(positions, dtype=torch.float64) / 8, how
 
 
 @settings(deadline=None)
@@ -356,25 +378,125 @@ def test_of_many_views_there_are_never_all_pairs(monkeypatch):
     assert max(tensor.numel() for tensor in kept) == n * dimension
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"kernel": "gaussian"}, {"kernel": "triangular"}, {"grey": 0.3}],
+    ids=lambda how: "-".join(map(str, how.values())) or "box",
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_many_views_have_the_loss_of_few(dtype, monkeypatch):
+def test_many_views_have_the_loss_of_few(dtype, how, monkeypatch):
     """Just above the limit and just below it all that is said of a batch is the same."""
     n = 300
     positions = (torch.arange(n) % 100 + 1) / 100
-    rule = partial(near, threshold=0.1)
     results = []
     for limit in (n, n - 1):
         monkeypatch.setattr(contrast, "DENSE", limit)
         embeddings = random_embeddings(n, 8, dtype=dtype).requires_grad_()
-        step = contrast.contrast(embeddings, positions, rule, temperature=0.1)
+        step = positional_contrast(embeddings, positions, threshold=0.1, temperature=0.1, **how)
         step.loss.backward()
         results.append((step, embeddings.grad))
     (few, of_few), (many, of_many) = results
     torch.testing.assert_close(many.loss, few.loss)
     torch.testing.assert_close(of_many, of_few)
-    assert many.chance == few.chance == math.log(n - 1)
+    if "grey" in how:
+        assert float(many.chance) == pytest.approx(float(few.chance))
+        assert float(many.chance) < math.log(n - 50)
+    else:
+        assert many.chance == few.chance == math.log(n - 1)
     assert float(many.floor) == pytest.approx(float(few.floor))
     assert torch.equal(many.logs["similarity"], few.logs["similarity"])
+
+
+# The kernel
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        ("box", [1, 1, 0, 0, 0, 0]),
+        ("triangular", [1, 0.5, 0, 0, 0, 0]),
+        ("gaussian", [1, math.exp(-1 / 8), math.exp(-1 / 2), math.exp(-2), 0, 0]),
+    ],
+)
+def test_weights_fall_with_the_distance(kernel, expected):
+    """In millimetres; the threshold is the width."""
+    distances = torch.tensor([0.0, 5, 10, 20, 30, 100])
+    weights = kernel_weights(distances[:1], distances, kernel=kernel, threshold=10)
+    torch.testing.assert_close(weights.float(), torch.tensor([expected], dtype=torch.float32))
+    other_side = kernel_weights(distances[:1], -distances, kernel=kernel, threshold=10)
+    assert torch.equal(weights, other_side)
+
+
+@pytest.mark.parametrize("kernel", ["triangular", "gaussian"])
+def test_a_pair_at_the_reach_except_for_rounding_has_no_weight(kernel):
+    positions = torch.arange(1, 11) / 10
+    threshold = 0.1 if kernel == "triangular" else 0.1 / 3
+    weights = kernel_weights(positions, positions, kernel=kernel, threshold=threshold)
+    assert torch.equal(weights, torch.eye(10))
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0])
+@pytest.mark.parametrize("kernel", ["box", "triangular", "gaussian"])
+def test_no_width_no_positives(kernel, threshold):
+    positions = torch.tensor([0.3, 0.3, 0.4])
+    weights = kernel_weights(positions, positions, kernel=kernel, threshold=threshold)
+    assert not weights.any()
+
+
+@settings(deadline=None)
+@given(batches())
+def test_weights_of_0_and_1_are_the_hard_threshold_to_the_last_bit(batch):
+    embeddings, positions, how = batch
+    temperature, threshold = how["temperature"], how["threshold"]
+
+    def as_weights(anchors, others):
+        return near(anchors, others, threshold).double()
+
+    outcomes = []
+    for rule in (partial(near, threshold=threshold), as_weights):
+        z = contrast.unit(embeddings).requires_grad_()
+        whole = contrast.contrast(z, positions, rule, temperature=temperature).loss
+        losses = blockwise.anchor_losses(z, positions, rule, temperature=temperature).losses
+        gradients = [torch.autograd.grad(loss, z)[0] for loss in (whole, losses.sum())]
+        outcomes.append((whole, losses, *gradients))
+    for hard, weighted in zip(*outcomes, strict=True):
+        assert torch.equal(hard, weighted)
+
+
+@pytest.mark.parametrize("kernel", ["triangular", "gaussian"])
+def test_a_far_positive_counts_less_than_a_near_one(kernel):
+    positions = torch.tensor([0.0, 0.0, 0.09])
+    near_one = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    far_one = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    losses = [
+        float(
+            positional_contrastive_loss(z, positions, threshold=0.1, temperature=0.5, kernel=kernel)
+        )
+        for z in (near_one, far_one)
+    ]
+    assert losses[0] < losses[1]
+
+
+def test_the_grey_zone_neither_attracts_nor_repels():
+    """Row 2 lies between the positives and the end of the grey zone of anchor 0; by hand."""
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    positions = torch.tensor([0.0, 0.0, 0.2, 1.0])
+    how = {"threshold": 0.1, "temperature": 1.0}
+    zone = in_grey_zone(positions[:1], positions, kernel="box", threshold=0.1, grey=0.3)
+    assert zone.tolist() == [[False, False, True, False]]
+    loss = positional_contrastive_loss(embeddings, positions, grey=0.3, **how)
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-2)))
+    loss = positional_contrastive_loss(embeddings, positions, **how)
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-1) + math.exp(-2)))
+
+
+def test_chance_without_the_grey_zone_is_the_loss_of_equal_embeddings():
+    positions = torch.tensor([0.0, 0.0, 0.2, 0.5, 0.5, 1.0])
+    step = positional_contrast(
+        torch.ones(6, 4), positions, threshold=0.1, temperature=0.2, grey=0.4
+    )
+    assert float(step.chance) == pytest.approx(math.log(4))
+    assert float(step.loss) == pytest.approx(float(step.chance), rel=1e-5)
 
 
 # The method
@@ -384,11 +506,11 @@ SIZE = 16
 VIEWS = ViewMaker(ViewSettings(noise=0.1), SIZE)
 
 
-def method(threshold=0.3, temperature=0.1) -> PositionalContrast:
+def method(**loss) -> PositionalContrast:
     torch.manual_seed(0)
     encoder = build_encoder(NetworkSettings(width=2, levels=2))
-    loss = PositionalContrast.Settings(threshold=threshold, temperature=temperature)
-    return PositionalContrast(encoder, HeadSettings(dimension=8), loss, n_slices=8)
+    chosen = PositionalContrast.Settings(**{"threshold": 0.3, **loss})
+    return PositionalContrast(encoder, HeadSettings(dimension=8), chosen, n_slices=8)
 
 
 def batch(n=4) -> SliceBatch:
@@ -412,8 +534,9 @@ def test_a_step_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_step_is_the_loss_of_two_different_views():
-    pcl, slices, seed = method(), batch(), 5
+@pytest.mark.parametrize("loss", [{}, {"kernel": "gaussian"}, {"grey": 0.6, "temperature": 0.2}])
+def test_a_step_is_the_loss_of_two_different_views(loss):
+    pcl, slices, seed = method(**loss), batch(), 5
     seen = []
     pcl.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     pcl.head.register_forward_hook(lambda *args: seen.append(args[2]))
@@ -425,7 +548,8 @@ def test_a_step_is_the_loss_of_two_different_views():
     torch.testing.assert_close(pair[4:], VIEWS(slices.images, seed, view=1))
     assert not torch.allclose(pair[:4], pair[4:])
     positions = torch.cat([slices.positions, slices.positions])
-    expected = slow_loss(embeddings, positions, threshold=0.3, temperature=0.1)
+    how = {"threshold": 0.3, "temperature": 0.1, **loss}
+    expected = slow_loss(embeddings, positions, **how)
     assert float(step.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     z = torch.nn.functional.normalize(embeddings, dim=1)
     similarity = (z @ z.T)[~torch.eye(8, dtype=bool)].mean()
@@ -478,7 +602,16 @@ def test_a_few_steps_bring_positions_together():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"threshold": 0}, {"threshold": -1}, {"threshold": 1}, {"temperature": 0}, {"temprature": 1}],
+    [
+        {"threshold": 0},
+        {"threshold": -1},
+        {"temperature": 0},
+        {"temprature": 1},
+        {"kernel": "sharp"},
+        {"grey": 0},
+        {"grey": 0.1},
+        {"grey": 0.3, "kernel": "gaussian"},
+    ],
 )
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):

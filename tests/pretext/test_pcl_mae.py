@@ -139,10 +139,19 @@ def test_under_autocast_the_loss_is_in_single_precision():
 
 
 @pytest.mark.parametrize(
+    "change", [{"threshold": 0.6}, {"kernel": "gaussian"}, {"grey": 0.6}, {"temperature": 0.2}]
+)
+def test_every_setting_of_the_contrast_has_an_effect(change):
+    slices = batch()
+    before, after = (method(**how).step(slices, VIEWS, 5, 0.0).logs for how in ({}, change))
+    assert not torch.isclose(before["contrast"], after["contrast"])
+    assert torch.equal(before["reconstruction"], after["reconstruction"])
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"threshold": 0},
-        {"threshold": 1},
         {"temperature": 0},
         {"patch": 0},
         {"ratio": 1},

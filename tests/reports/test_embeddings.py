@@ -1,7 +1,10 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
+import yaml
 
+from poscon.reports import figures
 from poscon.reports.embeddings import embed
 from poscon.store.store import Store
 
@@ -26,3 +29,26 @@ def test_one_case_a_subject_and_few_subjects(store: Path, pretrained: Path) -> N
     twice = [opened.cases[0], *opened.cases[:2]]
     found = embed(pretrained, opened, twice, 32)
     assert len(found.positions) == sum(case.shape[0] for case in opened.cases[:2])
+
+
+def test_positions_are_of_the_kind_that_the_run_went_by(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run, opened = tmp_path / "run", Store(store)
+    shutil.copytree(pretrained, run, ignore=shutil.ignore_patterns("tensorboard", "checkpoints"))
+    relative = embed(run, opened, opened.cases, 32)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["settings"].pop("position") == "relative"
+    for settings in (config["settings"], config["settings"] | {"position": "physical"}):
+        (run / "config.yaml").write_text(yaml.safe_dump(config | {"settings": settings}))
+        found = embed(run, opened, opened.cases, 32)
+        if "position" not in settings:  # a run of an earlier version
+            np.testing.assert_array_equal(found.positions, relative.positions)
+    assert (relative.in_unit, relative.limits) == ("", (0, 1))
+    assert found.in_unit == " in mm"
+    assert found.limits == (found.positions[0], found.positions[-1])
+    assert found.positions[-1] > 10
+    assert (np.diff(found.positions) >= 0).all()
+    labels = [figures.similarity(of, "").axes[0].get_xlabel() for of in (relative, found)]
+    assert labels == ["position of one slice", "position of one slice in mm"]
+    assert figures.embedding_map(found, "").axes[1].get_ylabel() == "position in mm"

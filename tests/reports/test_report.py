@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from poscon.comparison.compare import compare
 from poscon.errors import PosconError
 from poscon.reports import figures
+from poscon.reports.comparison import training_minutes
 from poscon.reports.report import report
+from poscon.training.run import MetricsFile
 
 PLAN: dict[str, Any] = {
     "description": "a <test>",
@@ -23,7 +26,7 @@ PLAN: dict[str, Any] = {
     "network": {"width": 2, "levels": 2},
     "pretrain": {"epochs": 1, "batch": 16},
     "finetune": {"iterations": 6, "batch": 4, "checkpoint_every": 3},
-    "flaws": {"pooled_dice": True},
+    "flaws": {"select_on_test": True, "pooled_dice": True},
 }
 
 PARTS = [
@@ -71,19 +74,25 @@ ON_A_PHONE = """
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(no_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
-    compare(str(folder / "plan.yaml"), folder / "out", processes=2)
+    compare(str(folder / "plan.yaml"), folder / "out")
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def page_of_all(compared: Path) -> Path:
+    """The report of the comparison; no test changes it."""
+    return report(compared)
 
 
 def headings(page: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page.read_text())
 
 
-def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
-    page = report(compared)
+def test_a_comparison_has_every_part_leakage_first(compared: Path, page_of_all: Path) -> None:
+    page = page_of_all
     assert page == compared / "report.html"
     assert headings(page) == PARTS
     text = page.read_text()
@@ -95,7 +104,11 @@ def test_a_comparison_has_every_part_leakage_first(compared: Path) -> None:
         assert f"<td>{row}</td><td>supervised</td>" in text
 
 
-def test_what_is_odd_about_the_data_is_said(compared: Path, tmp_path: Path) -> None:
+def test_what_is_odd_about_the_data_is_said(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("comparison", "parts"):  # the figures take seconds, and say nothing of this
+        monkeypatch.setattr(f"poscon.reports.{module}.svg", lambda *_: "")
     out = tmp_path / "out"
     shutil.copytree(compared, out)
     manifest = out / "store" / "manifest.json"
@@ -104,8 +117,8 @@ def test_what_is_odd_about_the_data_is_said(compared: Path, tmp_path: Path) -> N
     assert "The slice order is &lt;mixed&gt;." in report(out).read_text()
 
 
-def test_in_a_browser(compared: Path, look_at: Callable[..., Any], tmp_path: Path) -> None:
-    page = report(compared, tmp_path / "page.html")
+def test_in_a_browser(page_of_all: Path, look_at: Callable[..., Any], tmp_path: Path) -> None:
+    page = page_of_all
     for dark in (False, True):
         found, console = look_at(page, IN_BROWSER, tmp_path, dark=dark)
         assert console == []
@@ -122,6 +135,46 @@ def test_in_a_browser(compared: Path, look_at: Callable[..., Any], tmp_path: Pat
     found, _ = look_at(page, ON_A_PHONE, tmp_path)
     assert found["wide"] == 0
     assert found["least"] > 7  # pixels
+
+
+def test_minutes_follow_from_the_slices_per_second() -> None:
+    """4 + 4 steps of 6 slices at 2 and at 3 a second, and 1 step at 0.5 a second."""
+    rows = [(4, 2.0), (8, 3.0), (9, 0.5)]
+    found = training_minutes([{"step": s, "slices_per_second": r} for s, r in rows], 6)
+    assert found * 60 == pytest.approx([12, 12 + 8, 12 + 8 + 12])
+
+
+def test_the_dice_is_drawn_against_steps_and_against_minutes(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[tuple[str, str, str], dict[str, Any]] = {}
+    draw = figures.curves
+
+    def watched(lines: Any, title: str, xlabel: str, ylabel: str, **how: Any) -> Any:
+        drawn[title, xlabel, ylabel] = {name: np.array(line) for name, line in lines.items()}
+        return draw(lines, title, xlabel, ylabel, **how)
+
+    monkeypatch.setattr(figures, "curves", watched)
+    text = report(compared, tmp_path / "page.html").read_text()
+    for labelled in (1, 2):
+        title, name = f"{labelled} labelled subjects", "Dice of the test subjects"
+        assert f'aria-label="{name} by minutes of training, {title}"' in text
+        by_step, by_minute = drawn[title, "step", name], drawn[title, "minutes of training", name]
+        assert by_step.keys() == by_minute.keys() == {"random", "pcl", "simclr"}
+        assert by_step["pcl"][0].tolist() == [3, 6]
+        for init, (x, y) in by_minute.items():
+            assert np.array_equal(y, by_step[init][1])
+            runs = [
+                [
+                    [float(row[k]) for k in ("slices_per_second", "validation_dice")]
+                    for row in MetricsFile(path).rows()
+                ]
+                for path in compared.glob(f"runs/finetune-*-m{labelled}-{init}-*/metrics.csv")
+            ]
+            rates, dice = np.moveaxis(np.array(runs), 2, 0)
+            assert rates.shape == (2, 2)  # folds, checkpoints
+            assert y == pytest.approx(dice.mean(0))
+            assert x == pytest.approx((np.cumsum(3 * 4 / rates, axis=1) / 60).mean(0))
 
 
 def test_an_unfinished_comparison_shows_what_there_is(compared: Path, tmp_path: Path) -> None:

@@ -59,6 +59,22 @@ def slow_crop(picture: np.ndarray, canvas: int, top: int, left: int) -> np.ndarr
     return result
 
 
+def test_positions_are_of_the_kind_that_is_asked_for(store):
+    """Cases of 4, 3 and 6 slices, 5 mm apart."""
+    relative = SliceReader(store, store.cases, 8)
+    physical = SliceReader(store, store.cases, 8, position="physical")
+    expected = [[(i + 1) / case.shape[0] for i in range(case.shape[0])] for case in store.cases]
+    np.testing.assert_array_equal(relative.positions, np.float32(np.concatenate(expected)))
+    assert relative.limits == (0, 1)
+    expected = [
+        [5.0 * i - 2.5 * (case.shape[0] - 1) for i in range(case.shape[0])] for case in store.cases
+    ]
+    np.testing.assert_array_equal(physical.positions, np.float32(np.concatenate(expected)))
+    assert physical.limits == (-12.5, 12.5)
+    batch = physical.centred(np.array([0, 5]))
+    np.testing.assert_array_equal(batch.positions, physical.positions[[0, 5]])
+
+
 def where(store: Store, read: SliceReader, index: int):
     case = read.cases[read.case_of[index]]
     number = read.slice_of[index]

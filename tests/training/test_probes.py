@@ -16,6 +16,7 @@ from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import load_by_name, read_weights
 from poscon.seeds import stream
 from poscon.store.store import Store
+from poscon.training import probes
 from poscon.training.data import SliceReader
 from poscon.training.inference import BATCH_PIXELS
 from poscon.training.probes import (
@@ -192,6 +193,7 @@ def test_probe_cannot_segment_by_constant_features(blocks):
 
 
 def test_probe_changes_nothing_but_follows_its_seed(blocks, monkeypatch):
+    monkeypatch.setattr(probes, "STEPS", 100)
     torch.manual_seed(3)
     encoder = build_encoder(NetworkSettings(width=2, levels=2)).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

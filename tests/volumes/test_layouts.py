@@ -9,11 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from dicom_examples import write_series
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Channel, Dataset
 from poscon.volumes.layouts import LAYOUTS, read_dataset
 from poscon.volumes.scan import read_header
+from poscon.volumes.series import Series
 
 MILLIMETRES = (1.4, 1.4, 8.0)
 
@@ -121,6 +123,12 @@ def put_bids(root: Path) -> None:
         put(root, f"derivatives/manual/{subject}/anat/{subject}_T1w_dseg.nii.gz")
 
 
+def put_dicom(root: Path) -> None:
+    for name in ("one", "two"):
+        write_series(root / name, np.zeros((3, 4, 5), np.int16), name=name)
+        put(root, f"{name}_seg.nii.gz")
+
+
 def put_plain(root: Path) -> None:
     put(root, "a.nii.gz", "b.nrrd", "c.mha")
 
@@ -136,6 +144,7 @@ PUT = {
     "totalsegmentator": put_totalsegmentator,
     "kits": put_kits,
     "bids": put_bids,
+    "dicom": put_dicom,
     "plain": put_plain,
 }
 
@@ -156,7 +165,7 @@ def test_layout_is_detected_and_only_by_itself_and_plain(tmp_path: Path, name: s
     assert (dataset.layout, dataset.root) == (name, tmp_path)
     assert ids(dataset) == sorted(set(ids(dataset)))
     for case in dataset.cases:
-        assert case.image.is_file()
+        assert isinstance(case.image, Series) or case.image.is_file()
         assert case.label is None or case.label.exists()
     assert read_dataset(tmp_path, name) == dataset
 
@@ -180,7 +189,8 @@ def test_label_without_image(tmp_path: Path, name: str) -> None:
         put(tmp_path, "a_gt.nii.gz")
     pairs = [(c.image, c.label) for c in read_dataset(tmp_path).cases if c.label]
     image, label = pairs[0]
-    image.unlink()
+    for file in image.files if isinstance(image, Series) else [image]:
+        file.unlink()
     if name == "msd":
         describe(tmp_path, modality={"0": "CT"}, labels={"0": "background", "1": "spleen"})
     with pytest.raises(PosconError, match="a label map without its image") as caught:

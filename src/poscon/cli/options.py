@@ -79,6 +79,15 @@ IgnoreLabel = Annotated[
         "every voxel is labelled.",
     ),
 ]
+LabelledSlices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|nonempty",
+        help="Which slices of the label maps are labelled: those in a CSV file with the columns "
+        "case and slice (from 0, in the order of the file), or nonempty: those with foreground. "
+        "Default: all.",
+    ),
+]
 Engine = Annotated[
     str, typer.Option(help="Where to work: local (this machine) or ray (a Ray cluster).")
 ]
@@ -109,10 +118,27 @@ Ranges = Annotated[
         "0, in the order of the file). Default: no ranges are added.",
     ),
 ]
+OnGap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Where slices of a DICOM series are missing or lie at uneven distances: refuse it, "
+        "interpolate them, or split the series. Default: refuse.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Prints JSON on stdout instead of tables; notes go to stderr."),
 ]
+
+
+def names_or_file(given: list[str] | None) -> str | list[str] | None:
+    """Names as they are given; the name of a file, or ``FILE.json:KEY``, as one text."""
+    if given is not None and len(given) == 1:
+        (name,) = given
+        if ".json:" in name or Path(name).is_file():
+            return name
+    return given
 
 
 def number_or_word(text: str | None) -> Any:

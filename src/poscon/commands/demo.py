@@ -11,13 +11,14 @@ from rich.columns import Columns
 from rich.table import Table
 
 from poscon.arguments import checked
-from poscon.commands.evaluate import Evaluation, evaluate
+from poscon.commands.evaluate import evaluate
 from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
 from poscon.commands.pretrain import pretrain
 from poscon.commands.suggest import PICTURE, TABLE, suggest
 from poscon.errors import PosconError
+from poscon.evaluation.results import Evaluation
 from poscon.pictures.predictions import draw_predictions
 from poscon.progress import console
 from poscon.store.selection import choose_cases, draw_subjects

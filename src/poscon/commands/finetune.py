@@ -27,6 +27,7 @@ from poscon.settings import GivenSettings, Recipe, resolve, validate
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.store.training_range import TrainingRange
+from poscon.training.configuration import check_distances
 from poscon.training.curve import rise_at_end
 from poscon.training.data import LabelledBatches, SliceReader, without_label
 from poscon.training.finetune_settings import FinetuneSettings, make_learner
@@ -36,7 +37,8 @@ from poscon.training.inference import (
     largest_component,
     predicted_classes,
 )
-from poscon.training.loop import train
+from poscon.training.loop import AfterChunk, train
+from poscon.training.lost_classes import LostClassWatch
 from poscon.training.roles import (
     Roles,
     Selection,
@@ -246,7 +248,6 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
             loaded=loaded,
         )
     assert isinstance(training.method, FinetuneMethod)
-    model = training.method.model
     train(
         training.method,
         training.views,
@@ -259,13 +260,13 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
         title=f"fine-tuning ({chosen.method})",
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,
-        after_chunk=(lambda _: mean_dice(model, store, watched, chosen)) if watched else None,
+        after_chunk=_after_chunk(training.method, store, watched, chosen),
     )
     _say_rise(folder, training.method)
     path = folder.path / MODEL
     save_weights(
         path,
-        model,
+        training.method.model,
         {
             "poscon_version": __version__,
             "network": network.settings.model_dump(),
@@ -275,6 +276,27 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
         },
     )
     return path
+
+
+def _after_chunk(
+    method: FinetuneMethod, store: Store, watched: Sequence[CaseRecord], chosen: FinetuneSettings
+) -> AfterChunk:
+    """What is looked at after each chunk: lost classes, and the validation cases if there are any.
+
+    Args:
+        method: the method that is trained.
+        store: the prepared data set.
+        watched: the validation cases.
+        chosen: the settings.
+    """
+    lost = None if method.guard is None else LostClassWatch(method.guard, store.class_names)
+
+    def look(row: dict[str, float]) -> dict[str, float]:
+        if lost is not None:
+            lost(row)
+        return mean_dice(method.model, store, watched, chosen) if watched else {}
+
+    return look
 
 
 def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:
@@ -318,10 +340,12 @@ def _training(
     if find_method(chosen.method).uses_unlabelled:
         # the other slices of a partly labelled case are data without labels
         rest = [*cases.get("unlabelled", ()), *(c for c in cases["labelled"] if c.partly_labelled)]
-        unlabelled = SliceReader(store, rest, canvas, context)
+        unlabelled = SliceReader(store, rest, canvas, context, chosen.position)
         which = without_label(unlabelled, cases["labelled"])
+    reader = SliceReader(store, cases["labelled"], canvas, context, chosen.position)
+    check_distances(chosen, [reader] if unlabelled is None else [reader, unlabelled])
     batches = LabelledBatches(
-        SliceReader(store, cases["labelled"], canvas, context),
+        reader,
         chosen.batch,
         size,
         chosen.iterations,

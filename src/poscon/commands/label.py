@@ -1,6 +1,6 @@
 """``poscon label``: label maps that were drawn, into a store that is there already."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,24 +10,28 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.progress import progress_bar, raise_first
+from poscon.store.added_labels import Found, find_label_maps, scheme_of_added
 from poscon.store.labelling import (
     check_on_scan,
     known_labels,
     name_labels,
     read_added,
     tidy,
+    without_label,
     write_label,
 )
 from poscon.store.remote import is_url
-from poscon.store.slices import check_slice_table, read_slice_table
-from poscon.store.store import CaseRecord, ClassRecord, Store
+from poscon.store.slices import (
+    NONEMPTY,
+    LabelledSlices,
+    check_nonempty,
+    check_slice_table,
+    read_slice_table,
+)
+from poscon.store.store import CaseRecord, ClassRecord, Names, Store, names_place, read_names
 from poscon.store.weak_labels import ranges_line
-from poscon.volumes.case import IGNORE, LabelScheme, label_scheme, parse_labels
-from poscon.volumes.label_maps import choose_scheme
-from poscon.volumes.layouts.base import by_case, scan_files
-from poscon.volumes.layouts.labels_json import read_labels_file, stated_scheme
+from poscon.volumes.case import IGNORE, LabelScheme
 from poscon.volumes.ranges import Ranges, read_ranges
-from poscon.volumes.scan import scan_stem, scan_suffix
 
 SlicesOfCases = Mapping[str, tuple[int, ...]]
 """Numbers of slices as in the store, rising, by the id of their case. No case is without one."""
@@ -41,14 +45,16 @@ class Labelling:
         store: the store, opened again.
         added: the slices that are labelled now and were not before.
         changed: the slices that were labelled before and have other labels now.
+        removed: the slices that were labelled before and are not now; None: none was to be.
         missing: the suggested slices that are not labelled.
         empty: the suggested slices that are labelled and show no structure.
         unexpected: the added slices that were not suggested.
     """
 
     store: Store
-    added: SlicesOfCases
-    changed: SlicesOfCases
+    added: SlicesOfCases = field(default_factory=dict)
+    changed: SlicesOfCases = field(default_factory=dict)
+    removed: SlicesOfCases | None = None
     missing: SlicesOfCases = field(default_factory=dict)
     empty: SlicesOfCases = field(default_factory=dict)
     unexpected: SlicesOfCases = field(default_factory=dict)
@@ -56,11 +62,13 @@ class Labelling:
     def lines(self) -> Iterator[str]:
         """What a user should know, line by line. Slices have their numbers in the files."""
         labelled = [case for case in self.store.cases if case.labelled]
+        done = f"{_count(self.added)} added, {_count(self.changed)} changed"
+        if self.removed is not None:
+            done = f"{_count(self.removed)} of {len(self.removed)} case(s) removed"
         yield (
             f"{sum(case.n_labelled_slices for case in labelled)} slice(s) of "
             f"{len({case.subject for case in labelled})} subject(s) are labelled in "
-            f"{self.store.path}: {_count(self.added)} added, {_count(self.changed)} changed; "
-            f"classes {', '.join(self.store.class_names)}"
+            f"{self.store.path}: {done}; classes {', '.join(self.store.class_names) or 'none'}"
         )
         if (ranges := ranges_line(self.store.cases)) is not None:
             yield ranges
@@ -99,34 +107,45 @@ def label(
     *,
     labels: str | None = None,
     ignore_label: int | None = None,
+    labelled_slices: Path | str | None = None,
     suggestion: Path | str | None = None,
     ranges: Path | str | None = None,
+    remove: Names | None = None,
 ) -> Labelling:
-    """Add label maps, or ranges of structures, to a prepared store. The scans are not read again.
+    """Add label maps, or ranges of structures, to a prepared store; or take labels out of it.
 
-    A voxel that a label map labels gets its label. Every other voxel keeps what the store has.
-    Called again with the same arguments after an interruption, it does what is left to do.
+    The scans are not read again. A voxel that a label map labels gets its label. Every other voxel
+    keeps what the store has. Called again with the same arguments after an interruption, it does
+    what is left to do.
 
     Args:
         store: folder of the prepared store.
         label_maps: folder of label maps. Each has the name of a case, such as ``CASE.nii.gz``, and
             lies on the grid of its scan. ``labels.json`` there, as `suggest` writes it, says what
-            the values mean. None: only ranges are added.
+            the values mean. A folder ``CASE`` with one mask per organ, ``CASE/ORGAN.nii.gz``, is a
+            label map too; the names of the masks are those of the classes. None: only ranges are
+            added, or labels removed.
         labels: meaning of the label values, such as ``"1=RV,2=MYO"``. None: as the store says,
-            else as ``labels.json`` says.
+            else as ``labels.json`` or the names of the masks say.
         ignore_label: label value of voxels that are not labelled; None: as ``labels.json`` says.
+        labelled_slices: the labelled slices of the label maps, as for `prepare`: a CSV file with
+            the columns ``case`` and ``slice``, or ``"nonempty"``. A label map that the file does
+            not name adds nothing. None: all.
         suggestion: table of `suggest`. Its slices are compared with those that are labelled. None:
             nothing is compared.
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`; None: the ranges stay as they are.
+        remove: names of the cases or subjects whose labels are taken out of the store: a file (see
+            :func:`poscon.store.store.read_names`), or a list. Their ranges stay. When no label and
+            no range is left, the store has no classes either. None: no label is taken out.
 
     Returns:
-        What was added and changed, and how that compares with the suggestion.
+        What was added, changed and removed, and how that compares with the suggestion.
 
     Raises:
-        PosconError: the store, a label map or the table cannot be used, the classes are not those
-            of the store, nothing is labelled, or a range contradicts a label map. Then the store is
-            as it was.
+        PosconError: the store, a label map or a table cannot be used, the classes are not those
+            of the store, nothing is labelled, a range contradicts a label map, or a name is
+            unknown. Then the store is as it was.
     """
     if is_url(store):
         raise PosconError(
@@ -134,67 +153,105 @@ def label(
             "afterwards"
         )
     folder = None if label_maps is None else Path(label_maps)
+    of_label_maps = {
+        "--labels": labels,
+        "--ignore-label": ignore_label,
+        "--labelled-slices": labelled_slices,
+        "--suggestion": suggestion,
+    }
     if folder is None:
-        _check_ranges_alone(labels, ignore_label, suggestion, ranges)
+        _check_without_label_maps(of_label_maps, ranges, remove)
     elif not folder.is_dir():
         raise PosconError(f"{folder}: no such folder; give the folder of the label maps")
+    if remove is not None and (folder is not None or ranges is not None):
+        raise PosconError(
+            "--remove: takes labels out of the store; to add label maps or ranges, give another "
+            "command"
+        )
     table = None if suggestion is None else read_slice_table(Path(suggestion))
     Store(store)  # before the folder is locked, which makes it
     with alone(Path(store), "label"):
         opened = Store(store)
-        found = [] if folder is None else _label_maps(opened, folder)
+        if remove is not None:
+            return _remove(opened, remove)
+        found = [] if folder is None else find_label_maps(opened, folder)
         if table is not None:
-            counts = {case.id: case.shape[0] for case in opened.cases}
-            check_slice_table(table, counts, where=str(suggestion), what=f"those of {store}")
+            _check_table(opened, table, Path(str(suggestion)))
         _check_on_scans(opened, found)
-        scheme = _scheme(opened, folder, found, labels, ignore_label)
+        scheme = scheme_of_added(opened, folder, found, labels, ignore_label)
+        check_nonempty(scheme.ignore, labelled_slices, where=str(folder))
+        labelled = _labelled_slices(opened, found, labelled_slices)
         known = {} if ranges is None else read_ranges(Path(ranges), scheme.names)
-        records = _add(opened, found, scheme, known, str(ranges))
+        records = _add(opened, found, scheme, labelled, known, str(ranges))
     after = Store(store)
     added, changed = _differences(opened, after, records)
     if table is None:
         return Labelling(after, added, changed)
-    return Labelling(after, added, changed, *_compare(after, table, added))
+    missing, empty, unexpected = _compare(after, table, added)
+    return Labelling(after, added, changed, None, missing, empty, unexpected)
 
 
-def _check_ranges_alone(
-    labels: str | None, ignore_label: int | None, suggestion: object, ranges: object
+def _check_without_label_maps(
+    of_label_maps: Mapping[str, object], ranges: object, remove: object
 ) -> None:
-    """Refuse options that only label maps make use of, and a call that adds nothing."""
-    if ranges is None:
-        raise PosconError("label: nothing to add; give the folder of the label maps, or --ranges")
-    options = {"--labels": labels, "--ignore-label": ignore_label, "--suggestion": suggestion}
-    for option, value in options.items():
+    """Refuse options that only label maps make use of, and a call that does nothing."""
+    if ranges is None and remove is None:
+        raise PosconError(
+            "label: nothing to do; give the folder of the label maps, or --ranges, or --remove"
+        )
+    for option, value in of_label_maps.items():
         if value is not None:
             raise PosconError(f"{option}: no effect without label maps; leave it out")
 
 
-def _label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, Path]]:
-    """The label maps of a folder, each with its case.
+def _check_table(store: Store, table: SlicesOfCases, path: Path) -> None:
+    """Refuse a table that names a case or a slice which the store does not have."""
+    counts = {case.id: case.shape[0] for case in store.cases}
+    check_slice_table(table, counts, where=str(path), what=f"those of {store.path}")
+
+
+def _labelled_slices(
+    store: Store, found: Found, labelled_slices: Path | str | None
+) -> Mapping[str, LabelledSlices] | None:
+    """The labelled slices of each label map, by its case; None: all.
 
     Raises:
-        PosconError: there is none, or one is named like no case.
+        PosconError: the table cannot be used, or names a case that has no label map.
     """
-    files = by_case((scan_stem(path), path) for path in scan_files(folder))
-    if not files:
-        raise PosconError(f"{folder}: no label map in this folder")
-    cases = {case.id: case for case in store.cases}
-    found = []
-    for stem, path in files.items():
-        # 3D Slicer names its segments so
-        name = stem.removesuffix(".seg") if scan_suffix(path) == ".nrrd" else stem
-        case = cases.get(stem) or cases.get(name)
-        if case is None:
-            raise PosconError(
-                f"{path}: {store.path} has no case {name!r}; a label map has the name of its case, "
-                f"and poscon inspect {store.path} lists them"
-            )
-        found.append((case, path))
-    by_case((case.id, path) for case, path in found)
-    return found
+    if labelled_slices is None:
+        return None
+    if labelled_slices == NONEMPTY:
+        return {case.id: NONEMPTY for case, _ in found}
+    path = Path(labelled_slices)
+    table = read_slice_table(path, in_files=True)
+    _check_table(store, table, path)
+    without = sorted(table.keys() - {case.id for case, _ in found})
+    if without:
+        raise PosconError(f"{path}: case {without[0]} has no label map")
+    return {case.id: table.get(case.id, ()) for case, _ in found}
 
 
-def _check_on_scans(store: Store, found: Sequence[tuple[CaseRecord, Path]]) -> None:
+def _remove(store: Store, names: Names) -> Labelling:
+    """Take the labels of cases out of a store.
+
+    Raises:
+        PosconError: a name is neither a case nor a subject, or the arrays of a case are damaged.
+    """
+    named = store.select(read_names(names), where=names_place(names))
+    labelled = [case for case in named if case.labelled]
+    records = {case.id: without_label(store, case) for case in labelled}
+    left = [records.get(case.id, case) for case in store.cases]
+    if records:
+        used = any(case.labelled or case.ranges for case in left)
+        classes = store.manifest.classes if used else ()
+        name_labels(store, records, classes, {}, ranges_from=names_place(names))
+    for case in named:  # also those of a command that was interrupted before this
+        tidy(store, case, records.get(case.id, case))
+    removed = _numbers({case.id: case.labelled_slice_numbers for case in labelled})
+    return Labelling(Store(store.path), removed=removed)
+
+
+def _check_on_scans(store: Store, found: Found) -> None:
     """Check the headers of all label maps. All that cannot be used are named."""
     errors = []
     for case, path in found:
@@ -205,68 +262,11 @@ def _check_on_scans(store: Store, found: Sequence[tuple[CaseRecord, Path]]) -> N
     raise_first(errors)
 
 
-def _scheme(
-    store: Store,
-    folder: Path | None,
-    found: Sequence[tuple[CaseRecord, Path]],
-    labels: str | None,
-    ignore_label: int | None,
-) -> LabelScheme:
-    """What the values of the label maps mean, with the classes in the order of the store.
-
-    Args:
-        store: the store.
-        folder: folder of the label maps; None: there are none.
-        found: the label maps, each with its case.
-        labels: as the user says it.
-        ignore_label: as the user says it.
-
-    Raises:
-        PosconError: the classes are not those of the store, or there is none.
-    """
-    where = str(folder)
-    classes = store.manifest.classes
-    if folder is None:
-        if not classes:
-            raise PosconError(
-                f"{store.path}: has no classes yet, so a range can be that of none; add label maps "
-                "first"
-            )
-        return label_scheme(((c.name, c.values) for c in classes), where=str(store.path))
-    if not classes and not any(case.labelled for case in store.cases):
-        files = [(path, case.stated_spacing) for case, path in found]
-        stated = stated_scheme(path for path, _ in files)
-        scheme = choose_scheme(stated, labels, ignore_label, files, where=where)
-        if not scheme.classes:
-            raise PosconError(
-                f"{folder}: no label map has a structure, and nothing says which there are; draw "
-                "them, or name them with --labels"
-            )
-        return scheme
-    own = label_scheme(((c.name, c.values) for c in classes), where=str(store.path))
-    beside = read_labels_file(folder)
-    given = beside if labels is None else parse_labels(labels)
-    if given is not None and given.classes and set(given.classes) != set(own.classes):
-        ours, theirs = (_described(scheme) for scheme in (own, given))
-        raise PosconError(
-            f"{'--labels' if labels else folder}: the classes are {theirs}, but those of "
-            f"{store.path} are {ours}; give the same, or prepare a new store"
-        )
-    if beside is not None and beside.ignore is not None:
-        own = own.with_ignore(beside.ignore, where=f"{folder}: label 'ignore'")
-    return choose_scheme(own, None, ignore_label, (), where=where)
-
-
-def _described(scheme: LabelScheme) -> str:
-    """``1=RV,2=MYO``, as for ``--labels``; ``none``."""
-    classes = (f"{'+'.join(map(str, c.values))}={c.name}" for c in scheme.classes)
-    return ",".join(classes) or "none"
-
-
 def _add(
     store: Store,
-    found: Sequence[tuple[CaseRecord, Path]],
+    found: Found,
     scheme: LabelScheme,
+    labelled_slices: Mapping[str, LabelledSlices] | None,
     ranges: Ranges,
     ranges_from: str,
 ) -> dict[str, CaseRecord]:
@@ -285,7 +285,9 @@ def _add(
         with progress_bar() as progress:
             task = progress.add_task("labelling", total=len(found), status="")
             for case, path in found:
-                added, known = read_added(case, path, scheme), known_labels(store, case)
+                numbers = None if labelled_slices is None else labelled_slices[case.id]
+                added = read_added(case, path, scheme, numbers)
+                known = known_labels(store, case)
                 merged = np.where(added == IGNORE, known, added)
                 if (merged != known).any():
                     records[case.id] = write_label(store, case, merged, path, len(scheme.classes))
@@ -294,7 +296,7 @@ def _add(
         if not labelled:
             raise PosconError(
                 f"{found[0][1].parent}: not one voxel of its label maps is labelled; look at "
-                "--ignore-label"
+                "--ignore-label and --labelled-slices"
             )
         if records or ranges:
             classes = tuple(ClassRecord(name=c.name, values=c.values) for c in scheme.classes)

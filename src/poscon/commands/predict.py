@@ -18,7 +18,7 @@ from poscon.files import alone, check_outside
 from poscon.leakage import describe, note_seen
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
-from poscon.progress import console, progress_bar
+from poscon.progress import console, progress_bar, say_lines
 from poscon.store.preparation import case_geometry, stated_spacing
 from poscon.store.selection import cases_named
 from poscon.store.store import Names, write_json
@@ -31,11 +31,13 @@ from poscon.volumes.ranges import Range, check_ranges, empty_outside, read_range
 from poscon.volumes.scan import (
     NIFTI,
     first_volume,
+    label_suffix,
     read_header,
     scan_stem,
     scan_suffix,
     write_labels,
 )
+from poscon.volumes.series import Series
 
 READERS = 4
 """Largest number of threads that read scans. There is one for every two cores."""
@@ -54,6 +56,7 @@ def predict(
     channel: int | None = None,
     cases: Names | None = None,
     ranges: Path | str | None = None,
+    on_gap: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -76,6 +79,8 @@ def predict(
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`. A class is removed outside its range; nothing is added
             inside it. A class or a case that the file does not name stays as predicted.
+        on_gap: what to do where slices of a DICOM series are missing, see
+            :func:`poscon.commands.prepare.prepare`.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -93,7 +98,7 @@ def predict(
     source, output = Path(input), Path(output)
     _check_apart(source, output)
     jobs = (
-        _folder_jobs(source, output, layout, channel, cases, model)
+        _folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
         if source.is_dir()
         else _file_job(
             source,
@@ -102,6 +107,7 @@ def predict(
             layout=layout,
             channel=channel,
             cases=cases,
+            on_gap=on_gap,
         )
     )
     if ranges is not None:
@@ -122,6 +128,7 @@ class _Job:
         difference: how the names of its channels differ from those of the training, or None.
         ranges: where its structures begin and end, by class, for those that are known.
         ranges_from: the file and the case that the ranges are of.
+        fingerprint: what tells whether the DICOM series is still the same; None for a file.
     """
 
     case: Case
@@ -129,6 +136,7 @@ class _Job:
     difference: Difference | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     ranges_from: str = ""
+    fingerprint: str | None = None
 
 
 class _Prediction:
@@ -201,6 +209,12 @@ class _Prediction:
                 f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
                 "that poscon predict wrote it; choose another output"
             )
+        for job in existing:  # numbers of DICOM series change when series come or go
+            if record is not None and record.cases[job.case.id].get("series") != job.fingerprint:
+                raise PosconError(
+                    f"{job.target}: is the label map of another series, the DICOM files have "
+                    "changed; choose another output"
+                )
         return {job.target for job in existing}
 
     def _fitted(self, job: _Job) -> Case | PosconError:
@@ -246,7 +260,7 @@ class _Prediction:
             self.seen[name] = roles
         if self.record is not None:  # before the label map, which marks this scan as done
             note_seen(self.record.path.parent, name, roles)
-            self.record.done(name, _facts(prepared, job.ranges))
+            self.record.done(name, _facts(prepared, job))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
@@ -267,7 +281,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, job: _Job) -> dict[str, Any]:
     """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
@@ -277,7 +291,8 @@ def _facts(prepared: PreparedScan, ranges: Mapping[str, Range]) -> dict[str, Any
         "spacing_from": prepared.spacing_from,
         "modalities": prepared.modalities,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
-        "emptied_outside": {name: list(limits or ()) for name, limits in ranges.items()},
+        "emptied_outside": {name: list(limits or ()) for name, limits in job.ranges.items()},
+        **({} if job.fingerprint is None else {"series": job.fingerprint}),
     }
 
 
@@ -319,7 +334,8 @@ def _file_job(
     """The job of one scan. Its target is ``output``, or lies in it if that is a folder."""
     for name, value in folder_options.items():
         if value is not None:
-            raise PosconError(f"--{name}: no effect on a single scan, {source} is no folder")
+            option = name.replace("_", "-")
+            raise PosconError(f"--{option}: no effect on a single scan, {source} is no folder")
     read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
@@ -350,20 +366,20 @@ def _with_ranges(jobs: list[_Job], path: Path, model: Model) -> list[_Job]:
 def _folder_jobs(
     source: Path,
     output: Path,
-    layout: str | None,
-    channel: int | None,
-    cases: Names | None,
     model: Model,
+    cases: Names | None,
+    **how: Any,
 ) -> list[_Job]:
     """The jobs of a folder of scans: one for each case, or for each 4-D series.
 
-    If the channels of the data set have names, the model takes those that it was trained on.
+    If the channels of the data set have names, the model takes those that it was trained on. The
+    further arguments say how to read the folder, see :func:`poscon.volumes.layouts.read_dataset`.
     """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    dataset = read_dataset(source, layout, channel=channel)
-    for line in dataset.passed_over:
-        console.print(f"note: {line}", soft_wrap=True, markup=False)
+    dataset = read_dataset(source, **how)
+    notes = dataset.passed_over if not dataset.origins else (*dataset.notes, *dataset.passed_over)
+    say_lines([*dataset.origins, *(f"note: {line}" for line in notes)])
     order = model.channel_order(dataset.channels)
     difference = model.channel_difference(dataset.channels) if order is None else None
     chosen = list(dataset.cases)
@@ -377,8 +393,10 @@ def _folder_jobs(
         if order is not None and case.channels:
             channels = tuple(case.channels[number] for number in order)
             case = replace(case, image=channels[0].file, channels=channels)
-        target = output / f"{case.id}{scan_suffix(case.image)}"
-        jobs[case.id] = _Job(case, target, difference)
+        target = output / f"{case.id}{label_suffix(case.image)}"
+        image = case.image
+        mark = image.fingerprint(source) if isinstance(image, Series) else None
+        jobs[case.id] = _Job(case, target, difference, fingerprint=mark)
     return list(jobs.values())
 
 

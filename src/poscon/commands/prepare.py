@@ -1,5 +1,6 @@
 """``poscon prepare`` reads scans and writes a store."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -14,12 +15,17 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes
 from poscon.files import alone, holds_nothing
-from poscon.progress import progress_bar, raise_first
+from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
 from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
 from poscon.store.remote import is_url
 from poscon.store.selection import cases_named
-from poscon.store.slices import check_slice_table, read_slice_table
+from poscon.store.slices import (
+    NONEMPTY,
+    check_nonempty,
+    check_slice_table,
+    read_slice_table,
+)
 from poscon.store.store import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -35,15 +41,14 @@ from poscon.version import __version__
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Dataset, LabelScheme
 from poscon.volumes.geometry import slice_geometry
-from poscon.volumes.label_maps import choose_scheme, label_masks
+from poscon.volumes.label_maps import choose_scheme, label_masks, refuse_ignore_label
 from poscon.volumes.layouts import read_dataset
 from poscon.volumes.ranges import Ranges, check_cases, read_ranges
 from poscon.volumes.scan import ScanHeader, read_header
+from poscon.volumes.series import Series, Source
 
 _STATE = "preparing.json"
 _WORTH_PROCESSES = 2**27  # voxels; with fewer, starting processes takes longer than it saves
-NONEMPTY = "nonempty"
-"""Word in place of a table of slices: a slice is labelled if it has foreground."""
 
 
 class PrepareSettings(Settings):
@@ -94,6 +99,8 @@ def prepare(
     ranges: Path | str | None = None,
     channel: int | None = None,
     reverse: Names | None = None,
+    on_gap: str | None = None,
+    case_name: str | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -127,6 +134,10 @@ def prepare(
         channel: number of the channel of a multi-channel data set, from 0; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
+        on_gap: what to do where slices of a DICOM series are missing or lie at uneven distances:
+            ``refuse`` (None means the same), ``interpolate`` them, or ``split`` the series.
+        case_name: DICOM attribute by which cases are named, such as ``PatientID``; None: they are
+            numbered, and nothing that says who was scanned is written.
         processes: number of processes; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``. With ``ray``, every machine must have ``source`` and
             ``store`` at the same path.
@@ -149,7 +160,9 @@ def prepare(
     if engine == "ray":  # its processes have other working folders
         source, store = source.absolute(), store.absolute()
     _check_new(store)
-    dataset = read_dataset(source, layout, channel=channel)
+    dataset = read_dataset(source, layout, channel=channel, on_gap=on_gap, case_name=case_name)
+    if dataset.origins:  # what names files is said, and not written
+        say_lines([*dataset.origins, *(f"note: {line}" for line in dataset.passed_over)])
     chosen = _resolve_settings(
         dataset,
         recipe,
@@ -173,11 +186,7 @@ def prepare(
     scheme = _label_scheme(dataset, labels, ignore_label, chosen.source_spacing)
     known: Ranges = {} if ranges is None else read_ranges(Path(ranges), scheme.names)
     check_cases(known, counts, where=str(ranges), what=f"those of {source}")
-    if scheme.ignore is not None and labelled_slices == NONEMPTY:
-        raise PosconError(
-            f"{source}: --labelled-slices {NONEMPTY}: the label {scheme.ignore} says already what "
-            "is not labelled, and leaves empty slices labelled; leave one of the two out"
-        )
+    check_nonempty(scheme.ignore, labelled_slices, where=str(source))
     backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
     reversed_ids = {case.id for case in backwards}
     job = Job(
@@ -255,7 +264,7 @@ def _conclude(
         preparation=job.preparation,
         channels=dataset.channels,
         classes=tuple(ClassRecord(name=c.name, values=c.values) for c in job.scheme.classes),
-        notes=(*dataset.notes, *dataset.passed_over),
+        notes=(*dataset.notes, *([] if dataset.origins else dataset.passed_over)),
         cases=tuple(records[case.id] for case in dataset.cases),
     )
     manifest = add_ranges(
@@ -321,7 +330,7 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
         "cases": {
             case.id: [
                 [[*_stamp(channel.file, root), channel.index] for channel in case.all_channels],
-                None if case.label is None else _stamp(case.label, root),
+                None if case.label is None else _label_stamp(case, root),
                 case.id in reversed_ids,
                 case.labelled_slices,
             ]
@@ -345,12 +354,23 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     write_json(path, state)
 
 
-def _stamp(path: Path, root: Path) -> list[str | int]:
-    """Values that show whether a file, or every mask of a folder, is still the same."""
+def _stamp(path: Source, root: Path) -> list[str | int]:
+    """Values that show whether a file, or every file of a folder or series, is still the same."""
+    if isinstance(path, Series):
+        return [path.fingerprint(root)]
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
         stamp += [file.name, status.st_size, status.st_mtime_ns]
+    return stamp
+
+
+def _label_stamp(case: Case, root: Path) -> list[str | int]:
+    """That of the label map of a case; a hash for a DICOM series, whose folder may name people."""
+    assert case.label is not None
+    stamp = _stamp(case.label, root)
+    if isinstance(case.image, Series):
+        return [hashlib.sha256(json.dumps(stamp).encode()).hexdigest()]
     return stamp
 
 
@@ -458,12 +478,7 @@ def _label_scheme(
     Raises:
         PosconError: the value of unlabelled voxels means something else, or cannot be found.
     """
-    masks = [case.label for case in dataset.cases if case.label and case.label.is_dir()]
-    if ignore_label is not None and masks:
-        raise PosconError(
-            f"{masks[0]}: --ignore-label has no effect on a folder with one mask per organ; use "
-            "--labelled-slices"
-        )
+    refuse_ignore_label(ignore_label, (c.label for c in dataset.cases if c.label is not None))
     label_maps = ((c.label, spacing or c.spacing) for c in dataset.cases if c.label is not None)
     where = str(dataset.root)
     return choose_scheme(dataset.labels, labels, ignore_label, label_maps, where=where)

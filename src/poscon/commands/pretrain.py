@@ -11,6 +11,7 @@ from poscon.distributed import joined, rank, wait_for_all
 from poscon.files import alone
 from poscon.networks.settings import fit_channels
 from poscon.networks.weights import save_weights
+from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
@@ -203,8 +204,9 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
 
         _save(learner, chosen, store, cases, run)
         rows = numbers(metrics.rows())
-        draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title)
-        conclude(title, rows)
+        in_unit = POSITIONS[chosen.position].in_unit
+        draw_diagnostics(run.path / DIAGNOSTICS, rows, title=title, in_unit=in_unit)
+        conclude(title, rows, in_unit)
 
 
 def _save(

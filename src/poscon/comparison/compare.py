@@ -26,6 +26,7 @@ from poscon.comparison.summary import (
     difference,
     mean_and_std,
     read_rows,
+    result_rows,
     results_csv,
     summarise,
     summary_md,
@@ -353,7 +354,7 @@ def _write(comparison: Comparison) -> None:
     if not rows:
         return
     cells = summarise(plan, schedule, comparison.place, rows)
-    write_text(out / "results.csv", results_csv(rows))
+    write_text(out / "results.csv", results_csv(result_rows(schedule, rows)))
     write_text(out / SUMMARY, summary_md(plan, schedule, cells, comparison.title))
     write_text(out / TABLE, summary_tex(plan, cells))
 

@@ -1,7 +1,7 @@
 """``poscon compare --dry-run``: every run of a plan, and where each of its settings comes from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class PlannedRun:
             for a pre-training.
         strategy: name in the tables of the strategy that chooses the labelled slices; None for a
             pre-training, and where whole subjects are labelled.
+        also: names of further strategies whose rows have this very run.
         draw: number of the draw; None for a pre-training.
         round: number of the round, from 1; None where no model chooses slices in rounds.
         settings: every setting by its key, with dots.
@@ -52,6 +53,7 @@ class PlannedRun:
     fold: int | None
     labelled: int | None
     strategy: str | None
+    also: tuple[str, ...]
     draw: int | None
     round: int | None
     settings: dict[str, Resolved]
@@ -65,7 +67,8 @@ class PlannedRun:
         parts.append("all folds" if self.fold is None else f"fold {self.fold}")
         if self.labelled is not None:
             amount = f"{self.labelled} labelled"
-            amount += "" if self.strategy is None else f" slices by {self.strategy}"
+            if self.strategy is not None:
+                amount += f" slices by {' and '.join((self.strategy, *self.also))}"
             parts += [amount, f"draw {self.draw}"]
         if self.round is not None:
             parts.append(f"round {self.round}")
@@ -107,8 +110,19 @@ def planned_runs(
             for amount in read.amounts:
                 for strategy in read.slice_strategies or [None]:
                     for run in _runs_of(read, origins, fold, draw, amount, strategy):
-                        runs.setdefault(run.name, run)
+                        by = None if strategy is None else read.chooser(strategy, amount).label
+                        key = replace(run, strategy=run.strategy and by, round=None).name
+                        runs[key] = _shared(runs.get(key), run)
     return list(runs.values())
+
+
+def _shared(known: PlannedRun | None, run: PlannedRun) -> PlannedRun:
+    """A run that is wanted, of which another row may have wanted the same before."""
+    if known is None:
+        return run
+    if run.strategy is None or run.strategy in (known.strategy, *known.also):
+        return known
+    return replace(known, also=(*known.also, run.strategy), round=known.round or run.round)
 
 
 def _runs_of(
@@ -132,7 +146,7 @@ def _runs_of(
         told = plan.finetune_settings(entry, init, draw, "auto").model_dump(mode="json")
         settings = origins.of("finetune", told, entry, init)
         yield PlannedRun(
-            "finetune", init.name, entry.name, fold, amount, label, draw, number, settings
+            "finetune", init.name, entry.name, fold, amount, label, (), draw, number, settings
         )
 
 
@@ -141,7 +155,7 @@ def _pretraining(plan: Plan, origins: "_Origins", fold: int, init: Entry) -> Pla
     told = plan.pretrain_settings(init, "auto").model_dump(mode="json")
     settings = origins.of("pretrain", told, init)
     where = None if shared else fold
-    return PlannedRun("pretrain", init.name, None, where, None, None, None, None, settings)
+    return PlannedRun("pretrain", init.name, None, where, None, None, (), None, None, settings)
 
 
 class _Origins:

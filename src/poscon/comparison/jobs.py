@@ -6,7 +6,7 @@ A run is identified by what determines it. So only what is missing or changed is
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,15 +35,12 @@ from poscon.networks.build import build_network
 from poscon.networks.settings import fit_channels
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Store
-from poscon.suggestion import find_strategy
 from poscon.training.finetune_settings import make_learner
 from poscon.training.pretrain_settings import assemble
 from poscon.version import __version__
 from poscon.views import ViewMaker
 
 Command = Literal["pretrain", "finetune"]
-FIRST = "spread"
-"""The strategy of the first round, for one that cannot choose without a model."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class SliceChoice:
     """How the labelled slices of a fine-tuning are chosen.
 
     Attributes:
-        label: name of the strategy in the tables.
-        strategy: name of the strategy.
+        label: name in the tables of the strategy whose row it is.
+        strategy: name of the strategy that chooses.
         init: name of the pre-training whose encoder it chooses by, or None.
         table: name of the file of the chosen slices; readable words, then a hash of all that
             determines the choice. All methods that have the same slices share it.
@@ -66,6 +63,11 @@ class SliceChoice:
     table: str
     model: str | None = None
     before: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The readable words of the table's name, without the hash."""
+        return self.table.rpartition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Job:
         fold: number of the fold; None for a pre-training that all folds share.
         draw: number of the draw; None for a pre-training.
         slices: how the labelled slices are chosen; None: whole subjects are labelled.
+        also: names in the tables of further strategies that have this very run in their rows.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Job:
     fold: int | None = None
     draw: int | None = None
     slices: SliceChoice | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def strategy(self) -> str | None:
@@ -110,6 +114,13 @@ class Job:
     def row(self) -> str:
         """The row of the tables to which a fine-tuning belongs."""
         return row_name(self.pretraining, str(self.finetuning), self.strategy)
+
+    def of_rows(self) -> list["Job"]:
+        """The run as each of its rows has it: with the label of the row's strategy."""
+        if self.slices is None:
+            return [self]
+        slices = [self.slices, *(replace(self.slices, label=label) for label in self.also)]
+        return [replace(self, slices=chosen) for chosen in slices]
 
     @property
     def needs(self) -> set[str]:
@@ -137,7 +148,8 @@ class Schedule:
 
     @property
     def finetunings(self) -> list[Job]:
-        return [job for job in self.jobs if job.command == "finetune"]
+        """The fine-tunings of every row. One that several rows share is there for each of them."""
+        return [own for job in self.jobs if job.command == "finetune" for own in job.of_rows()]
 
     def as_record(self) -> dict[str, Any]:
         """The schedule as JSON can hold it."""
@@ -157,7 +169,9 @@ class Schedule:
         def job_of(told: Mapping[str, Any]) -> Job:
             slices = told.get("slices")  # a comparison of an earlier version has none
             chosen = None if slices is None else SliceChoice(**slices)
-            return Job(**{**told, "cases": tuples(told["cases"]), "slices": chosen})
+            also = tuple(told.get("also", ()))
+            cases = tuples(told["cases"])
+            return Job(**{**told, "cases": cases, "slices": chosen, "also": also})
 
         return cls(
             jobs=tuple(job_of(job) for job in record["jobs"]),
@@ -190,7 +204,7 @@ def make_schedule(plan: Plan, store: Store, folder: Path, source: Store | None =
             for amount in plan.amounts:
                 for strategy in plan.slice_strategies or [None]:
                     for job in builder.cell(fold, amount, strategy, draw):
-                        jobs.setdefault(job.name, job)
+                        jobs[job.name] = _shared(jobs.get(job.name), job)
     protocol, transductive = builder.protocol(folds)
     return Schedule(tuple(jobs.values()), tuple(folds), protocol, transductive)
 
@@ -225,9 +239,8 @@ class _Builder:
             jobs += [] if before is None else [before]
             if strategy is not None:
                 key = (fold.number, draw, row_name(init_entry.name, entry.name, strategy.label))
-                in_rounds = self.plan.in_rounds(strategy)
                 slices = _slice_choice(
-                    _first_round(strategy) if in_rounds and key not in self._latest else strategy,
+                    self.plan.chooser(strategy, amount),
                     strategy.label,
                     encoder,
                     fold,
@@ -238,7 +251,7 @@ class _Builder:
                     self._latest.get(key),
                 )
             job = self._finetuning(init_entry, before, entry, fold, amount, draw, roles, slices)
-            if strategy is not None and in_rounds:
+            if strategy is not None and self.plan.in_rounds(strategy):
                 self._latest[key] = job
             jobs.append(job)
         return jobs
@@ -277,7 +290,11 @@ class _Builder:
             PosconError: the plan is transductive, but pre-training sees no test scan.
         """
         if not self.pretrained:
-            return "Nothing was pre-trained.", False
+            return (
+                "Nothing was pre-trained. No training saw a test scan, under any name (scans were "
+                "compared by their voxels).",
+                False,
+            )
         n_seen = 0
         for fold in folds:
             known = {case.pixels_sha256 for case in self._pretraining_cases(fold)}
@@ -372,9 +389,7 @@ class _Builder:
             settings["transductive"] = bool(seen)
         return _job(
             "finetune",
-            f"fold{fold.number}-draw{draw}-m{amount}"
-            if slices is None
-            else f"fold{fold.number}-draw{draw}-n{amount}-{slices.label}",
+            f"fold{fold.number}-draw{draw}-m{amount}" if slices is None else slices.words,
             settings,
             cases,
             pretraining=init_entry.name,
@@ -387,10 +402,13 @@ class _Builder:
         )
 
 
-def _first_round(strategy: StrategyEntry) -> StrategyEntry:
-    """What chooses in the first round, in which there is no model yet."""
-    needs_model = find_strategy(strategy.name).uncertainty == "needed"
-    return StrategyEntry(name=FIRST) if needs_model else strategy
+def _shared(known: Job | None, job: Job) -> Job:
+    """A run that is wanted, of which another row may have wanted the same before."""
+    if known is None:
+        return job
+    if job.strategy is None or job.strategy in (known.strategy, *known.also):
+        return known
+    return replace(known, also=(*known.also, job.strategy))
 
 
 def _slice_choice(
@@ -407,8 +425,8 @@ def _slice_choice(
     """How slices are chosen, with a name for their file that says all that determines them.
 
     Args:
-        strategy: the strategy.
-        label: its name in the tables.
+        strategy: the strategy that chooses.
+        label: name in the tables of the strategy whose row it is.
         encoder: the pre-training by whose encoder it chooses, or None.
         fold: the fold, for the name.
         amount: number of slices.
@@ -431,7 +449,7 @@ def _slice_choice(
         assert latest.slices is not None
         model, before = latest.name, latest.slices.table
         determined_by["model"] = model
-    table = f"fold{fold.number}-draw{draw}-n{amount}-{label}-{_hash(determined_by)}.csv"
+    table = f"fold{fold.number}-draw{draw}-n{amount}-{strategy.label}-{_hash(determined_by)}.csv"
     return SliceChoice(label, strategy.name, init, table, model, before)
 
 

@@ -32,6 +32,8 @@ RANDOM = "random"
 """The pre-training method that is a random initialisation. Nothing is pre-trained for it."""
 PATIENTS = "patients"
 """The strategy that labels whole subjects, as a comparison of labelled subjects does."""
+FIRST = "spread"
+"""The strategy of the first round, for one that cannot choose without a model."""
 
 Size = PositiveInt | Literal["auto"]
 
@@ -353,6 +355,16 @@ class Plan(Settings):
         if self.rounds is None or strategy.name == PATIENTS:
             return False
         return find_strategy(strategy.name).uncertainty != "unused"
+
+    def chooser(self, strategy: StrategyEntry, amount: int) -> StrategyEntry:
+        """What chooses the slices of a strategy, so many of them.
+
+        It is the strategy itself, but in the first round of one that needs a model ``FIRST``.
+        """
+        if not self.in_rounds(strategy) or amount != self.amounts[0]:
+            return strategy
+        needs_model = find_strategy(strategy.name).uncertainty == "needed"
+        return StrategyEntry(name=FIRST) if needs_model else strategy
 
     @property
     def amounts_key(self) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class Cell:
             measured.
         against: difference to the baseline by metric; None for the baseline itself.
         baseline: whether it is the baseline.
+        same_as_baseline: whether it is another row with the very same runs.
         optimistic: see :class:`OptimisticDice`; None if the plan does not ask.
     """
 
@@ -92,6 +93,7 @@ class Cell:
     measures: Mapping[str, Measure]
     against: Mapping[str, Difference | None]
     baseline: bool = False
+    same_as_baseline: bool = False
     optimistic: OptimisticDice | None = None
 
     @property
@@ -114,28 +116,33 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]:
-    """The rows of every finished fine-tuning by its name. Each row also says what the run was."""
-    found = {}
-    for job in schedule.finetunings:
-        if place.is_done(job):
-            amount = {"labelled": str(job.labelled)}
-            if job.strategy is not None:
-                amount = {"labelled_slices": str(job.labelled), "strategy": job.strategy}
-            about = {
-                "pretraining": job.pretraining,
-                "finetuning": str(job.finetuning),
-                **amount,
-                "fold": str(job.fold),
-                "draw": str(job.draw),
-            }
+    """The rows of every finished fine-tuning by its name, with its fold, its draw and its name."""
+    found: dict[str, list[Row]] = {}
+    for job in schedule.jobs:
+        if job.command == "finetune" and place.is_done(job):
+            of_training = {"fold": str(job.fold), "draw": str(job.draw)}
             own = read_rows(place.run(job.name) / RESULTS)
-            found[job.name] = [{**about, **row, "run": job.name} for row in own]
+            found[job.name] = [{**of_training, **row, "run": job.name} for row in own]
     return found
 
 
-def results_csv(rows: Mapping[str, Sequence[Row]]) -> str:
+def result_rows(schedule: Schedule, rows: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
+    """The rows of results.csv, which say what the run was.
+
+    Those of a run that several strategies share are there for each of them.
+    """
+    for job in schedule.finetunings:
+        amount = {"labelled": str(job.labelled)}
+        if job.strategy is not None:
+            amount = {"labelled_slices": str(job.labelled), "strategy": job.strategy}
+        about = {"pretraining": job.pretraining, "finetuning": str(job.finetuning), **amount}
+        for row in rows.get(job.name, ()):
+            yield {**about, **row}
+
+
+def results_csv(rows: Iterable[Row]) -> str:
     """The text of results.csv, one line per patient, class and run."""
-    every = [row for of_run in rows.values() for row in of_run]
+    every = list(rows)
     text = io.StringIO()
     # runs that an earlier version measured may lack a column
     columns = list(dict.fromkeys(name for row in every for name in row)) or ["run"]
@@ -161,8 +168,9 @@ def summarise(
         if all(job.name in rows for job in of_cell)
         and (measures := measures_of(plan, [row for job in of_cell for row in rows[job.name]]))
     }
+    twins = {labelled: _twins(plan, jobs, labelled) for labelled in plan.amounts}
     against = {
-        (labelled, metric): _against(plan, done, labelled, metric)
+        (labelled, metric): _against(plan, done, twins[labelled], labelled, metric)
         for labelled in plan.amounts
         for metric in plan.metrics
     }
@@ -180,16 +188,36 @@ def summarise(
                     measures,
                     {m: against[labelled, m].get(row) for m in plan.metrics},
                     row == plan.baseline_row,
+                    row != plan.baseline_row and twins[labelled].get(row) == plan.baseline_row,
                     _optimistic(plan, of_cell, place, rows) if measures else None,
                 )
             )
     return cells
 
 
+def _twins(
+    plan: Plan, jobs: Mapping[tuple[int, str], Sequence[Job]], labelled: int
+) -> dict[str, str]:
+    """By row, the first row that has the very same runs. The baseline is the first of all."""
+    rows = [row for row in plan.rows if (labelled, row) in jobs]
+    first: dict[frozenset[str], str] = {}
+    return {
+        row: first.setdefault(frozenset(job.name for job in jobs[labelled, row]), row)
+        for row in sorted(rows, key=lambda row: row != plan.baseline_row)
+    }
+
+
 def _against(
-    plan: Plan, done: Mapping[tuple[int, str], Mapping[str, Measure]], labelled: int, metric: str
+    plan: Plan,
+    done: Mapping[tuple[int, str], Mapping[str, Measure]],
+    twins: Mapping[str, str],
+    labelled: int,
+    metric: str,
 ) -> dict[str, Difference]:
-    """The differences of all complete rows to the baseline, adjusted over the rows."""
+    """The differences of all complete rows to the baseline, adjusted over the rows.
+
+    Rows with the very same runs count as one, and are not compared with each other.
+    """
     measures = {row: found[metric] for (m, row), found in done.items() if m == labelled}
     if plan.baseline_row not in measures:
         return {}
@@ -198,12 +226,14 @@ def _against(
     paired = {
         row: {s: v for s, v in measure.subjects.items() if s in common}
         for row, measure in measures.items()
+        if twins[row] == row
     }
     baseline = measures[plan.baseline_row].trainings
     found = differences(paired.pop(plan.baseline_row), paired)
     return {
-        row: replace(apart, trainings=_by_training(baseline, measures[row].trainings))
-        for row, apart in found.items()
+        row: replace(found[twins[row]], trainings=_by_training(baseline, measures[row].trainings))
+        for row in measures
+        if twins[row] in found
     }
 
 
@@ -300,6 +330,8 @@ def difference(found: Difference, metric: str) -> str:
 def verdict(cell: Cell, metric: str) -> str:
     """The difference to the baseline in words, for a table."""
     found = cell.against[metric]
+    if cell.same_as_baseline:
+        return "the same runs as the baseline"
     if found is None:
         return "baseline" if cell.baseline else "the baseline is not finished"
     text = f"{difference(found, metric)}, p = {found.p:.2g}"
@@ -340,6 +372,8 @@ def spread(measure: Measure, metric: str) -> str:
 
 def draw_range(measure: Measure, metric: str) -> str:
     """The lowest and the highest mean of a draw."""
+    if len(measure.draws) == 1:
+        return "one draw"
     d = DIGITS[metric]
     return f"{min(measure.draws):.{d}f} to {max(measure.draws):.{d}f}"
 
@@ -478,6 +512,14 @@ def _labels(plan: Plan) -> str:
         if in_rounds
         else "."
     )
+    labels = [s.label for s in plan.slice_strategies]
+    for strategy in plan.slice_strategies:
+        by = plan.chooser(strategy, plan.amounts[0])
+        if by != strategy and by.label in labels:
+            text += (
+                f" In the first round {strategy.label} chooses as {by.label} does, so both rows "
+                "show the same runs."
+            )
     if any(strategy.name == PATIENTS for strategy in plan.slice_strategies):
         text += f" The subjects of the strategy {PATIENTS} are {drawn}."
     return text

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from poscon import settings
+from poscon.finetuning.guard import ClassGuard
 from poscon.finetuning.teacher import Teacher
 from poscon.methods import Method
 from poscon.networks.layers import initialise
@@ -20,11 +21,17 @@ class FinetuneMethod(Method):
     """Whether ``batch.unlabelled`` is needed: slices of cases without labels."""
     uses_ranges: ClassVar[bool] = False
     """Whether ``batch.unlabelled.possible`` is used: what slices without labels may show."""
+    uses_positions: ClassVar[bool] = False
+    """Whether ``batch.positions`` is used. If not, the setting ``position`` has no effect."""
+    has_pseudo_labels: ClassVar[bool] = False
+    """Whether slices without labels get labels, so that ``guard`` has to watch over these."""
     smallest_batch: ClassVar[int] = 1
     has_own_ema: ClassVar[bool] = False
     """Whether the result is the method's own teacher, so that ``ema_decay`` has no effect."""
     rising_log: ClassVar[str | None] = None
     """The name of a log that rises as long as the method learns, without any labels; or None."""
+
+    guard: ClassGuard | None
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class FinetuneMethod(Method):
         super().__init__()
         self.network = network
         self.loss = loss
+        self.guard = ClassGuard(network.n_classes) if self.has_pseudo_labels else None
         self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
         coarser = network.decoder.channels_of_map[-2::-1]  # from fine to coarse
         self.coarse = nn.ModuleList(

@@ -9,6 +9,7 @@ from torch import Tensor
 from poscon import settings
 from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
+from poscon.finetuning.guard import ClassGuard
 from poscon.finetuning.supervised import masked_loss
 from poscon.finetuning.teacher import Teacher
 from poscon.networks.parts import SegmentationNetwork
@@ -80,7 +81,9 @@ def largest_components(labels: Tensor) -> Tensor:
     return torch.from_numpy(kept).to(labels)
 
 
-def bidirectional_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, weight: float) -> Tensor:
+def bidirectional_loss(
+    logits: Tensor, labels: Tensor, mask: Tensor, *, weight: float | Tensor
+) -> Tensor:
     """The BCP loss, Eq. 6, 7 and 9 of Bai et al. 2023.
 
     With L(Q, Y, M) the loss :func:`masked_loss` of the pixels where M is 1, and a the weight,
@@ -134,9 +137,11 @@ class BidirectionalCopyPaste(FinetuneMethod):
     citation = "Bai et al., CVPR 2023, arXiv 2305.00673"
     needs = "labelled and unlabelled slices"
     uses_unlabelled = True
+    has_pseudo_labels = True
     smallest_batch = 2
 
     loss: Settings
+    guard: ClassGuard
 
     def __init__(
         self,
@@ -167,20 +172,23 @@ class BidirectionalCopyPaste(FinetuneMethod):
         assert batch.labels is not None
         view = views.draw(len(batch.images), seed)
         images = halves(views.apply(batch.images, view))
-        labels = halves(views.apply_to_labels(batch.labels, view))
+        of_slices = views.apply_to_labels(batch.labels, view)
+        labels = halves(of_slices)
         n = len(images[0])
         mask = draw_masks(n, views.size, self.loss.crop, stream(seed, "masks"))
         mask = mask.to(batch.images.device, non_blocking=True)
+        weight: float | Tensor = 1.0
+        logs = {}
         if progress < self.loss.pretraining:  # one half stands in for the unlabelled slices
-            weight = 1.0
             (first, last), (of_first, of_last) = images, labels
             mixed = copy_paste((last, last), (first, first), mask[:, None])
             targets = copy_paste((of_last, of_last), (of_first, of_first), mask)
         else:
-            weight = self.loss.weight
             assert batch.unlabelled is not None
             unlabelled = views(batch.unlabelled.images, seed, view=1)
             pseudo_labels = self._pseudo_labels(unlabelled)
+            weight = self.loss.weight * self.guard(of_slices, pseudo_labels, progress)
+            logs["lost_classes"] = self.guard.lost.sum()
             mixed = copy_paste(images, halves(unlabelled), mask[:, None])
             targets = copy_paste(labels, halves(pseudo_labels), mask)
         logits = self.logits(mixed)
@@ -195,6 +203,7 @@ class BidirectionalCopyPaste(FinetuneMethod):
             over_resolutions(loss, logits),
             chance=over_resolutions(loss, undecided),
             floor=0.0,
+            logs=logs,
         )
 
     def _pseudo_labels(self, images: Tensor) -> Tensor:

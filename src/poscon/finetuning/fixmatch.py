@@ -16,6 +16,7 @@ from poscon import settings
 from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.consistency import probabilities
+from poscon.finetuning.guard import ClassGuard
 from poscon.finetuning.supervised import masked_loss, supervised_loss
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
@@ -164,8 +165,10 @@ class WeakToStrong(FinetuneMethod):
 
     uses_unlabelled = True
     uses_ranges = True
+    has_pseudo_labels = True
     rising_log = "agreement"
     loss: WeakToStrongSettings
+    guard: ClassGuard
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
         if self.loss.teacher == "ema" and self.ema is None:
@@ -274,6 +277,7 @@ class FixMatch(WeakToStrong):
         weak, view = self.weak_view(batch.unlabelled, views, own)
         strong = self.strong_view(batch.unlabelled, views, view, own, 1)
         targets, confident = self.teach(weak, batch.unlabelled.possible)
+        trust = self.guard(labels, targets, progress)
         boxes = self.boxes(len(weak), views.size, own, 1).to(weak.device, non_blocking=True)
         strong, targets, confident = (
             cut_mix(part, boxes, shift=1) for part in (strong, targets, confident)
@@ -287,11 +291,12 @@ class FixMatch(WeakToStrong):
         consistency = confident_loss(strong_logits, targets, confident)
         weight = self.loss.weight * ramp(progress, *self.loss.ramp_up)
         return Step(
-            supervised + weight * consistency,
+            supervised + weight * (trust * consistency),
             logs={
                 "supervised": supervised.detach(),
                 "consistency": consistency.detach(),
                 "confident": confident.float().mean(),
                 "agreement": agreement(strong_logits[0], targets, confident),
+                "lost_classes": self.guard.lost.sum(),
             },
         )

@@ -6,15 +6,14 @@ of each step, and are contrasted by position (Zeng et al., MICCAI 2021, arXiv 21
 """
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import PositiveFloat
 
-from poscon import settings
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.parts import SegmentationNetwork
 from poscon.pretext.contrast import two_views
-from poscon.pretext.pcl import positional_contrastive_loss
+from poscon.pretext.pcl import PositionalSettings, positional_contrastive_loss
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -26,23 +25,21 @@ class SupervisedWithContrast(FinetuneMethod):
     A labelled slice has one view, which is segmented. An unlabelled slice has two views.
     """
 
-    class Settings(settings.Settings):
-        """Settings of the loss.
+    class Settings(PositionalSettings):
+        """Settings of the loss, besides those of the contrast by position.
 
         Attributes:
             weight: weight of the contrast. The supervised loss has the weight 1.
-            threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
-            temperature: temperature of the softmax.
         """
 
         weight: PositiveFloat = 1.0
-        threshold: float = Field(0.1, gt=0, lt=1)
-        temperature: PositiveFloat = 0.1
 
     summary = "the supervised loss, and PCL over labelled and unlabelled slices beside it"
     citation = "poscon's own, of Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "labelled and unlabelled slices, and their positions"
+    distances = ("threshold", "grey")
     uses_unlabelled = True
+    uses_positions = True
 
     loss: Settings
 
@@ -73,6 +70,8 @@ class SupervisedWithContrast(FinetuneMethod):
             torch.cat([batch.positions, batch.unlabelled.positions.repeat(2)]),
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
+            kernel=self.loss.kernel,
+            grey=self.loss.grey,
         )
         return Step(
             supervised + self.loss.weight * contrast,

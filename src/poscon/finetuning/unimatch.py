@@ -105,6 +105,7 @@ class UniMatch(WeakToStrong):
         own = stream(seed, "unlabelled")
         weak, view = self.weak_view(batch.unlabelled, views, own)
         targets, confident = self.teach(weak, batch.unlabelled.possible)
+        trust = self.guard(labels, targets, progress)
         parts = [images]
         answers = []
         for number in (1, 2):
@@ -140,12 +141,13 @@ class UniMatch(WeakToStrong):
         assert isinstance(consistency, Tensor)
         weight = self.loss.weight * ramp(progress, *self.loss.ramp_up)
         return Step(
-            supervised + weight * consistency,
+            supervised + weight * (trust * consistency),
             logs={
                 "supervised": supervised.detach(),
                 "consistency": consistency.detach(),
                 "confident": confident.float().mean(),
                 "agreement": agreement(logits[0][1], *answers[0]),
+                "lost_classes": self.guard.lost.sum(),
             },
         )
 

@@ -14,13 +14,16 @@ from poscon.files import complete
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 
-def draw_diagnostics(path: Path, rows: Sequence[dict[str, float]], *, title: str) -> None:
+def draw_diagnostics(
+    path: Path, rows: Sequence[dict[str, float]], *, title: str, in_unit: str = ""
+) -> None:
     """Draw the rows of a pre-training's metrics.csv.
 
     Args:
         path: PNG to write, complete or not at all.
         rows: the rows as numbers. Values may be missing.
         title: title of the picture.
+        in_unit: see :attr:`poscon.positions.PositionKind.in_unit`.
     """
     figure = Figure(figsize=(10, 6.4))
     # fixed margins: a layout engine takes as long as all the rest of the picture
@@ -44,10 +47,10 @@ def draw_diagnostics(path: Path, rows: Sequence[dict[str, float]], *, title: str
     align.set_title("alignment: squared distance of two views of a slice")
     spread.set_title("uniformity: 0 = all slices at one point, lower = spread out")
     rank.set_title("effective rank of the features: 1 = one direction only")
-    retrieval.set_title("position retrieval error: 0 = same level of the volume")
+    retrieval.set_title(f"position retrieval error{in_unit}: 0 = same level of the volume")
     last = max(1.0, *(row["step"] for row in rows))
     for axes in (loss, align, spread, rank, retrieval):
-        axes.title.set_fontsize(10)
+        axes.set_title(axes.get_title(), fontsize=10, y=1)  # without y it looks for its place, long
         axes.margins(y=0.1)
         if axes in (align, rank, retrieval):
             axes.set_ylim(bottom=0)

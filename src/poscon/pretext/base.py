@@ -23,6 +23,8 @@ class PretextMethod(Method):
     grad_cache_chunk: int | None = None
     """How many views go through the network at once (:func:`poscon.networks.embedding.embed`).
     None: all views."""
+    position_limits: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest position of the slices of the training."""
 
     def __init__(
         self, encoder: Encoder, head: HeadSettings, loss: settings.Settings, n_slices: int

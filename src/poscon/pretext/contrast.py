@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from poscon.distributed import gather, n_processes, rank, total
-from poscon.pretext.blockwise import Related, anchor_losses
+from poscon.pretext.blockwise import Related, anchor_losses, least_loss, or_one
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -24,49 +24,67 @@ def unit(embeddings: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    embeddings: Tensor, positives: Tensor, *, temperature: float, negatives: Tensor | None = None
+    embeddings: Tensor,
+    positives: Tensor,
+    *,
+    temperature: float,
+    negatives: Tensor | None = None,
+    left_out: Tensor | None = None,
 ) -> Tensor:
     """Contrast each row with the others. Its positives should be nearest to it.
 
-    With z the embeddings at unit length and T the temperature, anchor i with positives P(i) has
+    With z the embeddings at unit length, T the temperature and w_ij the weight of the positive j,
+    anchor i with positives P(i) has
 
-        L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / D_ij )
+        L_i = -1/W_i * sum_{j in P(i)} w_ij log( exp(z_i.z_j / T) / D_ij ),    W_i = sum_j w_ij
 
-    where D_ij sums exp(z_i.z_k / T) over all k != i, or, if ``negatives`` are given, over j and
-    the negatives of i. The loss is the mean of L_i over the anchors that have a positive. If no
-    anchor has one, the loss is 0 and its gradient is 0.
+    where D_ij sums exp(z_i.z_k / T) over all k != i that are not left out, or, if ``negatives``
+    are given, over j and the negatives of i. If all positives have the same weight, L_i is the mean
+    over them. The loss is the mean of L_i over the anchors that have a positive. If no anchor has
+    one, the loss is 0 and its gradient is 0.
 
     Args:
         embeddings: (B, D), of any length other than zero.
-        positives: (B, B) bool; row i marks the positives of anchor i. The diagonal is ignored.
+        positives: (B, B) bool; row i marks the positives of anchor i. Or float: their weights, 0
+            or more, and 0 is no positive. The diagonal is ignored.
         temperature: greater than zero.
         negatives: (B, B) bool; row i marks the negatives of anchor i. None: all other rows.
+        left_out: (B, B) bool; row i marks the rows, none of them a positive of anchor i, that are
+            not in its denominator. It is not used together with ``negatives``. None: no rows.
 
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
     z = unit(embeddings)
     itself = _diagonal(positives)
-    positives = positives & ~itself
+    positives = positives.masked_fill(itself, 0)
     with torch.autocast(z.device.type, enabled=False):  # otherwise it multiplies in bfloat16
         logits = z @ z.T / temperature
-    n_positives = positives.sum(dim=1)
+    weight = positives.sum(dim=1)
     # a finite filling keeps the gradient finite where nothing is left to sum
     nothing = torch.finfo(logits.dtype).min
     if negatives is None:
-        log_partition = logits.masked_fill(itself, nothing).logsumexp(dim=1)
+        out = itself if left_out is None else itself | left_out
+        log_partition = logits.masked_fill(out, nothing).logsumexp(dim=1)
         # mean over P(i) of (log partition - logit), with a mask instead of ragged rows
-        mean_logit = (logits * positives).sum(dim=1) / n_positives.clamp(min=1)
+        mean_logit = (logits * positives).sum(dim=1) / or_one(weight)
         per_anchor = log_partition - mean_logit
     else:
         rest = logits.masked_fill(itself | ~negatives, nothing).logsumexp(dim=1, keepdim=True)
         terms = torch.logaddexp(logits, rest) - logits
-        per_anchor = (terms * positives).sum(dim=1) / n_positives.clamp(min=1)
-    per_anchor = torch.where(n_positives > 0, per_anchor, logits.new_zeros(()))
-    return per_anchor.sum() / (n_positives > 0).sum().clamp(min=1)
+        per_anchor = (terms * positives).sum(dim=1) / or_one(weight)
+    per_anchor = torch.where(weight > 0, per_anchor, logits.new_zeros(()))
+    return per_anchor.sum() / (weight > 0).sum().clamp(min=1)
 
 
-def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature: float) -> Step:
+def contrast(
+    embeddings: Tensor,
+    keys: Tensor,
+    related: Related,
+    *,
+    temperature: float,
+    left_out: Related | None = None,
+) -> Step:
     """Contrast the views of all processes. A rule says which of them are positives.
 
     The loss is that of :func:`contrastive_loss` without ``negatives``. Its memory grows with the
@@ -76,10 +94,12 @@ def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature:
 
     Args:
         embeddings: (B, D), of any length other than zero.
-        keys: (B,), the input of the rule, with the same meaning in all processes.
-        related: from keys (A,) of anchors and (B,) of views to (A, B) bool: which views are
-            positives of which anchor. A view is never its own positive.
+        keys: (B,), the input of the rules, with the same meaning in all processes.
+        related: from keys (A,) of anchors and (B,) of views to (A, B): which views are positives
+            of which anchor in bool, or their weights as float. A view is never its own positive.
         temperature: greater than zero.
+        left_out: the rule for views that are not in the denominator of an anchor, from the same
+            keys to (A, B) bool; no positive is one. None: there are no such views.
 
     Returns:
         The step. It logs the mean similarity of the embeddings.
@@ -87,34 +107,42 @@ def contrast(embeddings: Tensor, keys: Tensor, related: Related, *, temperature:
     z = gather(unit(embeddings))
     if n_processes() == 1 and len(z) <= DENSE:
         positives = related(keys, keys)
-        loss = contrastive_loss(embeddings, positives, temperature=temperature)
-        floor = floor_level(positives)
+        out = None if left_out is None else left_out(keys, keys)
+        loss = contrastive_loss(embeddings, positives, temperature=temperature, left_out=out)
+        chance, floor = chance_level(positives, left_out=out), floor_level(positives)
     else:
         first = rank() * len(embeddings)
-        losses, n_positives = anchor_losses(
+        terms = anchor_losses(
             z,
             gather(keys),
             related,
             temperature=temperature,
+            left_out=left_out,
             anchors=range(first, first + len(embeddings)),
         )
-        n_anchors = total((n_positives > 0).sum()).clamp(min=1)
-        loss = total(losses.sum()) / n_anchors
-        floor = total(_logarithms(n_positives).sum()) / n_anchors
+        has = terms.weight > 0
+        n_anchors = total(has.sum()).clamp(min=1)
+        loss = total(terms.losses.sum()) / n_anchors
+        chance = total((terms.chance * has).sum()) / n_anchors
+        floor = total(terms.floor.sum()) / n_anchors
     return Step(
         loss,
-        chance=math.log(max(1, len(z) - 1)),
+        # if nothing is left out, it is the same for all anchors, also for those without a positive
+        chance=math.log(max(1, len(z) - 1)) if left_out is None else chance,
         floor=floor,
         logs={"similarity": mean_similarity(z)},
     )
 
 
-def chance_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
+def chance_level(
+    positives: Tensor, negatives: Tensor | None = None, left_out: Tensor | None = None
+) -> Tensor:
     """The value of :func:`contrastive_loss` when all embeddings are equal; the same masks."""
     itself = _diagonal(positives)
-    has = (positives & ~itself).any(dim=1)
+    has = positives.masked_fill(itself, 0).any(dim=1)
     if negatives is None:
-        per_anchor = (~itself).sum(dim=1).clamp(min=1).double().log()
+        under = ~itself if left_out is None else ~(itself | left_out)
+        per_anchor = under.sum(dim=1).clamp(min=1).double().log()
     else:
         per_anchor = (negatives & ~itself).sum(dim=1).double().log1p()
     return (per_anchor * has).sum() / has.sum().clamp(min=1)
@@ -124,17 +152,14 @@ def floor_level(positives: Tensor, negatives: Tensor | None = None) -> Tensor:
     """About the value when positives are equal and far from all others; the same masks.
 
     If the denominator has all views, the softmax is even over the positives and L_i = log |P(i)|.
-    If it has negatives only, nothing competes with a positive and the value is 0.
+    With weights it is in proportion to them (:func:`poscon.pretext.blockwise.least_loss`). If the
+    denominator has negatives only, nothing competes with a positive and the value is 0.
     """
     if negatives is not None:
         return torch.zeros((), dtype=torch.float64, device=positives.device)
-    n_positives = (positives & ~_diagonal(positives)).sum(dim=1)
-    return _logarithms(n_positives).sum() / (n_positives > 0).sum().clamp(min=1)
-
-
-def _logarithms(n_positives: Tensor) -> Tensor:
-    """Logarithms of numbers of positives. Where there is none, the result is 0."""
-    return n_positives.clamp(min=1).double().log()
+    positives = positives.masked_fill(_diagonal(positives), 0)
+    has = positives.any(dim=1)
+    return least_loss(positives).sum() / has.sum().clamp(min=1)
 
 
 def _diagonal(mask: Tensor) -> Tensor:

@@ -33,21 +33,28 @@ _QUARTERS = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(1, 1), (1, 3), (3
 """The places of the regions of a map, in quarters of the way from the first to the last place."""
 
 
-def partitions_of(positions: Tensor, count: int) -> Tensor:
-    """The partition of each slice, where every volume is cut into ``count`` equal parts.
+def partitions_of(
+    positions: Tensor, count: int, limits: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """The partition of each slice, where all positions are cut into ``count`` equal parts.
 
-    Partition s = 0 .. count - 1 holds the positions above s / count, up to and including
-    (s + 1) / count. With n partitions, slice i of n, at (i + 1) / n, is in partition i.
+    With positions in (0, 1], partition s = 0 .. count - 1 holds those above s / count, up to and
+    including (s + 1) / count. With n partitions, slice i of n, at (i + 1) / n, is in partition i.
+    With other limits, the parts lie between these.
 
     Args:
-        positions: (N,), in (0, 1].
+        positions: (N,).
         count: number of partitions.
+        limits: the lowest and the highest position that there is. Positions at the lowest are in
+            partition 0.
 
     Returns:
         (N,) int64.
     """
     below = 1 - 1e-6  # a position on a border belongs to the part below, even if it was rounded up
-    return (positions * (count * below)).long()
+    low, high = limits
+    share = (positions - low) / (high - low or 1)  # 0 if all positions are the same
+    return (share * (count * below)).long()
 
 
 def global_pairs(partitions: Tensor, variant: GlobalVariant) -> tuple[Tensor, Tensor]:
@@ -198,7 +205,7 @@ class GlobalLocalContrast(PretextMethod):
         Attributes:
             temperature: temperature of the softmax, in both stages.
             global_variant: the encoder's loss by its name in the paper: ``GR``, ``GD-`` or ``GD``.
-            partitions: number of equal parts that each volume is cut into.
+            partitions: number of equal parts that the positions are cut into.
             denominator: ``negatives`` (with the positive) or ``all`` other views.
             local: share of the steps, the last ones, that train the decoder. 0: encoder only.
             local_variant: the decoder's loss: ``LR`` or ``LD``.
@@ -282,7 +289,7 @@ class GlobalLocalContrast(PretextMethod):
     def _global_step(self, batch: SliceBatch, views: ViewMaker, seed: int) -> Step:
         embeddings = self.head(self.encoder(two_views(batch, views, seed))[-1])
         how = self.loss
-        partitions = partitions_of(batch.positions, how.partitions)
+        partitions = partitions_of(batch.positions, how.partitions, self.position_limits)
         loss = global_contrastive_loss(
             embeddings,
             partitions,
@@ -310,9 +317,8 @@ class GlobalLocalContrast(PretextMethod):
         first, second = [one], [other]
         if self.loss.local_variant == "LD":
             assert batch.volumes is not None
-            partners = partners_of(
-                partitions_of(batch.positions, self.loss.partitions), batch.volumes
-            )
+            parts = partitions_of(batch.positions, self.loss.partitions, self.position_limits)
+            partners = partners_of(parts, batch.volumes)
             has = partners != torch.arange(n, device=partners.device)
             first += [one[has], other[has]]
             second += [one[partners[has]], other[partners[has]]]

@@ -1,8 +1,9 @@
 """PCL: positional contrastive learning (Zeng et al., MICCAI 2021, arXiv 2106.09157)."""
 
 from functools import partial
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from poscon import settings
@@ -16,6 +17,11 @@ from poscon.views import ViewMaker
 
 ROUNDING = 1e-5
 """A distance must be below the threshold by this share of it. Rounding of positions is smaller."""
+
+Kernel = Literal["box", "triangular", "gaussian"]
+REACH: dict[Kernel, float] = {"box": 1.0, "triangular": 1.0, "gaussian": 3.0}
+"""The distance in thresholds from which on the weight is 0. There a Gaussian has fallen to 0.011.
+It is cut, so that an anchor far from all others has no positive, and a grey zone can begin."""
 
 
 def near(anchors: Tensor, positions: Tensor, threshold: float) -> Tensor:
@@ -36,20 +42,106 @@ def near(anchors: Tensor, positions: Tensor, threshold: float) -> Tensor:
     return (anchors[:, None] - positions).abs() < threshold * (1 - ROUNDING)
 
 
-def positional_contrastive_loss(
-    embeddings: Tensor, positions: Tensor, *, threshold: float, temperature: float
+def kernel_weights(
+    anchors: Tensor, positions: Tensor, *, kernel: Kernel, threshold: float
 ) -> Tensor:
-    """The PCL loss, Eq. 1 and 2 of Zeng et al. 2021.
+    """How much each position counts as a positive of each anchor.
 
-    With z the embeddings at unit length, p the positions, t the threshold and T the temperature,
-    anchor i has the positives P(i) = {j != i : |p_i - p_j| < t} (strictly less) and
+    With d the distance and t the threshold, which is the width of the kernel:
 
-        L_i = -1/|P(i)| * sum_{j in P(i)} log( exp(z_i.z_j / T) / sum_{k != i} exp(z_i.z_k / T) )
+    ==============  ======================  ===================
+    kernel          weight                  for
+    ==============  ======================  ===================
+    ``box``         1                       d < t, see `near`
+    ``triangular``  1 - d / t               d < t
+    ``gaussian``    exp(-d^2 / (2 t^2))     d < 3 t
+    ==============  ======================  ===================
+
+    Everywhere else the weight is 0.
+
+    Args:
+        anchors: (A,) positions.
+        positions: (B,).
+        kernel: its form.
+        threshold: in units of the positions.
+
+    Returns:
+        (A, B): bool for ``box``, else in the dtype of the positions.
+    """
+    within = near(anchors, positions, REACH[kernel] * threshold)
+    if kernel == "box":
+        return within
+    widths = (anchors[:, None] - positions).abs() / threshold
+    weights = 1 - widths if kernel == "triangular" else (-widths.square() / 2).exp()
+    return weights.masked_fill(~within, 0)
+
+
+def in_grey_zone(
+    anchors: Tensor, positions: Tensor, *, kernel: Kernel, threshold: float, grey: float
+) -> Tensor:
+    """Which positions are too far from an anchor for a positive, and too near for a negative.
+
+    Args:
+        anchors: (A,) positions.
+        positions: (B,).
+        kernel: form of the kernel, whose weights are 0 in the grey zone.
+        threshold: width of the kernel.
+        grey: distance at which the grey zone ends, in units of the positions.
+
+    Returns:
+        (A, B) bool.
+    """
+    positives = near(anchors, positions, REACH[kernel] * threshold)
+    return near(anchors, positions, grey) & ~positives
+
+
+def positional_contrast(
+    embeddings: Tensor,
+    positions: Tensor,
+    *,
+    threshold: float,
+    temperature: float,
+    kernel: Kernel = "box",
+    grey: float | None = None,
+) -> Step:
+    """:func:`positional_contrastive_loss` with its chance level, floor and logs; same arguments."""
+    left_out = None
+    if grey is not None:
+        left_out = partial(in_grey_zone, kernel=kernel, threshold=threshold, grey=grey)
+    return contrast(
+        embeddings,
+        positions,
+        partial(kernel_weights, kernel=kernel, threshold=threshold),
+        temperature=temperature,
+        left_out=left_out,
+    )
+
+
+def positional_contrastive_loss(
+    embeddings: Tensor,
+    positions: Tensor,
+    *,
+    threshold: float,
+    temperature: float,
+    kernel: Kernel = "box",
+    grey: float | None = None,
+) -> Tensor:
+    """The PCL loss, Eq. 1 and 2 of Zeng et al. 2021, with weights.
+
+    With z the embeddings at unit length, p the positions, t the threshold, T the temperature and
+    w_ij the kernel of |p_i - p_j| (:func:`kernel_weights`), anchor i has the positives
+    P(i) = {j != i : w_ij > 0}, the grey zone G(i) (:func:`in_grey_zone`), and
+
+        L_i = -1/W_i * sum_{j in P(i)} w_ij log( exp(z_i.z_j / T) / D_i ),    W_i = sum_j w_ij
+
+    where D_i sums exp(z_i.z_k / T) over all k != i that are not in G(i). The paper has the kernel
+    ``box`` and no grey zone: P(i) = {j != i : |p_i - p_j| < t} (strictly less), w_ij = 1 and
+    W_i = |P(i)|.
 
     The loss is the mean of L_i over the anchors that have a positive. If no anchor has one, the
     loss is 0 and its gradient is 0. With a threshold of 0 or less there are no positives, not even
-    another view at the same position. With a threshold above the range of the positions, every
-    other view is a positive.
+    another view at the same position. With the kernel ``box`` and a threshold above the range of
+    the positions, every other view is a positive.
 
     Args:
         embeddings: (B, D), of any length other than zero. Each view of a slice has its own row. In
@@ -57,32 +149,61 @@ def positional_contrastive_loss(
         positions: (B,).
         threshold: in units of the positions.
         temperature: greater than zero.
+        kernel: how much a positive counts at its distance.
+        grey: distance at which the grey zone ends, in units of the positions. None: there is none.
 
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
-    rule = partial(near, threshold=threshold)
-    return contrast(embeddings, positions, rule, temperature=temperature).loss
+    return positional_contrast(
+        embeddings,
+        positions,
+        threshold=threshold,
+        temperature=temperature,
+        kernel=kernel,
+        grey=grey,
+    ).loss
+
+
+class PositionalSettings(settings.Settings):
+    """The settings of a contrast by position.
+
+    Attributes:
+        threshold: slices closer than this are positives; with another kernel than ``box``, its
+            width. It is in the unit of the positions: relative ones run from 0 to 1, and physical
+            ones are in mm.
+        kernel: how much a positive counts at its distance, see :func:`kernel_weights`.
+        grey: slices that are too far for a positive and closer than this are no negatives either.
+            None: all others are negatives.
+        temperature: temperature of the softmax.
+    """
+
+    threshold: PositiveFloat = 0.1
+    kernel: Kernel = "box"
+    grey: PositiveFloat | None = None
+    temperature: PositiveFloat = 0.1
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        reach = REACH[self.kernel] * self.threshold
+        if self.grey is not None and self.grey <= reach:
+            raise ValueError(
+                f"grey = {self.grey:g} has no effect, as kernel {self.kernel} with threshold = "
+                f"{self.threshold:g} has positives up to {reach:g}; set more, or leave it out"
+            )
+        return self
 
 
 class PositionalContrast(PretextMethod):
     """Two views of every slice. Positives are all views at nearly the same position."""
 
-    class Settings(settings.Settings):
-        """Settings of the loss.
-
-        Attributes:
-            threshold: slices closer than this are positives. Positions run from 0 to 1, so at 1
-                all slices would be positives.
-            temperature: temperature of the softmax.
-        """
-
-        threshold: float = Field(0.1, gt=0, lt=1)
-        temperature: PositiveFloat = 0.1
+    class Settings(PositionalSettings):
+        """Settings of the loss: those of a contrast by position."""
 
     summary = "contrast slices by position: near in any two patients = positive"
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
+    distances = ("threshold", "grey")
     in_processes = True
     uses_grad_cache = True
 
@@ -94,7 +215,11 @@ class PositionalContrast(PretextMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         images = two_views(batch, views, seed)
         embeddings = embed(self.encoder, self.head, images, self.grad_cache_chunk)
-        rule = partial(near, threshold=self.loss.threshold)
-        return contrast(
-            embeddings, batch.positions.repeat(2), rule, temperature=self.loss.temperature
+        return positional_contrast(
+            embeddings,
+            batch.positions.repeat(2),
+            threshold=self.loss.threshold,
+            temperature=self.loss.temperature,
+            kernel=self.loss.kernel,
+            grey=self.loss.grey,
         )

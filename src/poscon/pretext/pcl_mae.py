@@ -5,20 +5,16 @@ This project combines Zeng et al. (MICCAI 2021, arXiv 2106.09157) and He et al. 
 which slices of two patients show the same anatomy.
 """
 
-from functools import partial
-
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from poscon import settings
 from poscon.networks.build import build_decoder
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
-from poscon.pretext.contrast import contrast
 from poscon.pretext.mae import count_hidden, masked_error, masked_views, spread, to_pixels
-from poscon.pretext.pcl import near
+from poscon.pretext.pcl import PositionalSettings, positional_contrast
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -30,19 +26,15 @@ class ContrastAndRestore(PretextMethod):
     several input channels see :func:`poscon.pretext.mae.masked_views`.
     """
 
-    class Settings(settings.Settings):
-        """Settings of the loss.
+    class Settings(PositionalSettings):
+        """Settings of the loss, besides those of the contrast by position.
 
         Attributes:
-            threshold: slices closer than this are positives, see :mod:`poscon.pretext.pcl`.
-            temperature: temperature of the softmax.
             patch: extent of a patch in pixels of the view.
             ratio: share of the patches that are hidden.
             weight: weight of the reconstruction. The contrast has the weight 1.
         """
 
-        threshold: float = Field(0.1, gt=0, lt=1)
-        temperature: PositiveFloat = 0.1
         patch: PositiveInt = 8
         ratio: float = Field(0.75, gt=0, lt=1)
         weight: PositiveFloat = 1.0
@@ -50,6 +42,7 @@ class ContrastAndRestore(PretextMethod):
     summary = "contrast slices by position and restore hidden patches; trains the decoder too"
     citation = "poscon's own, of Zeng et al. (arXiv 2106.09157) and He et al. (arXiv 2111.06377)"
     needs = "slices and their positions"
+    distances = ("threshold", "grey")
     in_processes = True
     parts = ("encoder", "decoder")
 
@@ -74,12 +67,13 @@ class ContrastAndRestore(PretextMethod):
         )
         whole = views(batch.images, seed, view=1)
         features = self.encoder(torch.cat([visible, whole]))
-        rule = partial(near, threshold=self.loss.threshold)
-        by_position = contrast(
+        by_position = positional_contrast(
             self.head(features[-1]),
             batch.positions.repeat(2),
-            rule,
+            threshold=self.loss.threshold,
             temperature=self.loss.temperature,
+            kernel=self.loss.kernel,
+            grey=self.loss.grey,
         )
         of_visible = [level[: len(visible)] for level in features]
         restored = self.to_pixels(self.decoder(of_visible)[-1])

@@ -30,6 +30,14 @@ from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
 from poscon.training.run import MetricsFile
 
+MINUTES = "minutes of training"
+LEARNING = (
+    ("loss", "training loss", "step"),
+    ("validation_dice", "Dice of the test subjects", "step"),
+    ("validation_dice", "Dice of the test subjects", MINUTES),
+)
+"""Figures of learning curves: a column of metrics.csv, its name, and the label of the x axis."""
+
 
 def comparison_page(comparison: Comparison) -> str:
     """The page of a comparison, as HTML. It shows the runs that are done."""
@@ -86,12 +94,13 @@ def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
             )
         )
         facts += [("", note) for note in store.manifest.notes]
+    in_all = "" if plan.rounds is None else " (the totals of the rounds)"
     facts += [
         (
             "subjects per fold (train + test)",
             ", ".join(f"{len(f.train)} + {len(f.test)}" for f in schedule.folds),
         ),
-        (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts))),
+        (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts)) + in_all),
     ]
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
@@ -139,6 +148,12 @@ def _differences(comparison: Comparison, cells: Sequence[Cell]) -> Section:
         "is the mean of one training (a fold and a draw). A filled point is distinguishable from "
         "0."
     ]
+    same = list(dict.fromkeys(cell.row for cell in cells if cell.same_as_baseline))
+    if same:
+        text.append(
+            f"Where {', '.join(same)} has the same runs as the baseline, there is no difference to "
+            "draw."
+        )
     return Section("Differences", text, pictures)
 
 
@@ -229,37 +244,76 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
 
 
 def _learning(comparison: Comparison) -> list[Section]:
-    """The mean loss of fine-tuning over runs. The mean Dice too, where it was watched."""
-    place, rows, pictures = comparison.place, comparison.plan.rows, []
-    names = [figures.short(row, rows) for row in rows]
-    for labelled in comparison.plan.amounts:
-        found: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(dict)
-        for job in comparison.schedule.finetunings:
-            if job.labelled == labelled and place.is_done(job):
-                for state in numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows()):
-                    for column in ("loss", "validation_dice"):
-                        if column in state:
-                            steps = found[column].setdefault(job.row, {})
-                            steps.setdefault(int(state["step"]), []).append(state[column])
-        for column, of_rows in found.items():
+    """The mean loss of fine-tuning over runs; where it was watched, the mean Dice twice.
+
+    The Dice is drawn against steps and against minutes.
+    """
+    plan, pictures = comparison.plan, []
+    names = [figures.short(row, plan.rows) for row in plan.rows]
+    for labelled in plan.amounts:
+        title = f"{labelled} labelled {plan.unit}"
+        for column, what, xlabel in LEARNING:
             lines = {
-                figures.short(row, rows): (
-                    list(steps),
-                    [float(np.mean(v)) for v in steps.values()],
-                )
-                for row, steps in of_rows.items()
+                name: (minutes if xlabel == MINUTES else steps, values)
+                for name, (steps, minutes, values) in _means(comparison, labelled, column).items()
             }
-            name = "training loss" if column == "loss" else "Dice of the test subjects"
-            title = f"{labelled} labelled {comparison.plan.unit}"
-            figure = figures.curves(lines, title, "step", name, of=names)
-            drawn = svg(figure, f"learning-{column}-{labelled}")
-            pictures.append(Picture(drawn, f"{name}, {title}"))
+            if lines:
+                figure = figures.curves(
+                    lines, title, xlabel, what, of=names, whole=xlabel != MINUTES
+                )
+                drawn = svg(figure, f"learning-{column}-{xlabel}-{labelled}")
+                pictures.append(Picture(drawn, f"{what} by {xlabel}, {title}"))
     if not pictures:
         return []
     text = [
-        "The curves are means over folds and draws. Losses of different methods cannot be compared."
+        "The curves are means over folds and draws. Losses of different methods cannot be "
+        "compared. Minutes are those of the steps alone, on the machines that did them. Trainings "
+        "that share a machine slow each other down."
     ]
+    if any(job.also for job in comparison.schedule.jobs):
+        text.append("Rows with the same runs have the same curve, and only the last one is seen.")
     return [Section("Learning curves of fine-tuning", text, pictures)]
+
+
+def _means(comparison: Comparison, labelled: int, column: str) -> dict[str, np.ndarray]:
+    """A column of metrics.csv, by row of the plan.
+
+    Returns:
+        (3, points) by the row's short name: steps, minutes, and the column. All are means over the
+        runs that are done and have the column.
+    """
+    place, rows = comparison.place, comparison.plan.rows
+    found: dict[str, dict[float, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
+    for job in comparison.schedule.finetunings:
+        if job.labelled == labelled and place.is_done(job):
+            states = numbers(MetricsFile(place.run(job.name) / "metrics.csv").rows())
+            minutes = training_minutes(states, job.settings["batch"])
+            for state, spent in zip(states, minutes, strict=True):
+                if column in state:
+                    point = state["step"], spent, state[column]
+                    found[figures.short(job.row, rows)][state["step"]].append(point)
+    return {
+        name: np.array([np.mean(points, axis=0) for points in of_step.values()]).T
+        for name, of_step in found.items()
+    }
+
+
+def training_minutes(rows: Sequence[Mapping[str, float]], batch: int) -> np.ndarray:
+    """The minutes that the steps of a training took up to each row of metrics.csv.
+
+    They follow from the slices per second of the rows. So a look at validation cases does not
+    count, nor does a pause before the run was resumed.
+
+    Args:
+        rows: the rows of metrics.csv, from the first step on.
+        batch: labelled slices per step.
+
+    Returns:
+        (rows,) float64.
+    """
+    steps = np.diff([row["step"] for row in rows], prepend=0.0)
+    rates = np.array([row["slices_per_second"] for row in rows])
+    return np.cumsum(steps * batch / rates) / 60
 
 
 def _pretraining(comparison: Comparison) -> list[Section]:
@@ -280,10 +334,13 @@ def _pretraining(comparison: Comparison) -> list[Section]:
         n: numbers(MetricsFile(place.run(runs[n].name) / "metrics.csv").rows()) for n in names
     }
     encoders = {n: (place.run(runs[n].name), int(runs[n].settings["size"])) for n in names}
+    positions = {n: runs[n].settings["position"] for n in names}
     whose = "test subjects of the first fold"
     return [
         Section(
-            "Pre-training", ["These are the runs of the first fold."], diagnostics(metrics, inits)
+            "Pre-training",
+            ["These are the runs of the first fold."],
+            diagnostics(metrics, inits, positions),
         ),
         embedding_section(encoders, store, unseen, whose),
     ]

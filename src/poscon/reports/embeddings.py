@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from poscon.models import load_encoder
+from poscon.positions import POSITIONS
 from poscon.pretext.contrast import unit
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
 from poscon.training.probes import frozen, pooled_features
+from poscon.training.run import RunFolder
 
 SUBJECTS = 12
 
@@ -22,13 +24,17 @@ class Embeddings:
     """Features of N slices, ordered by position.
 
     Attributes:
-        positions: (N,), position of each slice, 0 to 1.
+        positions: (N,), position of each slice, of the kind that the pre-training went by.
+        limits: the lowest and the highest position.
+        in_unit: see :attr:`poscon.positions.PositionKind.in_unit`.
         similarity: (N, N), cosine of the centred features: 1 is equal, -1 is opposite.
         plane: (N, 2), the first two principal components of the features at unit length.
         explained: share of the variance of the features in that plane, 0 to 1.
     """
 
     positions: np.ndarray
+    limits: tuple[float, float]
+    in_unit: str
     similarity: np.ndarray
     plane: np.ndarray
     explained: float
@@ -46,7 +52,9 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     encoder = load_encoder(run, "cpu").encoder
     firsts = {case.subject: case for case in reversed(cases)}
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
-    reader = SliceReader(store, chosen, size, encoder.settings.context)
+    settings = RunFolder(run).read_config()["settings"]
+    position = settings.get("position", "relative")  # earlier versions had no other
+    reader = SliceReader(store, chosen, size, encoder.settings.context, position)
     order = np.argsort(reader.positions, kind="stable")
     with frozen(encoder) as device:
         n_batch = batch_slices(size**2, device)
@@ -63,6 +71,8 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     total = float(values.square().sum())
     return Embeddings(
         positions=reader.positions[order],
+        limits=reader.limits,
+        in_unit=POSITIONS[position].in_unit,
         similarity=(alike @ alike.T).numpy(),
         plane=(left * values)[:, :2].numpy(),
         explained=float(values[:2].square().sum()) / total if total else 0.0,

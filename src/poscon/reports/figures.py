@@ -20,6 +20,8 @@ MARKERS = "osD^vPpX"
 LINES = ("-", "--", "-.", ":")
 SIZE = (4.6, 3.4)
 LABELLED_DIAGONAL = 5
+FEW_TICKS = 4
+"""Of an axis whose numbers may have many digits."""
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y of a line."""
@@ -114,6 +116,7 @@ def paired_differences(cells: Sequence[Cell], metric: str, title: str, baseline:
         range(len(shown)), [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)]
     )
     axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(FEW_TICKS))
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} minus that of\n{baseline}")
     return figure
 
@@ -148,6 +151,7 @@ def distributions(cells: Sequence[Cell], metric: str, title: str) -> Figure:
         range(1, len(shown) + 1),
         [short(cell.row, [c.row for c in cells]) for cell in reversed(shown)],
     )
+    axes.xaxis.set_major_locator(MaxNLocator(FEW_TICKS))
     axes.set(title=title, xlabel=f"{METRIC_NAMES[metric]} of a subject")
     return figure
 
@@ -161,8 +165,9 @@ def curves(
     of: Sequence[str] = (),
     level: float | None = None,
     from_zero: bool = False,
+    whole: bool = True,
 ) -> Figure:
-    """Draw lines over steps.
+    """Draw lines over steps or minutes.
 
     Args:
         lines: the lines by name.
@@ -172,6 +177,7 @@ def curves(
         of: all names, so that a name looks the same in every figure. ``lines`` may hold only some.
         level: height of a horizontal line at chance, or None.
         from_zero: whether the y axis begins at 0.
+        whole: whether only whole numbers are marked on the x axis.
     """
     figure, axes = _axes(SIZE)
     for name, (x, y) in lines.items():
@@ -181,7 +187,7 @@ def curves(
         axes.axhline(level, color=INK, lw=0.8, ls=(0, (1, 2)), label="chance")
     if from_zero:
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         _legend(figure, axes)
@@ -199,11 +205,16 @@ def similarity(embeddings: Embeddings, title: str) -> Figure:
     )
     n = len(embeddings.positions)
     at = np.linspace(0, n - 1, LABELLED_DIAGONAL).round().astype(int)
-    labels = [f"{embeddings.positions[i]:.2f}" for i in at]
+    decimals = 0 if embeddings.in_unit else 2
+    labels = [f"{embeddings.positions[i]:.{decimals}f}" for i in at]
     axes.set_xticks(at, labels)
     axes.set_yticks(at, labels)
     axes.grid(False)
-    axes.set(title=title, xlabel="position of one slice", ylabel="position of another slice")
+    axes.set(
+        title=title,
+        xlabel=f"position of one slice{embeddings.in_unit}",
+        ylabel=f"position of another slice{embeddings.in_unit}",
+    )
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
     bar.set_label("similarity")
     bar.outline.set_visible(False)
@@ -214,8 +225,17 @@ def embedding_map(embeddings: Embeddings, title: str) -> Figure:
     """Draw slices in the plane of the first two principal components, coloured by position."""
     figure, axes = _axes((SIZE[0], 4.0))
     x, y = embeddings.plane.T
+    low, high = embeddings.limits
     shown = axes.scatter(
-        x, y, c=embeddings.positions, cmap="cividis", vmin=0, vmax=1, s=16, edgecolors=GRID, lw=0.3
+        x,
+        y,
+        c=embeddings.positions,
+        cmap="cividis",
+        vmin=low,
+        vmax=high,
+        s=16,
+        edgecolors=GRID,
+        lw=0.3,
     )
     axes.spines[:].set_visible(False)
     axes.set(
@@ -225,7 +245,7 @@ def embedding_map(embeddings: Embeddings, title: str) -> Figure:
         yticks=[],
     )
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
-    bar.set_label("position")
+    bar.set_label(f"position{embeddings.in_unit}")
     bar.outline.set_visible(False)
     return figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.predictions import read_prediction
 from poscon.pictures.slices import outlined_pngs
+from poscon.positions import POSITIONS, PositionName
 from poscon.reports import figures
 from poscon.reports.embeddings import embed
 from poscon.reports.page import Picture, Section, Slices, svg
@@ -20,36 +21,56 @@ DIAGNOSTICS = {
 
 
 def diagnostics(
-    metrics: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]
+    metrics: Mapping[str, Sequence[Mapping[str, float]]],
+    names: Sequence[str],
+    positions: Mapping[str, PositionName],
 ) -> list[Picture]:
     """Draw the diagnostics over the steps of pre-trainings.
 
     Args:
         metrics: the rows of metrics.csv by name.
         names: names of all initialisations, see :func:`poscon.reports.figures.curves`.
+        positions: the kind of position that each went by. Their retrieval errors are in different
+            units, so each kind has a figure.
     """
     pictures = []
     for column, title in DIAGNOSTICS.items():
-        lines: dict[str, figures.Curve] = {}
-        for name, rows in metrics.items():
-            points = [(row["step"], row[column]) for row in rows if column in row]
-            if points:
-                steps, values = zip(*points, strict=True)
-                lines[name] = (steps, values)
-        if lines:
-            chance = [row.get("retrieval_chance") for rows in metrics.values() for row in rows]
-            level = chance[0] if column == "retrieval_error" and chance else None
-            figure = figures.curves(
-                lines,
-                title,
-                "step",
-                "",
-                of=names,
-                level=level,
-                from_zero=column != "uniformity",
-            )
-            pictures.append(Picture(svg(figure, f"diagnostics-{column}"), title))
+        if column != "retrieval_error":
+            pictures += _curve(metrics, names, column, title)
+            continue
+        for kind in dict.fromkeys(positions[name] for name in metrics):
+            chosen = {name: rows for name, rows in metrics.items() if positions[name] == kind}
+            of_kind = "" if kind == "relative" else f", {kind} position{POSITIONS[kind].in_unit}"
+            pictures += _curve(chosen, names, column, f"{title}{of_kind}")
     return pictures
+
+
+def _curve(
+    metrics: Mapping[str, Sequence[Mapping[str, float]]],
+    names: Sequence[str],
+    column: str,
+    title: str,
+) -> list[Picture]:
+    """Draw one column of metrics.csv over the steps; nothing if no run has it."""
+    lines: dict[str, figures.Curve] = {}
+    for name, rows in metrics.items():
+        points = [(row["step"], row[column]) for row in rows if column in row]
+        if points:
+            steps, values = zip(*points, strict=True)
+            lines[name] = (steps, values)
+    if not lines:
+        return []
+    chance = [row.get("retrieval_chance") for rows in metrics.values() for row in rows]
+    figure = figures.curves(
+        lines,
+        title,
+        "step",
+        "",
+        of=names,
+        level=chance[0] if column == "retrieval_error" and chance else None,
+        from_zero=column != "uniformity",
+    )
+    return [Picture(svg(figure, f"diagnostics-{title}"), title)]
 
 
 def embedding_section(

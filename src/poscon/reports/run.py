@@ -45,7 +45,9 @@ def run_page(folder: Path) -> str:
             )
         ]
         if rows and command == "pretrain":
-            sections.append(Section("Pre-training", [], diagnostics({name: rows}, [name])))
+            positions = {name: settings.get("position", "relative")}
+            curves = diagnostics({name: rows}, [name], positions)
+            sections.append(Section("Pre-training", [], curves))
         columns = [c for c in ("loss", "validation_dice") if any(c in row for row in rows)]
         pictures = []
         for column in columns:

@@ -1,4 +1,4 @@
-"""Label maps that are added to a prepared store; its images stay as they are.
+"""Label maps that are added to a prepared store, or taken out of it; its images stay as they are.
 
 The manifest names the label map of each case. So the new label maps are written beside the earlier
 ones, and the manifest that names them comes last. Before that the store is as it was, after that
@@ -17,8 +17,10 @@ from poscon.errors import PosconError
 from poscon.files import complete, printable
 from poscon.store.preparation import class_stack, count_labels, refuse_other_grid
 from poscon.store.resample import resample_classes
+from poscon.store.slices import LabelledSlices, only_slices
 from poscon.store.store import (
     CASE_FILE,
+    LABEL_FILE,
     MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
@@ -50,19 +52,24 @@ def check_on_scan(store: Store, case: CaseRecord, path: Path) -> None:
     refuse_other_grid(path, header, image, case.geometry.shape, np.array(case.affine))
 
 
-def read_added(case: CaseRecord, path: Path, scheme: LabelScheme) -> np.ndarray:
+def read_added(
+    case: CaseRecord, path: Path, scheme: LabelScheme, labelled: LabelledSlices | None
+) -> np.ndarray:
     """A label map as the store would keep it, by the same steps as in ``prepare``.
 
     Args:
         case: record of its case.
         path: label map on the grid of the scan.
         scheme: what its values mean; the classes are those that the store has or will have.
+        labelled: the slices that are labelled; None: all.
 
     Returns:
         (slices, rows, columns) uint8, class indices; ``IGNORE`` where a voxel is not labelled.
     """
     geometry = SliceGeometry(**asdict(case.geometry))
     stack = class_stack(path, scheme, geometry, case.stated_spacing)
+    if labelled is not None:
+        stack = only_slices(stack, labelled, backwards=geometry.flips[0])
     _, rows, columns = case.shape
     return resample_classes(stack, (rows, columns), len(scheme.classes) + 1)
 
@@ -90,13 +97,7 @@ def write_label(
     Raises:
         PosconError: the arrays of the case are damaged, or the disk is full.
     """
-    image = store.image(case)
-    known = store.label(case) if case.labelled else None
-    if slices_sha256(image, known) != case.stored_sha256:
-        raise PosconError(
-            f"{store.path}: case {case.id}: its arrays are not those that were prepared (the hash "
-            "differs); prepare the store again"
-        )
+    image = _image_of(store, case)
     class_voxels, labelled_slices = count_labels(label, n_classes)
     stored = slices_sha256(image, label)
     record = replace(
@@ -112,6 +113,24 @@ def write_label(
     return record
 
 
+def without_label(store: Store, case: CaseRecord) -> CaseRecord:
+    """The record of a labelled case of which no voxel is labelled any more, for `name_labels`.
+
+    Its ranges stay.
+
+    Raises:
+        PosconError: the arrays of the case are damaged.
+    """
+    return replace(
+        case,
+        source_label=None,
+        class_voxels=None,
+        labelled_slices=None,
+        stored_sha256=slices_sha256(_image_of(store, case), None),
+        label_file=LABEL_FILE,
+    )
+
+
 def name_labels(
     store: Store,
     records: Mapping[str, CaseRecord],
@@ -120,7 +139,7 @@ def name_labels(
     *,
     ranges_from: str,
 ) -> None:
-    """Write the manifest that names new label maps and has new ranges.
+    """Write the manifest that names new label maps, or fewer, and has new ranges.
 
     Args:
         store: whose manifest it is.
@@ -145,7 +164,7 @@ def name_labels(
     manifest = add_ranges(manifest, ranges, label_of, where=ranges_from)
     names = [c.name for c in classes]
     for case in manifest.cases:  # a new label map has to agree with the ranges that stay, too
-        if case.id in records and case.id not in ranges:
+        if case.labelled and case.id in records and case.id not in ranges:
             where = f"{store.path}, range of case {case.id}"
             check_label(case, label_of(case), names, where=where)
     write_json(Path(store.path) / MANIFEST, manifest.model_dump(mode="json"))
@@ -160,11 +179,28 @@ def tidy(store: Store, case: CaseRecord, record: CaseRecord) -> None:
         record: its record now.
     """
     folder = _folder(store, case)
+    named = {one.label_file for one in (case, record) if one.labelled}
     for file in (*folder.glob("label*.npy"), *folder.glob(".writing-label*")):
-        if file.name not in (case.label_file, record.label_file):
+        if file.name not in named:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     alone = replace(record, ranges={})  # these are in the manifest only
     write_json(folder / "case.json", CASE_FILE.dump_python(alone, mode="json"))
+
+
+def _image_of(store: Store, case: CaseRecord) -> np.ndarray:
+    """The image of a case, after its arrays were compared with their hash.
+
+    Raises:
+        PosconError: they differ.
+    """
+    image = store.image(case)
+    known = store.label(case) if case.labelled else None
+    if slices_sha256(image, known) != case.stored_sha256:
+        raise PosconError(
+            f"{store.path}: case {case.id}: its arrays are not those that were prepared (the hash "
+            "differs); prepare the store again"
+        )
+    return image
 
 
 def _folder(store: Store, case: CaseRecord) -> Path:

@@ -11,6 +11,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, printable
 from poscon.store.intensity import check_voxels, guess_modality, normalise
 from poscon.store.resample import resample_classes, resample_images, resampled_size
+from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import (
     CASE_FILE,
     LABEL_FILE,
@@ -26,7 +27,8 @@ from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_label_header, read_labels
-from poscon.volumes.scan import ScanHeader, read_scan
+from poscon.volumes.scan import ScanHeader, read_scan, scan_suffix
+from poscon.volumes.series import Series, Source
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def case_geometry(
 
 
 def check_same_grid(
-    path: Path, image: Path, header: ScanHeader, spacing: Spacing | None = None
+    path: Source, image: Source, header: ScanHeader, spacing: Spacing | None = None
 ) -> None:
     """Refuse a label map or a channel that is no 3-D volume on the grid of its image.
 
@@ -124,7 +126,10 @@ def check_same_grid(
     Raises:
         PosconError: it is not.
     """
-    other = header if path == image else read_label_header(path, spacing=spacing)
+    other = header
+    if path != image:
+        assert isinstance(path, Path), "a DICOM series has one channel"
+        other = read_label_header(path, spacing=spacing)
     if len(other.shape) > 3 and path == image:
         raise PosconError(
             f"{path}: shape {other.shape}, a 3-D volume was expected; "
@@ -134,7 +139,7 @@ def check_same_grid(
 
 
 def refuse_other_grid(
-    path: Path, header: ScanHeader, image: str, shape: tuple[int, ...], affine: np.ndarray
+    path: Source, header: ScanHeader, image: str, shape: tuple[int, ...], affine: np.ndarray
 ) -> None:
     """Refuse a file that does not lie on the grid of an image.
 
@@ -209,7 +214,7 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
             for channel, intensity in zip(case.all_channels, intensities, strict=True)
         ),
         source_label=(
-            None if case.label is None or label is None else relative(case.label, job.root)
+            None if case.label is None or label is None else _label_source(case, job.root)
         ),
         frame_index=case.frame_index,
         geometry=GeometryRecord(**asdict(geometry)),
@@ -254,13 +259,9 @@ def _prepare_label(
         return None
     spacing = stated_spacing(case, job.preparation)
     stack = class_stack(case.label, job.scheme, geometry, spacing)
-    drawn_on = np.any((stack != 0) & (stack != IGNORE), axis=(1, 2)) if job.nonempty else None
-    if case.labelled_slices is not None:
-        drawn_on = np.zeros(len(stack), bool)
-        drawn_on[list(case.labelled_slices)] = True
-        drawn_on = drawn_on[::-1] if geometry.flips[0] else drawn_on
-    if drawn_on is not None:
-        stack = np.where(drawn_on[:, None, None], stack, np.uint8(IGNORE))
+    labelled: LabelledSlices | None = NONEMPTY if job.nonempty else case.labelled_slices
+    if labelled is not None:
+        stack = only_slices(stack, labelled, backwards=geometry.flips[0])
     label = resample_classes(stack, size, len(job.scheme.classes) + 1)
     return None if (label == IGNORE).all() else label
 
@@ -322,5 +323,14 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
     return CASE_FILE.validate_json(path.read_bytes()) if path.is_file() else None
 
 
-def relative(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root).as_posix())
+def relative(path: Source, root: Path) -> str:
+    """The path of a file in a folder; of a DICOM series its name, as a path may name people."""
+    return path.name if isinstance(path, Series) else printable(path.relative_to(root).as_posix())
+
+
+def _label_source(case: Case, root: Path) -> str:
+    """The file of a label map as the store names it; that of a DICOM series without its folder."""
+    assert case.label is not None
+    if isinstance(case.image, Series):
+        return f"{case.image.name}_seg{scan_suffix(case.label)}"
+    return relative(case.label, root)

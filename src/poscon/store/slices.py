@@ -7,18 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
 from poscon.errors import PosconError
 from poscon.seeds import stream
 from poscon.store.store import CaseRecord, Store
+from poscon.volumes.case import IGNORE
 
 COLUMNS = ("case", "slice")
 """The columns that a table of slices must have."""
 FILE_SLICE = "file_slice"
 """The column of the numbers in the scans' files, in a table of ``poscon suggest``. There ``slice``
 is the number in the store."""
+NONEMPTY: Final = "nonempty"
+"""Word in place of a table of slices: a slice is labelled if it has foreground."""
+LabelledSlices = tuple[int, ...] | Literal["nonempty"]
+"""Numbers of the labelled slices of a label map, in the order of the file, or ``NONEMPTY``."""
 ROUNDING = 1e-9  # products of distances this close are equal
 
 
@@ -83,6 +89,45 @@ def check_slice_table(
                 f"{where}: case {case} has no slice {max(numbers)}, its slices are 0 to "
                 f"{n_slices[case] - 1}"
             )
+
+
+def check_nonempty(ignore: int | None, labelled_slices: object, *, where: str) -> None:
+    """Refuse ``NONEMPTY`` where a label value says already what is not labelled.
+
+    Args:
+        ignore: that value, or None.
+        labelled_slices: what the user says of the labelled slices.
+        where: what to name in an error message.
+
+    Raises:
+        PosconError: both are given.
+    """
+    if ignore is not None and labelled_slices == NONEMPTY:
+        raise PosconError(
+            f"{where}: --labelled-slices {NONEMPTY}: the label {ignore} says already what "
+            "is not labelled, and leaves empty slices labelled; leave one of the two out"
+        )
+
+
+def only_slices(stack: np.ndarray, labelled: LabelledSlices, *, backwards: bool) -> np.ndarray:
+    """A label map of which only some slices are labelled.
+
+    Args:
+        stack: (slices, rows, columns) uint8, class indices; ``IGNORE`` where a voxel is not
+            labelled.
+        labelled: the slices.
+        backwards: whether the slices of the stack run against those of the file.
+
+    Returns:
+        A new array of the same shape, with ``IGNORE`` in every other slice.
+    """
+    if isinstance(labelled, tuple):
+        kept = np.zeros(len(stack), bool)
+        kept[list(labelled)] = True
+        kept = kept[::-1] if backwards else kept
+    else:
+        kept = ((stack != 0) & (stack != IGNORE)).any(axis=(1, 2))
+    return np.where(kept[:, None, None], stack, np.uint8(IGNORE))
 
 
 def with_slices(store: Store, case: CaseRecord, numbers: Sequence[int]) -> CaseRecord:

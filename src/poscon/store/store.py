@@ -114,7 +114,7 @@ class ChannelRecord:
     """One image channel of a case.
 
     Attributes:
-        source: its file, relative to the source folder.
+        source: its file, relative to the source folder; the name of the case for a DICOM series.
         index: which volume of a 4-D file it is, or None.
         intensity: how its voxels were normalised.
     """

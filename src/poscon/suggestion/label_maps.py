@@ -15,8 +15,8 @@ from poscon.training.inference import largest_component, predicted_classes
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_labels
-from poscon.volumes.layouts import read_dataset
-from poscon.volumes.scan import NIFTI, Scan, first_volume, read_scan, scan_suffix, write_labels
+from poscon.volumes.layouts import dicom, read_dataset
+from poscon.volumes.scan import NIFTI, Scan, first_volume, label_suffix, read_scan, write_labels
 
 
 def open_scheme(
@@ -31,7 +31,8 @@ def open_scheme(
         ignore_label: the value for "not labelled"; None: that which the data set states, else 255.
 
     Raises:
-        PosconError: the model has other classes than the store, or the value means a class.
+        PosconError: the model has other classes than the store, the value means a class, or the
+            store does not know the files of its scans.
     """
     classes = store.manifest.classes
     if model is not None:
@@ -41,6 +42,11 @@ def open_scheme(
                 f"of {model.run} differ in name or value; leave --source or --model out"
             )
         classes = tuple(model.classes)
+    if store.manifest.layout == dicom.NAME:
+        raise PosconError(
+            f"{store.path}: a store of DICOM series, which does not say where their files are; "
+            "leave --source out, and draw each case on its series"
+        )
     if ignore_label is None:
         stated = read_dataset(source, store.manifest.layout).labels
         ignore_label = IGNORE if stated is None or stated.ignore is None else stated.ignore
@@ -79,7 +85,7 @@ class OpenLabelMaps:
             PosconError: the scan or its label map is not there, cannot be read, or has changed.
         """
         scan = self.scan(case)
-        suffix = scan_suffix(scan.path)
+        suffix = label_suffix(scan.path)
         path = folder / f"{case.id}{NIFTI[-1] if suffix in NIFTI else suffix}"
         write_labels(path, self.values(case, numbers), scan)
         return path

@@ -71,12 +71,13 @@ class CollapseWatch:
         return values
 
 
-def conclude(title: str, rows: Sequence[dict[str, float]]) -> None:
+def conclude(title: str, rows: Sequence[dict[str, float]], in_unit: str = "") -> None:
     """Say on one line what came of a training. Warn if it ended with symptoms.
 
     Args:
         title: name of the training.
         rows: rows of metrics.csv. The first is from before the first step.
+        in_unit: see :attr:`poscon.positions.PositionKind.in_unit`.
     """
     before, last = rows[0], rows[-1]
 
@@ -94,7 +95,8 @@ def conclude(title: str, rows: Sequence[dict[str, float]]) -> None:
         parts.append(f"effective rank {beside('effective_rank', '.1f')}")
     if "retrieval_error" in last:
         chance = last["retrieval_chance"]
-        parts.append(f"position retrieval error {beside('retrieval_error', '.3f', chance=chance)}")
+        error = beside("retrieval_error", ".3f", chance=chance)
+        parts.append(f"position retrieval error{in_unit} {error}")
     console.print(f"{title}: {'; '.join(parts)}", soft_wrap=True)
     if "loss" in last and (found := symptoms(last)):
         _warn(f"in the end {'; '.join(found)}")

@@ -1,11 +1,15 @@
 """The settings that pre-training and fine-tuning share."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from poscon.errors import PosconError
+from poscon.positions import POSITIONS, PositionName
 from poscon.settings import Settings, validate
+from poscon.training.data import SliceReader
 from poscon.training.optimisation import OptimiserSettings
 from poscon.views import ViewSettings
 
@@ -16,6 +20,7 @@ class TrainingSettings(Settings):
     Attributes:
         method: name of the method.
         loss: settings of the method's loss.
+        position: kind of position that the method goes by, see :data:`poscon.positions.POSITIONS`.
         size: extent in pixels of what the network sees; ``auto``: the extent that covers the
             slices, at most 128.
         optimiser: optimiser and learning rates.
@@ -30,6 +35,7 @@ class TrainingSettings(Settings):
 
     method: str
     loss: dict[str, Any] = Field(default_factory=dict)
+    position: PositionName = "relative"
     size: PositiveInt | Literal["auto"] = "auto"
     optimiser: OptimiserSettings = OptimiserSettings()
     views: ViewSettings = ViewSettings()
@@ -65,3 +71,51 @@ class TrainingSettings(Settings):
                 else str(error)
             ) from error
         return {**values, "loss": loss.model_dump()}
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """The settings of the loss that are distances between positions, if they are set."""
+        names = self.method_class(self.method).distances
+        return {name: self.loss[name] for name in names if self.loss[name] is not None}
+
+    @model_validator(mode="after")
+    def _distances_fit(self) -> Self:
+        if limits := POSITIONS[self.position].limits:
+            low, high = limits
+            for name, distance in self.distances.items():
+                if distance >= high - low:
+                    raise PosconError(
+                        f"setting loss.{name} = {distance:g}: must be less than {high - low:g}, as "
+                        f"positions run from {low:g} to {high:g}; with position=physical they are "
+                        "in mm"
+                    )
+        return self
+
+
+def check_distances(chosen: TrainingSettings, readers: Sequence[SliceReader]) -> None:
+    """Refuse distances in millimetres that cannot be meant for these slices.
+
+    Below the spacing of the slices, no neighbour is within the distance. That is often a share of
+    the volume that was meant for relative positions. At the range of all positions or above it,
+    everything is within the distance. Distances between relative positions need no slices, and are
+    checked with the settings.
+
+    Args:
+        chosen: the settings.
+        readers: what the training reads.
+
+    Raises:
+        PosconError: a distance is too small or too large.
+    """
+    kind = POSITIONS[chosen.position]
+    if kind.limits is not None:
+        return
+    spacing = min(case.spacing[0] for reader in readers for case in reader.cases)
+    reach = float(np.ptp([reader.limits for reader in readers]))
+    for name, distance in chosen.distances.items():
+        if not spacing <= distance < reach:
+            raise PosconError(
+                f"setting loss.{name} = {distance:g}: with position={chosen.position} it must be "
+                f"at least {spacing:g} {kind.unit}, the distance of two neighbours, and less than "
+                f"{reach:g} {kind.unit}, that of the first and the last"
+            )

@@ -11,7 +11,7 @@ import torch
 
 from poscon.distributed import n_processes, rank
 from poscon.errors import PosconError
-from poscon.positions import neighbours
+from poscon.positions import POSITIONS, PositionName, neighbours
 from poscon.seeds import stream
 from poscon.step import SliceBatch
 from poscon.store.store import CaseRecord, Store
@@ -38,10 +38,20 @@ class SliceReader:
         canvas: extent in pixels of what is read.
         context: how many neighbouring slices on each side come with every slice, as further
             channels (see :attr:`poscon.networks.settings.NetworkSettings.in_channels`).
+        position: kind of position, see :data:`poscon.positions.POSITIONS`.
+
+    Attributes:
+        positions: (n,) float32, position of each slice.
+        limits: the lowest and the highest position, of the kind or else of the slices.
     """
 
     def __init__(
-        self, store: Store, cases: Sequence[CaseRecord], canvas: int, context: int = 0
+        self,
+        store: Store,
+        cases: Sequence[CaseRecord],
+        canvas: int,
+        context: int = 0,
+        position: PositionName = "relative",
     ) -> None:
         self.store = store
         self.cases = list(cases)
@@ -56,7 +66,10 @@ class SliceReader:
         )
         self._first = first[self.case_of]
         self._count = np.repeat(counts, counts)
-        self.positions = np.concatenate([case.positions for case in self.cases]).astype(np.float32)
+        kind = POSITIONS[position]
+        positions = np.concatenate([kind.of_slices(case) for case in self.cases])
+        self.positions = positions.astype(np.float32)
+        self.limits = kind.limits or (float(positions.min()), float(positions.max()))
         names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
         self.subjects = [str(name) for name in names]
         self.subject_of = subjects.astype(np.int32)[self.case_of]

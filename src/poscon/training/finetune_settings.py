@@ -100,6 +100,8 @@ def without_effect(method: str) -> dict[str, str]:
         unused["ema_decay"] = "whose teacher is the result (see loss.decay)"
     if not found.uses_unlabelled:
         unused["unlabelled_batch"] = "which uses labelled slices only"
+    if not found.uses_positions:
+        unused["position"] = "which uses no positions"
     return unused
 
 

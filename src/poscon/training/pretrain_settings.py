@@ -16,7 +16,7 @@ from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import Settings
 from poscon.store.store import CaseRecord, Store
-from poscon.training.configuration import TrainingSettings
+from poscon.training.configuration import TrainingSettings, check_distances
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.samplers import SamplerName
 from poscon.views import ViewMaker, canvas_size
@@ -105,9 +105,11 @@ def assemble(
     """
     network = fit_channels(chosen.network, store.channels, store.path)
     views = ViewMaker(chosen.views, size, store.channels)
-    reader = SliceReader(store, cases, canvas_size(size, chosen.views), network.context)
+    canvas = canvas_size(size, chosen.views)
+    reader = SliceReader(store, cases, canvas, network.context, chosen.position)
     if len(reader) < 2:
         raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
+    check_distances(chosen, [reader])
     method = find_method(chosen.method)
     if n_processes() > 1 and not method.in_processes:
         raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
@@ -115,6 +117,7 @@ def assemble(
     settings = method.Settings(**chosen.loss)
     learner = method(build_encoder(network), chosen.head, settings, len(reader))
     learner.grad_cache_chunk = chosen.grad_cache_chunk
+    learner.position_limits = reader.limits
     batches = UnlabelledBatches(
         reader, chosen.batch, chosen.epochs, chosen.seed, CHUNK_STEPS, chosen.sampler
     )

@@ -52,7 +52,7 @@ def pooled_features(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 class Retrieval(NamedTuple):
-    """Mean distances in position, 0 to 1.
+    """Mean distances in position, in the unit of the positions.
 
     Attributes:
         error: distance to the slice of another subject with the nearest features.
@@ -73,7 +73,7 @@ def position_retrieval(
 
     Args:
         features: (N, D), features of each slice.
-        positions: (N,), position of each slice, 0 to 1.
+        positions: (N,), position of each slice, in any unit.
         subjects: N names. A slice is compared with slices of other subjects only.
 
     Returns:

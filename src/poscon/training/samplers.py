@@ -18,7 +18,7 @@ class Uniform:
     An incomplete batch is left out.
 
     Args:
-        positions: (N,), position of each slice, 0 to 1.
+        positions: (N,), position of each slice.
         subjects: (N,), number of each slice's subject.
         batch_size: slices per step, at most N.
         seed: seed of the order.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.volumes.series import Series, Source
 
 IGNORE = 255
 """What a voxel of a map of class indices has that is not labelled: no class, and no background."""
@@ -21,12 +22,12 @@ class Channel:
     """The place of one image channel of a case.
 
     Attributes:
-        file: the file with the intensities.
+        file: the file with the intensities, or a DICOM series.
         index: number of the volume in a 4-D file, from 0, or None for a 3-D file.
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
     """
 
-    file: Path
+    file: Source
     index: int | None = None
     modality: str | None = None
 
@@ -43,7 +44,7 @@ class Case:
         id: name that is unique in the data set and can be a file name.
         subject: the person (or animal) scanned. Several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
-        image: the file with the intensities; the first one if there are several.
+        image: the file with the intensities, the first one if there are several; or a DICOM series.
         label: the file with the reference segmentation, or a folder with one mask per organ, see
             :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
@@ -59,7 +60,7 @@ class Case:
 
     id: str
     subject: str
-    image: Path
+    image: Source
     label: Path | None = None
     frame: str | None = None
     frame_index: int | None = None
@@ -74,7 +75,7 @@ class Case:
         return self.channels or (Channel(self.image, self.frame_index, self.modality),)
 
     @property
-    def image_files(self) -> tuple[Path, ...]:
+    def image_files(self) -> tuple[Source, ...]:
         """The files of the image channels. Each is listed once."""
         return tuple(dict.fromkeys(channel.file for channel in self.all_channels))
 
@@ -191,6 +192,7 @@ class Dataset:
             files need, e.g. ``{"spacing": 1.25}``. The user's own settings override them.
         notes: what a user should know about these files, one sentence each.
         channels: name of each image channel. Every case has as many.
+        unused: files that the layout has looked into and does not use, each with its kind.
         passed_over: what the folder holds and was not read: one line and a count for each kind.
     """
 
@@ -201,7 +203,17 @@ class Dataset:
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ("image",)
+    unused: tuple[tuple[str, Path], ...] = ()
     passed_over: tuple[str, ...] = ()
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where the cases of DICOM series are from, which their names do not say, one line each.
+
+        The lines are for the terminal. Names of files may name patients, and are not written.
+        """
+        series = [case.image for case in self.cases if isinstance(case.image, Series)]
+        return tuple(dict.fromkeys(f"{one.name}: {one}" for one in series))
 
 
 LARGEST_VALUE = 2**31 - 1

@@ -13,6 +13,7 @@ from poscon.volumes.case import (
     MOST_CLASSES,
     LabelScheme,
     discovered_scheme,
+    label_scheme,
     label_value,
     parse_labels,
     whole_values,
@@ -44,6 +45,37 @@ def label_masks(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if scan_suffix(path) and path.is_file() and not path.name.startswith(".")
     }
+
+
+def mask_scheme(folders: Iterable[Path], *, where: str) -> LabelScheme | None:
+    """A class for each organ of which some folder has a mask; None if there is none.
+
+    The organs, sorted by name, have the values 1, 2, 3 and so on.
+
+    Args:
+        folders: folders with one mask per organ.
+        where: name for an error message.
+
+    Raises:
+        PosconError: the name of a mask cannot be that of a class.
+    """
+    organs = sorted({organ for folder in folders for organ in label_masks(folder)})
+    classes = ((organ, (value,)) for value, organ in enumerate(organs, start=1))
+    return label_scheme(classes, where=where) if organs else None
+
+
+def refuse_ignore_label(ignore_label: int | None, label_maps: Iterable[Path]) -> None:
+    """Refuse a value for "not labelled" where a label map is a folder of masks, which has none.
+
+    Raises:
+        PosconError: it is.
+    """
+    masks = next((path for path in label_maps if path.is_dir()), None)
+    if ignore_label is not None and masks is not None:
+        raise PosconError(
+            f"{masks}: --ignore-label has no effect on a folder with one mask per organ; use "
+            "--labelled-slices"
+        )
 
 
 def read_label_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:

@@ -243,17 +243,28 @@ def _draw_body(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         "discs": 1.5 + 2 * np.sin(2 * np.pi * (5 * z + rng.uniform())),
     }
 
-    fractions = np.empty((len(_ANATOMY), *size, slices), np.float32)
-    free = np.ones(shape, np.float32)
+    x, y, z = (_slices_first(part) for part in (x, y, z))
+    patterns = {name: _slices_first(part.clip(0, 1)) for name, part in patterns.items()}
+    heights = np.stack([z.min((1, 2)), z.max((1, 2))])
+
+    fractions = np.zeros((len(_ANATOMY), *size, slices), np.float32)
+    free = np.ones_like(z)
     for index in reversed(range(len(_ANATOMY))):  # the last structure covers the others
         structure = _ANATOMY[index]
-        fill = _fill(rng, structure, x, y, z, edge=pixel / half_width)
+        where, fill = _fill(rng, structure, x, y, z, heights, edge=pixel / half_width)
         if structure.pattern != "solid":
-            fill *= patterns[structure.pattern].clip(0, 1)
-        fill *= free
-        free -= fill
-        fractions[index] = fill.reshape(*size, slices, _SUBSLICES).mean(axis=-1)
+            fill *= patterns[structure.pattern][where]
+        fill *= free[where]
+        free[where] -= fill
+        thick = slice(where.start // _SUBSLICES, where.stop // _SUBSLICES)
+        means = fill.reshape(-1, _SUBSLICES, *size).mean(axis=1)
+        fractions[index, ..., thick] = np.moveaxis(means, 0, 2)
     return fractions, np.array([pixel, pixel, length / slices])
+
+
+def _slices_first(part: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) -> (Z, X, Y). Neighbouring slices then lie together in memory."""
+    return np.ascontiguousarray(np.moveaxis(part, 2, 0))
 
 
 def _fill(
@@ -262,10 +273,25 @@ def _fill(
     x: np.ndarray,
     y: np.ndarray,
     z: np.ndarray,
+    heights: np.ndarray,
     *,
     edge: float,
-) -> np.ndarray:
-    """How far a randomly varied structure fills each point: 0 to 1 over a border of ``edge``."""
+) -> tuple[slice, np.ndarray]:
+    """How far a randomly varied structure fills each point: 0 to 1 over a border of ``edge``.
+
+    Args:
+        rng: random numbers of the body.
+        structure: structure to draw.
+        x: (Z, X, Y), body coordinate of each point.
+        y: the same shape.
+        z: the same shape.
+        heights: (2, Z), the least and the greatest ``z`` of each thin slice.
+        edge: width of the border, in body coordinates.
+
+    Returns:
+        The thin slices that the structure reaches, whole thick slices of them, and how far it
+        fills their points. It does not reach the others.
+    """
     loose = structure.radii[2] < _ALL  # structures as long as the body do not move
     # With Python's floats, unlike numpy's, the arrays stay in single precision.
     cx, cy, cz = np.add(structure.centre, loose * rng.normal(0, (0.03, 0.03, 0.02))).tolist()
@@ -274,6 +300,14 @@ def _fill(
     slope = np.add(structure.slope, loose * rng.normal(0, 0.02, 2)).tolist()
     curve = np.add(structure.curve, loose * rng.normal(0, 0.02, 2)).tolist()
     turn = structure.turn + loose * rng.normal(0, 0.15)
+
+    reach = 1.001 * rz * (1 + 0.5 * edge / min(rx, ry))  # a little more, for rounding
+    reached = np.flatnonzero((heights[0] < cz + reach) & (heights[1] > cz - reach))
+    where = slice(0, 0)
+    if len(reached):
+        first, last = int(reached[0]) // _SUBSLICES, int(reached[-1]) // _SUBSLICES
+        where = slice(first * _SUBSLICES, (last + 1) * _SUBSLICES)
+    x, y, z = x[where], y[where], z[where]
 
     height = (z - cz) / rz
     u = x - cx - height * (slope[0] + height * curve[0])
@@ -285,7 +319,7 @@ def _fill(
         cap **= 2
         cap **= 2
     level = np.sqrt(np.square(u / rx) + np.square(v / ry) + cap)
-    return np.clip(0.5 + (1 - level) * (min(rx, ry) / edge), 0, 1)
+    return where, np.clip(0.5 + (1 - level) * (min(rx, ry) / edge), 0, 1)
 
 
 def _scan_ct(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:

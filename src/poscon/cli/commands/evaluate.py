@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, IgnoreLabel, Json, Labels, Layout, SourceSpacing, triple
+from poscon.cli.options import (
+    Channel,
+    IgnoreLabel,
+    Json,
+    LabelledSlices,
+    Labels,
+    Layout,
+    SourceSpacing,
+    triple,
+)
 from poscon.cli.output import print_json, show
 from poscon.errors import PartlyDone
 
@@ -26,11 +35,13 @@ def evaluate(
     channel: Channel = None,
     labels: Labels = None,
     ignore_label: IgnoreLabel = None,
+    labelled_slices: LabelledSlices = None,
     source_spacing: SourceSpacing = None,
     as_json: Json = False,
 ) -> None:
     """Measure Dice, HD95, ASSD, volumes and first and last slices, per case and class."""
     from poscon.commands import evaluate as module
+    from poscon.evaluation.writing import evaluation_record, summary_table
 
     incomplete = None
     try:
@@ -42,13 +53,14 @@ def evaluate(
             channel=channel,
             labels=labels,
             ignore_label=ignore_label,
+            labelled_slices=labelled_slices,
             source_spacing=triple("--source-spacing", source_spacing),
         )
     except PartlyDone as error:
         evaluation, incomplete = error.result, error
     if as_json:
-        print_json(module.evaluation_record(evaluation))
+        print_json(evaluation_record(evaluation))
     else:
-        show(module.summary_table(evaluation))
+        show(summary_table(evaluation))
     if incomplete is not None:
         raise incomplete

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Ranges
+from poscon.cli.options import LabelledSlices, Ranges, names_or_file
 from poscon.cli.output import say
 
 
@@ -14,7 +14,8 @@ def label(
     label_maps: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of label maps, each with the name of its case. Default: only --ranges."
+            help="Folder of label maps, each with the name of its case, or of folders with one "
+            "mask per organ. Default: only --ranges or --remove."
         ),
     ] = None,
     labels: Annotated[
@@ -22,7 +23,7 @@ def label(
         typer.Option(
             metavar="V=NAME,...",
             help="Says what label values mean, such as 1=RV,2=MYO,3=LV. Default: as the store "
-            "says, else as labels.json beside the label maps says.",
+            "says, else as labels.json beside the label maps, or the names of the masks, say.",
         ),
     ] = None,
     ignore_label: Annotated[
@@ -34,6 +35,7 @@ def label(
             "label maps says, else every voxel is labelled.",
         ),
     ] = None,
+    labelled_slices: LabelledSlices = None,
     suggestion: Annotated[
         Path | None,
         typer.Option(
@@ -43,8 +45,16 @@ def label(
         ),
     ] = None,
     ranges: Ranges = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Takes the labels of this case or subject out of the store, or those of a file "
+            "of names. It may be repeated. Default: no label is taken out.",
+        ),
+    ] = None,
 ) -> None:
-    """Add label maps to a prepared store, without reading the scans again.
+    """Add label maps to a prepared store, or remove labels, without reading the scans again.
 
     What a label map does not label keeps the labels that it has.
     """
@@ -55,8 +65,10 @@ def label(
         label_maps,
         labels=labels,
         ignore_label=ignore_label,
+        labelled_slices=labelled_slices,
         suggestion=suggestion,
         ranges=ranges,
+        remove=names_or_file(remove),
     )
     for line in labelling.lines():
         say(line)

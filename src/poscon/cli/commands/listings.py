@@ -27,12 +27,13 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """List the recipes of training, or print one to change it."""
-    from poscon.listings import list_recipes
-    from poscon.settings import recipe_text
-
     if name is None:
+        from poscon.listings import list_recipes  # which loads every method
+
         print_listing(list_recipes(), as_json)
     else:
+        from poscon.settings import recipe_text
+
         print_text(recipe_text(name), as_json)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, Device, Layout, SourceSpacing, triple
+from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple
 from poscon.cli.output import say
 
 
@@ -33,6 +33,7 @@ def predict(
             "Default: nothing is removed.",
         ),
     ] = None,
+    on_gap: OnGap = None,
     source_spacing: SourceSpacing = None,
     device: Device = None,
     resume: Annotated[
@@ -50,6 +51,7 @@ def predict(
         channel=channel,
         cases=cases,
         ranges=ranges,
+        on_gap=on_gap,
         source_spacing=triple("--source-spacing", source_spacing),
         device=device,
         resume=resume,

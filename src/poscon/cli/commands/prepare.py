@@ -10,9 +10,11 @@ from poscon.cli.options import (
     Channel,
     Engine,
     IgnoreLabel,
+    LabelledSlices,
     Labels,
     Layout,
     Modality,
+    OnGap,
     Ranges,
     Recipe,
     Set,
@@ -45,15 +47,7 @@ def prepare(
     modality: Modality = None,
     labels: Labels = None,
     ignore_label: IgnoreLabel = None,
-    labelled_slices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|nonempty",
-            help="Which slices of the label maps are labelled: those in a CSV file with the "
-            "columns case and slice (from 0, in the order of the file), or nonempty: those with "
-            "foreground. Default: all.",
-        ),
-    ] = None,
+    labelled_slices: LabelledSlices = None,
     ranges: Ranges = None,
     channel: Channel = None,
     reverse: Annotated[
@@ -62,6 +56,15 @@ def prepare(
             metavar="FILE",
             help="Turns the slice order of the cases or subjects that this file names. "
             "Default: none is turned.",
+        ),
+    ] = None,
+    on_gap: OnGap = None,
+    case_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYWORD",
+            help="Names the cases of DICOM series by this attribute, such as PatientID, and so "
+            "writes it. Default: they are numbered, and nothing says who was scanned.",
         ),
     ] = None,
     processes: Annotated[
@@ -98,6 +101,8 @@ def prepare(
         ranges=ranges,
         channel=channel,
         reverse=reverse,
+        on_gap=on_gap,
+        case_name=case_name,
         processes=processes,
         engine=engine,
         address=address,

@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from poscon import plugins
 from poscon.errors import PosconError
 from poscon.files import printable
 from poscon.volumes.case import Dataset
+from poscon.volumes.formats.base import voxel_file
 from poscon.volumes.layouts import (
     acdc,
     bids,
     chd,
     dataset_json,
+    dicom,
     hvsmr,
     kits,
     labels_json,
@@ -27,7 +30,8 @@ from poscon.volumes.layouts import (
 )
 from poscon.volumes.layouts.base import Layout
 from poscon.volumes.layouts.tree import passed_over
-from poscon.volumes.scan import scan_suffix, voxel_file
+from poscon.volumes.scan import scan_suffix
+from poscon.volumes.series import Series
 
 __all__ = ["LAYOUTS", "Layout", "find_layout", "known_layouts", "read_dataset"]
 
@@ -42,6 +46,7 @@ LAYOUTS: tuple[Layout, ...] = (
     totalsegmentator.LAYOUT,
     kits.LAYOUT,
     bids.LAYOUT,
+    dicom.LAYOUT,
     plain.LAYOUT,
 )
 """poscon's own layouts, in the order in which they are tried: the most specific first."""
@@ -51,13 +56,16 @@ _COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README",
 """Files that hold no scans and are not mentioned."""
 
 
-def read_dataset(root: Path, layout: str | None = None, *, channel: int | None = None) -> Dataset:
+def read_dataset(
+    root: Path, layout: str | None = None, *, channel: int | None = None, **options: Any
+) -> Dataset:
     """Find out what a folder of scans holds.
 
     Args:
         root: the data set's folder.
         layout: the name of a layout, or None to take the first that matches.
         channel: number of the image channel to use, from 0; None: all channels.
+        options: further arguments of the layout; None where nothing is stated.
 
     Returns:
         The data set with at least one case. Cases are sorted by id. Ids are unique and safe as
@@ -69,21 +77,28 @@ def read_dataset(root: Path, layout: str | None = None, *, channel: int | None =
     if not root.is_dir():
         raise PosconError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     chosen = find_layout(layout) if layout is not None else _detect(root)
-    dataset = chosen.read(root, channel)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in sorted(given.keys() - set(chosen.options)):
+        raise PosconError(
+            f"--{name.replace('_', '-')}: has no effect on the layout {chosen.name!r}; leave it out"
+        )
+    dataset = chosen.read(root, channel, **given)
     if not dataset.cases:
         raise PosconError(
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
-    return replace(
-        _with_safe_ids(dataset), passed_over=passed_over(root, _files_of(dataset), _COMPANIONS)
-    )
+    lines = passed_over(root, _files_of(dataset), _COMPANIONS, dataset.unused)
+    return replace(_with_safe_ids(dataset), passed_over=lines)
 
 
 def _files_of(dataset: Dataset) -> Iterator[Path]:
     """Yield every file that is read, and every folder of masks."""
     for case in dataset.cases:
         for path in (*case.image_files, *([] if case.label is None else [case.label])):
+            if isinstance(path, Series):
+                yield from path.files
+                continue
             yield path
             if scan_suffix(path) == ".mhd" and (voxels := voxel_file(path)):
                 yield voxels

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,12 +22,14 @@ class Layout:
         matches: function that says whether a folder looks like this layout. It opens no scan.
         read: function that reads a data set from a folder and the number of the image channel to
             use (None: not stated). Without cases it returns an empty data set.
+        options: further keyword arguments that ``read`` takes.
     """
 
     name: str
     description: str
     matches: Callable[[Path], bool]
-    read: Callable[[Path, int | None], Dataset]
+    read: Callable[..., Dataset]
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return table
 
 
-def refuse_orphans(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
+def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
     for case, label in labels.items():
         if case not in images:
             raise PosconError(

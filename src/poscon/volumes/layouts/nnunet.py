@@ -58,7 +58,7 @@ def read(root: Path, channel: int | None) -> Dataset:
     labels = by_case(
         (scan_stem(path), path) for path in scan_files(root / "labelsTr", f"*{ending}")
     )
-    refuse_orphans({name: channels[0].file for name, channels in training.items()}, labels)
+    refuse_orphans(training, labels)
     several = len(names) > 1
     cases = [
         Case(

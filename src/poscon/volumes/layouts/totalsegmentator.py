@@ -8,8 +8,8 @@ values 1, 2, 3 and so on. Masks that overlap are refused when they are read.
 
 from pathlib import Path
 
-from poscon.volumes.case import Case, Dataset, label_scheme
-from poscon.volumes.label_maps import label_masks
+from poscon.volumes.case import Case, Dataset
+from poscon.volumes.label_maps import label_masks, mask_scheme
 from poscon.volumes.layouts.base import Layout, by_case, refuse_channel, refuse_orphans, scan_files
 from poscon.volumes.scan import scan_stem
 
@@ -29,13 +29,11 @@ def read(root: Path, channel: int | None) -> Dataset:
         path.parent.name: path for path in sorted(root.glob(f"*/{MASKS}")) if label_masks(path)
     }
     refuse_orphans(images, masks)
-    organs = {organ for folder in masks.values() for organ in label_masks(folder)}
     cases = [
         Case(name, name, image, masks.get(name), modality=_MODALITY[scan_stem(image).lower()])
         for name, image in images.items()
     ]
-    classes = ((organ, (value,)) for value, organ in enumerate(sorted(organs), start=1))
-    labels = label_scheme(classes, where=str(root)) if organs else None
+    labels = mask_scheme(masks.values(), where=str(root))
     return Dataset(NAME, root, tuple(cases), labels)
 
 

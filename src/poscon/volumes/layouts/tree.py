@@ -73,17 +73,26 @@ def walk(root: Path) -> Tree:
     return Tree(tuple(sorted(files)), tuple(sorted(hidden)), tuple(sorted(unreachable)))
 
 
-def passed_over(root: Path, used: Iterable[Path], companions: Iterable[str]) -> tuple[str, ...]:
+def passed_over(
+    root: Path,
+    used: Iterable[Path],
+    companions: Iterable[str],
+    unused: Iterable[tuple[str, Path]] = (),
+) -> tuple[str, ...]:
     """Count what is below a folder and was not read, one line for each kind.
 
     Args:
         root: the data set's folder.
         used: the files that were read, and the folders whose scan files were all read.
         companions: names of files that the layout reads or that describe the data set.
+        unused: files that the layout has looked into and does not use, each with its kind.
     """
     tree, known = walk(root), {os.path.realpath(path) for path in used}
     names = set(companions)
     kinds: dict[str, list[Path]] = defaultdict(list)
+    for kind, path in unused:
+        kinds[kind].append(path)
+        known.add(os.path.realpath(path))
     for path in tree.files:
         if os.path.realpath(path) in known or os.path.realpath(path.parent) in known:
             continue

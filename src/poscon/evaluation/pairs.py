@@ -1,0 +1,157 @@
+"""Predicted label maps, each with its reference."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from poscon.errors import PosconError
+from poscon.volumes.affine import Spacing, apart_mm, same_place
+from poscon.volumes.case import LabelScheme
+from poscon.volumes.label_maps import read_labels
+from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts.base import scan_files
+from poscon.volumes.scan import Scan, scan_stem
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference label map; ``frame_index`` and ``spacing`` as in `poscon.volumes.case.Case`."""
+
+    path: Path
+    subject: str
+    frame_index: int | None = None
+    spacing: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A predicted label map and its reference.
+
+    Attributes:
+        id: the case id: the file name of the prediction without suffix.
+        path: the prediction.
+        reference: the reference.
+    """
+
+    id: str
+    path: Path
+    reference: Reference
+
+    def read(self, scheme: LabelScheme | None, spacing: Spacing | None) -> tuple[Scan, Scan]:
+        """Read prediction and reference, and check that they lie on the same grid.
+
+        Args:
+            scheme: meaning of the reference's values; None: they stay as they are.
+            spacing: voxel size in mm along the files' axes, if the user states it.
+
+        Raises:
+            PosconError: a file cannot be used, or shape or affine differ.
+        """
+        stated = spacing or self.reference.spacing
+        prediction = read_labels(self.path, spacing=stated)
+        reference = read_labels(self.reference.path, scheme, spacing=stated)
+        data = reference.data
+        if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
+            data = data[..., self.reference.frame_index]
+        if prediction.data.shape != data.shape:
+            raise PosconError(
+                f"{self.path}: shape {prediction.data.shape} is not that of its reference "
+                f"{self.reference.path}, {data.shape}"
+            )
+        if not same_place(data.shape, prediction.affine, reference.affine):
+            apart = apart_mm(data.shape, prediction.affine, reference.affine)
+            raise PosconError(
+                f"{self.path}: does not lie where its reference {self.reference.path} does; the "
+                f"affines differ by up to {apart:.3g} mm at the corners"
+            )
+        return prediction, Scan(reference.path, data, reference.affine, reference.header)
+
+
+def frame_names(case: str, n: int) -> list[str]:
+    """The case id of each frame of a 4-D label map: ``CASE_frame01``, ``CASE_frame02``, ...
+
+    Args:
+        case: the case id of the file.
+        n: number of frames.
+    """
+    width = max(2, len(str(n)))
+    return [f"{case}_frame{number:0{width}d}" for number in range(1, n + 1)]
+
+
+def find_label_maps(place: Path) -> dict[str, Path]:
+    """The scan files of a file or folder, by file name without suffix.
+
+    Raises:
+        PosconError: there is none, or two have the same name.
+    """
+    if place.is_file():
+        return {scan_stem(place): place}
+    if not place.is_dir():
+        raise PosconError(f"{place}: no such file or folder")
+    maps: dict[str, Path] = {}
+    for path in scan_files(place):
+        if scan_stem(path) in maps:
+            raise PosconError(f"{path}: {maps[scan_stem(path)].name} has the same name; keep one")
+        maps[scan_stem(path)] = path
+    if not maps:
+        raise PosconError(f"{place}: no label map in this folder")
+    return maps
+
+
+def find_references(
+    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | None
+) -> tuple[dict[str, Reference], LabelScheme | None]:
+    """The references by case id, and the meaning of their values if they form a data set.
+
+    Args:
+        place: a label map, a folder of label maps, or a data set.
+        predicted: the predictions by case id.
+        layout: layout of the data set; None detects it.
+        channel: number of the image channel of a data set that has several.
+
+    Raises:
+        PosconError: there is no such place, or an option has no effect there.
+    """
+    if place.is_file():
+        for option, value in (("--layout", layout), ("--channel", channel)):
+            if value is not None:
+                raise PosconError(f"{option}: has no effect, {place} is one file, not a data set")
+        if len(predicted) > 1:
+            raise PosconError(f"{place}: one reference for {len(predicted)} predictions")
+        # A lone reference belongs to the lone prediction, whatever their names.
+        (stem,) = predicted
+        return {stem: Reference(place, stem)}, None
+    if not place.is_dir():
+        raise PosconError(f"{place}: no such file or folder")
+    flat = {scan_stem(path) for path in scan_files(place)} & set(predicted)
+    if layout is None and flat:
+        if channel is not None:
+            raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")
+        return {stem: Reference(p, stem) for stem, p in find_label_maps(place).items()}, None
+    dataset = read_dataset(place, layout, channel=channel)
+    references = {
+        case.id: Reference(case.label, case.subject, case.frame_index, case.spacing)
+        for case in dataset.cases
+        if case.label is not None
+    }
+    return references, dataset.labels
+
+
+def make_pairs(predicted: dict[str, Path], found: dict[str, Reference], place: Path) -> list[Pair]:
+    """Pair the predictions with their references. Those without one are left out.
+
+    Args:
+        predicted: the predictions by case id.
+        found: the references by case id.
+        place: where the references are, for an error message.
+
+    Raises:
+        PosconError: there is no pair, or a prediction is its own reference.
+    """
+    pairs = [Pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
+    if not pairs:
+        stem, path = next(iter(predicted.items()))
+        raise PosconError(f"{path}: no reference named {stem!r} among the {len(found)} in {place}")
+    for pair in pairs:
+        if pair.path.resolve() == pair.reference.path.resolve():
+            raise PosconError(f"{pair.path}: prediction and reference are the same file")
+    return pairs

@@ -1,0 +1,138 @@
+"""Label maps that are given to a prepared store: whose they are, and what their values mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from poscon.errors import PosconError
+from poscon.files import printable
+from poscon.store.store import CaseRecord, Store
+from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
+from poscon.volumes.label_maps import choose_scheme, label_masks, mask_scheme, refuse_ignore_label
+from poscon.volumes.layouts.base import by_case, scan_files
+from poscon.volumes.layouts.labels_json import read_labels_file, stated_scheme
+from poscon.volumes.layouts.totalsegmentator import MASKS
+from poscon.volumes.scan import scan_stem, scan_suffix
+
+Found = Sequence[tuple[CaseRecord, Path]]
+"""Label maps, each with its case: a file, or a folder with one mask per organ."""
+
+
+def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, Path]]:
+    """The label maps of a folder, each with its case.
+
+    Args:
+        store: that has the cases.
+        folder: has ``CASE.nii.gz`` or ``CASE/ORGAN.nii.gz`` for each case, in any format. The masks
+            may also be in ``CASE/segmentations``, as TotalSegmentator's data set has them.
+
+    Raises:
+        PosconError: there is none, one is named like no case, or a case has two.
+    """
+    cases = {case.id: case for case in store.cases}
+    files = by_case((scan_stem(path), path) for path in scan_files(folder))
+    of_masks = {
+        name: path for name, path in _folders(folder).items() if name in cases or label_masks(path)
+    }
+    if not files and not of_masks:
+        raise PosconError(f"{folder}: no label map in this folder")
+    found = []
+    for stem, path in (*files.items(), *of_masks.items()):
+        # 3D Slicer names its segments so
+        name = stem.removesuffix(".seg") if scan_suffix(path) == ".nrrd" else stem
+        case = cases.get(stem) or cases.get(name)
+        if case is None:
+            raise PosconError(
+                f"{path}: {store.path} has no case {name!r}; a label map has the name of its case, "
+                f"and poscon inspect {store.path} lists them"
+            )
+        found.append((case, path))
+    by_case((case.id, path) for case, path in found)
+    return found
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """Where the masks of each case would be, by the name of the case's folder."""
+    inside = (path for path in sorted(folder.iterdir()) if path.is_dir())
+    return {
+        printable(path.name): path / MASKS if (path / MASKS).is_dir() else path
+        for path in inside
+        if not path.name.startswith(".")
+    }
+
+
+def scheme_of_added(
+    store: Store,
+    folder: Path | None,
+    found: Found,
+    labels: str | None,
+    ignore_label: int | None,
+) -> LabelScheme:
+    """What the values of the label maps mean, with the classes in the order of the store.
+
+    Args:
+        store: the store.
+        folder: folder of the label maps; None: there are none.
+        found: the label maps, each with its case.
+        labels: as the user says it.
+        ignore_label: as the user says it.
+
+    Raises:
+        PosconError: the classes are not those of the store, or there is none.
+    """
+    where = str(folder)
+    classes = store.manifest.classes
+    if folder is None:
+        if not classes:
+            raise PosconError(
+                f"{store.path}: has no classes yet, so a range can be that of none; add label maps "
+                "first"
+            )
+        return label_scheme(((c.name, c.values) for c in classes), where=str(store.path))
+    refuse_ignore_label(ignore_label, (path for _, path in found))
+    if not classes and not any(case.labelled for case in store.cases):
+        files = [(path, case.stated_spacing) for case, path in found]
+        stated = _stated(found) if labels is None else stated_scheme(path for path, _ in files)
+        scheme = choose_scheme(stated, labels, ignore_label, files, where=where)
+        if not scheme.classes:
+            raise PosconError(
+                f"{folder}: no label map has a structure, and nothing says which there are; draw "
+                "them, or name them with --labels"
+            )
+        return scheme
+    own = label_scheme(((c.name, c.values) for c in classes), where=str(store.path))
+    beside = read_labels_file(folder)
+    given = beside if labels is None else parse_labels(labels)
+    if given is not None and given.classes and set(given.classes) != set(own.classes):
+        ours, theirs = (_described(scheme) for scheme in (own, given))
+        raise PosconError(
+            f"{'--labels' if labels else folder}: the classes are {theirs}, but those of "
+            f"{store.path} are {ours}; give the same, or prepare a new store"
+        )
+    if beside is not None and beside.ignore is not None:
+        own = own.with_ignore(beside.ignore, where=f"{folder}: label 'ignore'")
+    return choose_scheme(own, None, ignore_label, (), where=where)
+
+
+def _stated(found: Found) -> LabelScheme | None:
+    """What label maps say themselves: by ``labels.json``, or by the names of segments or masks.
+
+    Raises:
+        PosconError: some have names of masks, and others have values that nobody explains.
+    """
+    stated = stated_scheme(path for _, path in found)
+    masks = [path for _, path in found if path.is_dir()]
+    if not masks or (stated is not None and stated.classes):
+        return stated
+    for _, path in found:
+        if path not in masks:
+            raise PosconError(
+                f"{path}: nothing says what its values mean, but {masks[0]} has one mask per "
+                "organ; name the classes with --labels"
+            )
+    return mask_scheme(masks, where=str(masks[0].parent))
+
+
+def _described(scheme: LabelScheme) -> str:
+    """``1=RV,2=MYO``, as for ``--labels``; ``none``."""
+    classes = (f"{'+'.join(map(str, c.values))}={c.name}" for c in scheme.classes)
+    return ",".join(classes) or "none"

@@ -1,0 +1,153 @@
+"""What every format offers, and the steps that all of them share."""
+
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from poscon.errors import PosconError
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The content of a header, before anything in it is checked.
+
+    Attributes:
+        shape: the shape that the header states, of any number of dimensions.
+        affines: affines of the header, see :func:`poscon.volumes.affine.checked_affine`.
+        scalar: whether a voxel has one number.
+        header: the header, as an object of the format's library.
+    """
+
+    shape: tuple[int, ...]
+    affines: tuple[np.ndarray, ...]
+    scalar: bool
+    header: Any
+
+
+class Reader(Protocol):
+    """Reads scans of one format."""
+
+    def open(self, source: Any) -> Opened:
+        """Read the header of a scan."""
+
+    def voxels(self, source: Any, opened: Opened) -> tuple[np.ndarray, Any]:
+        """Read the voxels of a file in its own axis order, and the header for its label maps."""
+
+
+class Format(Reader, Protocol):
+    """A format whose library also makes images: of a scan in memory, of a label map, in a file.
+
+    ``header`` is an object of that library, from which it makes an image with the same geometry.
+    """
+
+    def takes(self, image: Any) -> bool:
+        """Whether an image in memory is one of the format's library."""
+
+    def from_memory(self, image: Any) -> tuple[np.ndarray, Opened]:
+        """The voxels and the header of an image in memory."""
+
+    def owns(self, header: Any) -> bool:
+        """Whether a header is one of the format's library."""
+
+    def first_volume(self, header: Any, shape: tuple[int, ...]) -> Any:
+        """The header of the first volume, of shape (X, Y, Z), of a 4-D image."""
+
+    def label_image(self, labels: np.ndarray, header: Any, affine: np.ndarray) -> Any:
+        """An image of a label map that lies where the image with this header and affine does."""
+
+    def save_labels(self, path: Path, labels: np.ndarray, header: Any) -> None:
+        """Write a label map that lies where the image with this header does."""
+
+
+def spatial_shape(shape: tuple[int, ...], where: object) -> tuple[int, ...]:
+    """Remove trailing axes of length 1. A single slice stays a 3-D volume.
+
+    Args:
+        shape: shape of a file or an array.
+        where: the file, for the message.
+
+    Raises:
+        PosconError: it is neither 3-D nor 4-D.
+    """
+    trimmed = list(shape)
+    while len(trimmed) > 3 and trimmed[-1] == 1:
+        trimmed.pop()
+    while len(trimmed) < 3:
+        trimmed.append(1)
+    if len(trimmed) > 4 or min(trimmed) < 1 or len(shape) < 2:
+        raise PosconError(f"{where}: shape {shape} is neither a 3-D volume nor a 4-D series")
+    return tuple(int(n) for n in trimmed)
+
+
+def check_scalar(opened: Opened, where: object) -> None:
+    """Refuse an image whose voxels have several numbers.
+
+    Args:
+        opened: its header.
+        where: the file, for the message.
+
+    Raises:
+        PosconError: they have.
+    """
+    if not opened.scalar:
+        raise PosconError(
+            f"{where}: colour, vector, complex or a list of volumes in each voxel; poscon reads "
+            "one number per voxel, and frames or channels along a fourth axis"
+        )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the errors of the format libraries on a broken file into one line that names it."""
+    try:
+        yield
+    except PosconError:
+        raise
+    except (
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as error:
+        reason = _reason(error, path)
+        raise PosconError(f"{path}: cannot be read ({reason}); {_advice(path, reason)}") from error
+
+
+def voxel_file(path: Path) -> Path | None:
+    """The file of the voxels that a .mhd header names, or None if it names none."""
+    stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
+    name = "" if stated is None else stated[1].decode("utf-8", "replace")
+    return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The reason in a library's error, without the library's own source and the path."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^Exception thrown in .*?\.[ch]xx:\d+: ", "", text)  # the library's own source
+    text = re.sub(r"(?:sitk|ITK|itk)::?\s?ERROR: |ITK ERROR: ", "", text)
+    text = text.removesuffix(" Reason: Success")  # the operating system saw no fault
+    text = re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", text)
+    text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
+    return text[:200] or type(error).__name__
+
+
+def _advice(path: Path, reason: str) -> str:
+    """Say what a user can do about a file that cannot be read."""
+    if "domain axes" in reason:
+        return "write it as 3-D files, or with frames as a fourth axis of space"
+    if path.suffix.lower() == ".mhd" and (voxels := voxel_file(path)) and not voxels.is_file():
+        return f"its voxels should be in {voxels.name} beside it, which is missing"
+    if "spacing" in reason or "direction" in reason or "determinant" in reason:
+        return "correct its header"
+    return "is it truncated or damaged? Fetch it again"

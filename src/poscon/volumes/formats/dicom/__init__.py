@@ -1,0 +1,1 @@
+"""DICOM, by pydicom: from files to slices, from slices to stacks, from stacks to voxels."""

@@ -1,0 +1,89 @@
+"""NRRD, MHA and MetaImage, by SimpleITK."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+
+from poscon.errors import PosconError
+from poscon.volumes.affine import positive_sizes
+from poscon.volumes.formats.base import Opened
+
+SUFFIXES = (".nrrd", ".mha", ".mhd")
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # errors are raised anyway
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+
+
+class Itk:
+    """See :class:`poscon.volumes.formats.base.Format`."""
+
+    def open(self, source: Path) -> Opened:
+        reader = _reader(source)
+        reader.ReadImageInformation()
+        _check_axes(reader, source)
+        scalar = reader.GetNumberOfComponents() == 1
+        return Opened(tuple(reader.GetSize()), _affines(reader), scalar, reader)
+
+    def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
+        image = _reader(source).Execute()
+        return SimpleITK.GetArrayFromImage(image).T, image
+
+    def takes(self, image: Any) -> bool:
+        return isinstance(image, SimpleITK.Image)
+
+    def from_memory(self, image: Any) -> tuple[np.ndarray, Opened]:
+        data = SimpleITK.GetArrayFromImage(image).T
+        scalar = image.GetNumberOfComponentsPerPixel() == 1
+        return data, Opened(data.shape, _affines(image), scalar, image)
+
+    def owns(self, header: Any) -> bool:
+        return isinstance(header, SimpleITK.Image)
+
+    def first_volume(self, header: Any, shape: tuple[int, ...]) -> Any:
+        return header[:, :, :, 0]
+
+    def label_image(self, labels: np.ndarray, header: Any, affine: np.ndarray) -> Any:
+        # a single slice may be a 2-D image, and trailing axes of length 1 are restored
+        image = SimpleITK.GetImageFromArray(labels.reshape(header.GetSize()).T, isVector=False)
+        image.CopyInformation(header)
+        return image
+
+    def save_labels(self, path: Path, labels: np.ndarray, header: Any) -> None:
+        image = self.label_image(labels, header, np.eye(4))
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
+
+
+def _reader(path: Path) -> Any:
+    """Make a reader for the file. It names the format, because ITK knows no suffix in capitals."""
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(_READERS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _check_axes(reader: Any, path: Path) -> None:
+    """Refuse a NRRD file whose first axes are not spatial. ITK would treat them as spatial."""
+    keys = [f"NRRD_kinds[{axis}]" for axis in range(3)]
+    kinds = [reader.GetMetaData(key) for key in keys if reader.HasMetaDataKey(key)]
+    for axis, kind in enumerate(kinds, start=1):
+        if kind not in ("domain", "space", "???", "none"):
+            raise PosconError(
+                f"{path}: axis {axis} is a {kind} axis; poscon reads the three axes of space first "
+                "and frames or channels along the fourth: write the file in that order"
+            )
+
+
+def _affines(reader: Any) -> tuple[np.ndarray, ...]:
+    """The affine of an ITK image, LPS+ turned into RAS+, then the same for voxels of 1 mm."""
+    size = reader.GetDimension()
+    axes = min(size, 3)
+    affines = []
+    for sizes in (positive_sizes(reader.GetSpacing()), np.ones(size)):
+        affine = np.eye(4)
+        direction = np.array(reader.GetDirection()).reshape(size, size)
+        affine[:axes, :axes] = (direction * sizes)[:axes, :axes]
+        affine[:axes, 3] = reader.GetOrigin()[:axes]
+        affines.append(_RAS_FROM_LPS @ affine)
+    return tuple(affines)

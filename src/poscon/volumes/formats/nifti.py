@@ -1,0 +1,104 @@
+"""NIfTI-1 and NIfTI-2, by nibabel."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+
+from poscon.volumes.affine import nifti_affines
+from poscon.volumes.formats.base import Opened
+
+SUFFIXES = (".nii", ".nii.gz")
+_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
+_QUIET = logging.getLogger("poscon.nifti")  # errors are raised anyway
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
+
+
+class Nifti:
+    """See :class:`poscon.volumes.formats.base.Format`."""
+
+    def open(self, source: Path) -> Opened:
+        header = _header(source)
+        mended = _mended(header)
+        scalar = mended.get_data_dtype().kind in "biuf"
+        return Opened(mended.get_data_shape(), nifti_affines(header), scalar, header)
+
+    def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
+        return np.asanyarray(ArrayProxy(source, _mended(opened.header))), opened.header
+
+    def takes(self, image: Any) -> bool:
+        return isinstance(image, nib.Nifti1Pair)
+
+    def from_memory(self, image: Any) -> tuple[np.ndarray, Opened]:
+        # the header of a new image is made from the affine, which may have changed in place
+        header = type(image)(image.dataobj, image.affine, image.header).header.copy()
+        data = np.asanyarray(image.dataobj)
+        affines = nifti_affines(header)
+        if image.affine is None:
+            affines = (np.full((4, 4), np.nan), *affines)
+        return data, Opened(data.shape, affines, data.dtype.kind in "biuf", header)
+
+    def owns(self, header: Any) -> bool:
+        return isinstance(header, nib.Nifti1Header)
+
+    def first_volume(self, header: Any, shape: tuple[int, ...]) -> Any:
+        header = header.copy()
+        header.set_data_shape(shape)
+        return header
+
+    def label_image(self, labels: np.ndarray, header: Any, affine: np.ndarray) -> Any:
+        header = _label_header(labels, header)
+        image, labels = _type_of(header), labels.reshape(header.get_data_shape())
+        try:
+            stated = header.get_best_affine()
+        except ValueError:  # nibabel does not take this quaternion
+            stated = np.full((4, 4), np.nan)
+        return image(labels, stated, header) if np.isfinite(stated).all() else image(labels, affine)
+
+    def save_labels(self, path: Path, labels: np.ndarray, header: Any) -> None:
+        header = _label_header(labels, header)
+        # nibabel keeps both codes and every number only if it is given no affine
+        nib.save(_type_of(header)(labels.reshape(header.get_data_shape()), None, header), path)
+
+
+def _header(path: Path) -> Any:
+    """Read the header unchanged. nibabel's own reading replaces a voxel size of 0 by 1."""
+    with ImageOpener(path) as file:
+        length = file.read(4)
+        kinds = (_HEADERS.get(int.from_bytes(length, order)) for order in ("little", "big"))
+        kind = next((kind for kind in kinds if kind is not None), None)
+        if kind is None:
+            raise ImageFileError("it does not begin like a NIfTI file")
+        file.seek(0)
+        return kind.from_fileobj(file, check=False)
+
+
+def _mended(header: Any) -> Any:
+    """Copy a header, and correct small faults that do not affect the voxels.
+
+    Raises:
+        HeaderDataError: the header has a fault that affects them.
+    """
+    mended = header.copy()
+    mended.check_fix(logger=_QUIET)
+    return mended
+
+
+def _label_header(labels: np.ndarray, header: Any) -> Any:
+    """Make the header of a label map that lies where a scan with this header does."""
+    header = header.copy()
+    header.set_data_dtype(labels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    header["descrip"] = b""
+    return header
+
+
+def _type_of(header: Any) -> Any:
+    return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image

@@ -1,0 +1,229 @@
+"""DICOM series in a folder: unsorted, of any number of patients, other files among them.
+
+Each series is read as :mod:`poscon.volumes.formats.dicom.stacks` says. Cases and subjects are
+numbered in the order of the paths of the files. What says who was scanned tells patients apart, and
+goes no further. The label map of a series is a file beside the folder that holds the series alone:
+``FOLDER_seg.nii.gz`` beside ``FOLDER``, or in another format.
+"""
+
+import filecmp
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
+
+from poscon.errors import PosconError
+from poscon.volumes.case import Case, Dataset
+from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.layouts.tree import walk
+from poscon.volumes.scan import scan_stem, scan_suffix
+from poscon.volumes.series import OnGap, Series, is_dicom
+
+if TYPE_CHECKING:  # commands that read no DICOM do not need pydicom
+    from poscon.volumes.formats.dicom.headers import Image
+    from poscon.volumes.formats.dicom.stacks import Stack
+
+NAME = "dicom"
+LABEL = "_seg"
+
+
+def matches(root: Path) -> bool:
+    scans = len(scan_files(root, "**/*"))
+    found = 0
+    for path in walk(root).files:
+        found += not scan_suffix(path) and is_dicom(path)
+        if found >= max(1, scans):
+            return True
+    return False
+
+
+def read(
+    root: Path,
+    channel: int | None,
+    *,
+    on_gap: str = "refuse",
+    case_name: str | None = None,
+) -> Dataset:
+    """Read the series of a folder.
+
+    Args:
+        root: the folder.
+        channel: must be None.
+        on_gap: see :func:`poscon.volumes.formats.dicom.stacks.make_stacks`.
+        case_name: keyword of the DICOM attribute by which cases are named, such as ``PatientID``;
+            None: they are numbered.
+
+    Raises:
+        PosconError: a header cannot be read, or the attribute does not name every series.
+    """
+    from poscon.volumes.formats.dicom.stacks import make_stacks
+
+    refuse_channel(channel, NAME)
+    if on_gap not in get_args(OnGap):
+        raise PosconError(f"--on-gap {on_gap}: must be {', '.join(get_args(OnGap))}")
+    images, unused = _images(root)
+    stacks, left = make_stacks(images, cast("OnGap", on_gap))
+    unused += [(kind, image.piece.file) for kind, images in left.items() for image in images]
+    if unused and not stacks:
+        kinds = Counter(kind for kind, _ in dict.fromkeys(unused))
+        listed = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        raise PosconError(
+            f"{root}: no DICOM series that makes a volume, but {listed}; give the folder of "
+            "a series"
+        )
+    names = _numbers("case", len(stacks)) if case_name is None else _named(stacks, case_name)
+    patients = list(dict.fromkeys(stack.patient for stack in stacks))
+    subjects = dict(zip(patients, _numbers("patient", len(patients)), strict=True))
+    labels = _labels(root, stacks)
+    cases: list[Case] = []
+    for name, stack in zip(names, stacks, strict=True):
+        series = replace(stack.series, name=name)
+        label = labels.get(stack.series.place)
+        case = Case(name, subjects[stack.patient], series, label, modality=series.modality)
+        frames = [case] if series.fault is not None else split_frames(case)
+        if label is not None and len(frames) > 1:
+            raise PosconError(
+                f"{label}: the label map of a series with {len(frames)} frames; poscon cannot know "
+                "which of them is labelled: write that frame and its label map as NIfTI"
+            )
+        cases += frames
+    return Dataset(
+        NAME,
+        root,
+        tuple(cases),
+        notes=tuple(_notes(names, stacks)),
+        unused=tuple(dict.fromkeys(unused)),
+    )
+
+
+def only_series(folder: Path) -> Series:
+    """The only DICOM series of a folder.
+
+    Raises:
+        PosconError: there is none, or there are several.
+    """
+    dataset = read(folder, None)
+    found = [case.image for case in dataset.cases if isinstance(case.image, Series)]
+    series = list(dict.fromkeys(found))
+    if len(series) != 1:
+        raise PosconError(f"{folder}: holds {len(series)} DICOM series; give the folder of one")
+    return series[0]
+
+
+def _images(root: Path) -> tuple[list["Image"], list[tuple[str, Path]]]:
+    """The slices below a folder; and the DICOM files that hold none, with their kind."""
+    from poscon.volumes.formats.dicom.headers import check_name, read_images
+
+    images: list[Image] = []
+    unused: list[tuple[str, Path]] = []
+    first: dict[str, Path] = {}
+    for path in walk(root).files:
+        if scan_suffix(path):
+            continue
+        if not is_dicom(path):
+            check_name(path)
+            continue
+        found = read_images(path)
+        if isinstance(found, str):
+            unused.append((found, path))
+            continue
+        earlier = first.setdefault(found[0].instance, path)
+        if earlier != path and filecmp.cmp(earlier, path, shallow=False):
+            unused.append(("copies of files that are read", path))
+        else:
+            images += found
+    return images, unused
+
+
+def _numbers(word: str, count: int) -> list[str]:
+    """``case001``, ``case002`` and so on."""
+    width = max(3, len(str(count)))
+    return [f"{word}{number:0{width}d}" for number in range(1, count + 1)]
+
+
+def _named(stacks: Sequence["Stack"], keyword: str) -> list[str]:
+    """Names of cases by an attribute of their files; equal ones are numbered."""
+    from pydicom.datadict import tag_for_keyword
+
+    from poscon.volumes.formats.dicom.headers import read_value
+
+    if tag_for_keyword(keyword) is None:
+        raise PosconError(
+            f"--case-name {keyword}: DICOM has no attribute of this name; give its keyword, such "
+            "as PatientID"
+        )
+    values = []
+    for stack in stacks:
+        value = read_value(stack.images[0].piece.file, keyword)
+        if not value:
+            raise PosconError(
+                f"{stack.series}: has no {keyword}, by which --case-name names the cases; give "
+                "another attribute"
+            )
+        values.append(value)
+    count, seen = Counter(values), Counter[str]()
+    names = []
+    for value in values:
+        seen[value] += 1
+        names.append(value if count[value] == 1 else f"{value}_{seen[value]}")
+    return names
+
+
+def _labels(root: Path, stacks: Iterable["Stack"]) -> dict[str, Path]:
+    """The label map of each series that has one, by the place of the series."""
+    of_folder: dict[Path, list[Stack]] = defaultdict(list)
+    for stack in stacks:
+        for folder in {image.piece.file.parent for image in stack.images}:
+            of_folder[folder].append(stack)
+    labels: dict[str, Path] = {}
+    for path in scan_files(root, "**/*"):
+        stem = scan_stem(path)
+        folder = path.with_name(stem.removesuffix(LABEL))
+        if not stem.endswith(LABEL):
+            continue
+        if folder not in of_folder:
+            raise PosconError(
+                f"{path}: a label map without its image ({folder.name} holds no series beside it); "
+                "add the image or remove the label map"
+            )
+        if len(of_folder[folder]) > 1:
+            raise PosconError(
+                f"{path}: may be the label map of any of the {len(of_folder[folder])} series in "
+                f"{folder}; give each series a folder of its own"
+            )
+        place = of_folder[folder][0].series.place
+        if place in labels:
+            raise PosconError(
+                f"two files for the label map of {place}: {labels[place]} and {path}; rename or "
+                "remove one"
+            )
+        labels[place] = path
+    return labels
+
+
+def _notes(names: Sequence[str], stacks: Sequence["Stack"]) -> Iterable[str]:
+    """What a user should know of how the series were read."""
+    tilted = [
+        f"{name} {stack.tilt:.1f} degrees"
+        for name, stack in zip(names, stacks, strict=True)
+        if stack.tilt
+    ]
+    if tilted:
+        yield (
+            f"{len(tilted)} scan(s) have a gantry tilt ({', '.join(tilted)}): the affine is "
+            "sheared and is kept so."
+        )
+    mixed = [name for name, stack in zip(names, stacks, strict=True) if stack.series.mixes]
+    if mixed:
+        yield f"{len(mixed)} scan(s) have interpolated slices ({', '.join(mixed)})."
+
+
+LAYOUT = Layout(
+    NAME,
+    "DICOM series in any folders, at least as many files as scans in other formats; label map "
+    "FOLDER_seg.nii.gz beside the FOLDER of a series",
+    matches,
+    read,
+    options=("on_gap", "case_name"),
+)
