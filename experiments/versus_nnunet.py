@@ -389,7 +389,7 @@ def write_raw(
 
 def _copy(case: Case, folder: Path) -> None:
     """Copy the image of a case."""
-    if case.channels or case.frame_index is not None:
+    if case.channels or case.frame_index is not None or not isinstance(case.image, Path):
         raise PosconError(f"{case.image}: one 3-D image of a case is needed here")
     _copy_file(case.image, folder / f"{case.id}_0000{SUFFIX}")
 

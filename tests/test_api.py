@@ -53,9 +53,11 @@ arguments = {
     "evaluate": ("nowhere", "nowhere"), "compare": ("nowhere", "out"), "report": ("nowhere",),
     "bench": ("nowhere",), "demo": (__file__,), "load_model": ("nowhere",),
     "load_encoder": ("nowhere",), "suggest": ("nowhere", "out"),
+    "export": ("nowhere", "out"),
     "label": ("nowhere", "."),
+    "align": ("nowhere",),
 }
-keywords = {"suggest": {"budget": 1}}
+keywords = {"suggest": {"budget": 1}, "export": {"to": "torch"}}
 functions = set(poscon.__all__) - {"PosconError", "__version__"}
 assert set(arguments) == functions, set(arguments) ^ functions
 for name, given in arguments.items():
@@ -308,12 +310,14 @@ VALUES = {
     "validation": "v.txt", "iterations": "9", "data": "d", "pretrain_data": "p", "seconds": "8",
     "budget": "6", "unit": "subject", "strategy": "random", "model": "m", "source": "s",
     "ignore_label": "9", "labelled_slices": "l.csv", "minutes": "1.5", "ranges": "n.csv",
-    "suggestion": "t.csv", "on_gap": "split", "case_name": "PatientID", "remove": "a",
+    "suggestion": "t.csv", "to": "torch", "licence": "MIT", "results": "r.json", "opset": "18",
+    "on_gap": "split", "case_name": "PatientID", "remove": "a",
 }  # fmt: skip
 FOUND = {
     "spacing": 2.5, "source_spacing": (1.0, 2.0, 3.0), "channel": 1, "processes": 3, "epochs": 7,
     "seed": 5, "labelled": 4, "iterations": 9, "seconds": 8.0, "settings": ["batch=3"],
     "resume": True, "budget": 6, "ignore_label": 9, "minutes": 1.5, "remove": ["a"],
+    "to": "torch", "opset": 18,
 }  # fmt: skip
 
 

@@ -16,7 +16,16 @@ ROOMS = [
     *("volumes", "positions", "alignment", "store", "leakage", "evaluation", "predictions"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
-    *("training", "models", "suggestion", "pictures", "commands", "comparison", "reports"),
+    *(
+        "training",
+        "models",
+        "suggestion",
+        "pictures",
+        "exports",
+        "commands",
+        "comparison",
+        "reports",
+    ),
     *("listings", "cli", "__init__", "__main__"),
 ]
 """From left to right. No room imports from a room to its right."""

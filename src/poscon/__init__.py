@@ -22,6 +22,7 @@ _HOME = {
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
+    "export": "poscon.commands.export",
     "bench": "poscon.commands.bench",
     "compare": "poscon.comparison.compare",
     "demo": "poscon.commands.demo",
@@ -39,6 +40,7 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
     "label",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from poscon.commands.bench import bench
     from poscon.commands.demo import demo
     from poscon.commands.evaluate import evaluate
+    from poscon.commands.export import export
     from poscon.commands.finetune import finetune
     from poscon.commands.inspect import inspect
     from poscon.commands.label import label

@@ -15,6 +15,7 @@ from poscon.cli.commands.bench import bench
 from poscon.cli.commands.compare import compare
 from poscon.cli.commands.demo import demo
 from poscon.cli.commands.evaluate import evaluate
+from poscon.cli.commands.export import export
 from poscon.cli.commands.finetune import finetune
 from poscon.cli.commands.inspect import inspect
 from poscon.cli.commands.label import label
@@ -40,6 +41,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (finetune, "finetune hippocampus.store runs/seg --init runs/pcl --labelled 2"),
     (predict, "predict runs/seg scan.nii.gz scan_seg.nii.gz"),
     (evaluate, "evaluate predictions Task04_Hippocampus --out results"),
+    (export, "export runs/seg exported --to onnx"),
     (compare, "compare hippocampus results/hippocampus --data Task04_Hippocampus"),
     (report, "report results/hippocampus"),
     (bench, "bench hippocampus.store"),

@@ -91,8 +91,10 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
             where it lies.
     """
     if is_url(store):
-        raise PosconError(f"{store}: positions are written into a store in a folder of this machine; copy it "
-            "there afterwards")
+        raise PosconError(
+            f"{store}: positions are written into a store in a folder of this machine; copy it "
+            "there afterwards"
+        )
     folder = Path(store)
     Store(folder)  # refused before a lock is made there
     with alone(folder, "align"):

@@ -15,11 +15,12 @@ from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
-from poscon.leakage import describe, read_entries, roles_by_pixels
+from poscon.leakage import describe, roles_by_pixels
 from poscon.networks.build import build_network
+from poscon.networks.checkpoints import Checkpoint
 from poscon.networks.parts import SegmentationNetwork
 from poscon.networks.settings import NetworkSettings, fit_channels
-from poscon.networks.weights import load_by_name, network_settings, read_weights, save_weights
+from poscon.networks.weights import load_by_name, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
@@ -49,10 +50,10 @@ from poscon.training.run import (
     MetricsFile,
     RunFolder,
     inputs_record,
-    part_file,
     refuse_with_resume,
     say_mixtures,
 )
+from poscon.training.start import read_start, seen_before
 from poscon.training.timing import Training, time_loop
 from poscon.version import __version__
 from poscon.views import ViewMaker, canvas_size
@@ -91,7 +92,8 @@ def finetune(
     Args:
         store: prepared data set with label maps.
         run: folder to write, see :mod:`poscon.training.run`.
-        init: folder of a pre-training run; None starts at random.
+        init: folder of a pre-training run, or a file of weights (see
+            :func:`poscon.networks.checkpoints.read_checkpoint`); None starts at random.
         labelled: how many labelled subjects to draw, by the seed; all their cases are used. None:
             all there are.
         labelled_slices: how many labelled slices of these subjects to draw, by the seed (see
@@ -170,7 +172,7 @@ class Request:
         store: the prepared data set.
         settings: every setting; in a resumed run with ``size`` and ``network``.
         cases: the cases by role.
-        init: folder of the pre-training run whose weights are still to be loaded. None: random
+        init: the pre-training run, or file, whose weights are still to be loaded. None: random
             weights, or those of the run's own checkpoint.
         resumed: whether the run folder has the run already.
     """
@@ -241,7 +243,7 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
             store,
             chosen.model_dump(mode="json"),
             cases,
-            earlier=[] if init is None else read_entries(init),
+            earlier=[] if init is None else seen_before(init),
             init=None if init is None else str(init),
             loaded=loaded,
         )
@@ -406,7 +408,7 @@ def _check_unseen(
         named = store.select(read_names(exclude), where=names_place(exclude))
         subjects = {c.subject for c in named}
         apart += [c for c in store.cases if c.subject in subjects]
-    known = {} if init is None else roles_by_pixels(read_entries(Path(init)))
+    known = {} if init is None else roles_by_pixels(seen_before(Path(init)))
     seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}
     if seen and not transductive:
         raise PosconError(
@@ -432,41 +434,48 @@ def _network(
     if init is None:
         settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
         return build_network(settings, n_classes), None
-    path = part_file(Path(init), "encoder")
-    if not Path(init).is_dir():
-        raise PosconError(f"--init {init}: give the folder of a pre-training run")
-    if (Path(init) / MODEL).is_file():
-        raise PosconError(f"--init {init}: a fine-tuning run; give one of poscon pretrain")
-    tensors, about = read_weights(path)
-    theirs = fit_channels(network_settings(about, path), store.channels, store.path)
+    start = read_start(Path(init), chosen.init_parts)
+    theirs = fit_channels(start.settings, store.channels, store.path)
     ours = chosen.network and fit_channels(chosen.network, store.channels, store.path)
     if ours not in (None, theirs):
         differing = _differences(theirs.model_dump(), ours.model_dump())
-        raise PosconError(f"{path}: a checkpoint of another architecture ({differing})")
-    parts = {"encoder": tensors}
-    if chosen.init_parts == "all":
-        for part in about.get("parts", []):
-            parts[part], _ = read_weights(part_file(Path(init), part))
-    here = {
-        **store.manifest.preparation.model_dump(mode="json"),
-        **TrainingRange.of(store, labelled).words,
-    }
-    there = {**about.get("preparation", {}), **TrainingRange.read(about, path).words}
-    if there != here:
-        console.print(
-            f"note: {path} was pre-trained on slices prepared otherwise "
-            f"({_differences(there, here)})",
-            soft_wrap=True,
-        )
+        raise PosconError(f"{start.path}: a checkpoint of another architecture ({differing})")
+    _say_prepared_otherwise(start, store, labelled)
     network = build_network(theirs, n_classes)
     reports = []
-    for part, tensors in parts.items():
-        where = str(part_file(Path(init), part))
-        report = load_by_name(network.get_submodule(part), tensors, where=where)
+    for part, tensors in start.parts.items():
+        report = load_by_name(network.get_submodule(part), tensors, where=str(start.path))
         reports.append(f"{part}: {report}")
+    if start.unused:
+        more = ", ..." * (len(start.unused) > 3)
+        reports.append(
+            f"{len(start.unused)} other tensors not used ({', '.join(start.unused[:3])}{more})"
+        )
     loaded = "; ".join(reports)
-    console.print(f"from {init}: {loaded}", soft_wrap=True)
+    console.print(f"from {init}: {loaded}", soft_wrap=True, markup=False)
     return network, loaded
+
+
+def _say_prepared_otherwise(
+    start: Checkpoint, store: Store, labelled: Sequence[CaseRecord]
+) -> None:
+    """A note on stderr if the weights were trained on other slices, or do not say on what."""
+    if not start.about:
+        text = f"{start.path} does not say how the slices were prepared that it was trained on"
+    else:
+        here = {
+            **store.manifest.preparation.model_dump(mode="json"),
+            **TrainingRange.of(store, labelled).words,
+        }
+        words = TrainingRange.read(start.about, start.path).words
+        there = {**start.about.get("preparation", {}), **words}
+        if there == here:
+            return
+        text = (
+            f"{start.path} was pre-trained on slices prepared otherwise "
+            f"({_differences(there, here)})"
+        )
+    console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

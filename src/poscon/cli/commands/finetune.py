@@ -25,8 +25,9 @@ def finetune(
     init: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN",
-            help="Starts from the weights of this pre-training run. Default: random weights.",
+            metavar="RUN|FILE",
+            help="Starts from the weights of this pre-training run, or of a file: of poscon, of "
+            "the published PCL (.pth), or of MONAI's BasicUNet. Default: random weights.",
         ),
     ] = None,
     labelled: Annotated[
