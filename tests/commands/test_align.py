@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from poscon.commands.align import align
+from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.store.store import Store
@@ -61,6 +62,9 @@ def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
     case = Store(tmp_path / "store").select(["phantom_002"], where="test")[0]
     assert case.axis is not None
     assert case.axis.first > case.axis.last
+    found = inspect(tmp_path / "store", tmp_path / "sheet.png").findings
+    listed_by_images = [f.case for f in found if "by their images" in f.kind]
+    assert listed_by_images == ["phantom_002"]
     code, _, err = poscon(
         *("pretrain", tmp_path / "store", tmp_path / "run", "--epochs", 1),
         *TINY,

@@ -92,6 +92,7 @@ def _oddities(store: Store, profiles: dict[str, np.ndarray], whole: set[str]) ->
     return [
         *_same_scan(cases),
         *_other_way(cases, profiles),
+        *_against(cases),
         *_missing_classes(store, whole),
         *_unusual_volumes(store, whole),
         *_padded(store),
@@ -150,6 +151,20 @@ def _area_profile(label: np.ndarray, n_classes: int) -> np.ndarray:
     profile = np.stack([np.diff(np.interp(edges, slice_edges, row)) for row in below])
     total = profile.sum(axis=1, keepdims=True)
     return np.divide(profile, total, out=np.zeros_like(profile), where=total > 0).astype(np.float32)
+
+
+def _against(cases: Sequence[CaseRecord]) -> list[Oddity]:
+    """Cases that ``poscon align`` found to run against the others."""
+    return [
+        Oddity(
+            "slices that run against the others by their images",
+            case.id,
+            f"clearness {case.axis.clearness:.2f} of 1; look at it, and turn it with prepare "
+            "--reverse",
+        )
+        for case in cases
+        if case.axis is not None and case.axis.against
+    ]
 
 
 def _other_way(cases: Sequence[CaseRecord], profiles: dict[str, np.ndarray]) -> list[Oddity]:
