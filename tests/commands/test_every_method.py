@@ -371,7 +371,6 @@ def test_a_batch_with_nothing_to_bring_together(name: str, store: Path, tmp_path
 def test_starts_that_are_no_pretraining_run(store: Path, finetuned: Path, tmp_path: Path) -> None:
     for init, message in [
         (finetuned, "a fine-tuning run; give one of poscon pretrain"),
-        (finetuned / "model.safetensors", "give the folder of a pre-training run"),
         (tmp_path / "nowhere", "give the folder of a pre-training run"),
     ]:
         with pytest.raises(PosconError, match=message):

@@ -9,7 +9,7 @@ import pytest
 from poscon.commands.inspect import inspect, inspection_record
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.store import Store
+from poscon.store.store import SCHEMA_VERSION, Store
 from poscon.store.weak_labels import add_ranges, possible_classes, ranges_line
 from poscon.volumes.ranges import Ranges
 
@@ -49,7 +49,7 @@ def test_ranges_are_kept_in_slices_of_the_store(scans: Path) -> None:
         "bare": {"LV": (2, 5), "RV": None},
     }
     assert {case.id: dict(case.ranges) for case in Store(store.path).cases} == found
-    assert store.manifest.schema_version == 5
+    assert store.manifest.schema_version == SCHEMA_VERSION
     assert ranges_line(store.cases) == "3 of 3 cases have ranges of structures"
 
 
