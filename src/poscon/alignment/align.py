@@ -84,7 +84,7 @@ def align(
     for number in range(ROUNDS + 1):
         resampled = [resample(x, d, spacing) for x, d in zip(best, depths, strict=True)]
         pairs = compare(resampled, wanted)
-        turned, clearness = find_directions(resampled, pairs)
+        turned, clearness = find_directions(pairs)
         turned = np.where(clearness < CLEAR, 1, turned)
         if (turned < 0).any():
             signs = signs * turned

@@ -1,15 +1,13 @@
 """Which volumes run the other way: every pair votes, and the votes are brought together."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import eigsh
 
-from poscon.alignment.pairs import Pairs, compare
+from poscon.alignment.pairs import Pairs
 
 
-def find_directions(volumes: Sequence[np.ndarray], forward: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Find the volumes whose slices run against those of the majority.
 
     A pair is fitted as it is and with one of the two turned round. Its vote v is the difference of
@@ -19,19 +17,16 @@ def find_directions(volumes: Sequence[np.ndarray], forward: Pairs) -> tuple[np.n
     then changed one by one as long as that raises the sum of s_i v_ij s_j.
 
     Args:
-        volumes: (steps, K) of each volume.
-        forward: all pairs, as they are.
+        pairs: the evidence of all pairs.
 
     Returns:
         (V,) +1 for the majority and -1 for the others, and (V,) how clear it is: the sum of the
         votes of all partners for it, over the sum of their sizes; from 0 (undecided) to 1.
     """
-    n = len(volumes)
-    pairs = sorted(pair for pair in forward.evidence if pair[0] < pair[1])
-    backward = compare(volumes, pairs, reverse=True)
+    n = len(pairs.lengths)
     i, j, votes = [], [], []
-    for pair in pairs:
-        ahead, behind = forward.evidence[pair].max(), backward.evidence[pair].max()
+    for pair, behind in sorted(pairs.turned.items()):
+        ahead = pairs.evidence[pair].max()
         total = abs(ahead) + abs(behind)
         i.append(pair[0])
         j.append(pair[1])

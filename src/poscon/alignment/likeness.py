@@ -127,7 +127,7 @@ def resample(components: np.ndarray, depths: np.ndarray, step: float) -> np.ndar
     return np.stack(columns, axis=1) if columns else np.zeros((len(at), 0))
 
 
-def evidence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def evidence(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How much more alike two volumes are where they overlap than elsewhere, by shift.
 
     The squared distances of all pairs of slices are cut off at their median, so that slices that
@@ -141,15 +141,21 @@ def evidence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Returns:
         (N + M - 1,): number c is for the shift d = c - (N - 1), where slice i of the first lies on
-        slice i + d of the second.
+        slice i + d of the second; and the same with the second volume turned round.
     """
-    n, m = len(first), len(second)
     distances = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
     distances = np.minimum(distances, np.median(distances))
-    gains = np.zeros((n, n + m - 1))
+    gains = distances.mean() - distances
+    return _by_shift(gains), _by_shift(gains[:, ::-1])
+
+
+def _by_shift(gains: np.ndarray) -> np.ndarray:
+    """(N + M - 1,) sums along the diagonals of (N, M), from the lower left to the upper right."""
+    n, m = gains.shape
+    moved = np.zeros((n, n + m - 1))
     rows = np.arange(n)[:, None]
-    gains[rows, np.arange(m) + (n - 1 - rows)] = distances.mean() - distances
-    return np.asarray(gains.sum(axis=0))
+    moved[rows, np.arange(m) + (n - 1 - rows)] = gains
+    return np.asarray(moved.sum(axis=0))
 
 
 def _of_length_one(x: np.ndarray) -> np.ndarray:

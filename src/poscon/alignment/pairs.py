@@ -21,11 +21,13 @@ class Pairs:
         lengths: number of steps of each volume.
         partners: the partners of each volume, rising.
         evidence: by pair (i, j), both ways: evidence of i against j.
+        turned: by pair (i, j), i < j: the largest evidence of i against j turned round.
     """
 
     lengths: tuple[int, ...]
     partners: tuple[tuple[int, ...], ...]
     evidence: dict[tuple[int, int], np.ndarray]
+    turned: dict[tuple[int, int], float]
 
 
 def choose_partners(
@@ -51,24 +53,21 @@ def choose_partners(
     return sorted((i, j) for i, j in chosen if subjects[i] != subjects[j])
 
 
-def compare(
-    volumes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], reverse: bool = False
-) -> Pairs:
+def compare(volumes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]]) -> Pairs:
     """Compare pairs of volumes.
 
     Args:
         volumes: (steps, K) of each volume.
-        pairs: numbers (i, j) of the volumes to compare.
-        reverse: compare i with j turned round; the evidence of (j, i) is then left out.
+        pairs: numbers (i, j), i < j, of the volumes to compare.
     """
     found: dict[tuple[int, int], np.ndarray] = {}
+    turned: dict[tuple[int, int], float] = {}
     partners: list[list[int]] = [[] for _ in volumes]
     for i, j in pairs:
-        found[i, j] = evidence(volumes[i], volumes[j][::-1] if reverse else volumes[j])
-        if not reverse:
-            found[j, i] = found[i, j][::-1]
+        found[i, j], backwards = evidence(volumes[i], volumes[j])
+        found[j, i] = found[i, j][::-1]
+        turned[i, j] = float(backwards.max())
         partners[i].append(j)
         partners[j].append(i)
-    return Pairs(
-        tuple(len(volume) for volume in volumes), tuple(tuple(sorted(p)) for p in partners), found
-    )
+    lengths = tuple(len(volume) for volume in volumes)
+    return Pairs(lengths, tuple(tuple(sorted(p)) for p in partners), found, turned)
