@@ -97,12 +97,8 @@ def align(
         steps = place(pairs) if steps is None else improve(pairs, steps)
         if components[0].shape[1]:
             at = coordinates(depths, steps * spacing, np.ones(len(depths)))
-            best = discriminant(
-                components,
-                at,
-                width,
-                clearness >= (np.median(clearness) if number == 0 else 0.5 * clearness.max()),
-            )
+            least = np.median(clearness) if number == 0 else TRUSTED * clearness.max()
+            best = discriminant(components, at, width, clearness >= least)
     assert steps is not None
     fit = refine(best, depths, steps * spacing, width, subjects, generator)
     at = coordinates(depths, fit.offsets, fit.scales)
