@@ -82,7 +82,7 @@ def learned_positions(n_slices: int, axis: Axis | None) -> np.ndarray:
     """
     if axis is None:
         raise PosconError(
-            "setting position = learned: the store has no learned positions; use poscon align first"
+            "position learned: the store has no learned positions; use poscon align first"
         )
     return np.linspace(axis.first, axis.last, n_slices)
 

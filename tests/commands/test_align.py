@@ -90,7 +90,7 @@ def test_learned_positions_need_an_aligned_store(store: Path, tmp_path: Path, po
     given = ("-s", "position=learned", "-s", "loss.threshold=12")
     code, _, err = poscon("pretrain", store, tmp_path / "run", *given, *TINY)
     assert code == 2
-    assert "has no learned positions; use poscon align" in err
+    assert "use poscon align first" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -11,6 +11,7 @@ import SimpleITK
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from poscon.commands.align import align
 from poscon.commands.predict import predict
 from poscon.commands.prepare import prepare
 from poscon.commands.suggest import COLUMNS, suggest
@@ -302,6 +303,28 @@ def test_cases_and_exclude_narrow_the_choice(partly: tuple[Path, Path], tmp_path
     assert {each.case for each in found.slices} == {"phantom_001"}
 
 
+def test_suggestions_by_learned_positions(
+    partly: tuple[Path, Path], tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    copied = tmp_path / "store"
+    shutil.copytree(partly[1], copied)
+    given = ("suggest", copied, tmp_path / "out", "--budget", 4, "--position", "learned")
+    code, _, err = poscon(*given)
+    assert code == 2
+    assert "use poscon align first" in err
+    assert not (tmp_path / "out").exists()
+    align(copied)
+    assert poscon(*given)[0] == 0
+    rows = table(tmp_path / "out" / "suggestion.csv")
+    assert len({row["subject"] for row in rows}) == 3
+    cases = {case.id: case for case in Store(copied).cases}
+    for row in rows:
+        axis = cases[row["case"]].axis
+        assert axis is not None
+        step = (axis.last - axis.first) / (cases[row["case"]].shape[0] - 1)
+        assert float(row["position"]) == pytest.approx(axis.first + step * int(row["slice"]), 1e-4)
+
+
 def test_an_encoder_that_only_draws_is_said_to(
     partly: tuple[Path, Path],
     pretrained: Path,
@@ -324,6 +347,7 @@ def test_an_encoder_that_only_draws_is_said_to(
         (["--budget", 2, "--strategy", "uncertain"], "needs a model"),
         (["--budget", 2, "--model", "{finetuned}"], "--model: no effect"),
         (["--budget", 2, "--unit", "subject", "--strategy", "ends"], "chooses by position"),
+        (["--budget", 2, "--position", "left"], "--position left: is unknown"),
         (["--budget", 2, "--source", "nowhere"], "--source nowhere: no such folder"),
         (["--budget", 2, "--source", "{store}"], "dataset.json"),
         (["--budget", 2, "--model", "{pretrained}", "--source", "{source}"], "a pre-training run"),

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from poscon.store.store import Store
+from poscon.store.store import AxisRecord, Store
 from poscon.suggestion.pool import LEVELS, Slices, labelled_slices, unit
 
 
@@ -19,6 +20,26 @@ def test_slices_of_cases(store: Path) -> None:
     assert labelled_slices(cases[0]).tolist() == list(range(cases[0].shape[0]))
 
 
+def test_learned_positions_are_shares_of_all_slices(store: Path) -> None:
+    short, long = (replace(case, axis=None) for case in Store(store).cases[:2])
+    n, m = short.shape[0], long.shape[0]
+    # the first volume lies within the second, and runs the other way
+    short = replace(short, axis=AxisRecord(9.0 + n, 10.0, True, 1.0, True))
+    long = replace(long, axis=AxisRecord(0.0, 10.0 * (m - 1), False, 1.0, True))
+    slices = Slices.of([short, long], "learned")
+    every = slices.positions
+    assert every[:n].tolist() == list(range(9 + n, 9, -1))
+    for at, share in zip(every, slices.middles, strict=True):
+        before, same = (every < at - 1e-9).sum(), (np.abs(every - at) < 1e-9).sum()
+        assert share == pytest.approx((before + same / 2) / (n + m))
+    assert slices.edges is not None
+    assert slices.edges[-1].tolist() == [0, 1]
+    low, high = slices.edges[0]
+    assert (low < slices.middles[:n]).all()
+    assert (slices.middles[:n] < high).all()
+    assert slices.pool(None, None).edges is slices.edges
+
+
 def test_a_subject_is_its_mean_features_by_level() -> None:
     counts = [8, 3]
     n = sum(counts)
@@ -26,7 +47,18 @@ def test_a_subject_is_its_mean_features_by_level() -> None:
     middles = np.concatenate([(np.arange(c) + 0.5) / c for c in counts])
     subjects = np.repeat([0, 1], counts)
     labelled = np.arange(n) == 9
-    slices = Slices((), subjects, np.arange(n), ("a", "b"), subjects, middles, labelled)
+    slices = Slices(
+        (),
+        subjects,
+        np.arange(n),
+        ("a", "b"),
+        subjects,
+        "relative",
+        middles,
+        middles,
+        None,
+        labelled,
+    )
     pool = slices.subject_pool(features, np.arange(n, dtype=float))
     assert pool.labelled.tolist() == [False, True]
     assert pool.middles is None

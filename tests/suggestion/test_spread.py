@@ -59,6 +59,25 @@ def test_positions_go_on_after_what_is_labelled() -> None:
     assert rows_of(Spread().choose(replace(pool, labelled=labelled), 20, 0)) == rows[10:]
 
 
+def test_scans_that_reach_the_position_come_first() -> None:
+    """Half of the subjects show the lower half of the axis, the others the upper half."""
+    n, each = 20, 10
+    upper = np.repeat(np.arange(n) % 2, each)
+    pool = Pool(
+        subjects=np.repeat(np.arange(n), each),
+        labelled=np.zeros(n * each, bool),
+        middles=(np.tile((np.arange(each) + 0.5) / each, n) + upper) / 2,
+        edges=np.stack([upper / 2, (upper + 1) / 2], axis=1),
+    )
+    for seed in range(5):
+        choices = Spread().choose(pool, 10, seed)
+        assert pool.middles is not None
+        for choice in choices:
+            target = float(choice.reason.split()[-1])
+            assert abs(pool.middles[choice.row] - target) < 0.5 / each
+        assert len({int(pool.subjects[choice.row]) for choice in choices}) == 10
+
+
 def test_half_of_ends_lies_in_the_outer_third() -> None:
     pool = many(400, 120)
     rows = rows_of(Ends().choose(pool, 400, 0))

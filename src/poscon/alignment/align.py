@@ -7,7 +7,7 @@ import numpy as np
 
 from poscon.alignment.directions import find_directions
 from poscon.alignment.likeness import compact, discriminant, resample
-from poscon.alignment.pairs import choose_partners, compare
+from poscon.alignment.pairs import choose_partners, compare, turn
 from poscon.alignment.placement import improve, place
 from poscon.alignment.refinement import coordinates, refine
 
@@ -88,12 +88,9 @@ def align(
         turned = np.where(clearness < CLEAR, 1, turned)
         if (turned < 0).any():
             signs = signs * turned
-            resampled, components = (
-                [x[::-1] if s < 0 else x for x, s in zip(these, turned, strict=True)]
-                for these in (resampled, components)
-            )
+            components = [x[::-1] if s < 0 else x for x, s in zip(components, turned, strict=True)]
             depths = [d[-1] - d[::-1] if s < 0 else d for d, s in zip(depths, turned, strict=True)]
-            pairs = compare(resampled, wanted)
+            pairs = turn(pairs, turned)
         steps = place(pairs) if steps is None else improve(pairs, steps)
         if components[0].shape[1]:
             at = coordinates(depths, steps * spacing, np.ones(len(depths)))

@@ -27,10 +27,11 @@ def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     i, j, votes = [], [], []
     for pair, behind in sorted(pairs.turned.items()):
         ahead = pairs.evidence[pair].max()
-        total = abs(ahead) + abs(behind)
+        against = behind.max()
+        total = abs(ahead) + abs(against)
         i.append(pair[0])
         j.append(pair[1])
-        votes.append((ahead - behind) / total if total > 0 else 0.0)
+        votes.append((ahead - against) / total if total > 0 else 0.0)
     matrix = coo_array((votes, (i, j)), shape=(n, n)).tocsr()
     matrix = (matrix + matrix.T).tocsr()
     if n < 3 or not matrix.nnz:

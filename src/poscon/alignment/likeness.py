@@ -152,9 +152,10 @@ def evidence(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _by_shift(gains: np.ndarray) -> np.ndarray:
     """(N + M - 1,) sums along the diagonals of (N, M), from the lower left to the upper right."""
     n, m = gains.shape
-    moved = np.zeros((n, n + m - 1))
-    rows = np.arange(n)[:, None]
-    moved[rows, np.arange(m) + (n - 1 - rows)] = gains
+    padded = np.zeros((n, n + m))
+    padded[:, :m] = gains[::-1]
+    # Read with rows one shorter than they were written, each row begins one column further right.
+    moved = padded.ravel()[: n * (n + m - 1)].reshape(n, n + m - 1)
     return np.asarray(moved.sum(axis=0))
 
 

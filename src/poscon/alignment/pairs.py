@@ -1,11 +1,13 @@
 """Which volumes are compared with which, and the evidence of every such pair."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from poscon.alignment.likeness import evidence
+from poscon.executors import usable_cores
 
 ALL_UP_TO = 100
 """Volumes of which every pair is compared."""
@@ -21,13 +23,13 @@ class Pairs:
         lengths: number of steps of each volume.
         partners: the partners of each volume, rising.
         evidence: by pair (i, j), both ways: evidence of i against j.
-        turned: by pair (i, j), i < j: the largest evidence of i against j turned round.
+        turned: by pair (i, j), i < j: evidence of i against j turned round.
     """
 
     lengths: tuple[int, ...]
     partners: tuple[tuple[int, ...], ...]
     evidence: dict[tuple[int, int], np.ndarray]
-    turned: dict[tuple[int, int], float]
+    turned: dict[tuple[int, int], np.ndarray]
 
 
 def choose_partners(
@@ -54,20 +56,40 @@ def choose_partners(
 
 
 def compare(volumes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]]) -> Pairs:
-    """Compare pairs of volumes.
+    """Compare pairs of volumes, in as many threads as there are cores.
 
     Args:
         volumes: (steps, K) of each volume.
         pairs: numbers (i, j), i < j, of the volumes to compare.
     """
     found: dict[tuple[int, int], np.ndarray] = {}
-    turned: dict[tuple[int, int], float] = {}
+    turned: dict[tuple[int, int], np.ndarray] = {}
     partners: list[list[int]] = [[] for _ in volumes]
-    for i, j in pairs:
-        found[i, j], backwards = evidence(volumes[i], volumes[j])
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        both = list(pool.map(lambda pair: evidence(volumes[pair[0]], volumes[pair[1]]), pairs))
+    for (i, j), (ahead, behind) in zip(pairs, both, strict=True):
+        found[i, j], turned[i, j] = ahead, behind
         found[j, i] = found[i, j][::-1]
-        turned[i, j] = float(backwards.max())
         partners[i].append(j)
         partners[j].append(i)
     lengths = tuple(len(volume) for volume in volumes)
     return Pairs(lengths, tuple(tuple(sorted(p)) for p in partners), found, turned)
+
+
+def turn(pairs: Pairs, signs: np.ndarray) -> Pairs:
+    """The evidence after some volumes were turned round, without a new comparison.
+
+    Args:
+        pairs: the evidence before.
+        signs: (V,) -1 for a volume that is turned, else 1.
+    """
+    found: dict[tuple[int, int], np.ndarray] = {}
+    turned: dict[tuple[int, int], np.ndarray] = {}
+    for (i, j), behind in pairs.turned.items():
+        ahead = pairs.evidence[i, j]
+        if signs[i] != signs[j]:
+            ahead, behind = behind, ahead
+        if signs[i] < 0:  # what lay to the left of the first volume lies to its right
+            ahead, behind = ahead[::-1], behind[::-1]
+        found[i, j], found[j, i], turned[i, j] = ahead, ahead[::-1], behind
+    return Pairs(pairs.lengths, pairs.partners, found, turned)

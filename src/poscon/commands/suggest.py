@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from poscon.errors import PosconError
 from poscon.files import check_outside, complete
 from poscon.models import FeatureExtractor, Model
 from poscon.pictures.suggestion import draw_suggestion
+from poscon.positions import POSITIONS, PositionName
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.store.selection import choose_cases
@@ -43,7 +45,7 @@ class SuggestedSlice:
         subject: its subject.
         slice: number of the slice in the store, from 0.
         file_slice: number of the slice along its axis in the file of the scan, from 0.
-        position: position of the slice, as in the store.
+        position: position of the slice, in the unit of the kind that was asked for.
         strategy: name of the strategy that chose it.
         reason: why it was chosen, in words.
     """
@@ -92,6 +94,7 @@ def suggest(
     ignore_label: int | None = None,
     cases: Names | None = None,
     exclude: Names | None = None,
+    position: str = "relative",
     seed: int = 0,
     device: str | None = None,
 ) -> Suggestion:
@@ -116,6 +119,8 @@ def suggest(
         cases: the cases or subjects to choose from: a file that names them, or a list of names;
             None: all.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
+        position: kind of position, ``relative``, ``physical`` or ``learned``, see
+            :mod:`poscon.positions`. ``learned`` needs a store that was aligned.
         seed: decides every random choice.
         device: ``auto``, ``cpu`` or ``cuda``; None: ``auto``.
 
@@ -128,6 +133,8 @@ def suggest(
         raise PosconError(f"{out}: exists already; choose another folder")
     if unit not in ("slice", "subject"):
         raise PosconError(f"--unit {unit}: is unknown; write slice or subject")
+    if position not in POSITIONS:
+        raise PosconError(f"--position {position}: is unknown; write relative, physical or learned")
     if budget < 1:
         raise PosconError(f"--budget {budget}: must be at least 1")
     opened, name = Store(store), strategy or DEFAULT
@@ -136,7 +143,7 @@ def suggest(
     if ignore_label is not None and source is None:
         raise PosconError("--ignore-label: no effect without --source; leave it out")
     folder = None if source is None else _source_folder(Path(source), out)
-    slices = Slices.of(choose_cases(opened, cases, exclude))
+    slices = Slices.of(choose_cases(opened, cases, exclude), cast(PositionName, position))
     _check_budget(slices, budget, unit)
     network = None if model is None else Model(model, device or "auto")
     encoder = None if init is None else FeatureExtractor(init, device or "auto")
@@ -276,7 +283,7 @@ def _suggested(
                     subject=case.subject,
                     slice=number,
                     file_slice=case.file_slice(number),
-                    position=float(case.positions[number]),
+                    position=float(slices.positions[row]),
                     strategy=strategy,
                     reason=choice.reason,
                 )

@@ -11,6 +11,7 @@ from matplotlib.gridspec import SubplotSpec
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
+from poscon.positions import POSITIONS
 from poscon.store.store import Store
 from poscon.suggestion.pool import Slices, unit
 
@@ -77,7 +78,7 @@ def _draw_tiles(
         _, mm_row, mm_column = case.spacing
         axes.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=mm_row / mm_column)
         axes.set_title(
-            f"{number + 1}: {case.id[-18:]}\nslice {index}, at {case.positions[index]:.2f}",
+            f"{number + 1}: {case.id[-18:]}\nslice {index}, at {_place(slices, row)}",
             fontsize=7,
         )
         axes.set(xticks=[], yticks=[], anchor="N")  # so that the titles of a row are level
@@ -94,10 +95,11 @@ def _draw_embeddings(
     plane, explained = principal_plane(unit(features))
     drawn = np.unique(np.linspace(0, len(plane) - 1, MOST_POINTS).astype(int))
     x, y = plane.T
+    low, high = POSITIONS[slices.position].limits or (None, None)
     points = axes.scatter(
-        x[drawn], y[drawn], c=slices.middles[drawn], s=6, vmin=0, vmax=1, linewidths=0
+        x[drawn], y[drawn], c=slices.positions[drawn], s=6, vmin=low, vmax=high, linewidths=0
     )
-    figure.colorbar(points, ax=axes, label="position", pad=0.01)
+    figure.colorbar(points, ax=axes, label=_axis_label(slices), pad=0.01)
     for rows, marker, size, colour, label in (
         (np.flatnonzero(slices.labelled), "s", 22, LABELLED, "labelled already"),
         (np.concatenate(chosen), "o", 45, CHOSEN, "chosen"),
@@ -114,6 +116,17 @@ def _draw_embeddings(
     axes.set_title(f"embeddings: two principal components, {explained:.0%} of the variance")
     axes.title.set_fontsize(9)
     axes.set(xticks=[], yticks=[])
+
+
+def _place(slices: Slices, row: int) -> str:
+    """The position of a slice, with its unit."""
+    kind, at = POSITIONS[slices.position], slices.positions[row]
+    return f"{at:.0f} {kind.unit}" if kind.unit else f"{at:.2f}"
+
+
+def _axis_label(slices: Slices) -> str:
+    kind = POSITIONS[slices.position]
+    return f"{slices.position} position{kind.in_unit}"
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -149,7 +162,7 @@ def _draw_subjects(
     line_of = np.full(len(slices.subject_names), -1)
     line_of[list(shown)] = np.arange(len(shown))
     every = np.concatenate(chosen)
-    is_chosen = np.zeros(len(slices.middles), bool)
+    is_chosen = np.zeros(len(slices.positions), bool)
     is_chosen[every] = True
     visible = line_of[slices.subject_of] >= 0
     for rows, marker, size, colour, label in (
@@ -160,17 +173,17 @@ def _draw_subjects(
         if rows.any():
             lines = line_of[slices.subject_of[rows]]
             axes.scatter(
-                slices.middles[rows], lines, s=size, marker=marker, color=colour, label=label
+                slices.positions[rows], lines, s=size, marker=marker, color=colour, label=label
             )
     for number, rows in enumerate(chosen[:MOST_TILES], start=1):
         row = rows[len(rows) // 2]
         if visible[row]:
-            at = (slices.middles[row], line_of[slices.subject_of[row]])
+            at = (slices.positions[row], line_of[slices.subject_of[row]])
             axes.annotate(str(number), at, xytext=(5, 2), textcoords="offset points", fontsize=7)
     names = [slices.subject_names[subject][-18:] for subject in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=7)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
-    axes.set_xlabel("position in the stack", fontsize=9)
+    axes.set(xlim=POSITIONS[slices.position].limits, ylim=(len(shown) - 0.5, -0.5))
+    axes.set_xlabel(_axis_label(slices), fontsize=9)
     more = len(slices.subject_names) - len(shown)
     title = f"slices of the subjects{f', {more} more subjects are not drawn' if more else ''}"
     axes.set_title(title, fontsize=9)

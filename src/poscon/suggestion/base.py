@@ -15,10 +15,12 @@ class Pool:
     Attributes:
         subjects: (N,) number of the subject, from 0.
         labelled: (N,) bool. A row that is labelled already is never chosen.
-        middles: (N,) relative position of the middle of each slice, (i + 0.5) / n for slice i of n.
-            None: the rows are whole subjects.
+        middles: (N,) where the middle of each slice lies among all slices, from 0 to 1; see
+            :class:`poscon.suggestion.pool.Slices`. None: the rows are whole subjects.
         embeddings: (N, D) float32, each of length 1; None: the strategy does not need them.
         uncertainty: (N,), 0 or more; None: the strategy does not need it.
+        edges: (N, 2) where both ends of the volume of a slice lie, on the scale of ``middles``;
+            None: every volume reaches from 0 to 1.
     """
 
     subjects: np.ndarray
@@ -26,6 +28,7 @@ class Pool:
     middles: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    edges: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)

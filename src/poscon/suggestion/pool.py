@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from poscon.positions import POSITIONS, PositionName
 from poscon.store.store import CaseRecord
 from poscon.suggestion.base import Pool
 
@@ -28,7 +29,13 @@ class Slices:
         slice_of: (N,) number of the slice in its case.
         subject_names: names of the subjects, sorted.
         subject_of: (N,) number of the subject.
-        middles: (N,) relative position of the middle of each slice, (i + 0.5) / n.
+        position: the kind of their positions.
+        positions: (N,) position of each slice, in the unit of its kind.
+        middles: (N,) where the middle of each slice lies among all, from 0 to 1. With relative
+            positions that is (i + 0.5) / n for slice i of n. With others it is the share of all
+            slices that lie before it.
+        edges: (N, 2) where both ends of the volume of each slice lie, on the scale of ``middles``;
+            None: all volumes reach from 0 to 1.
         labelled: (N,) bool.
     """
 
@@ -37,16 +44,33 @@ class Slices:
     slice_of: np.ndarray
     subject_names: tuple[str, ...]
     subject_of: np.ndarray
+    position: PositionName
+    positions: np.ndarray
     middles: np.ndarray
+    edges: np.ndarray | None
     labelled: np.ndarray
 
     @classmethod
-    def of(cls, cases: Sequence[CaseRecord]) -> Self:
-        """The slices of cases, of one case at least."""
+    def of(cls, cases: Sequence[CaseRecord], position: PositionName = "relative") -> Self:
+        """The slices of cases, of one case at least.
+
+        Args:
+            cases: the cases.
+            position: the kind of their positions.
+
+        Raises:
+            PosconError: learned positions are asked for, and a case has none.
+        """
         counts = [case.shape[0] for case in cases]
         case_of = np.repeat(np.arange(len(cases)), counts)
         slice_of = np.concatenate([np.arange(count) for count in counts])
         names, subjects = np.unique([case.subject for case in cases], return_inverse=True)
+        positions = [POSITIONS[position].of_slices(case) for case in cases]
+        if position == "relative":
+            middles, edges = (slice_of + 0.5) / np.array(counts)[case_of], None
+        else:
+            middles, ends = _shares(positions)
+            edges = ends[case_of]
         labelled = [np.isin(np.arange(c.shape[0]), labelled_slices(c)) for c in cases]
         return cls(
             cases=tuple(cases),
@@ -54,7 +78,10 @@ class Slices:
             slice_of=slice_of,
             subject_names=tuple(str(name) for name in names),
             subject_of=subjects[case_of],
-            middles=(slice_of + 0.5) / np.array(counts)[case_of],
+            position=position,
+            positions=np.concatenate(positions),
+            middles=middles,
+            edges=edges,
             labelled=np.concatenate(labelled),
         )
 
@@ -66,7 +93,9 @@ class Slices:
             uncertainty: (N,), or None.
         """
         embeddings = None if features is None else unit(features)
-        return Pool(self.subject_of, self.labelled, self.middles, embeddings, uncertainty)
+        return Pool(
+            self.subject_of, self.labelled, self.middles, embeddings, uncertainty, self.edges
+        )
 
     def subject_pool(self, features: np.ndarray | None, uncertainty: np.ndarray | None) -> Pool:
         """A pool with a row for each subject.
@@ -93,6 +122,30 @@ class Slices:
         if uncertainty is not None:
             uncertainty = _means(uncertainty[:, None], self.subject_of, n)[:, 0]
         return Pool(np.arange(n), labelled, None, embeddings, uncertainty)
+
+
+def _shares(positions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where slices lie among all slices of all volumes.
+
+    Args:
+        positions: (slices,) of each of V volumes, at equal steps, rising or falling.
+
+    Returns:
+        For all slices, volume after volume, the share of all slices that lie before them; slices at
+        the same position have the same share. And (V, 2) the same for both ends of each volume,
+        half a step beyond its first and last slice.
+    """
+    ordered = np.sort(np.concatenate(positions))
+
+    def share(at: np.ndarray) -> np.ndarray:
+        before, after = (np.searchsorted(ordered, at, side) for side in ("left", "right"))
+        return (before + after) / (2 * len(ordered))
+
+    ends = []
+    for at in positions:
+        half = abs(at[-1] - at[0]) / max(1, len(at) - 1) / 2
+        ends.append((at.min() - half, at.max() + half))
+    return share(np.concatenate(positions)), share(np.array(ends))
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -23,8 +23,9 @@ def even_position(number: int, start: float) -> float:
 class Spread(Strategy):
     """Subjects take turns. Each gives the slice that is nearest to the next position.
 
-    Of the subjects that have their turn, that one is taken whose labelled and chosen slices are the
-    farthest from the position. Where this does not tell, a random order does. Slices that are
+    Of the subjects that have their turn, those come first whose scan reaches the position. Of these
+    that one is taken whose labelled and chosen slices are the farthest from the position. Where
+    this does not tell, a random order does. Slices that are
     labelled already count: the sequence of positions goes on after them. To choose ten and then ten
     more is therefore to choose twenty.
     """
@@ -56,9 +57,16 @@ class Spread(Strategy):
                 distance = np.abs(pool.middles - target)
                 nearest = np.full(len(turns.counts), np.inf)  # slice labelled or chosen, by subject
                 np.minimum.at(nearest, pool.subjects[~turns.left], distance[~turns.left])
-                keys = (row_rank[rows], distance[rows], ranks, -nearest[pool.subjects[rows]])
+                beyond, aim = np.zeros(len(rows)), "the slice nearest to position"
+                if pool.edges is not None:
+                    aim = "of its slices, that whose share of slices before it is nearest to"
+                    low, high = pool.edges[rows].T
+                    beyond = np.maximum(beyond, np.maximum(low - target, target - high))
+                keys = (
+                    row_rank[rows], distance[rows], ranks, -nearest[pool.subjects[rows]], beyond
+                )  # fmt: skip
                 row = int(rows[np.lexsort(keys)[0]])
-                reason = f"{turns.before(row)}; the slice nearest to position {target:.2f}"
+                reason = f"{turns.before(row)}; {aim} {target:.2f}"
             turns.take(row)
             chosen.append(Choice(row, reason))
         return chosen

@@ -61,6 +61,10 @@ def suggest(
         ),
     ] = None,
     exclude: Exclude = None,
+    position: Annotated[
+        str,
+        typer.Option(help="Kind of position: relative, physical, or learned (by poscon align)."),
+    ] = "relative",
     seed: Annotated[int, typer.Option(min=0, help="Decides every random choice.")] = 0,
     device: Device = None,
 ) -> None:
@@ -79,6 +83,7 @@ def suggest(
         ignore_label=ignore_label,
         cases=cases,
         exclude=exclude,
+        position=position,
         seed=seed,
         device=device,
     )
