@@ -27,6 +27,7 @@ from poscon.store.preparation import (
 )
 from poscon.store.store import ClassRecord, Preparation
 from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
+from poscon.training.average_views import VIEWS
 from poscon.training.inference import (
     channels_last,
     choose_device,
@@ -296,6 +297,8 @@ class Model(ScanPreparer):
         run: folder of a fine-tuning run.
         device: ``auto``, ``cpu`` or ``cuda``.
         source_spacing: voxel size in mm along the files' axes; it replaces that of the headers.
+        average_views: whether probabilities are averaged over turned and zoomed views of a slice,
+            see :mod:`poscon.training.average_views`.
 
     Attributes:
         classes: the foreground classes, each with its name and its label values; the first value
@@ -304,8 +307,14 @@ class Model(ScanPreparer):
     """
 
     def __init__(
-        self, run: Path | str, device: str = "auto", source_spacing: Spacing | None = None
+        self,
+        run: Path | str,
+        device: str = "auto",
+        source_spacing: Spacing | None = None,
+        *,
+        average_views: bool = False,
     ) -> None:
+        self.average_views = average_views
         self.run = _run_folder(run, "finetune")
         self.path = path = self.run / MODEL
         if not path.is_file() and part_file(self.run, "encoder").is_file():
@@ -327,6 +336,11 @@ class Model(ScanPreparer):
         self.network = build_network(settings, len(self.classes) + 1)
         load_by_name(self.network, tensors, where=str(path))
         channels_last(self.network.to(choose_device(device))).eval()
+
+    @property
+    def views(self) -> int:
+        """How many views of a slice its prediction is the mean of."""
+        return len(VIEWS) if self.average_views else 1
 
     @property
     def sha256(self) -> str:
@@ -390,7 +404,13 @@ class Model(ScanPreparer):
         """Class indices of each volume of the scan, (slices, rows, columns) as scanned, uint8."""
         _, rows, columns = prepared.geometry.stack_shape
         return [
-            predicted_classes(self.network, stack, self.size, (rows, columns))
+            predicted_classes(
+                self.network,
+                stack,
+                self.size,
+                (rows, columns),
+                average_views=self.average_views,
+            )
             for stack in prepared.stacks
         ]
 

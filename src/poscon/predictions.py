@@ -66,6 +66,10 @@ class PredictionsFile:
         self.failed[name] = reason
         self._write()
 
+    def views(self, name: str) -> int:
+        """How many views of a slice a label map is the mean of; older ones are of one."""
+        return int(self.cases[name].get("views", 1))
+
     def _write(self) -> None:
         content = {
             "model_sha256": self.model_sha256,

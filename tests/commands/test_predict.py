@@ -171,6 +171,19 @@ def test_one_scan_into_a_new_folder_says_what_is_known(
     assert (out / "labels.json").is_file()
 
 
+def test_averaged_views_are_recorded_and_not_mixed_with_others(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("phantom_000\n")
+    out = tmp_path / "out"
+    predict(finetuned, scans, out, cases=tmp_path / "one.txt", average_views=True)
+    record = json.loads((out / "predictions.json").read_text())
+    assert record["cases"]["phantom_000"]["views"] == 9
+    with pytest.raises(PosconError, match=r"was made with 9 view\(s\) of a slice, now it is 1"):
+        predict(finetuned, scans, out, resume=True)
+    assert len(predict(finetuned, scans, out, average_views=True, resume=True)) > 1
+
+
 def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("phantom_003\n")
     (tmp_path / "two.txt").write_text("phantom_003\nphantom_004\n")
@@ -380,7 +393,7 @@ def test_a_model_of_one_structure_keeps_the_largest(
         logits[:, 2, 6:12, 6:12] = logits[:, 3, 12:14, 6:12] = 9
         yield logits
 
-    monkeypatch.setattr("poscon.training.inference.class_logits", two)
+    monkeypatch.setattr("poscon.training.inference.class_scores", two)
     tensors, about = read_weights(finetuned / "model.safetensors")
     found = {}
     for told in (False, True):

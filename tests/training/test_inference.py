@@ -16,7 +16,7 @@ from poscon.training.inference import (
     channels_last,
     choose_device,
     choose_precision,
-    class_logits,
+    class_scores,
     largest_component,
     predicted_classes,
 )
@@ -29,7 +29,7 @@ def network() -> SegmentationNetwork:
 
 
 def scores_of(network: SegmentationNetwork, stack: torch.Tensor, size: int) -> torch.Tensor:
-    return torch.cat(list(class_logits(network, stack, size)))
+    return torch.cat(list(class_scores(network, stack, size)))
 
 
 @settings(deadline=None, max_examples=25)
@@ -69,7 +69,7 @@ def test_batches_do_not_matter(
     stack = torch.randn(7, 1, 12, 12)
     together = scores_of(network, stack, 12)
     monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 1)
-    assert [len(part) for part in class_logits(network, stack, 12)] == [1] * 7
+    assert [len(part) for part in class_scores(network, stack, 12)] == [1] * 7
     torch.testing.assert_close(scores_of(network, stack, 12), together)
 
 

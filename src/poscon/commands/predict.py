@@ -58,6 +58,7 @@ def predict(
     ranges: Path | str | None = None,
     on_gap: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
+    average_views: bool = False,
     device: str | None = None,
     resume: bool = False,
 ) -> list[Path]:
@@ -83,6 +84,8 @@ def predict(
             :func:`poscon.commands.prepare.prepare`.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
+        average_views: whether probabilities are averaged over nine turned and zoomed views of each
+            slice, see :mod:`poscon.training.average_views`. It takes ten times as long.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: whether to keep the label maps that are there and to make the others.
 
@@ -94,7 +97,7 @@ def predict(
             folder.
         PartlyDone: some scans of a folder cannot be used. The others are segmented.
     """
-    model = Model(run, device or "auto", source_spacing)
+    model = Model(run, device or "auto", source_spacing, average_views=average_views)
     source, output = Path(input), Path(output)
     _check_apart(source, output)
     jobs = (
@@ -215,6 +218,12 @@ class _Prediction:
                     f"{job.target}: is the label map of another series, the DICOM files have "
                     "changed; choose another output"
                 )
+            if record is not None and record.views(job.case.id) != self.model.views:
+                raise PosconError(
+                    f"{job.target}: was made with {record.views(job.case.id)} view(s) of a slice, "
+                    f"now it is {self.model.views}; choose another output, or change "
+                    "--average-views"
+                )
         return {job.target for job in existing}
 
     def _fitted(self, job: _Job) -> Case | PosconError:
@@ -260,7 +269,7 @@ class _Prediction:
             self.seen[name] = roles
         if self.record is not None:  # before the label map, which marks this scan as done
             note_seen(self.record.path.parent, name, roles)
-            self.record.done(name, _facts(prepared, job))
+            self.record.done(name, _facts(prepared, job, self.model.views))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
@@ -281,7 +290,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan, job: _Job) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, job: _Job, views: int) -> dict[str, Any]:
     """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
@@ -290,6 +299,7 @@ def _facts(prepared: PreparedScan, job: _Job) -> dict[str, Any]:
         "spacing_mm": prepared.spacing,
         "spacing_from": prepared.spacing_from,
         "modalities": prepared.modalities,
+        "views": views,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
         "emptied_outside": {name: list(limits or ()) for name, limits in job.ranges.items()},
         **({} if job.fingerprint is None else {"series": job.fingerprint}),

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from poscon.errors import PosconError
 from poscon.files import check_outside, complete
 from poscon.models import FeatureExtractor, Model
 from poscon.pictures.suggestion import draw_suggestion
-from poscon.positions import POSITIONS, PositionName
+from poscon.positions import POSITIONS
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.store.selection import choose_cases
@@ -143,7 +142,7 @@ def suggest(
     if ignore_label is not None and source is None:
         raise PosconError("--ignore-label: no effect without --source; leave it out")
     folder = None if source is None else _source_folder(Path(source), out)
-    slices = Slices.of(choose_cases(opened, cases, exclude), cast(PositionName, position))
+    slices = Slices.of(choose_cases(opened, cases, exclude), position)
     _check_budget(slices, budget, unit)
     network = None if model is None else Model(model, device or "auto")
     encoder = None if init is None else FeatureExtractor(init, device or "auto")

@@ -13,6 +13,7 @@ from poscon.networks.parts import Encoder, SegmentationNetwork
 from poscon.positions import neighbours
 from poscon.progress import console
 from poscon.store.resample import resample_probabilities
+from poscon.training.average_views import averaged_probabilities
 
 _NO_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
@@ -77,7 +78,9 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iterator[Tensor]:
+def class_scores(
+    network: SegmentationNetwork, stack: Tensor, size: int, *, average_views: bool = False
+) -> Iterator[Tensor]:
     """Compute the class logits of every slice, some whole slices at a time.
 
     A slice is padded with zeros, as in training, to a multiple of the network's stride and at
@@ -88,16 +91,19 @@ def class_logits(network: SegmentationNetwork, stack: Tensor, size: int) -> Iter
         stack: (S, channels, H, W) float32, the slices of one volume, prepared like the training
             data.
         size: extent of the training crops in pixels.
+        average_views: see :func:`predicted_classes`.
 
     Yields:
-        (slices, classes, H, W) float32 on the network's device, in the order of the stack.
+        (slices, classes, H, W) float32 on the network's device, in the order of the stack: logits,
+        or averaged probabilities.
     """
     device = next(network.parameters()).device
     rows, columns = stack.shape[2:]
     parts, top, left = network_inputs(stack, network.encoder, size)
     for part in parts:
-        logits: Tensor = network(part.to(device))
-        yield logits[..., top : top + rows, left : left + columns].float()
+        images = part.to(device)
+        scores = averaged_probabilities(network, images) if average_views else network(images)
+        yield scores[..., top : top + rows, left : left + columns].float()
 
 
 def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator[Tensor], int, int]:
@@ -126,25 +132,33 @@ def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator
 
 
 def predicted_classes(
-    network: SegmentationNetwork, stack: Tensor, size: int, grid: tuple[int, int] | None = None
+    network: SegmentationNetwork,
+    stack: Tensor,
+    size: int,
+    grid: tuple[int, int] | None = None,
+    *,
+    average_views: bool = False,
 ) -> np.ndarray:
     """Find the class with the highest score for every pixel. Only the result grows with the volume.
 
     Args:
-        network: see :func:`class_logits`.
-        stack: see :func:`class_logits`.
-        size: see :func:`class_logits`.
+        network: see :func:`class_scores`.
+        stack: see :func:`class_scores`.
+        size: see :func:`class_scores`.
         grid: (rows, columns) to which the probabilities are resampled first; None: those of the
             stack.
+        average_views: whether the probabilities are the mean over views of a slice, see
+            :mod:`poscon.training.average_views`.
 
     Returns:
         (S, rows, columns) uint8, class indices.
     """
     classes = []
-    for logits in class_logits(network, stack, size):
+    for scores in class_scores(network, stack, size, average_views=average_views):
         if grid is not None and grid != tuple(stack.shape[2:]):
-            logits = resample_probabilities(logits.softmax(1), grid)
-        best = logits.max(1).indices  # argmax would take ten times as long on a CPU
+            probabilities = scores if average_views else scores.softmax(1)
+            scores = resample_probabilities(probabilities, grid)
+        best = scores.max(1).indices  # argmax would take ten times as long on a CPU
         classes.append(best.to("cpu", torch.uint8))
     return torch.cat(classes).numpy()
 

@@ -35,6 +35,14 @@ def predict(
     ] = None,
     on_gap: OnGap = None,
     source_spacing: SourceSpacing = None,
+    average_views: Annotated[
+        bool,
+        typer.Option(
+            "--average-views",
+            help="Averages over nine turned and zoomed views of each slice. Takes ten times as "
+            "long.",
+        ),
+    ] = False,
     device: Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keeps the label maps that are there; adds the rest.")
@@ -53,6 +61,7 @@ def predict(
         ranges=ranges,
         on_gap=on_gap,
         source_spacing=triple("--source-spacing", source_spacing),
+        average_views=average_views,
         device=device,
         resume=resume,
     )
