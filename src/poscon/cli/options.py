@@ -133,10 +133,10 @@ Json = Annotated[
 
 
 def names_or_file(given: list[str] | None) -> str | list[str] | None:
-    """Names as they are given; the name of a file, or ``FILE.json:KEY``, as one text."""
+    """Names as they are given; one that names a file, or ``FILE.json:KEY``, as one text."""
     if given is not None and len(given) == 1:
         (name,) = given
-        if ".json:" in name or Path(name).is_file():
+        if ".json:" in name or ".csv:" in name or Path(name).is_file():
             return name
     return given
 

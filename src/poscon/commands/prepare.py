@@ -112,7 +112,7 @@ def prepare(
     Called again with the same arguments after an interruption, it goes on where it was.
 
     Args:
-        source: the folder.
+        source: the folder, or a CSV file of paths (see :mod:`poscon.volumes.layouts.table`).
         store: the folder to write. It must be new, empty or an unfinished store.
         layout: name of the layout; None detects it.
         plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This argument and
@@ -190,7 +190,7 @@ def prepare(
     backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
     reversed_ids = {case.id for case in backwards}
     job = Job(
-        root=source,
+        root=dataset.root,
         store=store,
         preparation=Preparation(
             plane=chosen.plane,

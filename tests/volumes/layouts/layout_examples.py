@@ -123,6 +123,17 @@ def put_dicom(root: Path) -> None:
         put(root, f"{name}_seg.nii.gz")
 
 
+def put_table(root: Path, *lines: str, heading: str = "image,label,subject,split") -> Path:
+    """Write a table of paths in a folder of its own; without lines, one with its scans."""
+    if not lines:
+        put(root, "p1/t2.nii.gz", "p1/t2_gt.nii.gz", "p2/t2.nii.gz")
+        lines = ("../p1/t2.nii.gz,../p1/t2_gt.nii.gz,p1,train", f"{root}/p2/t2.nii.gz,,,test")
+    table = root / "tables" / "data.csv"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("\n".join([heading, *lines]) + "\n")
+    return table
+
+
 def put_plain(root: Path) -> None:
     put(root, "a.nii.gz", "b.nrrd", "c.mha")
 
@@ -139,5 +150,9 @@ PUT = {
     "kits": put_kits,
     "bids": put_bids,
     "dicom": put_dicom,
+    "csv": put_table,
     "plain": put_plain,
 }
+
+FOLDERS = [name for name in PUT if name != "csv"]
+"""The layouts that are folders."""

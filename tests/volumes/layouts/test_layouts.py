@@ -1,10 +1,10 @@
-"""What holds for every layout, and what goes wrong with any of them."""
+"""What holds for every layout of a folder, and what goes wrong with any of them."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from layout_examples import PUT, describe, ids, labelled, put, put_acdc
+from layout_examples import FOLDERS, PUT, describe, ids, labelled, put, put_acdc
 
 from poscon.errors import PosconError
 from poscon.volumes.layouts import LAYOUTS, read_dataset
@@ -16,7 +16,7 @@ def test_every_layout_is_tested_and_plain_comes_last() -> None:
     assert [layout.name for layout in LAYOUTS] == list(PUT)
 
 
-@pytest.mark.parametrize("name", PUT)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_layout_is_detected_and_only_by_itself_and_plain(tmp_path: Path, name: str) -> None:
     PUT[name](tmp_path)
     matching = {layout.name for layout in LAYOUTS if layout.matches(tmp_path)}
@@ -30,7 +30,7 @@ def test_layout_is_detected_and_only_by_itself_and_plain(tmp_path: Path, name: s
     assert read_dataset(tmp_path, name) == dataset
 
 
-@pytest.mark.parametrize("name", PUT)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_hidden_files_are_ignored(tmp_path: Path, name: str) -> None:
     PUT[name](tmp_path)
     before = read_dataset(tmp_path)
@@ -42,7 +42,7 @@ def test_hidden_files_are_ignored(tmp_path: Path, name: str) -> None:
     assert line.startswith(f"passed over: {len(list(tmp_path.rglob('._*')))} hidden: ")
 
 
-@pytest.mark.parametrize("name", PUT)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_label_without_image(tmp_path: Path, name: str) -> None:
     PUT[name](tmp_path)
     if name == "plain":
@@ -58,14 +58,14 @@ def test_label_without_image(tmp_path: Path, name: str) -> None:
     assert str(label) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in PUT if name not in ("msd", "nnunet")])
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name not in ("msd", "nnunet")])
 def test_channel_is_refused_where_there_are_none(tmp_path: Path, name: str) -> None:
     PUT[name](tmp_path)
     with pytest.raises(PosconError, match=f"layout '{name}' has no channels"):
         read_dataset(tmp_path, channel=0)
 
 
-@pytest.mark.parametrize("name", PUT)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_empty_folder_read_as_a_named_layout(tmp_path: Path, name: str) -> None:
     with pytest.raises(PosconError, match=r"no cases|dataset\.json: missing") as caught:
         read_dataset(tmp_path, name)

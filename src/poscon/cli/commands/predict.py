@@ -11,7 +11,10 @@ from poscon.cli.output import say
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
-    input: Annotated[Path, typer.Argument(help="A scan, or a folder of scans in any layout.")],
+    input: Annotated[
+        Path,
+        typer.Argument(help="A scan, a folder of scans in any layout, or a CSV file of paths."),
+    ],
     output: Annotated[
         Path, typer.Argument(help="The label map to write, or the folder to write label maps to.")
     ],

@@ -26,7 +26,9 @@ from poscon.cli.output import say
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of scans in any known layout, or CSV file of paths.")
+    ],
     store: Annotated[str, typer.Argument(help="Folder of the store to write.")],
     layout: Layout = None,
     plane: Annotated[

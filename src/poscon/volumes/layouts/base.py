@@ -111,6 +111,21 @@ def refuse_channel(channel: int | None, layout: str) -> None:
         )
 
 
+def frames_of(case: Case) -> list[Case]:
+    """As :func:`split_frames`, where a label map belongs to a 3-D image only.
+
+    Raises:
+        PosconError: the image is 4-D and has a label map.
+    """
+    frames = split_frames(case)
+    if case.label is not None and len(frames) > 1:
+        raise PosconError(
+            f"{case.image}: 4-D with a label map ({case.label.name}); poscon cannot know which "
+            "frames are labelled: write the labelled frames as 3-D files"
+        )
+    return frames
+
+
 def split_frames(case: Case) -> list[Case]:
     """Make a case of each frame (``ID_frame01``, ...) of a 4-D image. A 3-D case stays as it is."""
     shape = read_shape(case.image)

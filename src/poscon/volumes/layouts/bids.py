@@ -13,7 +13,7 @@ from pathlib import Path
 from poscon.errors import PosconError
 from poscon.volumes.affine import same_place
 from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme, label_value
-from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.layouts.base import Layout, frames_of, refuse_channel, scan_files
 from poscon.volumes.scan import read_header, scan_stem
 
 NAME = "bids"
@@ -42,11 +42,8 @@ def read(root: Path, channel: int | None) -> Dataset:
     cases = []
     for image in images:
         stem = scan_stem(image)
-        case = Case(stem, stem.split("_")[0], image, labels.get(image), modality=_modality(stem))
-        frames = split_frames(case)
-        if case.label and len(frames) > 1:
-            raise PosconError(f"{image}: 4-D with a segmentation; write the labelled frames as 3-D")
-        cases += frames
+        subject, label = stem.split("_")[0], labels.get(image)
+        cases += frames_of(Case(stem, subject, image, label, modality=_modality(stem)))
     return Dataset(NAME, root, tuple(cases), _classes(root))
 
 
