@@ -56,11 +56,11 @@ Layout = Annotated[
     ),
 ]
 Channel = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=0,
-        help="Takes this image channel of a data set that has several, counted from 0. "
-        "Default: the only one.",
+        metavar="N|NAME",
+        help="Takes this image channel of a data set that has several: its number, counted from 0, "
+        "or its name; several with commas, such as T2,ADC. Default: all.",
     ),
 ]
 Labels = Annotated[

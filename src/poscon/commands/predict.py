@@ -53,7 +53,7 @@ def predict(
     output: Path | str,
     *,
     layout: str | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     cases: Names | None = None,
     ranges: Path | str | None = None,
     on_gap: str | None = None,
@@ -74,7 +74,8 @@ def predict(
         output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: layout of an input folder; None detects it.
-        channel: number of the channel of a multi-channel input folder, from 0; None: all.
+        channel: number (from 0) or name of the channel of a multi-channel input folder, or several
+            with commas between them; None: all.
         cases: the cases or subjects of the input folder to segment: a file that names them, or a
             list of names; None: all.
         ranges: a CSV file with the first and the last slice of structures, see

@@ -98,7 +98,7 @@ def find_label_maps(place: Path) -> dict[str, Path]:
 
 
 def find_references(
-    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | None
+    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | str | None
 ) -> tuple[dict[str, Reference], LabelScheme | None]:
     """The references by case id, and the meaning of their values if they form a data set.
 

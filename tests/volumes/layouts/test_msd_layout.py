@@ -91,7 +91,9 @@ def test_msd_channels(tmp_path: Path) -> None:
     for case in dataset.cases:
         assert case.channels == (Channel(case.image, 1, "MR"),)
         assert case.frame_index is None
+    assert read_dataset(tmp_path, channel="t1W") == dataset
     whole = read_dataset(tmp_path)
+    assert read_dataset(tmp_path, channel="T1w,FLAIR") == whole
     assert whole.channels == ("FLAIR", "T1w")
     for case in whole.cases:
         assert case.channels == tuple(Channel(case.image, i, "MR") for i in (0, 1))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple
+from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple, whole_or_word
 from poscon.cli.output import say
 
 
@@ -51,7 +51,7 @@ def predict(
         input,
         output,
         layout=layout,
-        channel=channel,
+        channel=whole_or_word(channel),
         cases=cases,
         ranges=ranges,
         on_gap=on_gap,

@@ -21,6 +21,7 @@ from poscon.cli.options import (
     SourceSpacing,
     number_or_word,
     triple,
+    whole_or_word,
 )
 from poscon.cli.output import say
 
@@ -101,7 +102,7 @@ def prepare(
         ignore_label=ignore_label,
         labelled_slices=labelled_slices,
         ranges=ranges,
-        channel=channel,
+        channel=whole_or_word(channel),
         reverse=reverse,
         on_gap=on_gap,
         case_name=case_name,

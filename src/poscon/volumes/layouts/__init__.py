@@ -77,14 +77,15 @@ def folder_of_paths(source: Path) -> Path:
 
 
 def read_dataset(
-    root: Path, layout: str | None = None, *, channel: int | None = None, **options: Any
+    root: Path, layout: str | None = None, *, channel: int | str | None = None, **options: Any
 ) -> Dataset:
     """Find out what a folder of scans, or a table of paths, holds.
 
     Args:
         root: the data set's folder, or its table.
         layout: the name of a layout, or None to take the first that matches.
-        channel: number of the image channel to use, from 0; None: all channels.
+        channel: number (from 0) or name of the image channel to use, or several with commas
+            between them; None: all channels.
         options: further arguments of the layout; None where nothing is stated.
 
     Returns:

@@ -20,8 +20,8 @@ class Layout:
         name: name for ``--layout``.
         description: one line for a listing, with the file names that are looked for.
         matches: function that says whether a folder looks like this layout. It opens no scan.
-        read: function that reads a data set from a folder and the number of the image channel to
-            use (None: not stated). Without cases it returns an empty data set.
+        read: function that reads a data set from a folder and the number or name of the image
+            channel to use (None: not stated). Without cases it returns an empty data set.
         options: further keyword arguments that ``read`` takes.
     """
 
@@ -103,7 +103,7 @@ def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
             )
 
 
-def refuse_channel(channel: int | None, layout: str) -> None:
+def refuse_channel(channel: int | str | None, layout: str) -> None:
     if channel is not None:
         raise PosconError(
             f"channel {channel} was asked for, but layout {layout!r} has no channels; "

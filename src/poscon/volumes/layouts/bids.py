@@ -27,7 +27,7 @@ def matches(root: Path) -> bool:
     return bool(_scans(root))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     images = _scans(root)
     labels: dict[Path, Path] = {}

@@ -40,7 +40,7 @@ def matches(root: Path) -> bool:
     return bool(scan_files(root, "**/*"))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     files, predicted = _without_predictions(root)
     _refuse_other_layouts(root, files)

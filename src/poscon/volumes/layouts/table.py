@@ -61,7 +61,7 @@ def is_table(source: Path) -> bool:
     return source.suffix.lower() == SUFFIX and source.is_file()
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     if not is_table(root):
         raise PosconError(f"{root}: the layout {NAME!r} is a CSV file of paths; give that file")
     refuse_channel(channel, NAME)
