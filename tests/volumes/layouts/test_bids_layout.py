@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from layout_examples import labelled, put, put_bids
+from layout_examples import ids, labelled, put, put_bids
 
 from poscon.errors import PosconError
 from poscon.volumes.layouts import read_dataset
@@ -65,3 +65,55 @@ def test_bids_a_segmentation_of_one_of_two_scans(tmp_path: Path) -> None:
     put(tmp_path, "sub-01/anat/sub-01_T2w.nii.gz")
     with pytest.raises(PosconError, match=r"may belong to sub-01_T1w.*or to sub-01_T2w"):
         read_dataset(tmp_path)
+
+
+def test_bids_sessions_and_several_contrasts(tmp_path: Path) -> None:
+    for session in ("ses-1", "ses-2"):
+        stem = f"sub-01_{session}"
+        put(tmp_path, *(f"sub-01/{session}/anat/{stem}_{kind}.nii.gz" for kind in ("T1w", "T2w")))
+        put(tmp_path, f"derivatives/m/sub-01/{session}/anat/{stem}_T2w_dseg.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert {case.subject for case in dataset.cases} == {"sub-01"}
+    assert len(dataset.cases) == 4
+    assert labelled(dataset) == ["sub-01_ses-1_T2w", "sub-01_ses-2_T2w"]
+
+
+@pytest.mark.parametrize("names", ["sub-01_T2w_label-lesion_mask", "sub-01_label-lesion_mask"])
+def test_bids_masks_of_one_structure(tmp_path: Path, names: str) -> None:
+    put(tmp_path, "sub-01/anat/sub-01_T2w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz")
+    folder = "derivatives/labels/sub-01/anat"
+    put(tmp_path, f"{folder}/{names}.nii.gz", f"{folder}/sub-01_desc-brain_mask.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert labelled(dataset) == ["sub-01_T2w"]
+    assert dataset.labels is not None
+    assert (dataset.labels.names, dataset.labels.values) == (("lesion",), (1,))
+    put(tmp_path, f"{folder}/sub-01_T2w_label-cord_mask.nii.gz")
+    several = read_dataset(tmp_path)
+    assert (labelled(several), several.labels) == ([], None)
+    (note,) = several.notes
+    assert "masks of 2 structures (cord, lesion) are not read" in note
+    put(tmp_path, f"{folder}/sub-01_T2w_dseg.nii.gz")
+    assert read_dataset(tmp_path).cases[0].label == tmp_path / folder / "sub-01_T2w_dseg.nii.gz"
+
+
+def test_bids_only_listed_participants_are_read(tmp_path: Path) -> None:
+    put_bids(tmp_path)
+    everyone = read_dataset(tmp_path)
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tage\nsub-01\t60\n02\t50\nsub-03\t40\n")
+    assert read_dataset(tmp_path) == everyone
+    table.write_text("participant_id\tage\nsub-02\t50\n")
+    dataset = read_dataset(tmp_path)
+    assert labelled(dataset) == ids(dataset) == ["sub-02_T1w"]
+    assert any(
+        line.startswith("passed over: 1 scan file(s) of subjects that are not in participants.tsv")
+        for line in dataset.passed_over
+    )
+    for text, message in (
+        ("participant_id\nsub-09\n", "lists none of the subjects here, such as sub-01"),
+        ("subject\nsub-01\n", "expected the column participant_id"),
+        ("", "expected the column participant_id"),
+    ):
+        table.write_text(text)
+        with pytest.raises(PosconError, match=rf"participants\.tsv: {message}"):
+            read_dataset(tmp_path)

@@ -62,7 +62,14 @@ LAYOUTS: tuple[Layout, ...] = (
 """poscon's own layouts, in the order in which they are tried: the most specific first."""
 
 
-_COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
+_COMPANIONS = (
+    dataset_json.FILE,
+    labels_json.LABELS_FILE,
+    bids.PARTICIPANTS,
+    "Info.cfg",
+    "README",
+    "README.md",
+)
 """Files that hold no scans and are not mentioned."""
 
 
