@@ -31,6 +31,14 @@ Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Decides every random choice. Default: that of the recipe, else 0."),
 ]
+Logger = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Shows the metrics in tensorboard, mlflow or wandb while the training goes on. "
+        "Default: that of the recipe, else tensorboard.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
