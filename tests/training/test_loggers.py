@@ -196,7 +196,7 @@ def test_mlflow_without_its_server(
         "finetune", store, run, "--iterations", 2, "--logger", "mlflow", *settings
     )
     assert code == 2
-    assert "--logger mlflow: " in err.splitlines()[-1]
+    assert "--logger mlflow: cannot begin (" in err.splitlines()[-1]
     assert not run.exists()
 
 

@@ -82,7 +82,7 @@ class MLflow(Logger):
             self.client = MlflowClient(tracking_uri=place)
             self.id = self._begin(run)
         except MlflowException as error:
-            raise _unusable("mlflow", error) from error
+            raise _unusable("mlflow", error, "look at MLFLOW_TRACKING_URI") from error
 
     def _begin(self, run: RunFolder) -> str:
         if known := _known(run, "mlflow"):
@@ -152,7 +152,7 @@ class WeightsAndBiases(Logger):
                 ),
             )
         except wandb.Error as error:
-            raise _unusable("wandb", error) from error
+            raise _unusable("wandb", error, "log in, or set WANDB_MODE=offline") from error
         _remember(run, "wandb", self.run.id)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
@@ -220,6 +220,6 @@ def _remember(run: RunFolder, logger: str, name: str) -> None:
     write_json(run.logger_path, {logger: name})
 
 
-def _unusable(logger: str, error: Exception) -> PosconError:
+def _unusable(logger: str, error: Exception, remedy: str) -> PosconError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PosconError(f"--logger {logger}: {reason}")
+    return PosconError(f"--logger {logger}: cannot begin ({reason}); {remedy}")

@@ -163,7 +163,7 @@ def _scheme_of_regions(path: Path, labels: dict[str, Any], order: Any) -> LabelS
         elif values != {0}:
             regions[name] = values
             if 0 in values:
-                raise PosconError(f"{where}: has the value 0, which is background")
+                raise PosconError(f"{where}: has the value 0, which is background; leave it out")
     _check_ignore(path, ignore, [value for values in regions.values() for value in values])
     classes = classes_of_regions(regions, order, where=str(path))
     return _with_ignore(path, label_scheme(classes, where=str(path)), ignore)

@@ -180,14 +180,12 @@ def _names(images: Sequence[Path]) -> list[str]:
 
 
 def _check_file(path: Path, what: str) -> None:
+    if path.is_dir():
+        raise PosconError(f"{what}: is a folder; name one file, {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise PosconError(
-            f"{what}: a folder; name the file of one scan"
-            if path.is_dir()
-            else f"{what}: no such file; paths are relative to the folder of the table"
-        )
+        raise PosconError(f"{what}: no such file; paths are relative to the folder of the table")
     if not scan_suffix(path):
-        raise PosconError(f"{what}: poscon reads {', '.join(SUFFIXES)} here")
+        raise PosconError(f"{what}: not a file that poscon reads here, {', '.join(SUFFIXES)}")
 
 
 def _splits(rows: Iterable[Row]) -> dict[str, list[str]]:
