@@ -79,7 +79,8 @@ KINDS = (
     Kind(
         "Not found",
         r"no such|not found|no data set|no case|no label map|no image|nothing to resume|"
-        r"no run|neither|lists none|no split|no folder|no store|not in|cannot be reached|no such|is no comparison|"
+        r"lists none|no split|"
+        r"no run|neither|no folder|no store|not in|cannot be reached|no such|is no comparison|"
         r"no comparison|without its image|missing|has no key|names no|nothing found|no reference|"
         r"unknown|did you mean|is no WHAT|lists them|not installed|no Ray|no CUDA|no file",
         "A file, folder, name or program that the command needs is not there.",
@@ -92,7 +93,8 @@ KINDS = (
         r"grid|shape|dimension|label value|values must be whole|one number per|"
         r"lies up to|does not lie|not UTF-8|format poscon|colour|empty|is annotated|is labelled|"
         r"two files|label map|regions|whole number|is not read|more file|same name|"
-        r"'ignore'|same values|value 0|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit",
+        r"same values|value 0|"
+        r"'ignore'|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit",
         "The content or the header of a file does not allow a right answer.",
         "Correct the file, or leave it out. `poscon inspect` shows what a store holds.",
     ),
@@ -117,7 +119,8 @@ KINDS = (
         r"must be|must hold|written as|one reference for|in a folder of this machine|plan PLAN|"
         r"setting KEY|settings: |"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
-        r"in one split|in UTF-8|once more|fields, but|poscon reads|at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
+        r"in one split|in UTF-8|once more|fields, but|poscon reads|"
+        r"at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
         "An argument, setting, recipe, plan or list has a value that cannot be used.",
         "Write it as the message says. `poscon COMMAND --help` and the page of "
         "[commands](commands.md) list what is allowed.",

@@ -85,7 +85,7 @@ def test_splits_name_subjects(tmp_path: Path) -> None:
         (["image,subject", ",p1"], "line 2: names no image"),
         (["image", "../z.nii.gz"], r"line 2: image .*z\.nii\.gz: no such file; paths are relative"),
         (["image,label", "../a.nii.gz,z.nii.gz"], r"line 2: label .*z\.nii\.gz: no such file"),
-        (["image", ".."], r"line 2: image .*: is a folder; name one file"),
+        (["image", ".."], r"line 2: image .*: a folder; give one file"),
         (
             ["image", "data.csv"],
             r"line 2: image .*data\.csv: not a file that poscon reads here, \.nii",

@@ -181,7 +181,7 @@ def _names(images: Sequence[Path]) -> list[str]:
 
 def _check_file(path: Path, what: str) -> None:
     if path.is_dir():
-        raise PosconError(f"{what}: is a folder; name one file, {', '.join(SUFFIXES)}")
+        raise PosconError(f"{what}: a folder; give one file, {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise PosconError(f"{what}: no such file; paths are relative to the folder of the table")
     if not scan_suffix(path):
