@@ -54,7 +54,7 @@ KINDS = (
     ),
     Kind(
         "An option or setting without effect",
-        r"no effect|leave --channel out|without --engine",
+        r"no effect|leave --(?:channel|layout) out|without --engine",
         "The option says nothing here. poscon ignores no option, because that could hide a "
         "mistake.",
         "Leave it out, or change what it depends on.",
@@ -79,6 +79,7 @@ KINDS = (
     Kind(
         "Not found",
         r"no such|not found|no data set|no case|no label map|no image|nothing to resume|"
+        r"lists none|no split|"
         r"no run|neither|no folder|no store|not in|cannot be reached|no such|is no comparison|"
         r"no comparison|without its image|missing|has no key|names no|nothing found|no reference|"
         r"unknown|did you mean|is no WHAT|lists them|not installed|no Ray|no CUDA|no file",
@@ -92,6 +93,7 @@ KINDS = (
         r"grid|shape|dimension|label value|values must be whole|one number per|"
         r"lies up to|does not lie|not UTF-8|format poscon|colour|empty|is annotated|is labelled|"
         r"two files|label map|regions|whole number|is not read|more file|same name|"
+        r"same values|value 0|"
         r"'ignore'|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit",
         "The content or the header of a file does not allow a right answer.",
         "Correct the file, or leave it out. `poscon inspect` shows what a store holds.",
@@ -108,7 +110,7 @@ KINDS = (
     Kind(
         "The system cannot do it",
         r"cannot be written|disk full|memory|killed|process|GPU|Ray|URL|fsspec|request|torchrun|"
-        r"stored|not done",
+        r"stored|not done|cannot begin",
         "The machine, the disk or the network refused something.",
         "Make room, or choose another place. What was finished is kept; run the command again.",
     ),
@@ -117,6 +119,7 @@ KINDS = (
         r"must be|must hold|written as|one reference for|in a folder of this machine|plan PLAN|"
         r"setting KEY|settings: |"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
+        r"in one split|in UTF-8|once more|fields, but|poscon reads|"
         r"at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
         "An argument, setting, recipe, plan or list has a value that cannot be used.",
         "Write it as the message says. `poscon COMMAND --help` and the page of "

@@ -236,7 +236,7 @@ def test_an_unknown_name_in_a_list_is_said(store: Path, scans: Path, tmp_path: P
         ("prepare", {"processes": "2"}, "processes='2': is a text"),
         ("prepare", {"source_spacing": ("1", "1", "5")}, "source_spacing=('1', '1', '5'): "),
         ("prepare", {"source_spacing": (1, 1)}, "source_spacing=(1, 1): "),
-        ("predict", {"channel": "0"}, "channel='0': is a text"),
+        ("predict", {"channel": 1.5}, "channel=1.5: "),
         ("evaluate", {"source_spacing": "1,1,5"}, "source_spacing='1,1,5': "),
         ("compare", {"processes": "1"}, "processes='1': is a text"),
         ("bench", {"seconds": "9"}, "seconds='9': is a text"),
@@ -312,6 +312,7 @@ VALUES = {
     "ignore_label": "9", "labelled_slices": "l.csv", "minutes": "1.5", "ranges": "n.csv",
     "suggestion": "t.csv", "to": "torch", "licence": "MIT", "results": "r.json", "opset": "18",
     "on_gap": "split", "case_name": "PatientID", "remove": "a",
+    "logger": "mlflow",
 }  # fmt: skip
 FOUND = {
     "spacing": 2.5, "source_spacing": (1.0, 2.0, 3.0), "channel": 1, "processes": 3, "epochs": 7,

@@ -31,6 +31,14 @@ Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Decides every random choice. Default: that of the recipe, else 0."),
 ]
+Logger = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Shows the metrics in tensorboard, mlflow or wandb while the training goes on. "
+        "Default: that of the recipe, else tensorboard.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -56,11 +64,11 @@ Layout = Annotated[
     ),
 ]
 Channel = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=0,
-        help="Takes this image channel of a data set that has several, counted from 0. "
-        "Default: the only one.",
+        metavar="N|NAME",
+        help="Takes this image channel of a data set that has several: its number, counted from 0, "
+        "or its name; several with commas, such as T2,ADC. Default: all.",
     ),
 ]
 Labels = Annotated[
@@ -133,10 +141,10 @@ Json = Annotated[
 
 
 def names_or_file(given: list[str] | None) -> str | list[str] | None:
-    """Names as they are given; the name of a file, or ``FILE.json:KEY``, as one text."""
+    """Names as they are given; one that names a file, or ``FILE.json:KEY``, as one text."""
     if given is not None and len(given) == 1:
         (name,) = given
-        if ".json:" in name or Path(name).is_file():
+        if ".json:" in name or ".csv:" in name or Path(name).is_file():
             return name
     return given
 

@@ -22,7 +22,7 @@ def evaluate(
     out: Path | str | None = None,
     *,
     layout: str | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     labels: str | None = None,
     ignore_label: int | None = None,
     labelled_slices: Path | str | None = None,

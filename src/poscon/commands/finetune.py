@@ -37,6 +37,7 @@ from poscon.training.inference import (
     largest_component,
     predicted_classes,
 )
+from poscon.training.loggers import check_logger
 from poscon.training.loop import AfterChunk, train
 from poscon.training.lost_classes import LostClassWatch
 from poscon.training.roles import (
@@ -81,6 +82,7 @@ def finetune(
     seed: int | None = None,
     recipe: Recipe | None = None,
     settings: GivenSettings = (),
+    logger: str | None = None,
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -117,6 +119,9 @@ def finetune(
         device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``finetune`` section.
         settings: further settings, see :data:`poscon.settings.GivenSettings`.
+        logger: what shows the metrics besides ``metrics.csv``: ``tensorboard``, ``mlflow`` or
+            ``wandb`` (see :mod:`poscon.training.loggers`); None: that of the recipe, else
+            ``tensorboard``.
         resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
             given.
 
@@ -143,6 +148,7 @@ def finetune(
                 ("--seed", seed),
                 ("--recipe", recipe),
                 ("--set", settings),
+                ("--logger", logger),
             ]
         )
         return _finetune(Request.resume(folder, opened, device), folder)
@@ -156,6 +162,7 @@ def finetune(
         iterations=iterations,
         minutes=minutes,
         seed=seed,
+        logger=logger,
         device=device,
     )
     selection = Selection(cases, exclude, unlabelled, validation, labelled, labelled_slices)
@@ -223,6 +230,7 @@ class Request:
 
 def _finetune(request: Request, folder: RunFolder) -> Path:
     """Train what is requested to its end, and write the model; nobody else writes there."""
+    check_logger(request.settings.logger, folder.path)
     with alone(folder.path, "finetune"):
         return _finetune_alone(request, folder)
 
@@ -257,6 +265,7 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
         device=training.device,
         precision=training.precision,
         compiled=chosen.compile,
+        logger=chosen.logger,
         title=f"fine-tuning ({chosen.method})",
         encoder=network.encoder,
         encoder_rate=chosen.encoder_rate,

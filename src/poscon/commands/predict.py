@@ -25,7 +25,7 @@ from poscon.store.store import Names, write_json
 from poscon.store.training_range import Difference
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
-from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts import is_dataset, read_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.ranges import Range, check_ranges, empty_outside, read_ranges
 from poscon.volumes.scan import (
@@ -53,7 +53,7 @@ def predict(
     output: Path | str,
     *,
     layout: str | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     cases: Names | None = None,
     ranges: Path | str | None = None,
     on_gap: str | None = None,
@@ -70,11 +70,13 @@ def predict(
 
     Args:
         run: folder of a fine-tuning run.
-        input: a scan, or a folder of scans in any known layout. Its label maps are not read.
+        input: a scan, a folder of scans in any known layout, or a CSV file of their paths. Its
+            label maps are not read.
         output: for a scan, the file to write or a folder; for a folder, the folder to write. In a
             folder a label map is named by its case. ``labels.json`` says what its values mean.
         layout: layout of an input folder; None detects it.
-        channel: number of the channel of a multi-channel input folder, from 0; None: all.
+        channel: number (from 0) or name of the channel of a multi-channel input folder, or several
+            with commas between them; None: all.
         cases: the cases or subjects of the input folder to segment: a file that names them, or a
             list of names; None: all.
         ranges: a CSV file with the first and the last slice of structures, see
@@ -102,7 +104,7 @@ def predict(
     _check_apart(source, output)
     jobs = (
         _folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
-        if source.is_dir()
+        if is_dataset(source)
         else _file_job(
             source,
             output,
@@ -115,7 +117,7 @@ def predict(
     )
     if ranges is not None:
         jobs = _with_ranges(jobs, Path(ranges), model)
-    if not (source.is_dir() or output.is_dir() or not scan_suffix(output)):
+    if not (is_dataset(source) or output.is_dir() or not scan_suffix(output)):
         return _Prediction(model, None, jobs).do(resume)
     with alone(output, "predict"):
         return _Prediction(model, output, jobs).do(resume)
@@ -314,6 +316,8 @@ def _check_apart(source: Path, output: Path) -> None:
     """
     if source.is_dir():
         check_outside(output, source)
+        return
+    if is_dataset(source):  # a table names its scans, whatever else is written beside them
         return
     inside, outside = output.resolve(), source.resolve()
     into_folder = output.is_dir() or not scan_suffix(output)

@@ -97,7 +97,7 @@ def prepare(
     ignore_label: int | None = None,
     labelled_slices: Path | str | None = None,
     ranges: Path | str | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     reverse: Names | None = None,
     on_gap: str | None = None,
     case_name: str | None = None,
@@ -112,7 +112,7 @@ def prepare(
     Called again with the same arguments after an interruption, it goes on where it was.
 
     Args:
-        source: the folder.
+        source: the folder, or a CSV file of paths (see :mod:`poscon.volumes.layouts.table`).
         store: the folder to write. It must be new, empty or an unfinished store.
         layout: name of the layout; None detects it.
         plane: ``axial``, ``coronal``, ``sagittal`` or ``auto`` (as acquired). This argument and
@@ -131,7 +131,8 @@ def prepare(
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`: weak labels of the slices that have none. Numbers are
             those of the file's slices; None: no ranges.
-        channel: number of the channel of a multi-channel data set, from 0; None: all channels.
+        channel: number (from 0) or name of the channel of a multi-channel data set, or several with
+            commas between them; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
             :func:`poscon.store.store.read_names`), or a list.
         on_gap: what to do where slices of a DICOM series are missing or lie at uneven distances:
@@ -190,7 +191,7 @@ def prepare(
     backwards = [] if reverse is None else cases_named(dataset.cases, reverse, source)
     reversed_ids = {case.id for case in backwards}
     job = Job(
-        root=source,
+        root=dataset.root,
         store=store,
         preparation=Preparation(
             plane=chosen.plane,

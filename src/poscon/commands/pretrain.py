@@ -20,6 +20,7 @@ from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
 from poscon.training.diagnostics import Diagnostics, numbers
 from poscon.training.inference import choose_device
+from poscon.training.loggers import check_logger
 from poscon.training.loop import train
 from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.run import (
@@ -47,6 +48,7 @@ def pretrain(
     seed: int | None = None,
     recipe: Recipe | None = None,
     settings: GivenSettings = (),
+    logger: str | None = None,
     device: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -64,6 +66,9 @@ def pretrain(
         device: ``auto``, ``cpu`` or ``cuda``; None: that of the recipe, else ``auto``.
         recipe: name, file or content of a recipe with a ``pretrain`` section.
         settings: further settings, see :data:`poscon.settings.GivenSettings`.
+        logger: what shows the metrics besides ``metrics.csv``: ``tensorboard``, ``mlflow`` or
+            ``wandb`` (see :mod:`poscon.training.loggers`); None: that of the recipe, else
+            ``tensorboard``.
         resume: whether to continue an interrupted run. Then only ``run``, ``store`` and
             ``device`` may be given.
 
@@ -87,6 +92,7 @@ def pretrain(
                 ("--seed", seed),
                 ("--recipe", recipe),
                 ("--set", settings),
+                ("--logger", logger),
             ]
         )
         request = Request.resume(folder, opened, device)
@@ -100,9 +106,11 @@ def pretrain(
             method=method,
             epochs=epochs,
             seed=seed,
+            logger=logger,
             device=device,
         )
         request = Request.from_arguments(opened, chosen, cases, exclude)
+    check_logger(request.settings.logger, folder.path)
     hardware = choose_device(request.settings.device)
     with joined(hardware), _alone(folder):
         _pretrain(request, folder, hardware)
@@ -196,6 +204,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
             device=device,
             precision=chosen.precision,
             compiled=chosen.compile,
+            logger=chosen.logger,
             title=title,
             after_chunk=CollapseWatch(diagnostics),
         )

@@ -23,6 +23,7 @@ from poscon.suggestion.base import Choice, Strategy
 from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty
 from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
+from poscon.volumes.layouts import is_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.ranges import write_template
 
@@ -229,9 +230,10 @@ def _check_options(
 
 
 def _source_folder(source: Path, out: Path) -> Path:
-    if not source.is_dir():
+    if not is_dataset(source):
         raise PosconError(f"--source {source}: no such folder")
-    check_outside(out, source)
+    if source.is_dir():
+        check_outside(out, source)
     return source
 
 

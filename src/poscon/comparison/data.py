@@ -10,6 +10,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, read_json
 from poscon.settings import GivenSettings
 from poscon.store.store import MANIFEST, Store, write_json
+from poscon.volumes.layouts import folder_of_paths, is_dataset
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
@@ -53,7 +54,7 @@ def located(told: DataSettings, folder: Path | str | None, option: str) -> DataS
             raise PosconError(f"the plan names no folder of data: say with {option} where it is")
         return told
     place = Path(str(folder if folder is not None else told.folder)).resolve()
-    if not place.is_dir():
+    if not is_dataset(place):
         raise PosconError(f"{option} {place}: no such folder")
     return told.model_copy(update={"folder": str(place), "phantom": None})
 
@@ -109,10 +110,10 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     cases = Store(store).cases
     images = {channel.source for case in cases for channel in case.channels}
     files = images | {case.source_label for case in cases if case.source_label}
-    stamps = began.get("scans", {})
+    stamps, home = began.get("scans", {}), folder_of_paths(folder)
     now: dict[str, dict[str, Any]] = {
         "cases": {case.id: case.stored_sha256 for case in cases},
-        "scans": {file: _stamp(folder / file, stamps.get(file)) for file in sorted(files)},
+        "scans": {file: _stamp(home / file, stamps.get(file)) for file in sorted(files)},
     }
     for what, place in (("cases", store), ("scans", folder)):
         then = began.get(what, now[what])

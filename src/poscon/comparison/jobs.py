@@ -468,8 +468,8 @@ def _job(
     determined_by: dict[str, Any] = {
         "poscon_version": __version__,
         "command": command,
-        # the device does not determine a run
-        "settings": {key: value for key, value in settings.items() if key != "device"},
+        # device and logger do not determine a run
+        "settings": {k: value for k, value in settings.items() if k not in ("device", "logger")},
         "cases": {
             role: [[c.id, c.stored_sha256] for c in members] for role, members in cases.items()
         },

@@ -68,7 +68,7 @@ class DataSettings(Settings):
     layout: str | None = None
     labels: str | None = None
     ignore_label: PositiveInt | None = None
-    channel: NonNegativeInt | None = None
+    channel: NonNegativeInt | str | None = None
     reverse: str | None = None
     prepare: dict[str, Any] = Field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import LabelScheme
 from poscon.volumes.label_maps import read_labels
-from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts import is_dataset, read_dataset
 from poscon.volumes.layouts.base import scan_files
 from poscon.volumes.scan import Scan, scan_stem
 
@@ -98,12 +98,12 @@ def find_label_maps(place: Path) -> dict[str, Path]:
 
 
 def find_references(
-    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | None
+    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | str | None
 ) -> tuple[dict[str, Reference], LabelScheme | None]:
     """The references by case id, and the meaning of their values if they form a data set.
 
     Args:
-        place: a label map, a folder of label maps, or a data set.
+        place: a label map, a folder of label maps, or a data set (a folder or a CSV file).
         predicted: the predictions by case id.
         layout: layout of the data set; None detects it.
         channel: number of the image channel of a data set that has several.
@@ -111,7 +111,7 @@ def find_references(
     Raises:
         PosconError: there is no such place, or an option has no effect there.
     """
-    if place.is_file():
+    if place.is_file() and not is_dataset(place):
         for option, value in (("--layout", layout), ("--channel", channel)):
             if value is not None:
                 raise PosconError(f"{option}: has no effect, {place} is one file, not a data set")
@@ -120,7 +120,7 @@ def find_references(
         # A lone reference belongs to the lone prediction, whatever their names.
         (stem,) = predicted
         return {stem: Reference(place, stem)}, None
-    if not place.is_dir():
+    if not is_dataset(place):
         raise PosconError(f"{place}: no such file or folder")
     flat = {scan_stem(path) for path in scan_files(place)} & set(predicted)
     if layout is None and flat:

@@ -1,6 +1,7 @@
 """Preparing one case: a scan in, its slices, labels and record in the store out."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -325,7 +326,9 @@ def finished(store: Path, case: Case) -> CaseRecord | None:
 
 def relative(path: Source, root: Path) -> str:
     """The path of a file in a folder; of a DICOM series its name, as a path may name people."""
-    return path.name if isinstance(path, Series) else printable(path.relative_to(root).as_posix())
+    if isinstance(path, Series):
+        return path.name
+    return printable(Path(os.path.relpath(path, root)).as_posix())  # a table may name any folder
 
 
 def _label_source(case: Case, root: Path) -> str:

@@ -39,6 +39,7 @@ from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import MOST_CLASSES
+from poscon.volumes.layouts.table import SUFFIX, subjects_of
 from poscon.volumes.ranges import Range
 
 SCHEMA_VERSION: Final = 6
@@ -427,7 +428,8 @@ def read_names(source: Names) -> list[str]:
 
     Args:
         source: a text file with one name per line (``#`` starts a comment), a JSON file that holds
-            a list, or ``FILE.json:KEY`` for the list under a key; or a list, a tuple or a set.
+            a list, or ``FILE.json:KEY`` for the list under a key; ``FILE.csv:SPLIT`` for the
+            subjects of a split of a table of paths; or a list, a tuple or a set.
 
     Raises:
         PosconError: the file cannot be read, there is no name, or a name is no text.
@@ -441,6 +443,9 @@ def read_names(source: Names) -> list[str]:
         if not source:
             raise PosconError(f"{names_place(source)}: names no case")
         return sorted(source) if isinstance(source, set | frozenset) else list(source)
+    table, separator, split = str(source).partition(f"{SUFFIX}:")
+    if separator:
+        return subjects_of(Path(f"{table}{SUFFIX}"), split)
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:

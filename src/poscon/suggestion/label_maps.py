@@ -15,7 +15,7 @@ from poscon.training.inference import largest_component, predicted_classes
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_labels
-from poscon.volumes.layouts import dicom, read_dataset
+from poscon.volumes.layouts import dicom, folder_of_paths, read_dataset
 from poscon.volumes.scan import NIFTI, Scan, first_volume, label_suffix, read_scan, write_labels
 
 
@@ -96,7 +96,7 @@ class OpenLabelMaps:
         Raises:
             PosconError: it is not there, cannot be read, or has another shape or orientation.
         """
-        path, geometry = self.source / case.source, case.geometry
+        path, geometry = folder_of_paths(self.source) / case.source, case.geometry
         if not path.is_file():
             raise PosconError(
                 f"{path}: no such file, but case {case.id} of {self.store.path} was prepared from "
@@ -134,7 +134,7 @@ class OpenLabelMaps:
         stack = np.full(geometry.stack_shape, self.scheme.ignore, np.int32)
         labelled = labelled_slices(case)
         if case.source_label is not None and len(labelled):
-            path = self.source / case.source_label
+            path = folder_of_paths(self.source) / case.source_label
             if not path.exists():
                 raise PosconError(
                     f"{path}: no such file, but the labels of case {case.id} of {self.store.path} "

@@ -10,6 +10,7 @@ from poscon.errors import PosconError
 from poscon.positions import POSITIONS, PositionName
 from poscon.settings import Settings, validate
 from poscon.training.data import SliceReader
+from poscon.training.loggers import LoggerName
 from poscon.training.optimisation import OptimiserSettings
 from poscon.views import ViewSettings
 
@@ -31,6 +32,8 @@ class TrainingSettings(Settings):
             it, else 32.
         compile: whether torch compiles the networks. That takes half a minute to two minutes at
             the start. It is faster on a GPU only, see docs/results.
+        logger: what shows the metrics while the training goes on, besides ``metrics.csv``:
+            ``tensorboard``, ``mlflow`` or ``wandb``.
     """
 
     method: str
@@ -43,6 +46,7 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
     compile: bool = False
+    logger: LoggerName = "tensorboard"
 
     @classmethod
     def method_class(cls, name: str) -> Any:

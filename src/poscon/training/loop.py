@@ -14,21 +14,22 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
-from poscon.files import complete, printable
+from poscon.files import complete
 from poscon.methods import Method
 from poscon.networks.parts import Decoder, Encoder
-from poscon.progress import console, progress_bar
+from poscon.progress import console, progress_bar, say_lines
 from poscon.step import Step
 from poscon.training.data import Batches
 from poscon.training.inference import announced_precision, channels_last
+from poscon.training.loggers import Logger, LoggerName, open_logger
 from poscon.training.optimisation import EncoderRate, OptimiserSettings, build_optimiser
 from poscon.training.run import MetricsFile, RunFolder
 from poscon.views import ViewMaker
@@ -51,6 +52,7 @@ def train(
     device: str,
     precision: str,
     compiled: bool = False,
+    logger: LoggerName = "tensorboard",
     title: str,
     encoder: nn.Module | None = None,
     encoder_rate: EncoderRate | None = None,
@@ -67,6 +69,7 @@ def train(
         device: ``cpu`` or ``cuda``.
         precision: see :func:`poscon.training.inference.choose_precision`.
         compiled: whether torch compiles the networks first.
+        logger: see :mod:`poscon.training.loggers`.
         title: title of the progress display.
         encoder: the part of ``method`` to which ``encoder_rate`` applies.
         encoder_rate: how the encoder is held back; None: it is not.
@@ -75,7 +78,7 @@ def train(
 
     Raises:
         PosconError: the checkpoint cannot be used, a slice cannot be read, the loss is not finite,
-            torch cannot compile here, or the disk is full.
+            torch cannot compile here, the logger cannot be used, or the disk is full.
     """
     fabric = _fabric(device, announced_precision(precision, device))
     channels_last(method.to(fabric.device))
@@ -94,7 +97,7 @@ def train(
     done = restore(run, state)
     trained = fabric.setup_module(method)
     trained.mark_forward_method("step")
-    with _refusals(run), progress_bar() as progress, closing(_Log(run, title, done)) as log:
+    with _refusals(run), progress_bar() as progress, _Log(run, title, done, logger) as log:
         task = progress.add_task(title, total=batches.total_steps, completed=done, status="")
         means = ChunkMeans(fabric.device)
         for batch, seed, share in batches.from_step(done, pinned=device == "cuda"):
@@ -264,31 +267,40 @@ class ChunkMeans:
 
 
 class _Log:
-    """Writes the rows of a training to ``metrics.csv`` and TensorBoard.
+    """Writes the rows of a training to ``metrics.csv`` and to a logger.
 
-    It also writes them to stderr if that is no terminal.
+    It also writes them to stderr if that is no terminal. A logger that fails once it has begun is
+    left alone: the training goes on, and ``metrics.csv`` has everything.
     """
 
-    def __init__(self, run: RunFolder, title: str, done: int) -> None:
-        from lightning_fabric.loggers import TensorBoardLogger
-
+    def __init__(self, run: RunFolder, title: str, done: int, logger: LoggerName) -> None:
         self.title = title
         self.metrics = MetricsFile(run.metrics_path)
-        self.tensorboard: TensorBoardLogger | None = None
-        if printable(str(run.path)) == str(run.path):  # TensorBoard cannot write to other paths
-            self.tensorboard = TensorBoardLogger(run.path, name="", version="tensorboard")
+        self.logger: Logger | None = None
         if rank() == 0:
+            self.logger = open_logger(logger, run)
             self.metrics.forget_after(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._try(lambda logger: logger.close(finished=error[0] is None))
+
+    def _try(self, act: Callable[[Logger], None]) -> None:
+        if self.logger is None:
+            return
+        try:
+            act(self.logger)
+        except Exception as error:  # that of a server which is away may be of any class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            say_lines([f"note: the logger stops here ({reason}); metrics.csv goes on"])
+            self.logger = None
 
     def write(self, row: dict[str, float]) -> None:
         self.metrics.append(row)
-        if self.tensorboard is not None:
-            numbers = {name: value for name, value in row.items() if name != "step"}
-            self.tensorboard.log_metrics(numbers, step=int(row["step"]))
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        self._try(lambda logger: logger.write(numbers, int(row["step"])))
         if not console.is_terminal:
             text = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
             console.print(f"{self.title}: {text}", soft_wrap=True)
-
-    def close(self) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.finalize("success")

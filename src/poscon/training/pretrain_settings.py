@@ -76,7 +76,7 @@ def without_effect(method: str) -> list[str]:
     unused = [] if found.has_head else ["head"]
     unused += [] if found.uses_grad_cache else ["grad_cache_chunk"]
     if not found.trains:
-        unused += ["epochs", "batch", "sampler", "optimiser", "precision", "compile"]
+        unused += ["epochs", "batch", "sampler", "optimiser", "precision", "compile", "logger"]
     return unused
 
 

@@ -7,7 +7,8 @@
         cases.json               every case seen, its role and the SHA-256 of its pixels
         metrics.csv              one row per checkpoint
         checkpoints/last.ckpt    the state of the training, for --resume
-        tensorboard/
+        tensorboard/             or mlruns/ or wandb/, by the logger
+        logger.json              the run's id at MLflow or Weights & Biases
         encoder.safetensors      after pre-training: the result
         decoder.safetensors      after pre-training, if the method trains the decoder
         diagnostics.png          after pre-training: how it went
@@ -83,6 +84,7 @@ class RunFolder:
         self.config_path = self.path / "config.yaml"
         self.cases_path = self.path / "cases.json"
         self.metrics_path = self.path / "metrics.csv"
+        self.logger_path = self.path / "logger.json"
         self.checkpoint_folder = self.path / "checkpoints"
         self.checkpoint_path = self.checkpoint_folder / CHECKPOINT
 

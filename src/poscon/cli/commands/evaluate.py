@@ -14,6 +14,7 @@ from poscon.cli.options import (
     Layout,
     SourceSpacing,
     triple,
+    whole_or_word,
 )
 from poscon.cli.output import print_json, show
 from poscon.errors import PartlyDone
@@ -50,7 +51,7 @@ def evaluate(
             references,
             out,
             layout=layout,
-            channel=channel,
+            channel=whole_or_word(channel),
             labels=labels,
             ignore_label=ignore_label,
             labelled_slices=labelled_slices,

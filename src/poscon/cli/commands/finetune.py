@@ -8,6 +8,7 @@ import typer
 from poscon.cli.options import (
     Device,
     Exclude,
+    Logger,
     Recipe,
     Resume,
     Run,
@@ -95,6 +96,7 @@ def finetune(
     seed: Seed = None,
     recipe: Recipe = None,
     settings: Set = None,
+    logger: Logger = None,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
@@ -117,6 +119,7 @@ def finetune(
         seed=seed,
         recipe=recipe,
         settings=settings or (),
+        logger=logger,
         device=device,
         resume=resume,
     )

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple
+from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple, whole_or_word
 from poscon.cli.output import say
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
-    input: Annotated[Path, typer.Argument(help="A scan, or a folder of scans in any layout.")],
+    input: Annotated[
+        Path,
+        typer.Argument(help="A scan, a folder of scans in any layout, or a CSV file of paths."),
+    ],
     output: Annotated[
         Path, typer.Argument(help="The label map to write, or the folder to write label maps to.")
     ],
@@ -56,7 +59,7 @@ def predict(
         input,
         output,
         layout=layout,
-        channel=channel,
+        channel=whole_or_word(channel),
         cases=cases,
         ranges=ranges,
         on_gap=on_gap,

@@ -21,12 +21,15 @@ from poscon.cli.options import (
     SourceSpacing,
     number_or_word,
     triple,
+    whole_or_word,
 )
 from poscon.cli.output import say
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of scans, in any known layout.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of scans in any known layout, or CSV file of paths.")
+    ],
     store: Annotated[str, typer.Argument(help="Folder of the store to write.")],
     layout: Layout = None,
     plane: Annotated[
@@ -99,7 +102,7 @@ def prepare(
         ignore_label=ignore_label,
         labelled_slices=labelled_slices,
         ranges=ranges,
-        channel=channel,
+        channel=whole_or_word(channel),
         reverse=reverse,
         on_gap=on_gap,
         case_name=case_name,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Device, Exclude, Recipe, Resume, Run, Seed, Set, Store
+from poscon.cli.options import Device, Exclude, Logger, Recipe, Resume, Run, Seed, Set, Store
 from poscon.cli.output import say
 
 
@@ -34,6 +34,7 @@ def pretrain(
     seed: Seed = None,
     recipe: Recipe = None,
     settings: Set = None,
+    logger: Logger = None,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
@@ -50,6 +51,7 @@ def pretrain(
         seed=seed,
         recipe=recipe,
         settings=settings or (),
+        logger=logger,
         device=device,
         resume=resume,
     )

@@ -26,6 +26,7 @@ from poscon.volumes.layouts import (
     msd,
     nnunet,
     plain,
+    table,
     totalsegmentator,
 )
 from poscon.volumes.layouts.base import Layout
@@ -33,7 +34,15 @@ from poscon.volumes.layouts.tree import passed_over
 from poscon.volumes.scan import scan_suffix
 from poscon.volumes.series import Series
 
-__all__ = ["LAYOUTS", "Layout", "find_layout", "known_layouts", "read_dataset"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "find_layout",
+    "folder_of_paths",
+    "is_dataset",
+    "known_layouts",
+    "read_dataset",
+]
 
 LAYOUTS: tuple[Layout, ...] = (
     acdc.LAYOUT,
@@ -47,24 +56,43 @@ LAYOUTS: tuple[Layout, ...] = (
     kits.LAYOUT,
     bids.LAYOUT,
     dicom.LAYOUT,
+    table.LAYOUT,
     plain.LAYOUT,
 )
 """poscon's own layouts, in the order in which they are tried: the most specific first."""
 
 
-_COMPANIONS = (dataset_json.FILE, labels_json.LABELS_FILE, "Info.cfg", "README", "README.md")
+_COMPANIONS = (
+    dataset_json.FILE,
+    labels_json.LABELS_FILE,
+    bids.PARTICIPANTS,
+    "Info.cfg",
+    "README",
+    "README.md",
+)
 """Files that hold no scans and are not mentioned."""
 
 
+def is_dataset(source: Path) -> bool:
+    """Whether a path can be a data set: a folder, or a table of paths. A file is a single scan."""
+    return source.is_dir() or table.is_table(source)
+
+
+def folder_of_paths(source: Path) -> Path:
+    """The folder from which the files of a data set are named: itself, or that of a table."""
+    return source.parent if table.is_table(source) else source
+
+
 def read_dataset(
-    root: Path, layout: str | None = None, *, channel: int | None = None, **options: Any
+    root: Path, layout: str | None = None, *, channel: int | str | None = None, **options: Any
 ) -> Dataset:
-    """Find out what a folder of scans holds.
+    """Find out what a folder of scans, or a table of paths, holds.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or its table.
         layout: the name of a layout, or None to take the first that matches.
-        channel: number of the image channel to use, from 0; None: all channels.
+        channel: number (from 0) or name of the image channel to use, or several with commas
+            between them; None: all channels.
         options: further arguments of the layout; None where nothing is stated.
 
     Returns:
@@ -74,9 +102,15 @@ def read_dataset(
     Raises:
         PosconError: the folder is missing, holds no cases or contradicts itself.
     """
-    if not root.is_dir():
-        raise PosconError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    if not is_dataset(root):
+        what = "file" if root.suffix.lower() == table.SUFFIX else "folder"
+        raise PosconError(f"{root}: {'not a folder' if root.exists() else f'no such {what}'}")
     chosen = find_layout(layout) if layout is not None else _detect(root)
+    if root.is_file() and chosen.name != table.NAME:
+        raise PosconError(
+            f"{root}: a table of paths, which the layout {chosen.name!r} does not read; leave "
+            "--layout out"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     for name in sorted(given.keys() - set(chosen.options)):
         raise PosconError(
@@ -88,6 +122,8 @@ def read_dataset(
             f"{root}: no cases of layout {chosen.name!r} found; looked for {chosen.description}; "
             "give the folder that holds them, or another --layout"
         )
+    if root.is_file():  # a table names what is read, whatever lies around it
+        return _with_safe_ids(dataset)
     lines = passed_over(root, _files_of(dataset), _COMPANIONS, dataset.unused)
     return replace(_with_safe_ids(dataset), passed_over=lines)
 
@@ -137,6 +173,8 @@ _LAST = plain.LAYOUT.name
 
 
 def _detect(root: Path) -> Layout:
+    if table.is_table(root):
+        return table.LAYOUT
     known = known_layouts()
     for name in known:
         layout = find_layout(name)

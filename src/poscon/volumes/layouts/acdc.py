@@ -27,7 +27,7 @@ def matches(root: Path) -> bool:
     )
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     files = _files(root)
     cases = []

@@ -20,8 +20,8 @@ class Layout:
         name: name for ``--layout``.
         description: one line for a listing, with the file names that are looked for.
         matches: function that says whether a folder looks like this layout. It opens no scan.
-        read: function that reads a data set from a folder and the number of the image channel to
-            use (None: not stated). Without cases it returns an empty data set.
+        read: function that reads a data set from a folder and the number or name of the image
+            channel to use (None: not stated). Without cases it returns an empty data set.
         options: further keyword arguments that ``read`` takes.
     """
 
@@ -103,12 +103,27 @@ def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
             )
 
 
-def refuse_channel(channel: int | None, layout: str) -> None:
+def refuse_channel(channel: int | str | None, layout: str) -> None:
     if channel is not None:
         raise PosconError(
             f"channel {channel} was asked for, but layout {layout!r} has no channels; "
             "leave --channel out"
         )
+
+
+def frames_of(case: Case) -> list[Case]:
+    """As :func:`split_frames`, where a label map belongs to a 3-D image only.
+
+    Raises:
+        PosconError: the image is 4-D and has a label map.
+    """
+    frames = split_frames(case)
+    if case.label is not None and len(frames) > 1:
+        raise PosconError(
+            f"{case.image}: 4-D with a label map ({case.label.name}); poscon cannot know which "
+            "frames are labelled: write the labelled frames as 3-D files"
+        )
+    return frames
 
 
 def split_frames(case: Case) -> list[Case]:

@@ -3,8 +3,10 @@
 Gorgolewski et al., Scientific Data 2016, https://bids-specification.readthedocs.io. Files:
 ``sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`` and
 ``derivatives/PIPELINE/sub-01/[ses-1/]anat/sub-01_[ses-1_][T1w_]dseg.nii.gz``. A ``_dseg.tsv`` names
-the classes (columns ``index`` and ``name``). Masks, probability maps, segmentations in another
-space and other folders than ``anat`` are not read.
+the classes (columns ``index`` and ``name``). In a data set without such segmentations, masks of
+one structure are read, ``sub-01_[T1w_]label-lesion_mask.nii.gz``. Other masks, probability maps,
+segmentations in another space and other folders than ``anat`` are not read. If there is a
+``participants.tsv``, only the subjects that it lists are read.
 """
 
 import csv
@@ -13,11 +15,13 @@ from pathlib import Path
 from poscon.errors import PosconError
 from poscon.volumes.affine import same_place
 from poscon.volumes.case import Case, Dataset, LabelScheme, label_scheme, label_value
-from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.layouts.base import Layout, frames_of, refuse_channel, scan_files
 from poscon.volumes.scan import read_header, scan_stem
 
 NAME = "bids"
+PARTICIPANTS = "participants.tsv"
 _LABEL_SUFFIX = "dseg"
+_MASK_SUFFIX = "mask"
 _OTHER_SUFFIXES = ("mask", "probseg", "defacemask", "dseg")
 _OWN_OF_LABELS = ("desc", "label", "atlas", "seg", "space", "res", "den", "hemi")
 """Entities that a segmentation has, but its scan does not."""
@@ -27,11 +31,22 @@ def matches(root: Path) -> bool:
     return bool(_scans(root))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
-    images = _scans(root)
+    listed = _participants(root)
+    found = _scans(root)
+    images = [path for path in found if listed is None or _subject(path) in listed]
+    if found and not images:
+        raise PosconError(
+            f"{root / PARTICIPANTS}: lists none of the subjects here, such as "
+            f"{_subject(found[0])}; correct or remove it"
+        )
+    unused = "scan file(s) of subjects that are not in participants.tsv"
+    files, scheme, notes = _labels(root)
     labels: dict[Path, Path] = {}
-    for path in _segmentations(root):
+    for path in files:
+        if listed is not None and _subject(path) not in listed:
+            continue
         image = _image_of(path, images)
         if image in labels:
             raise PosconError(
@@ -42,12 +57,16 @@ def read(root: Path, channel: int | None) -> Dataset:
     cases = []
     for image in images:
         stem = scan_stem(image)
-        case = Case(stem, stem.split("_")[0], image, labels.get(image), modality=_modality(stem))
-        frames = split_frames(case)
-        if case.label and len(frames) > 1:
-            raise PosconError(f"{image}: 4-D with a segmentation; write the labelled frames as 3-D")
-        cases += frames
-    return Dataset(NAME, root, tuple(cases), _classes(root))
+        label = labels.get(image)
+        cases += frames_of(Case(stem, _subject(image), image, label, modality=_modality(stem)))
+    return Dataset(
+        NAME,
+        root,
+        tuple(cases),
+        scheme,
+        notes=notes,
+        unused=tuple((unused, path) for path in found if path not in images),
+    )
 
 
 def _scans(root: Path) -> list[Path]:
@@ -56,12 +75,43 @@ def _scans(root: Path) -> list[Path]:
     return [path for path in files if scan_stem(path).split("_")[-1] not in _OTHER_SUFFIXES]
 
 
-def _segmentations(root: Path) -> list[Path]:
-    """The discrete segmentations in the space of the scans."""
+def _subject(path: Path) -> str:
+    return scan_stem(path).split("_")[0]
+
+
+def _participants(root: Path) -> set[str] | None:
+    """The subjects that ``participants.tsv`` lists; None if there is no such file."""
+    path = root / PARTICIPANTS
+    if not path.is_file():
+        return None
+    rows = _rows(path)
+    if not rows or "participant_id" not in rows[0]:
+        raise PosconError(f"{path}: expected the column participant_id; correct or remove it")
+    names = [(row["participant_id"] or "").strip() for row in rows]
+    return {name if name.startswith("sub-") else f"sub-{name}" for name in names}
+
+
+def _labels(root: Path) -> tuple[list[Path], LabelScheme | None, tuple[str, ...]]:
+    """The label maps, what their values mean, and notes: segmentations, else masks of one label."""
+    if segmentations := _segmentations(root, _LABEL_SUFFIX):
+        return segmentations, _classes(root), ()
+    masks = [path for path in _segmentations(root, _MASK_SUFFIX) if "label" in _entities(path)[0]]
+    names = sorted({_entities(path)[0]["label"] for path in masks})
+    if len(names) == 1:
+        return masks, label_scheme([(names[0], ("1",))], where=str(masks[0])), ()
+    note = (
+        f"masks of {len(names)} structures ({', '.join(names)}) are not read: write those of a "
+        f"scan into one {_LABEL_SUFFIX} file."
+    )
+    return [], _classes(root), (note,) if names else ()
+
+
+def _segmentations(root: Path, suffix: str) -> list[Path]:
+    """The label maps with a suffix, such as ``dseg``, in the space of the scans."""
     found = []
     for home in ("", "derivatives/", "derivatives/*/"):
         for folder in ("sub-*/anat/", "sub-*/ses-*/anat/"):
-            found += scan_files(root, f"{home}{folder}sub-*_{_LABEL_SUFFIX}.*")
+            found += scan_files(root, f"{home}{folder}sub-*_{suffix}.*")
     return [path for path in found if _entities(path)[0].get("space", "orig") in ("orig", "T1w")]
 
 
@@ -76,7 +126,7 @@ def _image_of(label: Path, images: list[Path]) -> Path:
     """Find the scan of a segmentation by its entities, then by its grid."""
     entities, parts = _entities(label)
     wanted = {key: value for key, value in entities.items() if key not in _OWN_OF_LABELS}
-    parts -= {_LABEL_SUFFIX}
+    parts -= {_LABEL_SUFFIX, _MASK_SUFFIX}
     fitting = []
     for image in images:
         has, suffix = _entities(image)

@@ -40,7 +40,7 @@ def matches(root: Path) -> bool:
 
 def read(
     root: Path,
-    channel: int | None,
+    channel: int | str | None,
     *,
     on_gap: str = "refuse",
     case_name: str | None = None,

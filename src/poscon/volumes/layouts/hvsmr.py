@@ -22,7 +22,7 @@ def matches(root: Path) -> bool:
     return any(_NAME.fullmatch(scan_stem(path)) for path in scan_files(root))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     cases = tuple(
         Case(pair.name["case"], pair.name["subject"], pair.image, pair.label, modality="MR")

@@ -22,7 +22,7 @@ def matches(root: Path) -> bool:
     return bool(_files(root, "imaging"))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     images, labels = _files(root, "imaging"), [_files(root, name) for name in _LABELS]
     for found in labels:

@@ -24,7 +24,7 @@ def matches(root: Path) -> bool:
     return any(_NAME.fullmatch(scan_stem(path)) for path in _files(root))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     cases = []
     for pair in pair_files(_files(root), _NAME):

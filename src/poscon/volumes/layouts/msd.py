@@ -31,7 +31,7 @@ def matches(root: Path) -> bool:
     return "modality" in read_description(root) and (root / "imagesTr").is_dir()
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     description = require_description(root)
     names = channel_names(root, description)
     chosen = choose_channels(root, names, channel)

@@ -37,7 +37,7 @@ def matches(root: Path) -> bool:
     return "modality" in description and bool(images) and not own_label
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     description = require_description(root)
     if "dataset" in description:
         raise PosconError(

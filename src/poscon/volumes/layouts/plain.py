@@ -14,7 +14,7 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset
-from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
+from poscon.volumes.layouts.base import Layout, frames_of, refuse_channel, scan_files
 from poscon.volumes.layouts.labels_json import LABELS_FILE, says_labels, stated_scheme
 from poscon.volumes.scan import scan_stem
 
@@ -40,7 +40,7 @@ def matches(root: Path) -> bool:
     return bool(scan_files(root, "**/*"))
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     files, predicted = _without_predictions(root)
     _refuse_other_layouts(root, files)
@@ -56,14 +56,7 @@ def read(root: Path, channel: int | None) -> Dataset:
         if stems[name] > 1:
             name = image.key if keys[image.key] == 1 else image.name
             name = name.replace("/", "_")
-        case = Case(name, name, image.path, pairs.get(image.path))
-        frames = split_frames(case)
-        if case.label and len(frames) > 1:
-            raise PosconError(
-                f"{image.path}: 4-D with a label map ({case.label.name}); poscon cannot know which "
-                "frames are labelled: write the labelled frames as 3-D files"
-            )
-        cases += frames
+        cases += frames_of(Case(name, name, image.path, pairs.get(image.path)))
     notes = tuple(
         f"{folder.relative_to(root)}: a folder of predictions ({LABELS_FILE}), not read."
         for folder in predicted

@@ -22,7 +22,7 @@ def matches(root: Path) -> bool:
     return any((path.parent / MASKS).is_dir() for path in _images(root).values())
 
 
-def read(root: Path, channel: int | None) -> Dataset:
+def read(root: Path, channel: int | str | None) -> Dataset:
     refuse_channel(channel, NAME)
     images = _images(root)
     masks = {
