@@ -31,6 +31,7 @@ from poscon.store.slices import (
 from poscon.store.store import CaseRecord, ClassRecord, Names, Store, names_place, read_names
 from poscon.store.weak_labels import ranges_line
 from poscon.volumes.case import IGNORE, LabelScheme
+from poscon.volumes.drawing import files_of
 from poscon.volumes.ranges import Ranges, read_ranges
 
 SlicesOfCases = Mapping[str, tuple[int, ...]]
@@ -295,8 +296,8 @@ def _add(
                 progress.advance(task)
         if not labelled:
             raise PosconError(
-                f"{found[0][1].parent}: not one voxel of its label maps is labelled; look at "
-                "--ignore-label and --labelled-slices"
+                f"{files_of(found[0][1])[0].parent}: not one voxel of its label maps is labelled; "
+                "look at --ignore-label and --labelled-slices"
             )
         if records or ranges:
             classes = tuple(ClassRecord(name=c.name, values=c.values) for c in scheme.classes)

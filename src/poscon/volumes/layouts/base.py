@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poscon.errors import PosconError
+from poscon.files import printable
 from poscon.volumes.case import Case, Dataset
+from poscon.volumes.drawing import SUFFIXES as OBJECTS
+from poscon.volumes.drawing import objects_in
 from poscon.volumes.layouts.tree import walk
 from poscon.volumes.scan import read_shape, scan_stem, scan_suffix
 
@@ -63,6 +66,16 @@ def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
         and os.path.isfile(path)  # False if it cannot be reached
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+
+
+def label_files(folder: Path) -> list[Path]:
+    """The label maps in a folder: scan files and DICOM objects. Subfolders are not entered."""
+    return sorted([*scan_files(folder), *objects_in(folder)])
+
+
+def label_stem(path: Path) -> str:
+    """The file name of a label map without its suffix, also that of a DICOM object."""
+    return printable(path.stem) if path.suffix.lower() in OBJECTS else scan_stem(path)
 
 
 def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:

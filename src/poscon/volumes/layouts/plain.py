@@ -56,11 +56,12 @@ def read(root: Path, channel: int | None) -> Dataset:
         if stems[name] > 1:
             name = image.key if keys[image.key] == 1 else image.name
             name = name.replace("/", "_")
-        case = Case(name, name, image.path, pairs.get(image.path))
+        label = pairs.get(image.path)
+        case = Case(name, name, image.path, label)
         frames = split_frames(case)
-        if case.label and len(frames) > 1:
+        if label and len(frames) > 1:
             raise PosconError(
-                f"{image.path}: 4-D with a label map ({case.label.name}); poscon cannot know which "
+                f"{image.path}: 4-D with a label map ({label.name}); poscon cannot know which "
                 "frames are labelled: write the labelled frames as 3-D files"
             )
         cases += frames
