@@ -179,7 +179,7 @@ def _flat(shared: Dataset, frame: Dataset) -> dict[str, Any]:
 _GROUPS = {
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing", "SliceThickness": "SliceThickness"},
     "PixelValueTransformationSequence": {
         "RescaleSlope": "RescaleSlope",
         "RescaleIntercept": "RescaleIntercept",

@@ -11,11 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    LabelMapSegmentationStorage,
-    RTStructureSetStorage,
-    SegmentationStorage,
-)
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, checked_affine, spacing_of
@@ -28,7 +24,7 @@ from poscon.volumes.series import is_dicom
 
 _KINDS = {
     SegmentationStorage: segments,
-    LabelMapSegmentationStorage: segments,
+    "1.2.840.10008.5.1.4.1.1.66.7": segments,  # label map segmentation, younger than pydicom
     RTStructureSetStorage: structures,
 }
 
