@@ -83,7 +83,7 @@ def voxels(
     """
     named, kind = names(stored), stored.get("SegmentationType")
     limit = int(stored.get("MaximumFractionalValue") or 1) / 2 if kind == "FRACTIONAL" else 0
-    frames = zip(flat_frames(stored), iter_pixels(stored), strict=True)
+    frames = zip(flat_frames(stored), _pictures(stored), strict=True)
     for number, (frame, pixels) in enumerate(frames, start=1):
         if kind == "LABELMAP":
             found = set(np.unique(pixels).tolist()) - _background(stored)
@@ -99,6 +99,21 @@ def voxels(
             if named[segment] in chosen and inside.any():
                 turn = _placed(path, number, frame, stored, affine)
                 yield named[segment], _indices(path, number, turn, inside, shape)
+
+
+def _pictures(stored: Dataset) -> Iterator[np.ndarray]:
+    """Yield (rows, columns) of each frame.
+
+    Frames of single bits follow each other without a gap, so most do not begin with a byte. pydicom
+    refuses these one by one, and all at once they need eight times their space.
+    """
+    if stored.BitsAllocated > 1 or stored.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from iter_pixels(stored)
+        return
+    size, packed = stored.Rows * stored.Columns, np.frombuffer(stored.PixelData, np.uint8)
+    for start in range(0, int(stored.NumberOfFrames) * size, size):
+        bits = np.unpackbits(packed[start // 8 : -(-(start + size) // 8)], bitorder="little")
+        yield bits[start % 8 : start % 8 + size].reshape(stored.Rows, stored.Columns)
 
 
 def _background(header: Dataset) -> set[int]:

@@ -120,6 +120,8 @@ def write_segments(
             plane_positions=_positions(series, images),
             specific_character_set="ISO_IR 192",
         )
+        # the first is the scanner with its hospital, the last is highdicom
+        made.ContributingEquipmentSequence = made.ContributingEquipmentSequence[-1:]
         with complete(path) as part:
             made.save_as(part, enforce_file_format=True)
     except PosconError:
