@@ -223,8 +223,6 @@ def test_evaluate_reads_seg_on_both_sides(
         (
             (nifti, with_nifti, ("--labels", names)),
             (seg, drawn, ()),
-            (nifti, drawn, ()),
-            (seg, with_nifti, ("--labels", names)),
             (seg / "case001.dcm", with_nifti / "scan0_seg.nii.gz", ("--labels", names)),
         )
     ):
@@ -232,9 +230,9 @@ def test_evaluate_reads_seg_on_both_sides(
         code, _, err = poscon("evaluate", ours, theirs, *how, "--out", out)
         assert code == 0, err
         results.append(json.loads(out.read_text())["cases"])
-    assert results[0] == results[1] == results[2] == results[3]
+    assert results[0] == results[1]
     first = [row["dice"] for row in results[0] if row["case"] == "case001"]
-    assert [row["dice"] for row in results[4]] == first
+    assert [row["dice"] for row in results[2]] == first
 
     code, _, err = poscon("evaluate", seg / "case001.dcm", drawn / "seg0.dcm")
     assert code == 2
@@ -249,8 +247,8 @@ def test_to_seg_where_it_cannot_be(
         code, _, err = poscon("predict", finetuned, source, tmp_path / "maps", "--to", "seg")
         assert code == 2
         assert err.splitlines()[-1] == (
-            f"error: {source}: --to seg writes objects that belong to DICOM series, but these "
-            "scans are none; leave it out"
+            f"error: {source}: --to seg has no effect on scans that are no DICOM series; leave it "
+            "out"
         )
     code, _, err = poscon("predict", finetuned, series, tmp_path / "maps", "--to", "nifti")
     assert code == 2

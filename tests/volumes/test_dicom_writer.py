@@ -82,6 +82,7 @@ def test_a_series_with_few_attributes(tmp_path: Path) -> None:
         *(tmp_path / "scan", np.zeros((3, 5, 6), np.int16)),
         **{"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Käthe"},
         PatientSex="unknown",
+        StudyDate="yesterday",
         ReferringPhysicianName=None,
         SeriesNumber=None,
     )
@@ -123,7 +124,10 @@ def test_series_to_which_no_seg_can_belong(tmp_path: Path) -> None:
 
 def test_headers_that_do_not_allow_a_seg(tmp_path: Path) -> None:
     volume = np.zeros((2, 5, 6), np.int16)
-    write_series(tmp_path / "scan", volume, StudyDate="Planted Hospital")
+    images = write_series(tmp_path / "scan", volume)
+    file = dcmread(images[1])
+    file.StudyInstanceUID = uid("another study")
+    file.save_as(images[1])
     series = series_of(tmp_path / "scan")
     labels = np.zeros(series.shape, np.uint8)
     with pytest.raises(PosconError, match="its headers do not allow a SEG") as caught:
@@ -140,7 +144,6 @@ def test_classes_that_cannot_be_segments(name: str) -> None:
 
 
 def test_a_mosaic(tmp_path: Path) -> None:
-    """Its slices have no identifiers of their own."""
     header = b"sSliceArray.lSize = 4\nsSliceArray.asSlice[0].sPosition.dTra = 30\n"
     header += b"sSliceArray.asSlice[3].sPosition.dTra = 39\n"
     write_image(
@@ -152,5 +155,5 @@ def test_a_mosaic(tmp_path: Path) -> None:
         SpacingBetweenSlices=3.0,
         x00291020=header,
     )
-    with pytest.raises(PosconError, match="is a mosaic, whose slices are no images of their own"):
+    with pytest.raises(PosconError, match="is a mosaic, whose slices have no identifiers of their own"):
         check_series(series_of(tmp_path))

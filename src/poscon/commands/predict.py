@@ -279,15 +279,15 @@ class _Prediction:
             self.record.done(name, _facts(prepared, job))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
-        if job.segments is not None:
-            from poscon.volumes.formats.dicom.writer import write_segments
-
-            scheme = self.model.scheme
-            names = dict(zip(scheme.values, scheme.names, strict=True))
-            write_segments(job.target, labels, job.segments, names, self.model.sha256)
+        if job.segments is None:
+            like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
+            write_labels(job.target, labels, like)
             return
-        like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
-        write_labels(job.target, labels, like)
+        from poscon.volumes.formats.dicom.writer import write_segments  # few need pydicom
+
+        scheme = self.model.scheme
+        segments = dict(zip(scheme.values, scheme.names, strict=True))
+        write_segments(job.target, labels, job.segments, segments, self.model.sha256)
 
     def _conclude(self) -> None:
         """Say the plane and the spacing of the segmentation, and which scans training has seen."""
@@ -390,8 +390,7 @@ def _as_segments(jobs: list[_Job], source: Path, model: Model) -> list[_Job]:
         series = job.case.image
         if not isinstance(series, Series):
             raise PosconError(
-                f"{source}: --to seg writes objects that belong to DICOM series, but these scans "
-                "are none; leave it out"
+                f"{source}: --to seg has no effect on scans that are no DICOM series; leave it out"
             )
         found.append(
             replace(job, target=job.target.with_name(f"{job.case.id}.dcm"), segments=series)

@@ -19,12 +19,13 @@ from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.version import __version__
 from poscon.volumes.formats.dicom.headers import flat_frames
-from poscon.volumes.series import Series
+from poscon.volumes.series import Fault, Series
 
 # a message of highdicom may quote the name of a patient
 logging.getLogger("highdicom").setLevel(logging.CRITICAL)
@@ -38,6 +39,7 @@ _STATED = (
     *("StudyID", "StudyDate", "StudyTime"),
 )
 """What a SEG must have, if only empty."""
+_TIMES = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -62,24 +64,34 @@ def check_series(series: Series) -> None:
         PosconError: it has several frames, slices that are no image of their own, or no
             identifiers; or it cannot be read.
     """
-    if series.fault is not None:
-        raise PosconError(f"{series}: {series.fault}")
-    problem = None
+    fault = series.fault or _fault(series)
+    if fault is not None:
+        raise PosconError(f"{series}: {fault}")
+
+
+def _fault(series: Series) -> Fault | None:
+    """Why no SEG can belong to a series that can be read; None if one can."""
     if len(series.shape) > 3:
-        problem = f"has {series.shape[3]} frames, and a SEG is of one volume"
-    elif series.mixes:
-        problem = "has interpolated slices, which its images do not have; say --on-gap split"
-    elif any(piece.tiles is not None for piece in series.pieces):
-        problem = "is a mosaic, whose slices are no images of their own"
-    else:
-        header = _header(series.files[0])
-        missing = [name for name in _NEEDED if not header.get(name)]
-        if missing:
-            problem = f"has no {missing[0]}, which a SEG needs"
-        elif header.get("PerFrameFunctionalGroupsSequence") and len(series.files) > 1:
-            problem = "has several files of several frames each, and a SEG belongs to one of them"
-    if problem is not None:
-        raise PosconError(f"{series}: {problem}; leave --to seg out")
+        return Fault(
+            f"has {series.shape[3]} frames, and a SEG is of one volume; leave --to seg out"
+        )
+    if series.mixes:
+        return Fault(
+            "has interpolated slices, which its images do not have; say --on-gap split, or leave "
+            "--to seg out"
+        )
+    if any(piece.tiles is not None for piece in series.pieces):
+        return Fault("is a mosaic, whose slices have no identifiers of their own; leave --to seg out")
+    header = _header(series.files[0])
+    missing = [name for name in _NEEDED if not header.get(name)]
+    if missing:
+        return Fault(f"has no {missing[0]}, which a SEG needs; leave --to seg out")
+    if header.get("PerFrameFunctionalGroupsSequence") and len(series.files) > 1:
+        return Fault(
+            "has several files of several frames each, and a SEG belongs to one of them; leave "
+            "--to seg out"
+        )
+    return None
 
 
 def write_segments(
@@ -98,6 +110,9 @@ def write_segments(
         PosconError: the headers of the series do not allow it, or the disk is full.
     """
     images = [_usable(_header(file), series) for file in series.files]
+    for image in images:  # some scanners round the directions otherwise in every file
+        if "ImageOrientationPatient" in image:
+            image.ImageOrientationPatient = images[0].ImageOrientationPatient
     numbers = np.zeros(labels.shape, np.uint8)
     for number, value in enumerate(classes, start=1):
         numbers[labels == value] = number
@@ -168,6 +183,11 @@ def _usable(header: Dataset, series: Series) -> Dataset:
             setattr(header, name, "")
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = ""
+    for name, kind in _TIMES.items():
+        try:
+            kind(header.get(name))
+        except ValueError:  # what stands there is no date and no time
+            setattr(header, name, "")
     if not header.get("FrameOfReferenceUID"):
         header.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(header.SeriesInstanceUID)])
     frames = list(flat_frames(header))
