@@ -83,11 +83,19 @@ def test_who_was_scanned_is_in_nothing_that_is_written(
         ("pretrain", store, run, "-s", "epochs=1", *small),
         ("report", run),
         ("predict", finetuned, series, maps),
+        ("predict", finetuned, series, tmp_path / "seg", "--to", "seg"),
         ("evaluate", maps, series, "--out", tmp_path / "results"),
     ):
         code, out, err = poscon(*arguments)
         assert code == 0, err
         said.append((out + err).replace(HIDDEN, ""))  # the user's own name of a folder
+    assert "note: a SEG names the patient and the study of its series" in said[5]
+    for path in (tmp_path / "seg").glob("*.dcm"):  # an archive files it by its patient
+        content = path.read_bytes()
+        path.unlink()
+        assert PLANTED["PatientID"].encode() in content
+        assert PLANTED["InstitutionName"].encode() not in content
+    assert len(list((tmp_path / "seg").iterdir())) == 2
     assert_nobody(tmp_path)
     assert not any(planted in text for text in said for planted in PLANTED.values())
     assert len(json.loads((tmp_path / "results.json").read_text())["cases"]) > 0

@@ -14,6 +14,7 @@ from pydicom import dcmread
 from poscon.store.store import Store
 
 Cli = Callable[..., tuple[int, str, str]]
+FRACTIONS = "note: 1 label map(s) have fractions (case002): a voxel belongs to a segment if"
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +42,18 @@ def label_of(scans: Path, number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def labelled(series: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a SEG each."""
+    """The same with a SEG each. One has fractions, all 0 or 1."""
     folder = tmp_path_factory.mktemp("labelled") / "scans"
     shutil.copytree(series, folder)
     for number in range(2):
         labels = label_of(scans, number)
-        names = [f"structure {n}" for n in range(1, int(labels.max()) + 1)]
+        numbers = range(1, int(labels.max()) + 1)
+        planes, kind = labels, "BINARY"
+        if number == 1:
+            planes, kind = np.stack([labels == n for n in numbers], axis=-1) * 1.0, "FRACTIONAL"
         write_seg(
             *(folder / f"seg{number}.dcm", sorted((folder / f"scan{number}").iterdir())),
-            *(labels, names),
+            *(planes, [f"structure {n}" for n in numbers], kind),
         )
     return folder
 
@@ -76,6 +80,7 @@ def test_a_store_with_seg_is_that_with_nifti(
     how = ("--spacing", "6")
     code, out, err = poscon("prepare", labelled, tmp_path / "seg", *how)
     assert code == 0, err
+    assert out.count(FRACTIONS) == 1
     assert poscon("prepare", with_nifti, tmp_path / "nifti", *how)[0] == 0
     ours, theirs = Store(tmp_path / "seg"), Store(tmp_path / "nifti")
     assert same_labels(ours, theirs)
@@ -97,6 +102,7 @@ def test_labels_are_added_to_a_store(
         shutil.copy(labelled / f"seg{number}.dcm", drawn / f"case00{number + 1}.dcm")
     code, _, err = poscon("label", tmp_path / "store", drawn)
     assert code == 0, err
+    assert err.count(FRACTIONS) == 1
     assert same_labels(Store(tmp_path / "store"), Store(tmp_path / "nifti"))
     assert_nobody(tmp_path / "store")
 
@@ -161,28 +167,19 @@ def test_predict_writes_seg(series: Path, predicted: tuple[Path, Path], finetune
         np.testing.assert_array_equal(found, expected)
 
 
-def test_only_a_seg_names_the_patient(
-    poscon: Cli, series: Path, finetuned: Path, tmp_path: Path
+def test_seg_that_is_there_is_kept(
+    poscon: Cli, series: Path, predicted: tuple[Path, Path], finetuned: Path, tmp_path: Path
 ) -> None:
-    code, out, err = poscon("predict", finetuned, series, tmp_path / "maps", "--to", "seg")
-    assert code == 0, err
-    assert err.count("note: a SEG names the patient and the study of its series") == 1
-    assert not any(planted in out + err for planted in PLANTED.values())
-    for path in (tmp_path / "maps").glob("*.dcm"):
-        content = path.read_bytes()
-        assert PLANTED["PatientID"].encode() in content
-        assert PLANTED["InstitutionName"].encode() not in content
-        path.unlink()
-    assert_nobody(tmp_path)
-    assert poscon("predict", finetuned, series, tmp_path / "maps", "--to", "seg")[0] == 0
-    code, _, err = poscon("predict", finetuned, series, tmp_path / "maps", "--to", "seg")
+    maps = tmp_path / "maps"
+    shutil.copytree(predicted[1], maps)
+    code, _, err = poscon("predict", finetuned, series, maps, "--to", "seg")
     assert code == 2
     assert "case001.dcm: exists already" in err
-    before = (tmp_path / "maps/case001.dcm").read_bytes()
-    (tmp_path / "maps/case002.dcm").unlink()
-    again = ("predict", finetuned, series, tmp_path / "maps", "--to", "seg", "--resume")
-    assert poscon(*again)[0] == 0
-    assert (tmp_path / "maps/case001.dcm").read_bytes() == before
+    before = (maps / "case001.dcm").read_bytes()
+    (maps / "case002.dcm").unlink()
+    assert poscon("predict", finetuned, series, maps, "--to", "seg", "--resume")[0] == 0
+    assert (maps / "case001.dcm").read_bytes() == before
+    assert (maps / "case002.dcm").is_file()
 
 
 def test_a_predicted_seg_is_prepared_as_the_same_label_map(
@@ -229,6 +226,7 @@ def test_evaluate_reads_seg_on_both_sides(
         out = tmp_path / f"results{number}.json"
         code, _, err = poscon("evaluate", ours, theirs, *how, "--out", out)
         assert code == 0, err
+        assert err.count(FRACTIONS) == (theirs == drawn)
         results.append(json.loads(out.read_text())["cases"])
     assert results[0] == results[1]
     first = [row["dice"] for row in results[0] if row["case"] == "case001"]

@@ -155,5 +155,7 @@ def test_a_mosaic(tmp_path: Path) -> None:
         SpacingBetweenSlices=3.0,
         x00291020=header,
     )
-    with pytest.raises(PosconError, match="is a mosaic, whose slices have no identifiers of their own"):
+    with pytest.raises(
+        PosconError, match="is a mosaic, whose slices have no identifiers of their own"
+    ):
         check_series(series_of(tmp_path))

@@ -1,7 +1,7 @@
 """Read label maps in each form: one file, a mask per organ, Slicer's segments, DICOM objects."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -80,6 +80,23 @@ def drawn_scheme(drawings: Iterable[Drawing], *, where: str) -> LabelScheme | No
     names = dict.fromkeys(name for drawing in drawings for name in drawing.names)
     classes = ((name, (value,)) for value, name in enumerate(names, start=1))
     return label_scheme(classes, where=where) if names else None
+
+
+def fraction_notes(label_maps: Mapping[str, LabelSource]) -> list[str]:
+    """One line that says how fractions are read; none where no label map has fractions.
+
+    Args:
+        label_maps: by case.
+    """
+    names = [
+        name for name, one in label_maps.items() if isinstance(one, Drawing) and one.fractional
+    ]
+    if not names:
+        return []
+    return [
+        f"{len(names)} label map(s) have fractions ({', '.join(names)}): a voxel belongs to a "
+        "segment if its fraction is more than one half."
+    ]
 
 
 def refuse_ignore_label(ignore_label: int | None, label_maps: Iterable[LabelSource]) -> None:

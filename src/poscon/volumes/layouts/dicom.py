@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset
 from poscon.volumes.drawing import Drawing, LabelSource
-from poscon.volumes.label_maps import drawn_scheme
+from poscon.volumes.label_maps import drawn_scheme, fraction_notes
 from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
 from poscon.volumes.layouts.tree import walk
 from poscon.volumes.scan import scan_stem, scan_suffix
@@ -227,12 +227,7 @@ def _labels(
 def _label_notes(cases: Sequence[Case]) -> Iterable[str]:
     """What a user should know of the DICOM objects with structures."""
     drawn = {case.id: case.label for case in cases if isinstance(case.label, Drawing)}
-    fractional = [name for name, label in drawn.items() if label.fractional]
-    if fractional:
-        yield (
-            f"{len(fractional)} label map(s) have fractions ({', '.join(fractional)}): a voxel "
-            "belongs to a segment if its fraction is more than one half."
-        )
+    yield from fraction_notes(drawn)
     for structure in dict.fromkeys(name for label in drawn.values() for name in label.names):
         without = [name for name, label in drawn.items() if structure not in label.names]
         if without:

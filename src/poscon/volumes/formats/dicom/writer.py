@@ -81,7 +81,9 @@ def _fault(series: Series) -> Fault | None:
             "--to seg out"
         )
     if any(piece.tiles is not None for piece in series.pieces):
-        return Fault("is a mosaic, whose slices have no identifiers of their own; leave --to seg out")
+        return Fault(
+            "is a mosaic, whose slices have no identifiers of their own; leave --to seg out"
+        )
     header = _header(series.files[0])
     missing = [name for name in _NEEDED if not header.get(name)]
     if missing:
