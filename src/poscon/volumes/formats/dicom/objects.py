@@ -64,8 +64,9 @@ def read_object(path: Path) -> Object | None:
         if kind is None:
             return None
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-        found = [_references(header, name) for name in kind.REFERENCES]
-        instances, series = next((one for one in found if one[0] or one[1]), found[0])
+        found = (_references(header, name) for name in kind.REFERENCES)
+        nothing = (frozenset[str](), frozenset[str]())
+        instances, series = next((one for one in found if one[0] or one[1]), nothing)
         return Object(
             path,
             tuple(dict.fromkeys(kind.names(header).values())),
