@@ -232,7 +232,14 @@ def test_evaluate_reads_seg_on_both_sides(
     first = [row["dice"] for row in results[0] if row["case"] == "case001"]
     assert [row["dice"] for row in results[2]] == first
 
-    code, _, err = poscon("evaluate", seg / "case001.dcm", drawn / "seg0.dcm")
+    (drawn / "seg0.dcm").rename(drawn / "case001.dcm")  # the name of a prediction
+    code, out, err = poscon("evaluate", seg, drawn, "--json")
+    assert code == 0, err
+    assert json.loads(out)["cases"] == results[0]
+    code, _, err = poscon("evaluate", seg, seg)
+    assert code == 2
+    assert "but 2 SEG or RTSTRUCT object(s) of no series that is read; give the folder" in err
+    code, _, err = poscon("evaluate", seg / "case001.dcm", drawn / "case001.dcm")
     assert code == 2
     assert "says which grid the series has; give the folder of the series as the references" in err
 

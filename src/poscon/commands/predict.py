@@ -295,7 +295,8 @@ class _Prediction:
         pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
         for plane, n in self.planes.items():
             console.print(f"{n} scan(s) segmented in {plane} slices, {pixels}", soft_wrap=True)
-        if any(job.segments is not None for job in self.jobs):
+        written = [job for job in self.jobs if job.case.id not in self.failed]
+        if any(job.segments is not None for job in written):
             console.print(
                 "note: a SEG names the patient and the study of its series, as an archive needs "
                 "them; no other file of poscon does",

@@ -130,7 +130,12 @@ def find_references(
         return {stem: Reference(place, stem)}, None
     if not place.is_dir():
         raise PosconError(f"{place}: no such file or folder")
-    flat = {label_stem(path) for path in label_files(place)} & set(predicted)
+    flat = any(
+        label_stem(path) in predicted
+        # two DICOM objects need the series, on whose grid they lie
+        and not (is_object(path) and is_object(predicted[label_stem(path)]))
+        for path in label_files(place)
+    )
     if layout is None and flat:
         if channel is not None:
             raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")

@@ -71,6 +71,8 @@ def read(
     images, objects, unused = _images(root)
     stacks, left = make_stacks(images, cast("OnGap", on_gap))
     unused += [(kind, image.piece.file) for kind, images in left.items() for image in images]
+    if not stacks:
+        unused += [(_ORPHAN, one.file) for one in objects]
     if unused and not stacks:
         kinds = Counter(kind for kind, _ in dict.fromkeys(unused))
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
