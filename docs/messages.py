@@ -94,7 +94,8 @@ KINDS = (
         r"lies up to|does not lie|not UTF-8|format poscon|colour|empty|is annotated|is labelled|"
         r"two files|label map|regions|whole number|is not read|more file|same name|"
         r"same values|value 0|"
-        r"'ignore'|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit",
+        r"'ignore'|volumes?\b|channel|slice|plane|spacing|carry the geometry|modalit|"
+        r"structures\b|contour|\bSEG\b|of the series|outside the series",
         "The content or the header of a file does not allow a right answer.",
         "Correct the file, or leave it out. `poscon inspect` shows what a store holds.",
     ),

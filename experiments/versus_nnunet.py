@@ -374,7 +374,7 @@ def write_raw(
     tested = [case for case in dataset.cases if case.subject in test]
     for case in learnt:
         _copy(case, folder / "imagesTr")
-        assert case.label is not None
+        assert isinstance(case.label, Path)
         _copy_file(case.label, folder / "labelsTr" / f"{case.id}{SUFFIX}")
     for case in tested:
         _copy(case, folder / "imagesTs")

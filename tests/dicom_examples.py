@@ -1,12 +1,21 @@
 """Tiny DICOM files, with planted names of a patient."""
 
+import gzip
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    RTStructureSetStorage,
+    generate_uid,
+)
 
 PLANTED = {
     "PatientName": "Planted^Patient",
@@ -136,3 +145,151 @@ def write_like(folder: Path, data: np.ndarray, affine: np.ndarray, **tags: Any) 
         ImageOrientationPatient=[float(value) for value in (*row, *column)],
         **tags,
     )
+
+
+def write_seg(
+    path: Path,
+    images: Iterable[Path],
+    planes: np.ndarray,
+    names: Sequence[str],
+    kind: str = "BINARY",
+    **how: Any,
+) -> Path:
+    """Write a SEG, by highdicom.
+
+    Args:
+        path: the file.
+        images: one file per slice, in any order; those of a series of this module.
+        planes: numbers of segments, or fractions with the segments along a last axis: one plane per
+            image in the order of the position along the normal.
+        names: labels of the segments 1, 2 and so on.
+        kind: ``BINARY``, ``FRACTIONAL`` or ``LABELMAP``.
+        how: further arguments of highdicom.
+    """
+    import highdicom
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    headers = [dcmread(image) for image in images]
+    for header in headers:
+        header.FrameOfReferenceUID = uid("space")
+        header.SliceThickness = 1.0
+        for name in ("PatientSex", "StudyID", "StudyDate", "StudyTime"):
+            setattr(header, name, "")
+    normal = np.cross(*np.array(headers[0].ImageOrientationPatient).reshape(2, 3))
+    headers.sort(key=lambda header: float(normal @ np.array(header.ImagePositionPatient)))
+    made = Segmentation(
+        source_images=headers,
+        pixel_array=planes,
+        segmentation_type=kind,
+        segment_descriptions=[
+            SegmentDescription(
+                segment_number=number,
+                segment_label=name,
+                segmented_property_category=codes.SCT.Tissue,
+                segmented_property_type=codes.SCT.Tissue,
+                algorithm_type="MANUAL",
+            )
+            for number, name in enumerate(names, start=1)
+        ],
+        series_instance_uid=highdicom.UID(),
+        series_number=7,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="Planted Hospital",
+        manufacturer_model_name="drawn",
+        software_versions="1",
+        device_serial_number="1",
+        **how,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path)
+    return path
+
+
+def write_rtstruct(
+    path: Path,
+    images: Sequence[Path],
+    regions: dict[str, list[np.ndarray]],
+    *,
+    kind: str = "CLOSED_PLANAR",
+) -> Path:
+    """Write an RTSTRUCT.
+
+    Args:
+        path: the file.
+        images: files of the series that it names.
+        regions: the contours of each region, (points, 3) in mm, LPS+.
+        kind: of every contour.
+    """
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    meta.MediaStorageSOPInstanceUID = uid(path)
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in {**PLANTED, "Modality": "RTSTRUCT"}.items():
+        setattr(file, name, value)
+    file.SOPClassUID, file.SOPInstanceUID = RTStructureSetStorage, uid(path)
+    file.StudyInstanceUID, file.SeriesInstanceUID = uid("study"), uid(path, "series")
+    first = dcmread(images[0])
+    named = [
+        sequence(ReferencedSOPClassUID=first.SOPClassUID, ReferencedSOPInstanceUID=one)[0]
+        for one in (dcmread(image).SOPInstanceUID for image in images)
+    ]
+    of_series = sequence(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=named)
+    of_study = sequence(RTReferencedSeriesSequence=of_series, ReferencedSOPInstanceUID=uid("study"))
+    file.ReferencedFrameOfReferenceSequence = sequence(
+        FrameOfReferenceUID=uid("space"), RTReferencedStudySequence=of_study
+    )
+    file.StructureSetROISequence = [
+        sequence(ROINumber=number, ROIName=name, ReferencedFrameOfReferenceUID=uid("space"))[0]
+        for number, name in enumerate(regions, start=1)
+    ]
+    file.ROIContourSequence = [
+        sequence(
+            ReferencedROINumber=number,
+            ContourSequence=[
+                sequence(
+                    ContourGeometricType=kind,
+                    NumberOfContourPoints=len(points),
+                    ContourData=[float(f"{value:.10g}") for value in points.ravel()],
+                )[0]
+                for points in contours
+            ],
+        )[0]
+        for number, contours in enumerate(regions.values(), start=1)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.save_as(path, enforce_file_format=True)
+    return path
+
+
+def phantom(scans: Path, number: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """A phantom of whole numbers and its label map, on the grid that its DICOM series has."""
+    name = f"phantom_{number:03d}.nii.gz"
+    image, label = (
+        nib.as_closest_canonical(nib.load(scans / folder / name))
+        for folder in ("imagesTr", "labelsTr")
+    )
+    middle = image.shape[2] // 2  # a few slices are enough
+    image, label = (one.slicer[:, :, middle - 6 : middle + 6] for one in (image, label))
+    whole = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
+    return nib.Nifti1Image(whole, image.affine), label
+
+
+def texts(folder: Path) -> dict[str, bytes]:
+    """The content of every file, and the path of each."""
+    found = {}
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        found[str(path)] = content + str(path.relative_to(folder)).encode()
+    assert found
+    return found
+
+
+def assert_nobody(folder: Path) -> None:
+    """Nothing that is written in a folder says who was scanned."""
+    for path, content in texts(folder).items():
+        for planted in PLANTED.values():
+            assert planted.encode() not in content, f"{planted} in {path}"

@@ -1,6 +1,5 @@
 """DICOM through the command line; who was scanned is in nothing that is written."""
 
-import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from dicom_examples import PLANTED, write_like
+from dicom_examples import PLANTED, assert_nobody, phantom, write_like
 
 from poscon.errors import PosconError
 from poscon.models import load_model
@@ -20,19 +19,6 @@ Cli = Callable[..., tuple[int, str, str]]
 SUBJECTS = 2
 HIDDEN = "Planted^Patient"
 """Name of a folder."""
-
-
-def phantom(scans: Path, number: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
-    """A phantom of whole numbers and its label map, on the grid that its DICOM series has."""
-    name = f"phantom_{number:03d}.nii.gz"
-    image, label = (
-        nib.as_closest_canonical(nib.load(scans / folder / name))
-        for folder in ("imagesTr", "labelsTr")
-    )
-    middle = image.shape[2] // 2  # a few slices are enough
-    image, label = (one.slicer[:, :, middle - 6 : middle + 6] for one in (image, label))
-    whole = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
-    return nib.Nifti1Image(whole, image.affine), label
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +49,6 @@ def as_nifti(series: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory
         nib.save(image, folder / f"case{number + 1:03d}.nii.gz")
         nib.save(label, folder / f"case{number + 1:03d}_seg.nii.gz")
     return folder
-
-
-def texts(folder: Path) -> dict[str, bytes]:
-    """The content of every file, and the path of each."""
-    found = {}
-    for path in folder.rglob("*"):
-        content = path.read_bytes() if path.is_file() else b""
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        found[str(path)] = content + str(path.relative_to(folder)).encode()
-    assert found
-    return found
-
-
-def assert_nobody(folder: Path) -> None:
-    for path, content in texts(folder).items():
-        for planted in PLANTED.values():
-            assert planted.encode() not in content, f"{planted} in {path}"
 
 
 def test_a_store_of_dicom_is_that_of_the_same_scans_in_nifti(
@@ -114,11 +83,19 @@ def test_who_was_scanned_is_in_nothing_that_is_written(
         ("pretrain", store, run, "-s", "epochs=1", *small),
         ("report", run),
         ("predict", finetuned, series, maps),
+        ("predict", finetuned, series, tmp_path / "seg", "--to", "seg"),
         ("evaluate", maps, series, "--out", tmp_path / "results"),
     ):
         code, out, err = poscon(*arguments)
         assert code == 0, err
         said.append((out + err).replace(HIDDEN, ""))  # the user's own name of a folder
+    assert "note: a SEG names the patient and the study of its series" in said[5]
+    for path in (tmp_path / "seg").glob("*.dcm"):  # an archive files it by its patient
+        content = path.read_bytes()
+        path.unlink()
+        assert PLANTED["PatientID"].encode() in content
+        assert PLANTED["InstitutionName"].encode() not in content
+    assert len(list((tmp_path / "seg").iterdir())) == 2
     assert_nobody(tmp_path)
     assert not any(planted in text for text in said for planted in PLANTED.values())
     assert len(json.loads((tmp_path / "results.json").read_text())["cases"]) > 0

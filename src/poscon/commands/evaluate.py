@@ -11,8 +11,10 @@ from poscon.evaluation.results import Coverage, Evaluation, Row
 from poscon.evaluation.schemes import choose_schemes, folder_of
 from poscon.evaluation.writing import output_files, write_evaluation
 from poscon.leakage import read_seen
+from poscon.progress import say_lines
 from poscon.store.slices import NONEMPTY, check_nonempty
 from poscon.volumes.case import parse_labels
+from poscon.volumes.label_maps import fraction_notes
 
 
 @checked
@@ -72,6 +74,11 @@ def evaluate(
     predicted = find_label_maps(predictions)
     found, expected = find_references(references, predicted, layout, channel)
     pairs = make_pairs(predicted, found, references)
+    for label_maps in (
+        {pair.id: pair.path for pair in pairs},
+        {pair.id: pair.reference.path for pair in pairs},
+    ):
+        say_lines(f"note: {line}" for line in fraction_notes(label_maps))
     labelled: LabelledOfCases | None = None
     if labelled_slices == NONEMPTY:
         labelled = NONEMPTY

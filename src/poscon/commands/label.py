@@ -9,7 +9,7 @@ import numpy as np
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone
-from poscon.progress import progress_bar, raise_first
+from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.store.added_labels import Found, find_label_maps, scheme_of_added
 from poscon.store.labelling import (
     check_on_scan,
@@ -31,6 +31,8 @@ from poscon.store.slices import (
 from poscon.store.store import CaseRecord, ClassRecord, Names, Store, names_place, read_names
 from poscon.store.weak_labels import ranges_line
 from poscon.volumes.case import IGNORE, LabelScheme
+from poscon.volumes.drawing import files_of
+from poscon.volumes.label_maps import fraction_notes
 from poscon.volumes.ranges import Ranges, read_ranges
 
 SlicesOfCases = Mapping[str, tuple[int, ...]]
@@ -175,6 +177,8 @@ def label(
         if remove is not None:
             return _remove(opened, remove)
         found = [] if folder is None else find_label_maps(opened, folder)
+        notes = fraction_notes({case.id: path for case, path in found})
+        say_lines(f"note: {line}" for line in notes)
         if table is not None:
             _check_table(opened, table, Path(str(suggestion)))
         _check_on_scans(opened, found)
@@ -295,8 +299,8 @@ def _add(
                 progress.advance(task)
         if not labelled:
             raise PosconError(
-                f"{found[0][1].parent}: not one voxel of its label maps is labelled; look at "
-                "--ignore-label and --labelled-slices"
+                f"{files_of(found[0][1])[0].parent}: not one voxel of its label maps is labelled; "
+                "look at --ignore-label and --labelled-slices"
             )
         if records or ranges:
             classes = tuple(ClassRecord(name=c.name, values=c.values) for c in scheme.classes)

@@ -59,6 +59,7 @@ def predict(
     on_gap: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     average_views: bool = False,
+    to: str | None = None,
     device: str | None = None,
     resume: bool = False,
 ) -> list[Path]:
@@ -67,6 +68,9 @@ def predict(
     Every label map lies exactly on its scan. It has the same shape, affine, header codes and file
     format, and the label values of the model's training data. The label map of a 4-D time series
     is 4-D. For a model of several image channels, a 4-D file holds the channels of one scan.
+
+    With ``to="seg"`` each label map of a DICOM series is a DICOM-SEG object that belongs to the
+    patient, the study and the images of the series, and names them.
 
     Args:
         run: folder of a fine-tuning run.
@@ -88,6 +92,8 @@ def predict(
             headers.
         average_views: whether probabilities are averaged over nine turned and zoomed views of each
             slice, see :mod:`poscon.training.average_views`. It takes ten times as long.
+        to: ``seg``: DICOM-SEG, for DICOM series only; None: the format of the scan, NIfTI for
+            DICOM series.
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: whether to keep the label maps that are there and to make the others.
 
@@ -99,6 +105,8 @@ def predict(
             folder.
         PartlyDone: some scans of a folder cannot be used. The others are segmented.
     """
+    if to not in (None, "seg"):
+        raise PosconError(f"--to {to}: must be seg; leave it out for the format of the scan")
     model = Model(run, device or "auto", source_spacing, average_views=average_views)
     source, output = Path(input), Path(output)
     _check_apart(source, output)
@@ -115,6 +123,8 @@ def predict(
             on_gap=on_gap,
         )
     )
+    if to == "seg":
+        jobs = _as_segments(jobs, source, model)
     if ranges is not None:
         jobs = _with_ranges(jobs, Path(ranges), model)
     if not (is_dataset(source) or output.is_dir() or not scan_suffix(output)):
@@ -134,6 +144,7 @@ class _Job:
         ranges: where its structures begin and end, by class, for those that are known.
         ranges_from: the file and the case that the ranges are of.
         fingerprint: what tells whether the DICOM series is still the same; None for a file.
+        segments: the series to which a DICOM-SEG is written; None: a label map is written.
     """
 
     case: Case
@@ -142,6 +153,7 @@ class _Job:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     ranges_from: str = ""
     fingerprint: str | None = None
+    segments: Series | None = None
 
 
 class _Prediction:
@@ -236,6 +248,10 @@ class _Prediction:
             case = self.model.fitted(job.case, header)
             geometry = case_geometry(header, self.model.preparation_for(header))
             check_ranges(job.ranges, geometry.stack_shape[0], job.ranges_from)
+            if job.segments is not None:
+                from poscon.volumes.formats.dicom.writer import check_series
+
+                check_series(job.segments)
             return case
         except PosconError as error:
             return error
@@ -274,8 +290,15 @@ class _Prediction:
             self.record.done(name, _facts(prepared, job, self.model.views))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
-        like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
-        write_labels(job.target, labels, like)
+        if job.segments is None:
+            like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
+            write_labels(job.target, labels, like)
+            return
+        from poscon.volumes.formats.dicom.writer import write_segments  # few need pydicom
+
+        scheme = self.model.scheme
+        segments = dict(zip(scheme.values, scheme.names, strict=True))
+        write_segments(job.target, labels, job.segments, segments, self.model.sha256)
 
     def _conclude(self) -> None:
         """Say the plane and the spacing of the segmentation, and which scans training has seen."""
@@ -283,6 +306,13 @@ class _Prediction:
         pixels = "pixels as scanned" if mm is None else f"pixels of {mm:g} mm"
         for plane, n in self.planes.items():
             console.print(f"{n} scan(s) segmented in {plane} slices, {pixels}", soft_wrap=True)
+        written = [job for job in self.jobs if job.case.id not in self.failed]
+        if any(job.segments is not None for job in written):
+            console.print(
+                "note: a SEG names the patient and the study of its series, as an archive needs "
+                "them; no other file of poscon does",
+                soft_wrap=True,
+            )
         if self.seen:
             console.print(
                 f"note: {describe(self.seen)}; how well they are segmented says little of new "
@@ -360,6 +390,28 @@ def _file_job(
             f"{scan_suffix(source)}"
         )
     return [_Job(case, output)]
+
+
+def _as_segments(jobs: list[_Job], source: Path, model: Model) -> list[_Job]:
+    """The jobs with DICOM-SEG objects as targets.
+
+    Raises:
+        PosconError: the scans are no DICOM series, or a class cannot be a segment.
+    """
+    from poscon.volumes.formats.dicom.writer import check_names  # few need pydicom
+
+    found = []
+    for job in jobs:
+        series = job.case.image
+        if not isinstance(series, Series):
+            raise PosconError(
+                f"{source}: --to seg has no effect on scans that are no DICOM series; leave it out"
+            )
+        found.append(
+            replace(job, target=job.target.with_name(f"{job.case.id}.dcm"), segments=series)
+        )
+    check_names(model.scheme.names)
+    return found
 
 
 def _with_ranges(jobs: list[_Job], path: Path, model: Model) -> list[_Job]:

@@ -40,6 +40,7 @@ from poscon.store.weak_labels import add_ranges
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Dataset, LabelScheme
+from poscon.volumes.drawing import Drawing, LabelSource
 from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.label_maps import choose_scheme, label_masks, refuse_ignore_label
 from poscon.volumes.layouts import read_dataset
@@ -355,10 +356,12 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     write_json(path, state)
 
 
-def _stamp(path: Source, root: Path) -> list[str | int]:
+def _stamp(path: Source | LabelSource, root: Path) -> list[str | int]:
     """Values that show whether a file, or every file of a folder or series, is still the same."""
     if isinstance(path, Series):
         return [path.fingerprint(root)]
+    if isinstance(path, Drawing):
+        return [value for file in path.files for value in _stamp(file, root)]
     stamp: list[str | int] = [relative(path, root)]
     for file in label_masks(path).values() if path.is_dir() else [path]:
         status = file.stat()
@@ -400,7 +403,9 @@ def _check_header(case: Case, settings: PrepareSettings) -> ScanHeader:
     """Check that the files of a case fit together, by their headers alone."""
     spacing = settings.source_spacing or case.spacing
     header = read_header(case.image, spacing=spacing)
-    whole = [channel.file for channel in case.all_channels if channel.index is None]
+    whole: list[Source | LabelSource] = [
+        channel.file for channel in case.all_channels if channel.index is None
+    ]
     if case.label is not None:
         whole.append(case.label)
     for path in dict.fromkeys(whole):

@@ -65,7 +65,7 @@ def class_maps(
     Raises:
         PosconError: a file cannot be used, the two do not fit, or a value is not declared.
     """
-    scan, reference_scan = pair.read(of_references, spacing)
+    scan, reference_scan = pair.read(of_references, spacing, of_predictions)
     names = of_references.names
     order = np.array([0, *(names.index(name) + 1 for name in of_predictions.names)], np.uint8)
     prediction = order[of_predictions.to_classes(scan.data, where=str(pair.path))]

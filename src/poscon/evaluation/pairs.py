@@ -1,22 +1,23 @@
 """Predicted label maps, each with its reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import LabelScheme
-from poscon.volumes.label_maps import read_labels
+from poscon.volumes.drawing import Drawing, LabelSource, files_of, is_object
+from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.layouts import is_dataset, read_dataset
-from poscon.volumes.layouts.base import scan_files
-from poscon.volumes.scan import Scan, scan_stem
+from poscon.volumes.layouts.base import label_files, label_stem
+from poscon.volumes.scan import Scan
 
 
 @dataclass(frozen=True)
 class Reference:
     """A reference label map; ``frame_index`` and ``spacing`` as in `poscon.volumes.case.Case`."""
 
-    path: Path
+    path: LabelSource
     subject: str
     frame_index: int | None = None
     spacing: tuple[float, float, float] | None = None
@@ -33,21 +34,28 @@ class Pair:
     """
 
     id: str
-    path: Path
+    path: LabelSource
     reference: Reference
 
-    def read(self, scheme: LabelScheme | None, spacing: Spacing | None) -> tuple[Scan, Scan]:
+    def read(
+        self,
+        scheme: LabelScheme | None,
+        spacing: Spacing | None,
+        of_predictions: LabelScheme | None = None,
+    ) -> tuple[Scan, Scan]:
         """Read prediction and reference, and check that they lie on the same grid.
 
         Args:
             scheme: meaning of the reference's values; None: they stay as they are.
             spacing: voxel size in mm along the files' axes, if the user states it.
+            of_predictions: meaning of the prediction's values, for a DICOM object.
 
         Raises:
             PosconError: a file cannot be used, or shape or affine differ.
         """
         stated = spacing or self.reference.spacing
-        prediction = read_labels(self.path, spacing=stated)
+        named = of_predictions if isinstance(self.path, Drawing) else None
+        prediction = read_labels(self.path, named, spacing=stated)
         reference = read_labels(self.reference.path, scheme, spacing=stated)
         data = reference.data
         if data.ndim == 4 and prediction.data.ndim == 3 and self.reference.frame_index is not None:
@@ -78,20 +86,20 @@ def frame_names(case: str, n: int) -> list[str]:
 
 
 def find_label_maps(place: Path) -> dict[str, Path]:
-    """The scan files of a file or folder, by file name without suffix.
+    """The label maps of a file or folder, DICOM objects too, by file name without suffix.
 
     Raises:
         PosconError: there is none, or two have the same name.
     """
     if place.is_file():
-        return {scan_stem(place): place}
+        return {label_stem(place): place}
     if not place.is_dir():
         raise PosconError(f"{place}: no such file or folder")
     maps: dict[str, Path] = {}
-    for path in scan_files(place):
-        if scan_stem(path) in maps:
-            raise PosconError(f"{path}: {maps[scan_stem(path)].name} has the same name; keep one")
-        maps[scan_stem(path)] = path
+    for path in label_files(place):
+        if label_stem(path) in maps:
+            raise PosconError(f"{path}: {maps[label_stem(path)].name} has the same name; keep one")
+        maps[label_stem(path)] = path
     if not maps:
         raise PosconError(f"{place}: no label map in this folder")
     return maps
@@ -122,7 +130,12 @@ def find_references(
         return {stem: Reference(place, stem)}, None
     if not is_dataset(place):
         raise PosconError(f"{place}: no such file or folder")
-    flat = {scan_stem(path) for path in scan_files(place)} & set(predicted)
+    flat = any(
+        label_stem(path) in predicted
+        # two DICOM objects need the series, on whose grid they lie
+        and not (is_object(path) and is_object(predicted[label_stem(path)]))
+        for path in label_files(place)
+    )
     if layout is None and flat:
         if channel is not None:
             raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")
@@ -147,11 +160,42 @@ def make_pairs(predicted: dict[str, Path], found: dict[str, Reference], place: P
     Raises:
         PosconError: there is no pair, or a prediction is its own reference.
     """
-    pairs = [Pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
+    pairs = [_pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
     if not pairs:
         stem, path = next(iter(predicted.items()))
         raise PosconError(f"{path}: no reference named {stem!r} among the {len(found)} in {place}")
     for pair in pairs:
-        if pair.path.resolve() == pair.reference.path.resolve():
+        ours, theirs = (
+            {file.resolve() for file in files_of(one)} for one in (pair.path, pair.reference.path)
+        )
+        if ours & theirs:
             raise PosconError(f"{pair.path}: prediction and reference are the same file")
     return pairs
+
+
+def _pair(name: str, path: Path, reference: Reference) -> Pair:
+    """A prediction and its reference. A DICOM object is read on the grid of the other one.
+
+    Raises:
+        PosconError: both are DICOM objects, and nothing says on which grid to read them.
+    """
+    if is_object(path) and is_object(reference.path):
+        raise PosconError(
+            f"{path}: neither it nor its reference {reference.path} says which grid the series "
+            "has; give the folder of the series as the references"
+        )
+    return Pair(
+        name,
+        _on_grid(path, reference.path),
+        replace(reference, path=_on_grid(reference.path, path)),
+    )
+
+
+def _on_grid(path: LabelSource, other: LabelSource) -> LabelSource:
+    """A DICOM object on the grid of another label map; anything else as it is."""
+    if isinstance(path, Drawing) or not is_object(path):
+        return path
+    from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
+
+    header = read_label_header(other)
+    return drawing_of(path, header.shape, header.affine)

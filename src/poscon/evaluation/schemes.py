@@ -1,6 +1,6 @@
 """What the values of predictions and of references mean."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from poscon.errors import PosconError
 from poscon.evaluation.pairs import Pair
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import LabelScheme, discovered_scheme, whole_values
+from poscon.volumes.drawing import Drawing, LabelSource
+from poscon.volumes.label_maps import drawn_scheme
 from poscon.volumes.layouts.dataset_json import FILE, labels_of_description, read_description
 from poscon.volumes.layouts.labels_json import read_labels_file
 
@@ -48,9 +50,11 @@ def choose_schemes(
     Raises:
         PosconError: the classes differ, or the value of unlabelled voxels means something else.
     """
-    own = _stated_labels(folder_of(predictions))
+    own = _stated_labels(folder_of(predictions)) or _named((p.path for p in pairs), predictions)
     if declared is None and expected is None:
-        expected = _stated_labels(folder_of(references))
+        expected = _stated_labels(folder_of(references)) or _named(
+            (pair.reference.path for pair in pairs), references
+        )
     stated = [s.ignore for s in (expected, own) if s is not None and s.ignore is not None]
     ignore = ignore_label if ignore_label is not None else next(iter(stated), None)
     # a labels.json may say nothing but the value of what is not labelled
@@ -67,6 +71,13 @@ def choose_schemes(
             "references' values mean, using the predictions' names"
         )
     return of_predictions, of_references
+
+
+def _named(label_maps: Iterable[LabelSource], where: Path) -> LabelScheme | None:
+    """A class for each name in DICOM objects; None if there is none, or a label map of values."""
+    paths = list(label_maps)
+    drawings = [path for path in paths if isinstance(path, Drawing)]
+    return drawn_scheme(drawings, where=str(where)) if len(drawings) == len(paths) else None
 
 
 def _stated_labels(folder: Path) -> LabelScheme | None:

@@ -3,33 +3,43 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from poscon.errors import PosconError
 from poscon.files import printable
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
-from poscon.volumes.label_maps import choose_scheme, label_masks, mask_scheme, refuse_ignore_label
-from poscon.volumes.layouts.base import by_case, scan_files
+from poscon.volumes.drawing import Drawing, LabelSource, files_of, is_object
+from poscon.volumes.label_maps import (
+    choose_scheme,
+    drawn_scheme,
+    label_masks,
+    mask_scheme,
+    refuse_ignore_label,
+)
+from poscon.volumes.layouts.base import by_case, label_files, label_stem
 from poscon.volumes.layouts.labels_json import read_labels_file, stated_scheme
 from poscon.volumes.layouts.totalsegmentator import MASKS
-from poscon.volumes.scan import scan_stem, scan_suffix
+from poscon.volumes.scan import scan_suffix
 
-Found = Sequence[tuple[CaseRecord, Path]]
-"""Label maps, each with its case: a file, or a folder with one mask per organ."""
+Found = Sequence[tuple[CaseRecord, LabelSource]]
+"""Label maps, each with its case: a file, a folder with one mask per organ, or a DICOM object."""
 
 
-def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, Path]]:
+def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, LabelSource]]:
     """The label maps of a folder, each with its case.
 
     Args:
         store: that has the cases.
         folder: has ``CASE.nii.gz`` or ``CASE/ORGAN.nii.gz`` for each case, in any format. The masks
             may also be in ``CASE/segmentations``, as TotalSegmentator's data set has them.
+            ``CASE.dcm`` is a SEG or an RTSTRUCT.
 
     Raises:
         PosconError: there is none, one is named like no case, or a case has two.
     """
     cases = {case.id: case for case in store.cases}
-    files = by_case((scan_stem(path), path) for path in scan_files(folder))
+    files = by_case((label_stem(path), path) for path in label_files(folder))
     of_masks = {
         name: path for name, path in _folders(folder).items() if name in cases or label_masks(path)
     }
@@ -47,7 +57,16 @@ def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, Path]]
             )
         found.append((case, path))
     by_case((case.id, path) for case, path in found)
-    return found
+    return [(case, _on_scan(case, path)) for case, path in found]
+
+
+def _on_scan(case: CaseRecord, path: Path) -> LabelSource:
+    """A DICOM object on the grid of the scan of a case; anything else as it is."""
+    if not is_object(path) or case.affine is None:
+        return path
+    from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
+
+    return drawing_of(path, case.geometry.shape, np.array(case.affine))
 
 
 def _folders(folder: Path) -> dict[str, Path]:
@@ -91,7 +110,7 @@ def scheme_of_added(
     refuse_ignore_label(ignore_label, (path for _, path in found))
     if not classes and not any(case.labelled for case in store.cases):
         files = [(path, case.stated_spacing) for case, path in found]
-        stated = _stated(found) if labels is None else stated_scheme(path for path, _ in files)
+        stated = _stated(found) if labels is None else _beside(found)
         scheme = choose_scheme(stated, labels, ignore_label, files, where=where)
         if not scheme.classes:
             raise PosconError(
@@ -119,17 +138,31 @@ def _stated(found: Found) -> LabelScheme | None:
     Raises:
         PosconError: some have names of masks, and others have values that nobody explains.
     """
-    stated = stated_scheme(path for _, path in found)
-    masks = [path for _, path in found if path.is_dir()]
-    if not masks or (stated is not None and stated.classes):
+    stated = _beside(found)
+    if stated is not None and stated.classes:
+        return stated
+    masks = [path for _, path in found if isinstance(path, Path) and path.is_dir()]
+    drawings = [path for _, path in found if isinstance(path, Drawing)]
+    named: list[LabelSource] = [*masks, *drawings]
+    if not named:
         return stated
     for _, path in found:
-        if path not in masks:
+        if path not in named:
             raise PosconError(
-                f"{path}: nothing says what its values mean, but {masks[0]} has one mask per "
-                "organ; name the classes with --labels"
+                f"{path}: nothing says what its values mean, but {named[0]} has names of "
+                "structures; name the classes with --labels"
             )
-    return mask_scheme(masks, where=str(masks[0].parent))
+    if masks and drawings:
+        raise PosconError(
+            f"{masks[0]}: masks beside {drawings[0]}; name the classes of both with --labels"
+        )
+    where = str(files_of(named[0])[0].parent)
+    return drawn_scheme(drawings, where=where) or mask_scheme(masks, where=where)
+
+
+def _beside(found: Found) -> LabelScheme | None:
+    """What ``labels.json``, or the names of Slicer's segments, say of the label maps."""
+    return stated_scheme(file for _, path in found for file in files_of(path))
 
 
 def _described(scheme: LabelScheme) -> str:

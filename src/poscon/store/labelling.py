@@ -31,12 +31,13 @@ from poscon.store.store import (
 )
 from poscon.store.weak_labels import add_ranges, check_label
 from poscon.volumes.case import IGNORE, LabelScheme
+from poscon.volumes.drawing import LabelSource, files_of
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.label_maps import read_label_header
 from poscon.volumes.ranges import Ranges
 
 
-def check_on_scan(store: Store, case: CaseRecord, path: Path) -> None:
+def check_on_scan(store: Store, case: CaseRecord, path: LabelSource) -> None:
     """Refuse a label map that does not lie on the grid of a case's scan.
 
     Raises:
@@ -53,7 +54,7 @@ def check_on_scan(store: Store, case: CaseRecord, path: Path) -> None:
 
 
 def read_added(
-    case: CaseRecord, path: Path, scheme: LabelScheme, labelled: LabelledSlices | None
+    case: CaseRecord, path: LabelSource, scheme: LabelScheme, labelled: LabelledSlices | None
 ) -> np.ndarray:
     """A label map as the store would keep it, by the same steps as in ``prepare``.
 
@@ -80,7 +81,7 @@ def known_labels(store: Store, case: CaseRecord) -> np.ndarray:
 
 
 def write_label(
-    store: Store, case: CaseRecord, label: np.ndarray, path: Path, n_classes: int
+    store: Store, case: CaseRecord, label: np.ndarray, path: LabelSource, n_classes: int
 ) -> CaseRecord:
     """Write a label map beside that which a case has; the store does not name it yet.
 
@@ -102,7 +103,7 @@ def write_label(
     stored = slices_sha256(image, label)
     record = replace(
         case,
-        source_label=printable(str(path.resolve())),
+        source_label=printable(str(files_of(path)[0].resolve())),
         class_voxels=class_voxels,
         labelled_slices=labelled_slices,
         stored_sha256=stored,

@@ -26,6 +26,7 @@ from poscon.store.store import (
 )
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
+from poscon.volumes.drawing import Drawing, LabelSource
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.scan import ScanHeader, read_scan, scan_suffix
@@ -114,12 +115,13 @@ def case_geometry(
 
 
 def check_same_grid(
-    path: Source, image: Source, header: ScanHeader, spacing: Spacing | None = None
+    path: Source | LabelSource, image: Source, header: ScanHeader, spacing: Spacing | None = None
 ) -> None:
     """Refuse a label map or a channel that is no 3-D volume on the grid of its image.
 
     Args:
-        path: the file, or a folder with one mask per organ; may be the image itself.
+        path: the file, a folder with one mask per organ, or DICOM objects with structures; may be
+            the image itself.
         image: the case's (first) image file.
         header: header of the image.
         spacing: mm along the files' axes where it is stated because the headers are wrong.
@@ -129,7 +131,7 @@ def check_same_grid(
     """
     other = header
     if path != image:
-        assert isinstance(path, Path), "a DICOM series has one channel"
+        assert not isinstance(path, Series), "a DICOM series has one channel"
         other = read_label_header(path, spacing=spacing)
     if len(other.shape) > 3 and path == image:
         raise PosconError(
@@ -140,7 +142,11 @@ def check_same_grid(
 
 
 def refuse_other_grid(
-    path: Source, header: ScanHeader, image: str, shape: tuple[int, ...], affine: np.ndarray
+    path: Source | LabelSource,
+    header: ScanHeader,
+    image: str,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
 ) -> None:
     """Refuse a file that does not lie on the grid of an image.
 
@@ -268,7 +274,7 @@ def _prepare_label(
 
 
 def class_stack(
-    path: Path, scheme: LabelScheme, geometry: SliceGeometry, spacing: Spacing | None
+    path: LabelSource, scheme: LabelScheme, geometry: SliceGeometry, spacing: Spacing | None
 ) -> np.ndarray:
     """A label map as slices of class indices, not yet resampled.
 
@@ -334,6 +340,8 @@ def relative(path: Source, root: Path) -> str:
 def _label_source(case: Case, root: Path) -> str:
     """The file of a label map as the store names it; that of a DICOM series without its folder."""
     assert case.label is not None
+    if isinstance(case.label, Drawing):
+        return f"{case.image.name}_seg.dcm"
     if isinstance(case.image, Series):
         return f"{case.image.name}_seg{scan_suffix(case.label)}"
     return relative(case.label, root)

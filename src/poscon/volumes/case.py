@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.volumes.drawing import LabelSource
 from poscon.volumes.series import Series, Source
 
 IGNORE = 255
@@ -45,8 +46,8 @@ class Case:
         subject: the person (or animal) scanned. Several cases may share one. Folds and draws of
             labelled data go by subject, never by case.
         image: the file with the intensities, the first one if there are several; or a DICOM series.
-        label: the file with the reference segmentation, or a folder with one mask per organ, see
-            :func:`poscon.volumes.label_maps.read_labels`; or None.
+        label: the file with the reference segmentation, a folder with one mask per organ, or DICOM
+            objects, see :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
         frame_index: number of the frame in a 4-D ``image``, from 0, or None for a 3-D file.
         spacing: the voxel size in mm along the file's axes, where the data set states it because
@@ -61,7 +62,7 @@ class Case:
     id: str
     subject: str
     image: Source
-    label: Path | None = None
+    label: LabelSource | None = None
     frame: str | None = None
     frame_index: int | None = None
     spacing: tuple[float, float, float] | None = None

@@ -1,7 +1,7 @@
-"""Read label maps in each of their forms: one file, one mask per organ, Slicer's segments."""
+"""Read label maps in each form: one file, a mask per organ, Slicer's segments, DICOM objects."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +18,7 @@ from poscon.volumes.case import (
     parse_labels,
     whole_values,
 )
+from poscon.volumes.drawing import Drawing, LabelSource
 from poscon.volumes.scan import (
     Scan,
     ScanHeader,
@@ -64,13 +65,54 @@ def mask_scheme(folders: Iterable[Path], *, where: str) -> LabelScheme | None:
     return label_scheme(classes, where=where) if organs else None
 
 
-def refuse_ignore_label(ignore_label: int | None, label_maps: Iterable[Path]) -> None:
-    """Refuse a value for "not labelled" where a label map is a folder of masks, which has none.
+def drawn_scheme(drawings: Iterable[Drawing], *, where: str) -> LabelScheme | None:
+    """A class for each name of a structure in DICOM objects; None if there is none.
+
+    The names have the values 1, 2, 3 and so on, in the order of the objects.
+
+    Args:
+        drawings: the structures.
+        where: name for an error message.
 
     Raises:
-        PosconError: it is.
+        PosconError: a name cannot be that of a class.
     """
-    masks = next((path for path in label_maps if path.is_dir()), None)
+    names = dict.fromkeys(name for drawing in drawings for name in drawing.names)
+    classes = ((name, (value,)) for value, name in enumerate(names, start=1))
+    return label_scheme(classes, where=where) if names else None
+
+
+def fraction_notes(label_maps: Mapping[str, LabelSource]) -> list[str]:
+    """One line that says how fractions are read; none where no label map has fractions.
+
+    Args:
+        label_maps: by case.
+    """
+    names = [
+        name for name, one in label_maps.items() if isinstance(one, Drawing) and one.fractional
+    ]
+    if not names:
+        return []
+    return [
+        f"{len(names)} label map(s) have fractions ({', '.join(names)}): a voxel belongs to a "
+        "segment if its fraction is more than one half."
+    ]
+
+
+def refuse_ignore_label(ignore_label: int | None, label_maps: Iterable[LabelSource]) -> None:
+    """Refuse a value for "not labelled" where a label map has no values: masks, DICOM objects.
+
+    Raises:
+        PosconError: it has none.
+    """
+    label_maps = list(label_maps)
+    drawing = next((path for path in label_maps if isinstance(path, Drawing)), None)
+    if ignore_label is not None and drawing is not None:
+        raise PosconError(
+            f"{drawing}: --ignore-label has no effect on SEG and RTSTRUCT, which have no values; "
+            "use --labelled-slices"
+        )
+    masks = next((path for path in label_maps if isinstance(path, Path) and path.is_dir()), None)
     if ignore_label is not None and masks is not None:
         raise PosconError(
             f"{masks}: --ignore-label has no effect on a folder with one mask per organ; use "
@@ -78,19 +120,25 @@ def refuse_ignore_label(ignore_label: int | None, label_maps: Iterable[Path]) ->
         )
 
 
-def read_label_header(path: Path, *, spacing: Spacing | None = None) -> ScanHeader:
+def read_label_header(path: LabelSource, *, spacing: Spacing | None = None) -> ScanHeader:
     """Read the header of a label map, as :func:`poscon.volumes.scan.read_header` does.
 
-    For a folder with one mask per organ it is the header of the first mask.
+    For a folder with one mask per organ it is the header of the first mask. DICOM objects have that
+    of their scan.
 
     Raises:
-        PosconError: the header cannot be used, or a folder has no mask.
+        PosconError: the header cannot be used, a folder has no mask, or DICOM objects do not lie on
+            their scan.
     """
+    if isinstance(path, Drawing):
+        from poscon.volumes.formats.dicom.objects import read_drawing_header  # few need pydicom
+
+        return read_drawing_header(path, spacing)
     return read_header(_first(path), spacing=spacing)
 
 
 def read_labels(
-    path: Path,
+    path: LabelSource,
     scheme: LabelScheme | None = None,
     *,
     spacing: Spacing | None = None,
@@ -103,9 +151,11 @@ def read_labels(
       gives its name. The values in the file may differ from file to file.
     * A folder with one mask per organ: each mask has the value that the scheme gives its name.
       Masks that the scheme does not name are left out. Masks must not overlap.
+    * DICOM objects: each structure has the value that the scheme gives its name. The others are
+      left out. Structures must not overlap.
 
     Args:
-        path: a file, or a folder of masks.
+        path: a file, a folder of masks, or DICOM objects.
         scheme: meaning of the values; None for a file whose values stay as they are.
         spacing: see :func:`poscon.volumes.scan.read_scan`.
 
@@ -114,8 +164,17 @@ def read_labels(
 
     Raises:
         PosconError: the file cannot be read; a mask is missing, has more than one value, or
-            overlaps another; a segment has no class.
+            overlaps another; a segment has no class; DICOM objects do not lie on their scan.
     """
+    if isinstance(path, Drawing):
+        from poscon.volumes.formats.dicom.objects import read_drawing  # few need pydicom
+
+        if scheme is None:
+            raise PosconError(
+                f"{path}: its segments have names, but other label maps have values that nobody "
+                "explains; name the classes with --labels"
+            )
+        return read_drawing(path, scheme, spacing)
     if path.is_dir():
         assert scheme is not None, "the names of masks mean nothing without a scheme"
         return _merged(path, scheme, spacing)
@@ -152,7 +211,7 @@ def choose_scheme(
     stated: LabelScheme | None,
     labels: str | None,
     ignore_label: int | None,
-    label_maps: Iterable[tuple[Path, Spacing | None]],
+    label_maps: Iterable[tuple[LabelSource, Spacing | None]],
     *,
     where: str,
 ) -> LabelScheme:
@@ -195,7 +254,7 @@ def choose_scheme(
     return scheme.with_ignore(ignore, where=origin)
 
 
-def _values(label_maps: Iterable[tuple[Path, Spacing | None]]) -> set[int]:
+def _values(label_maps: Iterable[tuple[LabelSource, Spacing | None]]) -> set[int]:
     """Every value of label maps."""
     values: set[int] = set()
     for path, spacing in label_maps:

@@ -46,6 +46,15 @@ def predict(
             "long.",
         ),
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="seg",
+            help="Writes each label map of a DICOM series as a DICOM-SEG object. It names the "
+            "patient and the study of the series, as an archive needs them. Default: NIfTI for "
+            "DICOM series, else the format of the scan.",
+        ),
+    ] = None,
     device: Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keeps the label maps that are there; adds the rest.")
@@ -65,6 +74,7 @@ def predict(
         on_gap=on_gap,
         source_spacing=triple("--source-spacing", source_spacing),
         average_views=average_views,
+        to=to,
         device=device,
         resume=resume,
     )

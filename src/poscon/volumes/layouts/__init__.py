@@ -11,6 +11,7 @@ from poscon import plugins
 from poscon.errors import PosconError
 from poscon.files import printable
 from poscon.volumes.case import Dataset
+from poscon.volumes.drawing import Drawing
 from poscon.volumes.formats.base import voxel_file
 from poscon.volumes.layouts import (
     acdc,
@@ -132,7 +133,7 @@ def _files_of(dataset: Dataset) -> Iterator[Path]:
     """Yield every file that is read, and every folder of masks."""
     for case in dataset.cases:
         for path in (*case.image_files, *([] if case.label is None else [case.label])):
-            if isinstance(path, Series):
+            if isinstance(path, Series | Drawing):
                 yield from path.files
                 continue
             yield path

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poscon.errors import PosconError
+from poscon.files import printable
 from poscon.volumes.case import Case, Dataset
+from poscon.volumes.drawing import SUFFIXES as OBJECTS
+from poscon.volumes.drawing import files_of, objects_in
 from poscon.volumes.layouts.tree import walk
 from poscon.volumes.scan import read_shape, scan_stem, scan_suffix
 
@@ -65,6 +68,16 @@ def scan_files(folder: Path, pattern: str = "*") -> list[Path]:
     ]
 
 
+def label_files(folder: Path) -> list[Path]:
+    """The label maps in a folder: scan files and DICOM objects. Subfolders are not entered."""
+    return sorted([*scan_files(folder), *objects_in(folder)])
+
+
+def label_stem(path: Path) -> str:
+    """The file name of a label map without its suffix, also that of a DICOM object."""
+    return printable(path.stem) if path.suffix.lower() in OBJECTS else scan_stem(path)
+
+
 def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:
     """Pair images with label maps by their names. Files that do not match are left out.
 
@@ -120,7 +133,7 @@ def frames_of(case: Case) -> list[Case]:
     frames = split_frames(case)
     if case.label is not None and len(frames) > 1:
         raise PosconError(
-            f"{case.image}: 4-D with a label map ({case.label.name}); poscon cannot know which "
+            f"{case.image}: 4-D with a label map ({files_of(case.label)[0].name}); poscon cannot know which "
             "frames are labelled: write the labelled frames as 3-D files"
         )
     return frames

@@ -2,7 +2,8 @@
 
 Each series is read as :mod:`poscon.volumes.formats.dicom.stacks` says. Cases and subjects are
 numbered in the order of the paths of the files. What says who was scanned tells patients apart, and
-goes no further. The label map of a series is a file beside the folder that holds the series alone:
+goes no further. The label map of a series is a DICOM object that names its images, SEG or RTSTRUCT,
+anywhere in the folder. Or it is a file beside the folder that holds the series alone:
 ``FOLDER_seg.nii.gz`` beside ``FOLDER``, or in another format.
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from poscon.errors import PosconError
 from poscon.volumes.case import Case, Dataset
+from poscon.volumes.drawing import Drawing, LabelSource
+from poscon.volumes.label_maps import drawn_scheme, fraction_notes
 from poscon.volumes.layouts.base import Layout, refuse_channel, scan_files, split_frames
 from poscon.volumes.layouts.tree import walk
 from poscon.volumes.scan import scan_stem, scan_suffix
@@ -22,10 +25,13 @@ from poscon.volumes.series import OnGap, Series, is_dicom
 
 if TYPE_CHECKING:  # commands that read no DICOM do not need pydicom
     from poscon.volumes.formats.dicom.headers import Image
+    from poscon.volumes.formats.dicom.objects import Object
     from poscon.volumes.formats.dicom.stacks import Stack
 
 NAME = "dicom"
 LABEL = "_seg"
+_COPY = "copies of files that are read"
+_ORPHAN = "SEG or RTSTRUCT object(s) of no series that is read"
 
 
 def matches(root: Path) -> bool:
@@ -62,9 +68,11 @@ def read(
     refuse_channel(channel, NAME)
     if on_gap not in get_args(OnGap):
         raise PosconError(f"--on-gap {on_gap}: must be {', '.join(get_args(OnGap))}")
-    images, unused = _images(root)
+    images, objects, unused = _images(root)
     stacks, left = make_stacks(images, cast("OnGap", on_gap))
     unused += [(kind, image.piece.file) for kind, images in left.items() for image in images]
+    if not stacks:
+        unused += [(_ORPHAN, one.file) for one in objects]
     if unused and not stacks:
         kinds = Counter(kind for kind, _ in dict.fromkeys(unused))
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
@@ -75,14 +83,17 @@ def read(
     names = _numbers("case", len(stacks)) if case_name is None else _named(stacks, case_name)
     patients = list(dict.fromkeys(stack.patient for stack in stacks))
     subjects = dict(zip(patients, _numbers("patient", len(patients)), strict=True))
-    labels = _labels(root, stacks)
+    labels = _labels(root, stacks, objects)
+    drawings = [label for label in labels.values() if isinstance(label, Drawing)]
+    used = {file for drawing in drawings for file in drawing.files}
+    unused += [(_ORPHAN, one.file) for one in objects if one.file not in used]
     cases: list[Case] = []
     for name, stack in zip(names, stacks, strict=True):
         series = replace(stack.series, name=name)
         label = labels.get(stack.series.place)
         case = Case(name, subjects[stack.patient], series, label, modality=series.modality)
         frames = [case] if series.fault is not None else split_frames(case)
-        if label is not None and len(frames) > 1:
+        if isinstance(label, Path) and len(frames) > 1:
             raise PosconError(
                 f"{label}: the label map of a series with {len(frames)} frames; poscon cannot know "
                 "which of them is labelled: write that frame and its label map as NIfTI"
@@ -92,7 +103,8 @@ def read(
         NAME,
         root,
         tuple(cases),
-        notes=tuple(_notes(names, stacks)),
+        drawn_scheme(drawings, where=str(root)) if len(drawings) == len(labels) else None,
+        notes=(*_notes(names, stacks), *_label_notes(cases)),
         unused=tuple(dict.fromkeys(unused)),
     )
 
@@ -111,11 +123,13 @@ def only_series(folder: Path) -> Series:
     return series[0]
 
 
-def _images(root: Path) -> tuple[list["Image"], list[tuple[str, Path]]]:
-    """The slices below a folder; and the DICOM files that hold none, with their kind."""
+def _images(root: Path) -> tuple[list["Image"], list["Object"], list[tuple[str, Path]]]:
+    """The slices below a folder, the objects with structures, and other DICOM files by kind."""
     from poscon.volumes.formats.dicom.headers import check_name, read_images
+    from poscon.volumes.formats.dicom.objects import read_object
 
     images: list[Image] = []
+    objects: list[Object] = []
     unused: list[tuple[str, Path]] = []
     first: dict[str, Path] = {}
     for path in walk(root).files:
@@ -126,14 +140,20 @@ def _images(root: Path) -> tuple[list["Image"], list[tuple[str, Path]]]:
             continue
         found = read_images(path)
         if isinstance(found, str):
-            unused.append((found, path))
+            drawn = read_object(path)
+            if drawn is None:
+                unused.append((found, path))
+            elif any(filecmp.cmp(path, one.file, shallow=False) for one in objects):
+                unused.append((_COPY, path))
+            else:
+                objects.append(drawn)
             continue
         earlier = first.setdefault(found[0].instance, path)
         if earlier != path and filecmp.cmp(earlier, path, shallow=False):
-            unused.append(("copies of files that are read", path))
+            unused.append((_COPY, path))
         else:
             images += found
-    return images, unused
+    return images, objects, unused
 
 
 def _numbers(word: str, count: int) -> list[str]:
@@ -170,13 +190,17 @@ def _named(stacks: Sequence["Stack"], keyword: str) -> list[str]:
     return names
 
 
-def _labels(root: Path, stacks: Iterable["Stack"]) -> dict[str, Path]:
+def _labels(
+    root: Path, stacks: Sequence["Stack"], objects: Sequence["Object"]
+) -> dict[str, LabelSource]:
     """The label map of each series that has one, by the place of the series."""
+    from poscon.volumes.formats.dicom.matching import match
+
     of_folder: dict[Path, list[Stack]] = defaultdict(list)
     for stack in stacks:
         for folder in {image.piece.file.parent for image in stack.images}:
             of_folder[folder].append(stack)
-    labels: dict[str, Path] = {}
+    labels: dict[str, LabelSource] = {**match(objects, stacks)}
     for path in scan_files(root, "**/*"):
         stem = scan_stem(path)
         folder = path.with_name(stem.removesuffix(LABEL))
@@ -202,6 +226,19 @@ def _labels(root: Path, stacks: Iterable["Stack"]) -> dict[str, Path]:
     return labels
 
 
+def _label_notes(cases: Sequence[Case]) -> Iterable[str]:
+    """What a user should know of the DICOM objects with structures."""
+    drawn = {case.id: case.label for case in cases if isinstance(case.label, Drawing)}
+    yield from fraction_notes(drawn)
+    for structure in dict.fromkeys(name for label in drawn.values() for name in label.names):
+        without = [name for name, label in drawn.items() if structure not in label.names]
+        if without:
+            yield (
+                f"{len(without)} of {len(drawn)} label map(s) have no segment {structure!r} "
+                f"({', '.join(without)}): there it counts as background."
+            )
+
+
 def _notes(names: Sequence[str], stacks: Sequence["Stack"]) -> Iterable[str]:
     """What a user should know of how the series were read."""
     tilted = [
@@ -221,8 +258,8 @@ def _notes(names: Sequence[str], stacks: Sequence["Stack"]) -> Iterable[str]:
 
 LAYOUT = Layout(
     NAME,
-    "DICOM series in any folders, at least as many files as scans in other formats; label map "
-    "FOLDER_seg.nii.gz beside the FOLDER of a series",
+    "DICOM series in any folders, at least as many files as scans in other formats; label maps as "
+    "SEG or RTSTRUCT objects, or FOLDER_seg.nii.gz beside the FOLDER of a series",
     matches,
     read,
     options=("on_gap", "case_name"),

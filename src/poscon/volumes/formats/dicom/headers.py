@@ -1,14 +1,15 @@
 """What a DICOM file says of its slices: where they lie, and what their numbers mean.
 
-Nothing that says who was scanned leaves this module but :attr:`Image.patient` and
-:attr:`Image.series`, which tell patients and series apart and are never written.
+Nothing that says who was scanned leaves this module but :attr:`Image.patient`,
+:attr:`Image.instance`, :attr:`Image.series` and :attr:`Image.space`, which tell patients, images,
+series and coordinate systems apart and are never written.
 
 Terms and attributes are those of the standard, PS3.3
 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ MODALITIES = ("CT", "MR")
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"),
+    *("FrameOfReferenceUID",),
     *("IssuerOfPatientID", "PatientName", "PatientBirthDate", "SeriesNumber", "Modality"),
     *("ImageType", "InstanceNumber", "AcquisitionNumber", "TemporalPositionIdentifier"),
     *("TriggerTime", "EchoTime", "DiffusionBValue", "NumberOfFrames", "Rows", "Columns"),
@@ -48,7 +50,7 @@ class Image:
     Attributes:
         piece: where its pixels are.
         instance: what the standard has to tell two images apart.
-        series, patient: what tells series and patients apart.
+        series, patient, space: what tells series, patients and coordinate systems apart.
         number: the number of the series in its study, or None.
         modality: ``"CT"`` or ``"MR"``.
         colour: whether a pixel has several numbers.
@@ -66,6 +68,7 @@ class Image:
     instance: str
     series: str
     patient: tuple[str, ...]
+    space: str
     number: int | None
     modality: str
     colour: bool
@@ -146,10 +149,8 @@ def _images(path: Path, header: Dataset) -> list[Image] | str:
         return "localiser(s)"
     if is_mosaic(header):
         return [_image(path, header, tile, piece) for piece, tile in tiles(path, header)]
-    frames = header.get("PerFrameFunctionalGroupsSequence")
-    if frames:
-        (shared,) = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-        found = [_flat(shared, frame) for frame in frames]
+    if header.get("PerFrameFunctionalGroupsSequence"):
+        found = list(flat_frames(header))
     else:
         found = [{name: header.get(name) for name in _TAGS if name in header}]
     if any("ImagePositionPatient" not in flat for flat in found):
@@ -157,8 +158,15 @@ def _images(path: Path, header: Dataset) -> list[Image] | str:
     return [_image(path, header, flat, Piece(path, n)) for n, flat in enumerate(found)]
 
 
+def flat_frames(header: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield the attributes of each frame of an enhanced file, as a classic file has them."""
+    (shared,) = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
+        yield _flat(shared, frame)
+
+
 def _flat(shared: Dataset, frame: Dataset) -> dict[str, Any]:
-    """The attributes of one frame of an enhanced multi-frame file, as a classic file has them."""
+    """The attributes of one frame, see :func:`flat_frames`."""
     flat: dict[str, Any] = {}
     for group, names in _GROUPS.items():
         item = frame.get(group) or shared.get(group)
@@ -171,7 +179,7 @@ def _flat(shared: Dataset, frame: Dataset) -> dict[str, Any]:
 _GROUPS = {
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing", "SliceThickness": "SliceThickness"},
     "PixelValueTransformationSequence": {
         "RescaleSlope": "RescaleSlope",
         "RescaleIntercept": "RescaleIntercept",
@@ -185,6 +193,7 @@ _GROUPS = {
     "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
     "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "SegmentIdentificationSequence": {"ReferencedSegmentNumber": "ReferencedSegmentNumber"},
 }
 """Functional groups of enhanced files, and the attributes of classic files that mean the same."""
 
@@ -220,6 +229,7 @@ def _image(path: Path, header: Dataset, flat: Mapping[str, Any], piece: Piece) -
         instance=f"{header.get('SOPInstanceUID', path)}",
         series=f"{header.get('SeriesInstanceUID', path.parent)}",
         patient=_patient(header),
+        space=str(header.get("FrameOfReferenceUID") or ""),
         number=None if series_number is None else int(series_number),
         modality=modality,
         colour=int(header.get("SamplesPerPixel") or 1) > 1

@@ -1,0 +1,275 @@
+"""Label maps in DICOM through the command line: read by every command, and written by predict."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_examples import PLANTED, assert_nobody, phantom, uid, write_like, write_seg
+from pydicom import dcmread
+
+from poscon.store.store import Store
+
+Cli = Callable[..., tuple[int, str, str]]
+FRACTIONS = "note: 1 label map(s) have fractions (case002): a voxel belongs to a segment if"
+
+
+@pytest.fixture(scope="module")
+def series(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms as DICOM series, without label maps."""
+    folder = tmp_path_factory.mktemp("dicom")
+    for number in range(2):
+        image, _ = phantom(scans, number)
+        write_like(
+            folder / f"scan{number}",
+            np.asanyarray(image.dataobj),
+            image.affine,
+            name=f"phantom{number}",
+            Modality="MR",
+            PatientID=f"{PLANTED['PatientID']}-{number}",
+            FrameOfReferenceUID=uid("space", number),
+        )
+    return folder
+
+
+def label_of(scans: Path, number: int) -> np.ndarray:
+    """The label map of a phantom, (slices, rows, columns)."""
+    return np.asanyarray(phantom(scans, number)[1].dataobj).transpose(2, 1, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labelled(series: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a SEG each. One has fractions, all 0 or 1."""
+    folder = tmp_path_factory.mktemp("labelled") / "scans"
+    shutil.copytree(series, folder)
+    for number in range(2):
+        labels = label_of(scans, number)
+        numbers = range(1, int(labels.max()) + 1)
+        planes, kind = labels, "BINARY"
+        if number == 1:
+            planes, kind = np.stack([labels == n for n in numbers], axis=-1) * 1.0, "FRACTIONAL"
+        write_seg(
+            *(folder / f"seg{number}.dcm", sorted((folder / f"scan{number}").iterdir())),
+            *(planes, [f"structure {n}" for n in numbers], kind),
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_nifti(series: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with label maps in NIfTI."""
+    folder = tmp_path_factory.mktemp("with_nifti") / "scans"
+    shutil.copytree(series, folder)
+    for number in range(2):
+        nib.save(phantom(scans, number)[1], folder / f"scan{number}_seg.nii.gz")
+    return folder
+
+
+def same_labels(one: Store, other: Store) -> bool:
+    for ours, theirs in zip(one.cases, other.cases, strict=True):
+        np.testing.assert_array_equal(one.label(ours), other.label(theirs))
+    return True
+
+
+def test_a_store_with_seg_is_that_with_nifti(
+    poscon: Cli, labelled: Path, with_nifti: Path, tmp_path: Path
+) -> None:
+    how = ("--spacing", "6")
+    code, out, err = poscon("prepare", labelled, tmp_path / "seg", *how)
+    assert code == 0, err
+    assert out.count(FRACTIONS) == 1
+    assert poscon("prepare", with_nifti, tmp_path / "nifti", *how)[0] == 0
+    ours, theirs = Store(tmp_path / "seg"), Store(tmp_path / "nifti")
+    assert same_labels(ours, theirs)
+    assert ours.class_names == tuple(f"structure {n + 1}" for n in range(len(ours.class_names)))
+    assert ours.cases[0].source_label == "case001_seg.dcm"
+    assert_nobody(tmp_path)
+    assert not any(planted in out + err for planted in PLANTED.values())
+
+
+def test_labels_are_added_to_a_store(
+    poscon: Cli, series: Path, labelled: Path, with_nifti: Path, tmp_path: Path
+) -> None:
+    how = ("--spacing", "6")
+    assert poscon("prepare", series, tmp_path / "store", *how)[0] == 0
+    assert poscon("prepare", with_nifti, tmp_path / "nifti", *how)[0] == 0
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    for number in range(2):
+        shutil.copy(labelled / f"seg{number}.dcm", drawn / f"case00{number + 1}.dcm")
+    code, _, err = poscon("label", tmp_path / "store", drawn)
+    assert code == 0, err
+    assert err.count(FRACTIONS) == 1
+    assert same_labels(Store(tmp_path / "store"), Store(tmp_path / "nifti"))
+    assert_nobody(tmp_path / "store")
+
+    shutil.copy(drawn / "case001.dcm", drawn / "case002.dcm")
+    code, _, err = poscon("label", tmp_path / "store", drawn)
+    assert code == 2
+    assert err.startswith(f"error: {drawn}/case002.dcm: ")
+    (drawn / "case002.dcm").unlink()
+    code, _, err = poscon("label", tmp_path / "store", drawn, "--ignore-label", "9")
+    assert code == 2
+    assert "--ignore-label has no effect on SEG and RTSTRUCT" in err
+
+
+@pytest.fixture(scope="module")
+def predicted(
+    series: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Predictions as NIfTI and as SEG."""
+    from poscon.commands.predict import predict
+
+    folder = tmp_path_factory.mktemp("predicted")
+    predict(finetuned, series, folder / "nifti")
+    predict(finetuned, series, folder / "seg", to="seg")
+    return folder / "nifti", folder / "seg"
+
+
+def test_predict_writes_seg(series: Path, predicted: tuple[Path, Path], finetuned: Path) -> None:
+    nifti, seg = predicted
+    assert sorted(path.name for path in seg.iterdir()) == [
+        *("case001.dcm", "case002.dcm", "labels.json", "predictions.json"),
+    ]
+    classes = json.loads((seg / "labels.json").read_text())["classes"]
+    for number, case in enumerate(("case001", "case002")):
+        file = dcmread(seg / f"{case}.dcm")
+        images = [dcmread(path) for path in (series / f"scan{number}").iterdir()]
+        for name in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+            assert file[name].value == images[0][name].value
+        assert file.SeriesInstanceUID != images[0].SeriesInstanceUID
+        (of_series,) = file.ReferencedSeriesSequence
+        assert of_series.SeriesInstanceUID == images[0].SeriesInstanceUID
+        named = {item.ReferencedSOPInstanceUID for item in of_series.ReferencedInstanceSequence}
+        assert named == {image.SOPInstanceUID for image in images}
+        assert [item.SegmentLabel for item in file.SegmentSequence] == [c["name"] for c in classes]
+        for item in file.SegmentSequence:
+            assert item.SegmentAlgorithmType == "AUTOMATIC"
+            assert item.SegmentAlgorithmName == "poscon"
+        # the voxels and their place, by a loop over the frames of the file
+        image = nib.load(nifti / f"{case}.nii.gz")
+        expected = np.asanyarray(image.dataobj).transpose(2, 1, 0)
+        found = np.zeros_like(expected)
+        slices = np.arange(len(expected))
+        places = image.affine[:3, 2:3] * slices + image.affine[:3, 3:]
+        for frame, pixels in zip(
+            file.PerFrameFunctionalGroupsSequence, file.pixel_array, strict=True
+        ):
+            segment = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+            place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient) * [-1, -1, 1]
+            away = np.linalg.norm(places.T - place, axis=1)
+            assert away.min() < 1e-3
+            found[int(away.argmin())][pixels > 0] = classes[segment - 1]["values"][0]
+        assert expected.any()
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_seg_that_is_there_is_kept(
+    poscon: Cli, series: Path, predicted: tuple[Path, Path], finetuned: Path, tmp_path: Path
+) -> None:
+    maps = tmp_path / "maps"
+    shutil.copytree(predicted[1], maps)
+    code, _, err = poscon("predict", finetuned, series, maps, "--to", "seg")
+    assert code == 2
+    assert "case001.dcm: exists already" in err
+    before = (maps / "case001.dcm").read_bytes()
+    (maps / "case002.dcm").unlink()
+    assert poscon("predict", finetuned, series, maps, "--to", "seg", "--resume")[0] == 0
+    assert (maps / "case001.dcm").read_bytes() == before
+    assert (maps / "case002.dcm").is_file()
+
+
+def test_a_predicted_seg_is_prepared_as_the_same_label_map(
+    poscon: Cli, series: Path, predicted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    nifti, seg = predicted
+    for number in range(2):
+        for kind in ("with_seg", "with_nifti"):
+            shutil.copytree(series / f"scan{number}", tmp_path / kind / f"scan{number}")
+        shutil.copy(seg / f"case00{number + 1}.dcm", tmp_path / "with_seg")
+        target = tmp_path / "with_nifti" / f"scan{number}_seg.nii.gz"
+        shutil.copy(nifti / f"case00{number + 1}.nii.gz", target)
+    classes = json.loads((seg / "labels.json").read_text())["classes"]
+    labels = ",".join(f"{c['values'][0]}={c['name']}" for c in classes)
+    for kind in ("with_seg", "with_nifti"):
+        arguments = (tmp_path / kind, tmp_path / "store" / kind, "--labels", labels)
+        code, _, err = poscon("prepare", *arguments, "--spacing", "native")
+        assert code == 0, err
+    stores = [Store(tmp_path / "store" / kind) for kind in ("with_seg", "with_nifti")]
+    assert same_labels(*stores)
+
+
+def test_evaluate_reads_seg_on_both_sides(
+    poscon: Cli, predicted: tuple[Path, Path], labelled: Path, with_nifti: Path, tmp_path: Path
+) -> None:
+    nifti, seg = predicted
+    classes = json.loads((seg / "labels.json").read_text())["classes"]
+    names = ",".join(f"{c['values'][0]}={c['name']}" for c in classes)
+    drawn = tmp_path / "drawn"  # with the names of the predictions
+    shutil.copytree(labelled, drawn)
+    for path in drawn.glob("*.dcm"):
+        file = dcmread(path)
+        for item, one in zip(file.SegmentSequence, classes, strict=True):
+            item.SegmentLabel = one["name"]
+        file.save_as(path)
+    results = []
+    for number, (ours, theirs, how) in enumerate(
+        (
+            (nifti, with_nifti, ("--labels", names)),
+            (seg, drawn, ()),
+            (seg / "case001.dcm", with_nifti / "scan0_seg.nii.gz", ("--labels", names)),
+        )
+    ):
+        out = tmp_path / f"results{number}.json"
+        code, _, err = poscon("evaluate", ours, theirs, *how, "--out", out)
+        assert code == 0, err
+        assert err.count(FRACTIONS) == (theirs == drawn)
+        results.append(json.loads(out.read_text())["cases"])
+    assert results[0] == results[1]
+    first = [row["dice"] for row in results[0] if row["case"] == "case001"]
+    assert [row["dice"] for row in results[2]] == first
+
+    (drawn / "seg0.dcm").rename(drawn / "case001.dcm")  # the name of a prediction
+    code, out, err = poscon("evaluate", seg, drawn, "--json")
+    assert code == 0, err
+    assert json.loads(out)["cases"] == results[0]
+    code, _, err = poscon("evaluate", seg, seg)
+    assert code == 2
+    assert "but 2 SEG or RTSTRUCT object(s) of no series that is read; give the folder" in err
+    code, _, err = poscon("evaluate", seg / "case001.dcm", drawn / "case001.dcm")
+    assert code == 2
+    assert "says which grid the series has; give the folder of the series as the references" in err
+
+
+def test_to_seg_where_it_cannot_be(
+    poscon: Cli, scans: Path, series: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    image = next((scans / "imagesTr").glob("*.nii.gz"))
+    for source in (scans, image):
+        code, _, err = poscon("predict", finetuned, source, tmp_path / "maps", "--to", "seg")
+        assert code == 2
+        assert err.splitlines()[-1] == (
+            f"error: {source}: --to seg has no effect on scans that are no DICOM series; leave it "
+            "out"
+        )
+    code, _, err = poscon("predict", finetuned, series, tmp_path / "maps", "--to", "nifti")
+    assert code == 2
+    assert err == "error: --to nifti: must be seg; leave it out for the format of the scan\n"
+    assert not (tmp_path / "maps").exists()
+
+    one = tmp_path / "scans/one"
+    shutil.copytree(series / "scan0", one)
+    places = {dcmread(path).ImagePositionPatient[2]: path for path in one.iterdir()}
+    places[sorted(places)[5]].unlink()
+    how = ("--to", "seg", "--on-gap", "interpolate")
+    code, _, err = poscon("predict", finetuned, one.parent, tmp_path / "maps", *how)
+    assert code == 2
+    assert "has interpolated slices, which its images do not have; say --on-gap split" in err
+    assert not (tmp_path / "maps").exists()
+    how = ("--to", "seg", "--on-gap", "split")
+    code, _, err = poscon("predict", finetuned, one.parent, tmp_path / "maps", *how)
+    assert code == 0, err
+    assert len(list((tmp_path / "maps").glob("*.dcm"))) == 2
