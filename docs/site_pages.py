@@ -21,9 +21,7 @@ from poscon.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-OUTSIDE = {
-    name: name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-}
+OUTSIDE = {name: name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
 """Pages beside ``docs/``, with their place in the site."""
 FROM_CODE = {
     "reference/help.md": "Help of every command",
