@@ -38,6 +38,7 @@ REASONS: dict[str, tuple[str, str]] = {
     r"python -": ("it is a program inside a page", "docs/explanation/scale.md"),
     r".*--device cuda": ("it needs a GPU", "tests/test_gpu.py"),
     r"poscon demo": ("it takes minutes", "tests/commands/test_demo.py"),
+    r"poscon bench": ("it measures", "tests/commands/test_bench.py"),
     r"poscon compare (?!.*--dry-run)": ("it takes hours", "tests/comparison/test_compare.py"),
     r"poscon export .*onnx": ("it takes long", "tests/exports/test_onnx.py"),
     r"poscon export .*monai": ("it takes long", "tests/exports/test_monai.py"),
@@ -52,8 +53,11 @@ REASONS: dict[str, tuple[str, str]] = {
 """Commands that are not run here: why, and the file that runs or states the like of them."""
 
 TINY = {"network.width": "4", "network.levels": "2", "size": "32", "batch": "16"}
-QUICK = {"prepare": {"spacing": "6", "processes": "1"}, "bench": {"seconds": "1"}}
-QUICK |= {"pretrain": {"epochs": "1"}, "finetune": {"iterations": "2"}}
+QUICK = {
+    "prepare": {"spacing": "6", "processes": "1"},
+    "pretrain": {"epochs": "1"},
+    "finetune": {"iterations": "2"},
+}
 """Options that make a command quick, in place of those that the page gives."""
 SMALLER = {"network.width": "8", "batch": "16", "grad_cache_chunk": "8"}
 """Settings of the pages that are made smaller."""
@@ -152,7 +156,9 @@ def kind(line: str) -> tuple[object, ...]:
     context = parsed(line)
     values = {"method", "strategy", "unit", "labelled_slices", "settings", "recipe", "plane"}
     options = (
-        (name, str(value) if name in values else "") for name, value in given(context).items()
+        (name, str(value) if name in values else "")
+        for name, value in given(context).items()
+        if name != "seed"
     )
     file = str(context.params.get("input", "")).endswith(".nii.gz")
     return (context.info_name, file, context.params.get("name"), *sorted(options))
@@ -166,6 +172,14 @@ RUN = {
 """One line for each kind of command."""
 
 
+def marked(line: str) -> Any:
+    """A training with a method or settings of its own is slow; that these are right is tested."""
+    context = parsed(line)
+    training = context.info_name in ("pretrain", "finetune")
+    special = training and {"method", "settings", "recipe"} & given(context).keys()
+    return pytest.param(line, marks=pytest.mark.slow) if special else line
+
+
 @pytest.fixture(scope="module")
 def files(
     store: Path,
@@ -176,7 +190,9 @@ def files(
 ) -> dict[str, object]:
     """What the commands of the pages read, by the name of the argument."""
     folder = tmp_path_factory.mktemp("pages")
-    api.suggest(store, folder / "next", budget=4)
+    bare = shutil.copytree(store, folder / "bare")
+    api.label(bare, remove=[f"phantom_{number:03d}" for number in range(5)])
+    api.suggest(bare, folder / "next", budget=4, exclude=["phantom_004"])
     api.predict(finetuned, scans, folder / "predictions", cases=["phantom_003", "phantom_004"])
     names = folder / "test.txt"
     names.write_text("phantom_004\n")
@@ -188,6 +204,7 @@ def files(
     return {
         "source": scans,
         "store": store,
+        "bare": bare,
         "init": pretrained,
         "model": finetuned,
         "run": finetuned,
@@ -214,10 +231,10 @@ def on_the_phantom(line: str, files: dict[str, object], out: Path) -> list[objec
     """The arguments of a page's command, with the files and sizes of this test."""
     context = parsed(line)
     name = context.info_name
+    if name == "suggest" or "labels" in given(context):
+        files = {**files, "store": files["bare"]}
     if name in CHANGED:
         files = {**files, "store": shutil.copytree(str(files["store"]), out / "store")}
-    if name == "label" and "labels" in given(context):
-        api.label(out / "store", remove=[f"phantom_{number:03d}" for number in range(5)])
 
     def value(argument: str, stated: object) -> object:
         if (name, argument) in WRITTEN or argument == "out":
@@ -239,10 +256,14 @@ def on_the_phantom(line: str, files: dict[str, object], out: Path) -> list[objec
     options.pop("minutes", None)
     stated = dict(text.split("=", 1) for text in options.pop("settings", None) or [])
     settings = {key: SMALLER.get(key, text) for key, text in stated.items()}
-    if name in ("pretrain", "bench"):
+    if name == "pretrain":
         settings = TINY | settings
     if name == "finetune":
         settings = {"size": "32", "batch": "4"} | settings
+        if "init" in options:  # it has seen every phantom
+            settings["transductive"] = "true"
+        if "labelled_slices" not in options:  # so that others are left without labels
+            options["labelled"] = 2
     flags = {p.name: p.opts[0] for p in context.command.params if p.param_type_name == "option"}
     for option, given_value in options.items():
         arguments += [flags[option]]
@@ -252,7 +273,7 @@ def on_the_phantom(line: str, files: dict[str, object], out: Path) -> list[objec
     return [name, *arguments]
 
 
-@pytest.mark.parametrize("line", RUN.values())
+@pytest.mark.parametrize("line", map(marked, RUN.values()))
 def test_the_command_runs(
     line: str,
     files: dict[str, object],
