@@ -38,6 +38,7 @@ ITEM = re.compile(r" {0,3}([-*]|1\.) ")
 def navigation(index: str) -> list[dict[str, Any]]:
     """The sections of the index, each with its pages; a page ``README.md`` brings its folder."""
     sections: dict[str, list[Any]] = {}
+    links = {target: site_path(DOCS / "README.md", target) for _, target in LINK.findall(index)}
     name = ""
     for line in index.splitlines():
         heading = SECTION.fullmatch(line)
@@ -46,26 +47,25 @@ def navigation(index: str) -> list[dict[str, Any]]:
             sections[name] = []
         link = LINK.search(line)
         if name and line.startswith("- ") and link:
-            sections[name] += entries(link[1], site_path(DOCS / "README.md", link[2]) or link[2])
+            sections[name] += entries(link[1], links[link[2]] or link[2], {*links.values()})
     return [{"Home": "README.md"}, *({name: pages} for name, pages in sections.items())]
 
 
-def entries(title: str, path: str) -> list[Any]:
-    """A page of the navigation, or a folder with the page that stands for it."""
+def entries(title: str, path: str, listed: set[str | None]) -> list[Any]:
+    """A page of the navigation; with the pages of its folder, or from the code, beside it.
+
+    Args:
+        title: name of the page.
+        path: its path in the site.
+        listed: pages that the index lists itself.
+    """
     folder, file = posixpath.split(path)
     if file == "README.md":
-        return [{title: [path, *pages_of(folder)]}]
+        others = [page for page in pages_of(folder) if page not in listed]
+        return [{title: [path, *others] if others else path}]
     if path == "reference/commands.md":
         return [{title: path}, *({name: made} for made, name in FROM_CODE.items())]
     return [{title: path}]
-
-
-def pages_of(folder: str) -> list[str]:
-    """The other pages of a folder: those that its ``README.md`` links to, then the rest."""
-    there = {path.name for path in (DOCS / folder).glob("*.md")} - {"README.md"}
-    linked = [target for _, target in LINK.findall((DOCS / folder / "README.md").read_text())]
-    first = [name for name in dict.fromkeys(linked) if name in there]
-    return [f"{folder}/{name}" for name in [*first, *sorted(there - set(first))]]
 
 
 def site_path(source: Path, target: str) -> str | None:

@@ -260,7 +260,7 @@ def on_the_phantom(line: str, files: dict[str, object], out: Path) -> list[objec
         settings = TINY | settings
     if name == "finetune":
         settings = {"size": "32", "batch": "4"} | settings
-        if "init" in options:  # it has seen every phantom
+        if {"init", "exclude"} <= options.keys():  # the pre-training has seen every phantom
             settings["transductive"] = "true"
         if "labelled_slices" not in options:  # so that others are left without labels
             options["labelled"] = 2
@@ -279,6 +279,7 @@ def test_the_command_runs(
     files: dict[str, object],
     poscon: Callable[..., tuple[int, str, str]],
     no_picture: None,
+    no_workers: None,
     tmp_path: Path,
 ) -> None:
     code, _, err = poscon(*on_the_phantom(line, files, tmp_path))
