@@ -68,6 +68,14 @@ def entries(title: str, path: str, listed: set[str | None]) -> list[Any]:
     return [{title: path}]
 
 
+def pages_of(folder: str) -> list[str]:
+    """The other pages of a folder: those that its ``README.md`` links to, then the rest."""
+    there = {path.name for path in (DOCS / folder).glob("*.md")} - {"README.md"}
+    linked = [target for _, target in LINK.findall((DOCS / folder / "README.md").read_text())]
+    first = [name for name in dict.fromkeys(linked) if name in there]
+    return [f"{folder}/{name}" for name in [*first, *sorted(there - set(first))]]
+
+
 def site_path(source: Path, target: str) -> str | None:
     """Where a link of a file of the repository leads in the site; None: not into the site."""
     found = (source.parent / target).resolve()
