@@ -44,7 +44,7 @@ REASONS: dict[str, tuple[str, str]] = {
     r"poscon export .*monai": ("it takes long", "tests/exports/test_monai.py"),
     r"poscon export .*torch": ("it takes long", "tests/exports/test_torch.py"),
     r"poscon .*--resume": ("it needs an interrupted run", "tests/commands/test_pretrain.py"),
-    r"poscon .*position=learned": ("it needs an aligned store", "tests/commands/test_align.py"),
+    r"poscon .*position[= ]learned": ("it needs an aligned store", "tests/commands/test_align.py"),
     r"poscon finetune STORE RUN --init FILE": (
         "it needs a file of weights",
         "tests/commands/test_init_file.py",
