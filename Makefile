@@ -6,8 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # On a machine without an NVIDIA GPU the CPU build of torch is taken where an index offers it:
 # it is a tenth of the CUDA build's size.
 TORCH := $(shell $(PYTHON) -c 'import re;print(re.search(r"^torch==\S+", open("constraints.txt").read(), re.M)[0])')
+define install_torch
+if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; \
+	then $(1) install '$(TORCH)'; \
+	else $(1) install '$(TORCH)+cpu' 2> /dev/null || $(1) install '$(TORCH)'; fi
+endef
 
-.PHONY: setup demo test test-slow test-gpu check format clean
+.PHONY: setup demo test test-slow test-gpu check docs wheel-check format clean
 
 setup: $(VENV)/.installed
 
@@ -16,10 +21,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		|| { echo "poscon needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@echo "setting up $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; \
-		then $(PIP) install '$(TORCH)'; \
-		else $(PIP) install '$(TORCH)+cpu' 2> /dev/null || $(PIP) install '$(TORCH)'; fi
-	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@$(call install_torch,$(PIP))
+	@$(PIP) install --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: setup
@@ -45,9 +48,25 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
+# The package as others get it: two builds have the same bytes, and it works in an empty environment.
+wheel-check:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	mkdir "$$folder/copy"; cp -r src pyproject.toml README.md LICENSE "$$folder/copy"; \
+	$(PYTHON) -m venv "$$folder/venv"; pip="$$folder/venv/bin/python -m pip --disable-pip-version-check -qq"; \
+	$$pip wheel --no-deps --wheel-dir "$$folder/one" .; \
+	$$pip wheel --no-deps --wheel-dir "$$folder/two" "$$folder/copy"; \
+	cmp "$$folder"/one/*.whl "$$folder"/two/*.whl; sha256sum "$$folder"/one/*.whl; \
+	$(call install_torch,$$pip); \
+	$$pip install --constraint constraints.txt "$$folder"/one/*.whl; \
+	cd "$$folder"; venv/bin/poscon demo
+
 format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis
