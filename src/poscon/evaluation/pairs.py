@@ -130,7 +130,7 @@ def find_references(
         return {stem: Reference(place, stem)}, None
     if not is_dataset(place):
         raise PosconError(f"{place}: no such file or folder")
-    flat = any(
+    flat = place.is_dir() and any(
         label_stem(path) in predicted
         # two DICOM objects need the series, on whose grid they lie
         and not (is_object(path) and is_object(predicted[label_stem(path)]))

@@ -132,8 +132,9 @@ def frames_of(case: Case) -> list[Case]:
     """
     frames = split_frames(case)
     if case.label is not None and len(frames) > 1:
+        label = files_of(case.label)[0].name
         raise PosconError(
-            f"{case.image}: 4-D with a label map ({files_of(case.label)[0].name}); poscon cannot know which "
+            f"{case.image}: 4-D with a label map ({label}); poscon cannot know which "
             "frames are labelled: write the labelled frames as 3-D files"
         )
     return frames
