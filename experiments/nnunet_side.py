@@ -110,12 +110,12 @@ def start(dataset: str, weights: str, epochs: str, iterations: str, seed: str) -
 
     _seed(int(seed))
     trainer = _trainer(dataset, fold=0)
+    trainer.num_epochs = int(epochs)  # the schedule of the learning rate is made of it
+    trainer.num_iterations_per_epoch = int(iterations)
+    trainer.num_val_iterations_per_epoch = max(1, int(iterations) // 2)
     trainer.initialize()
     maybe_load_checkpoint(trainer, False, False, None if weights == "none" else weights)
     _seed(int(seed))
-    trainer.num_epochs = int(epochs)
-    trainer.num_iterations_per_epoch = int(iterations)
-    trainer.num_val_iterations_per_epoch = max(1, int(iterations) // 2)
     started = time.perf_counter()
     trainer.run_training()
     seconds = time.perf_counter() - started

@@ -1,8 +1,8 @@
 """nnU-Net v2 from the weights of a pre-training by poscon, and from none.
 
     python experiments/nnunet_start.py DATA OUT --nnunet-python NNUNET/bin/python
-        [--seeds 0 1 2] [--labelled 6] [--watched 14] [--pretraining-epochs 5] [--epochs 30]
-        [--iterations 10]
+        [--seeds 0 1 2] [--labelled 6] [--watched 14] [--pretraining-epochs 3] [--epochs 15]
+        [--iterations 20]
 
 DATA is the Decathlon's Task04_Hippocampus. The steps are those of docs/how-to/export.md:
 
@@ -78,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--labelled", type=int, default=6, help="subjects that nnU-Net trains on")
     parser.add_argument("--watched", type=int, default=14, help="subjects that it validates on")
-    parser.add_argument("--pretraining-epochs", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=30, help="of nnU-Net")
-    parser.add_argument("--iterations", type=int, default=10, help="of an epoch of nnU-Net")
+    parser.add_argument("--pretraining-epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15, help="of nnU-Net")
+    parser.add_argument("--iterations", type=int, default=20, help="of an epoch of nnU-Net")
     given = parser.parse_args(argv)
     try:
         check_outside(given.out, given.data)
