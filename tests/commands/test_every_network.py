@@ -96,11 +96,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def input_channels(tensors: dict[str, torch.Tensor]) -> int:
     """Of the first convolution of an encoder or of a model."""
-    (first,) = (
-        value
-        for name, value in tensors.items()
-        if name.removeprefix("encoder.") in FIRST
-    )
+    (first,) = (value for name, value in tensors.items() if name.removeprefix("encoder.") in FIRST)
     return first.shape[1]
 
 

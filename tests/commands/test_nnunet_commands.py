@@ -25,6 +25,11 @@ def test_from_plans_to_label_maps_and_back_to_nnunet(
     assert poscon("pretrain", store, tmp_path / "pre", "--epochs", "1", *given)[0] == 0
     plans.unlink()
     start = ["--init", tmp_path / "pre", "--labelled", "3", "--iterations", "2"]
+    other = write_plans(tmp_path / "other.json", "ResidualEncoderUNet")
+    given = [*NNUNET, "-s", f"network.plans={other}"]
+    code, _, err = poscon("finetune", store, tmp_path / "fine", *start, *given)
+    assert code == 2
+    assert err.strip().endswith("a checkpoint of another architecture (other plans)")
     code, _, err = poscon(
         "finetune", store, tmp_path / "fine", *start, "-s", "size=32", "-s", "batch=2"
     )

@@ -103,9 +103,16 @@ def test_levels_that_are_halved_along_one_axis(tmp_path: Path) -> None:
 
 def test_regions_need_square_pixels(tmp_path: Path) -> None:
     encoder = build_encoder(settings(tmp_path, **DEEP))
-    assert GlobalLocalContrast(encoder, HeadSettings(), GlobalLocalContrast.Settings(decoder_blocks=2), 9).stride == 2
+    assert (
+        GlobalLocalContrast(
+            encoder, HeadSettings(), GlobalLocalContrast.Settings(decoder_blocks=2), 9
+        ).stride
+        == 2
+    )
     with pytest.raises(PosconError, match=r"decoder_blocks = 1: .* not square; use 2 or more"):
-        GlobalLocalContrast(encoder, HeadSettings(), GlobalLocalContrast.Settings(decoder_blocks=1), 9)
+        GlobalLocalContrast(
+            encoder, HeadSettings(), GlobalLocalContrast.Settings(decoder_blocks=1), 9
+        )
 
 
 @pytest.mark.parametrize(
@@ -166,9 +173,7 @@ def test_arguments_that_the_library_does_not_take(
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings(tmp_path)
     monkeypatch.setitem(sys.modules, "dynamic_network_architectures", None)
-    monkeypatch.delitem(
-        sys.modules, "dynamic_network_architectures.architectures", raising=False
-    )
+    monkeypatch.delitem(sys.modules, "dynamic_network_architectures.architectures", raising=False)
     with pytest.raises(PosconError, match=r"not installed; pip install 'poscon\[nnunet\]'"):
         build_encoder(chosen)
 
