@@ -117,9 +117,8 @@ def nnunet_tensors(network: SegmentationNetwork, plans: NnunetPlans) -> dict[str
         for name, tensor in network.decoder.state_dict().items()
     }
     # layers that have several names are the same layers, so one name is enough
-    theirs.encoder.load_state_dict(
-        network.encoder.get_submodule("layers").state_dict(), strict=False
-    )
+    encoder = network.encoder.get_submodule("layers").state_dict()
+    theirs.encoder.load_state_dict(encoder, strict=False)
     theirs.decoder.load_state_dict(decoder, strict=False)
     return {name: tensor for name, tensor in theirs.state_dict().items() if HEADS not in name}
 
