@@ -67,6 +67,14 @@ KINDS = (
         "must offer.",
     ),
     Kind(
+        "The plans of nnU-Net cannot be used",
+        r"configurations?\b|plans file of|plans of nnU-Net|no layer of|its strides|poscon builds|"
+        r"nnU-Net's 2-D network|library cannot build|is not nnU-Net's",
+        "The file is no plans file of nnU-Net v2, or it plans another network than poscon trains.",
+        "See the [steps](../how-to/export.md#nnunet). The file is nnU-Net's `nnUNetPlans.json`, "
+        "with a configuration `2d`.",
+    ),
+    Kind(
         "Damaged, or of another version",
         r"damaged|truncated|file is empty|does not say|not those that were prepared|"
         r"schema version|no longer|is not what|not a store|checkpoint|not a poscon file|"

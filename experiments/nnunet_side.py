@@ -1,8 +1,15 @@
-"""nnU-Net's side of versus_nnunet.py, which runs this file with the Python that has nnU-Net.
+"""nnU-Net's side of versus_nnunet.py and nnunet_start.py.
+
+They run this file with the Python that has nnU-Net.
 
     python experiments/nnunet_side.py prepare DATASET ABOUT
     python experiments/nnunet_side.py train DATASET MINUTES SEED ABOUT
     python experiments/nnunet_side.py predict DATASET SCANS OUT ABOUT
+    python experiments/nnunet_side.py start DATASET WEIGHTS EPOCHS ITERATIONS SEED ABOUT
+
+``start`` trains fold 0 for some short epochs, from the weights of a file or, where WEIGHTS is
+``none``, from nnU-Net's own random ones. Then nnU-Net validates. The fold is that of
+``splits_final.json``.
 
 DATASET is the name of a raw data set. The variables nnUNet_raw, nnUNet_preprocessed and
 nnUNet_results say where it lies. All is nnU-Net's own default in 2-D on a CPU, with fold ``all``,
@@ -18,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 PARTS = 50
@@ -41,7 +49,7 @@ def main(stage: str, *arguments: str) -> None:
     torch.set_num_threads(1)
     *rest, about = arguments
     stages: dict[str, Callable[..., dict[str, Any]]]
-    stages = {"prepare": prepare, "train": train, "predict": predict}
+    stages = {"prepare": prepare, "train": train, "predict": predict, "start": start}
     found = stages[stage](*rest)
     Path(about).write_text(json.dumps(found, indent=1) + "\n")
 
@@ -92,6 +100,42 @@ def predict(dataset: str, scans: str, out: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started}
 
 
+def start(dataset: str, weights: str, epochs: str, iterations: str, seed: str) -> dict[str, Any]:
+    """Train from weights or from none, for epochs of some iterations, and validate.
+
+    Both begin with the same random numbers, so they see the same batches. An iteration of
+    validation goes with every two of training.
+    """
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    _seed(int(seed))
+    trainer = _trainer(dataset, fold=0)
+    trainer.num_epochs = int(epochs)  # the schedule of the learning rate is made of it
+    trainer.num_iterations_per_epoch = int(iterations)
+    trainer.num_val_iterations_per_epoch = max(1, int(iterations) // 2)
+    trainer.initialize()
+    maybe_load_checkpoint(trainer, False, False, None if weights == "none" else weights)
+    _seed(int(seed))
+    started = time.perf_counter()
+    trainer.run_training()
+    seconds = time.perf_counter() - started
+    trainer.perform_actual_validation(False)
+    output = Path(trainer.output_folder)
+    validation = json.loads((output / "validation" / "summary.json").read_text())
+    plan = trainer.configuration_manager
+    return {
+        "seconds": seconds,
+        "log": trainer.log_file,
+        "dice": [
+            fmean(measured["Dice"] for measured in case["metrics"].values())
+            for case in validation["metric_per_case"]
+        ],
+        "batch": plan.batch_size,
+        "patch": [int(pixels) for pixels in plan.patch_size],
+        "features": plan.network_arch_init_kwargs["features_per_stage"],
+    }
+
+
 def schedule(seconds: float, part: float, between: float) -> tuple[int, int]:
     """The number of epochs, and of parts in each, that fill a time.
 
@@ -133,11 +177,11 @@ def epoch_seconds(trainer: Any, parts: Sequence[int]) -> list[float]:
     return [b - a for a, b in zip(begun, ended, strict=True)]
 
 
-def _trainer(dataset: str) -> Any:
+def _trainer(dataset: str, fold: int | str = FOLD) -> Any:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    return get_trainer_from_args(dataset, CONFIGURATION, FOLD, device=torch.device("cpu"))
+    return get_trainer_from_args(dataset, CONFIGURATION, fold, device=torch.device("cpu"))
 
 
 def _seed(seed: int) -> None:

@@ -279,30 +279,8 @@ class Comparison:
         return self.side(place, "predict", RAW, scans, predictions)
 
     def side(self, place: Path, *arguments: object) -> dict[str, Any]:
-        """Run nnunet_side.py, and read what it says of itself.
-
-        Args:
-            place: folder of the results and the log.
-            arguments: those of the script, without the last one.
-
-        Raises:
-            PosconError: it failed.
-        """
-        about, log = place / "about.json", place / "nnunet.log"
-        command = [self.python, HERE / "nnunet_side.py", *arguments, about]
-        environment = _environment(self.nnunet) | {
-            "nnUNet_results": str(place / "results"),
-            # batches are made in the training process itself; planning needs at least 1
-            "nnUNet_n_proc_DA": "1" if arguments[0] == "prepare" else "0",
-        }
-        with log.open("a") as file:
-            ended = subprocess.run(
-                list(map(str, command)), env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
-        if ended.returncode:
-            *_, last = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise PosconError(f"{log}: nnU-Net failed to {arguments[0]}; its last line is: {last}")
-        return dict(read_json(about))
+        """Run nnunet_side.py on the data of this comparison, see :func:`run_side`."""
+        return run_side(self.python, self.nnunet, place, *arguments)
 
     def report(self) -> str:
         """Write versus.csv and versus.md from all that is in the folder; the text of the latter.
@@ -327,6 +305,35 @@ class Comparison:
     def all_minutes(self) -> list[float]:
         """Every number of minutes that something was trained for in this folder."""
         return sorted({float(p.name.rpartition("-")[2]) for p in self.out.glob(f"{NNUNET}-*")})
+
+
+def run_side(python: Path, nnunet: Path, place: Path, *arguments: object) -> dict[str, Any]:
+    """Run nnunet_side.py, and read what it says of itself.
+
+    Args:
+        python: Python that has nnU-Net.
+        nnunet: folder of nnU-Net's data, raw and preprocessed.
+        place: folder of the results and the log.
+        arguments: those of the script, without the last one.
+
+    Raises:
+        PosconError: it failed.
+    """
+    about, log = place / "about.json", place / "nnunet.log"
+    command = [python, HERE / "nnunet_side.py", *arguments, about]
+    environment = _environment(nnunet) | {
+        "nnUNet_results": str(place / "results"),
+        # batches are made in the training process itself; planning needs at least 1
+        "nnUNet_n_proc_DA": "1" if arguments[0] == "prepare" else "0",
+    }
+    with log.open("a") as file:
+        ended = subprocess.run(
+            list(map(str, command)), env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    if ended.returncode:
+        *_, last = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+        raise PosconError(f"{log}: nnU-Net failed to {arguments[0]}; its last line is: {last}")
+    return dict(read_json(about))
 
 
 def done(path: Path, work: Callable[[], dict[str, Any]]) -> None:

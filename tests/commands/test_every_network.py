@@ -1,4 +1,4 @@
-"""Every method with every kind of network: residual, two image channels, neighbouring slices."""
+"""Every method with every kind of network: residual, two channels, neighbours, nnU-Net's own."""
 
 import csv
 import json
@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nnunet_examples import write_plans
 
 from poscon import finetuning, pretext
 from poscon.commands.bench import bench, bench_tables
@@ -30,22 +31,37 @@ from poscon.training.run import part_file
 pytestmark = pytest.mark.usefixtures("no_picture")
 TINY = ["network.width=2", "network.levels=2", "size=32"]
 RESIDUAL = ["network.architecture=residual", "network.blocks=[1,1,2]"]
-KINDS = {"residual": RESIDUAL, "channels": [], "context": ["network.context=1"]}
+KINDS = {
+    "residual": RESIDUAL,
+    "channels": [],
+    "context": ["network.context=1"],
+    "nnunet": ["network.architecture=nnunet", "network.plans=PLANS"],
+}
 EVERYTHING = [*RESIDUAL, "network.context=1"]
-INPUTS = {"residual": 1, "channels": 2, "context": 3}
+INPUTS = {"residual": 1, "channels": 2, "context": 3, "nnunet": 1}
+FIRST = ("blocks.0.0.weight", "stem.0.weight", "layers.stages.0.0.convs.0.all_modules.0.weight")
+"""The first convolution, in any encoder."""
 TRAINED = [name for name in pretext.METHODS if pretext.find_method(name).trains]
 
 
 def with_every_kind(names: Sequence[str]) -> list[Any]:
-    """Every method with every kind of network; two thirds of them are slow tests.
+    """Every method with every kind of network; three quarters of them are slow tests.
 
-    Each method keeps one kind, and each kind a third of the methods.
+    Each method keeps one kind, and each kind a quarter of the methods.
     """
     pairs = ((i, name, j, kind) for i, name in enumerate(names) for j, kind in enumerate(KINDS))
     return [
         pytest.param(name, kind, marks=[pytest.mark.slow] if (i + j) % len(KINDS) else [])
         for i, name, j, kind in pairs
     ]
+
+
+def settings_of(kind: str, folder: Path, width: int = 2) -> list[str]:
+    """The settings of a kind of network; the plans of nnU-Net are written into a folder."""
+    if kind == "nnunet":
+        pytest.importorskip("dynamic_network_architectures")
+        write_plans(folder / "plans.json", features=[width, 2 * width, 4 * width])
+    return [text.replace("PLANS", str(folder / "plans.json")) for text in KINDS[kind]]
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +96,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def input_channels(tensors: dict[str, torch.Tensor]) -> int:
     """Of the first convolution of an encoder or of a model."""
-    (first,) = (
-        value
-        for name, value in tensors.items()
-        if name.removeprefix("encoder.") in ("blocks.0.0.weight", "stem.0.weight")
-    )
+    (first,) = (value for name, value in tensors.items() if name.removeprefix("encoder.") in FIRST)
     return first.shape[1]
 
 
@@ -100,7 +112,8 @@ def test_pretraining_and_a_finetuning_of_it(
     """The loss is finite, the input channels are those asked for, and the parts are taken."""
     chosen = two if kind == "channels" else store
     run = tmp_path / "pre"
-    pretrain(chosen, run, method=name, epochs=1, settings=[*TINY, *KINDS[kind], "batch=24"])
+    given = [*TINY, *settings_of(kind, tmp_path), "batch=24"]
+    pretrain(chosen, run, method=name, epochs=1, settings=given)
     assert all(np.isfinite(float(row["loss"])) for row in rows(run))
     tensors, about = read_weights(part_file(run, "encoder"))
     assert input_channels(tensors) == INPUTS[kind]
@@ -116,7 +129,8 @@ def test_pretraining_and_a_finetuning_of_it(
 def test_finetuning(name: str, kind: str, store: Path, two: Path, tmp_path: Path) -> None:
     """The loss falls, with deep supervision and the unlabelled slices where they are used."""
     chosen = two if kind == "channels" else store
-    settings = [*TINY, "network.width=4", *KINDS[kind], "batch=6", "checkpoint_every=3"]
+    given = settings_of(kind, tmp_path, width=4)
+    settings = [*TINY, "network.width=4", *given, "batch=6", "checkpoint_every=3"]
     run = tmp_path / "run"
     finetune(chosen, run, method=name, labelled=2, iterations=12, settings=settings)
     losses = [float(row.get("supervised", row["loss"])) for row in rows(run)]

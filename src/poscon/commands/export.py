@@ -4,7 +4,7 @@ from pathlib import Path
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
-from poscon.exports import FORMATS, find_writer
+from poscon.exports import FORMATS, find_writer, usage_of
 from poscon.exports.card import CARD, model_card, results_table, write_cases
 from poscon.exports.trained import read_trained
 from poscon.files import complete, write_text
@@ -29,7 +29,7 @@ def export(
         run: folder of a run of ``poscon finetune``, whose whole network is exported, or of ``poscon
             pretrain``, whose encoder is.
         out: folder to write.
-        to: ``torch``, ``onnx`` or ``monai``.
+        to: ``torch``, ``onnx``, ``monai`` or ``nnunet``.
         licence: licence of the weights, for the card; None: it is not stated.
         results: what ``poscon evaluate`` wrote as JSON, for the card; None: no results.
         opset: for ``onnx`` only: version of ONNX' operators; None: 18.
@@ -55,6 +55,6 @@ def export(
         part.mkdir()
         difference = find_writer(to)(trained, part, **options)
         write_cases(part / FORMATS[to].cases, trained.entries)
-        card = model_card(trained, FORMATS[to].usage, difference, licence, measured)
+        card = model_card(trained, usage_of(to, trained), difference, licence, measured)
         write_text(part / CARD, card)
     return folder

@@ -489,7 +489,9 @@ def _say_prepared_otherwise(
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(
-        f"{key} {value} there, {ours[key]} here"
+        f"other {key}"
+        if dict in map(type, (value, ours[key]))
+        else f"{key} {value} there, {ours[key]} here"
         for key, value in theirs.items()
         if value != ours[key]
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 Writer = Callable[..., float]
 """Writes a :class:`Trained` into a folder, and gives the largest difference of outputs found."""
@@ -17,11 +18,14 @@ class Format:
         writer: ``module:function``.
         cases: where the hashes of the data lie, beside the weights.
         usage: how the files are used, for the model card.
+        note: ``module:function``. It takes the :class:`Trained`, and says more for the card; None:
+            there is no more.
     """
 
     writer: str
     cases: Path
     usage: str
+    note: str | None = None
 
 
 FORMATS = {
@@ -48,11 +52,30 @@ FORMATS = {
         "Label maps go to `predictions`; `--output_dir` changes that. To train it further with "
         "poscon: `poscon finetune STORE RUN --init models/model.pt`.",
     ),
+    "nnunet": Format(
+        "poscon.exports.nnunet:write_nnunet",
+        Path("cases.json"),
+        "With nnU-Net v2, for a data set with the same plans:\n\n"
+        "    nnUNetv2_train DATASET 2d FOLD -pretrained_weights pretrained.pth\n\n"
+        "The segmentation layers are not in the file. nnU-Net begins them at random.",
+        "poscon.exports.nnunet:note",
+    ),
 }
 
 
 def find_writer(name: str) -> Writer:
     """The function that writes a format of :data:`FORMATS`."""
-    module, _, function = FORMATS[name].writer.partition(":")
-    writer: Writer = getattr(import_module(module), function)
+    writer: Writer = _find(FORMATS[name].writer)
     return writer
+
+
+def usage_of(name: str, trained: Any) -> str:
+    """How the files of a format are used, and what there is to say of this :class:`Trained`."""
+    found = FORMATS[name]
+    return found.usage if found.note is None else f"{found.usage}\n\n{_find(found.note)(trained)}"
+
+
+def _find(place: str) -> Any:
+    """What a text ``module:name`` means."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -56,8 +56,9 @@ class FinetuneMethod(Method):
         self.guard = ClassGuard(network.n_classes) if self.has_pseudo_labels else None
         self.ema = Teacher(network, ema_decay) if ema_decay > 0 else None
         coarser = network.decoder.channels_of_map[-2::-1]  # from fine to coarse
+        n_coarser = min(deep_supervision, network.encoder.even_levels)
         self.coarse = nn.ModuleList(
-            nn.Conv2d(channels, network.n_classes, 1) for channels in coarser[:deep_supervision]
+            nn.Conv2d(channels, network.n_classes, 1) for channels in coarser[:n_coarser]
         ).apply(initialise)
 
     def check_batches(self, labelled: int, unlabelled: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = {
     "unet": "poscon.networks.unet:UNetEncoder",
     "residual": "poscon.networks.residual:ResidualEncoder",
+    "nnunet": "poscon.networks.nnunet:NnunetEncoder",
 }
 """Name -> ``module:class``. The class is the encoder; it says what decoder goes with it."""
 

@@ -25,12 +25,7 @@ def build_decoder(encoder: Encoder, *, blocks: int | None = None) -> Decoder:
         encoder: gives the features.
         blocks: how many levels it climbs; None: all, up to full resolution.
     """
-    return Decoder(
-        encoder.channels_of_level,
-        encoder.dimensions,
-        convolutions=encoder.decoder_convolutions,
-        blocks=blocks,
-    )
+    return encoder.new_decoder(blocks)
 
 
 def build_network(

@@ -24,6 +24,9 @@ class Encoder(nn.Module):
         in_channels: channels of the images, see :attr:`NetworkSettings.in_channels`.
         channels_of_level: channels of the features at each level, full resolution first.
         stride: extents of the images must be a multiple of this.
+        even_levels: how many levels after level 0 have half the resolution of the one before along
+            every axis; all of them, but for a few networks of nnU-Net.
+        least_size: extents of the images must be this at least.
     """
 
     summary: ClassVar[str] = ""
@@ -40,7 +43,8 @@ class Encoder(nn.Module):
         self.dimensions = dimensions
         self.in_channels = settings.in_channels
         self.channels_of_level = tuple(settings.width * 2**k for k in range(settings.levels + 1))
-        self.stride = settings.stride
+        self.stride = self.least_size = settings.stride
+        self.even_levels = settings.levels
 
     @property
     def feature_channels(self) -> int:
@@ -54,6 +58,19 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """What :meth:`forward` returns, from images in the memory layout of the weights."""
         raise NotImplementedError
+
+    def new_decoder(self, blocks: int | None = None) -> "Decoder":
+        """The decoder that goes with it, with random weights.
+
+        Args:
+            blocks: how many levels it climbs; None: all, up to full resolution.
+        """
+        return Decoder(
+            self.channels_of_level,
+            self.dimensions,
+            convolutions=self.decoder_convolutions,
+            blocks=blocks,
+        )
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """The same pixels, with strides that say channels last if the convolutions are.
@@ -90,6 +107,9 @@ class Decoder(nn.Module):
         channels_of_map: channels of each map, the coarsest first.
     """
 
+    up_first: ClassVar[bool] = False
+    """Whether a block has the upsampled features before those of the encoder."""
+
     def __init__(
         self,
         channels_of_level: tuple[int, ...],
@@ -112,7 +132,8 @@ class Decoder(nn.Module):
         *skips, x = features
         maps = []
         for up, block, skip in zip(self.ups, self.blocks, reversed(skips), strict=False):
-            x = block(torch.cat([skip, up(x)], dim=1))
+            pair = (up(x), skip) if self.up_first else (skip, up(x))
+            x = block(torch.cat(pair, dim=1))
             maps.append(x)
         return maps
 

@@ -1,12 +1,15 @@
 """The settings of a network."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from poscon.errors import PosconError
 from poscon.networks.architectures import find_architecture
-from poscon.settings import Settings
+from poscon.networks.nnunet_plans import NnunetPlans, read_plans
+from poscon.settings import Settings, validate
 
 
 class NetworkSettings(Settings):
@@ -20,6 +23,8 @@ class NetworkSettings(Settings):
             does not.
         blocks: for ``residual`` only. Number of residual blocks at each level, full resolution
             first; None: 1, 3, 4, then 6 at every deeper level.
+        plans: for ``nnunet`` only. The plans file of nnU-Net, or what a run has kept of it. Width,
+            levels and channels are then those of the plans.
         channels: image channels; None: as many as the store has (1 without a store).
         context: how many neighbouring slices on each side are further input channels (2.5-D).
     """
@@ -29,6 +34,7 @@ class NetworkSettings(Settings):
     levels: PositiveInt = 4
     bottleneck_norm: bool = True
     blocks: tuple[PositiveInt, ...] | None = None
+    plans: NnunetPlans | None = None
     channels: PositiveInt | None = None
     context: NonNegativeInt = 0
 
@@ -51,10 +57,44 @@ class NetworkSettings(Settings):
         channels = self.channels or 1
         return slice(self.context * channels, (self.context + 1) * channels)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_plans(cls, values: Any) -> Any:
+        """Read the plans file, and take the sizes that it states.
+
+        Raises:
+            PosconError: it cannot be used, or a size is given that is another one.
+        """
+        plans = values.get("plans") if isinstance(values, Mapping) else None
+        if isinstance(plans, str | Path):
+            plans = read_plans(Path(plans))
+        elif isinstance(plans, Mapping):
+            plans = validate(NnunetPlans, plans, prefix="network.plans")
+        if not isinstance(plans, NnunetPlans):
+            return values
+        for name, size in plans.sizes.items():
+            default = cls.model_fields[name].default
+            if values.get(name, default) not in (default, size):
+                raise PosconError(
+                    f"setting network.{name} = {values[name]}: the plans of nnU-Net say {size}; "
+                    "leave it out"
+                )
+        return {**values, "plans": plans, **plans.sizes}
+
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         used = find_architecture(self.architecture).own_settings
-        for name in ("bottleneck_norm", "blocks"):
+        if "plans" in used and self.plans is None:
+            raise PosconError(
+                f"architecture {self.architecture}: needs the plans file of nnU-Net; give it with "
+                "--set network.plans=FILE"
+            )
+        if self.plans is not None and self.context:
+            raise PosconError(
+                f"setting network.context = {self.context}: nnU-Net's 2-D network sees one slice; "
+                "leave it out"
+            )
+        for name in ("bottleneck_norm", "blocks", "plans"):
             if name not in used and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"{name} has no effect with architecture {self.architecture}; leave it out"

@@ -253,6 +253,11 @@ class GlobalLocalContrast(PretextMethod):
             raise PosconError(
                 f"setting loss.decoder_blocks = {blocks}: the network has {levels} levels"
             )
+        if levels - blocks > encoder.even_levels:
+            raise PosconError(
+                f"setting loss.decoder_blocks = {blocks}: the decoder's map would have pixels that "
+                f"are not square; use {levels - encoder.even_levels} or more"
+            )
         self.stride = 2 ** (levels - blocks)
         self.decoder = build_decoder(encoder, blocks=blocks)
         self.parts = ("encoder", "decoder")

@@ -202,13 +202,13 @@ class PIRL(PretextMethod):
         self.loss = loss
 
     def check(self, total_steps: int, views: ViewMaker) -> None:
-        check_patches(views.size, self.loss.grid, self.encoder.stride)
+        check_patches(views.size, self.loss.grid, self.encoder.least_size)
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.slice_ids is not None
         images = self.head(self.encoder(views(batch.images, seed, view=0))[-1])
         patches = jigsaw_patches(
-            views(batch.images, seed, view=1), self.loss.grid, self.encoder.stride
+            views(batch.images, seed, view=1), self.loss.grid, self.encoder.least_size
         )
         orders = draw_orders(len(patches), patches.shape[1], stream(seed, "orders"))
         bottleneck = self.encoder(patches.flatten(0, 1))[-1]

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from poscon.errors import PosconError
+from poscon.networks.parts import Encoder
 from poscon.positions import POSITIONS, PositionName
 from poscon.settings import Settings, validate
 from poscon.training.data import SliceReader
@@ -94,6 +95,19 @@ class TrainingSettings(Settings):
                         "in mm"
                     )
         return self
+
+
+def check_size(size: int, encoder: Encoder) -> None:
+    """Refuse an extent that is too small for the network.
+
+    Raises:
+        PosconError: it is.
+    """
+    if size < encoder.least_size:
+        raise PosconError(
+            f"setting size = {size}: leaves the bottleneck of this network too few pixels to "
+            f"normalise; use {encoder.least_size} or more"
+        )
 
 
 def check_distances(chosen: TrainingSettings, readers: Sequence[SliceReader]) -> None:

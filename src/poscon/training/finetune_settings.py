@@ -9,7 +9,7 @@ from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
 from poscon.networks.parts import SegmentationNetwork
 from poscon.networks.settings import NetworkSettings
-from poscon.training.configuration import TrainingSettings
+from poscon.training.configuration import TrainingSettings, check_size
 from poscon.training.optimisation import EncoderRate, OptimiserSettings
 from poscon.views import ViewMaker, ViewSettings
 
@@ -118,6 +118,7 @@ def make_learner(
     Raises:
         PosconError: the method cannot train with these settings.
     """
+    check_size(views.size, network.encoder)
     method = find_method(chosen.method)
     settings = method.Settings(**chosen.loss)
     learner = method(network, settings, chosen.deep_supervision, chosen.ema_decay)

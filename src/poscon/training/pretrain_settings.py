@@ -16,7 +16,7 @@ from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import Settings
 from poscon.store.store import CaseRecord, Store
-from poscon.training.configuration import TrainingSettings, check_distances
+from poscon.training.configuration import TrainingSettings, check_distances, check_size
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.samplers import SamplerName
 from poscon.views import ViewMaker, canvas_size
@@ -115,7 +115,9 @@ def assemble(
         raise PosconError(f"--method {chosen.method}: trains in one process only, without torchrun")
     torch.manual_seed(stream(chosen.seed, "initialisation"))
     settings = method.Settings(**chosen.loss)
-    learner = method(build_encoder(network), chosen.head, settings, len(reader))
+    encoder = build_encoder(network)
+    check_size(size, encoder)
+    learner = method(encoder, chosen.head, settings, len(reader))
     learner.grad_cache_chunk = chosen.grad_cache_chunk
     learner.position_limits = reader.limits
     batches = UnlabelledBatches(

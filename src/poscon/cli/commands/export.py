@@ -16,7 +16,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Format: torch (safetensors and a loader), onnx, or monai (a Bundle).",
+            help="Format: torch (safetensors and a loader), onnx, monai (a Bundle), or nnunet.",
         ),
     ],
     licence: Annotated[
