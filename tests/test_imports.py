@@ -21,6 +21,7 @@ ROOMS = [
         "models",
         "suggestion",
         "pictures",
+        "viewer",
         "exports",
         "commands",
         "comparison",

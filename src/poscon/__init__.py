@@ -22,6 +22,7 @@ _HOME = {
     "finetune": "poscon.commands.finetune",
     "predict": "poscon.commands.predict",
     "evaluate": "poscon.commands.evaluate",
+    "view": "poscon.commands.view",
     "export": "poscon.commands.export",
     "bench": "poscon.commands.bench",
     "compare": "poscon.comparison.compare",
@@ -51,6 +52,7 @@ __all__ = [
     "pretrain",
     "report",
     "suggest",
+    "view",
 ]
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from poscon.commands.prepare import prepare
     from poscon.commands.pretrain import pretrain
     from poscon.commands.suggest import suggest
+    from poscon.commands.view import view
     from poscon.comparison.compare import compare
     from poscon.errors import PosconError
     from poscon.models import load_encoder, load_model

@@ -25,6 +25,7 @@ from poscon.cli.commands.prepare import prepare
 from poscon.cli.commands.pretrain import pretrain
 from poscon.cli.commands.report import report
 from poscon.cli.commands.suggest import suggest
+from poscon.cli.commands.view import view
 from poscon.cli.errors import one_line_errors
 from poscon.cli.output import say
 from poscon.environment import quiet_libraries, write_anything
@@ -41,6 +42,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (finetune, "finetune hippocampus.store runs/seg --init runs/pcl --labelled 2"),
     (predict, "predict runs/seg scan.nii.gz scan_seg.nii.gz"),
     (evaluate, "evaluate predictions Task04_Hippocampus --out results"),
+    (view, "view predictions --scans Task04_Hippocampus --results results.json"),
     (export, "export runs/seg exported --to onnx"),
     (compare, "compare hippocampus results/hippocampus --data Task04_Hippocampus"),
     (report, "report results/hippocampus"),

@@ -32,13 +32,14 @@ from poscon.comparison.summary import (
     summary_md,
     summary_tex,
 )
-from poscon.comparison.work import RESULTS, WORK, ComparisonFolder, guarded, seconds_of
+from poscon.comparison.work import WORK, ComparisonFolder, guarded, seconds_of
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine
 from poscon.files import alone, holds_nothing, read_json, write_text
 from poscon.progress import console
 from poscon.settings import GivenSettings
 from poscon.store.store import Store, write_json
+from poscon.training.run import RESULTS
 
 PLAN = "plan.yaml"
 SCHEDULE = "schedule.json"

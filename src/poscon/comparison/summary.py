@@ -12,11 +12,11 @@ import numpy as np
 
 from poscon.comparison.jobs import Job, Schedule
 from poscon.comparison.plan import PATIENTS, Plan, row_headings
-from poscon.comparison.work import RESULTS, ComparisonFolder
+from poscon.comparison.work import ComparisonFolder
 from poscon.errors import PosconError
 from poscon.statistics import Difference, Interval, differences, mean_interval
 from poscon.training.diagnostics import numbers
-from poscon.training.run import MetricsFile
+from poscon.training.run import RESULTS, MetricsFile
 
 METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}

@@ -24,15 +24,13 @@ from poscon.errors import PosconError
 from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
 from poscon.store.store import Store, write_json
-from poscon.training.run import MODEL, RunFolder
+from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
 
 RUNS = "runs"
 LOGS = "logs"
 WORK = ".work"
 JOB = "job.json"
 COST = "cost.json"
-RESULTS = "results.csv"
-PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def choose_schemes(
     Raises:
         PosconError: the classes differ, or the value of unlabelled voxels means something else.
     """
-    own = _stated_labels(folder_of(predictions)) or _named((p.path for p in pairs), predictions)
+    own = stated_labels(folder_of(predictions)) or _named((p.path for p in pairs), predictions)
     if declared is None and expected is None:
-        expected = _stated_labels(folder_of(references)) or _named(
+        expected = stated_labels(folder_of(references)) or _named(
             (pair.reference.path for pair in pairs), references
         )
     stated = [s.ignore for s in (expected, own) if s is not None and s.ignore is not None]
@@ -80,7 +80,7 @@ def _named(label_maps: Iterable[LabelSource], where: Path) -> LabelScheme | None
     return drawn_scheme(drawings, where=str(where)) if len(drawings) == len(paths) else None
 
 
-def _stated_labels(folder: Path) -> LabelScheme | None:
+def stated_labels(folder: Path) -> LabelScheme | None:
     """Read from a folder of label maps what their values mean; None if it does not say.
 
     ``poscon predict`` writes ``labels.json``. nnU-Net copies ``dataset.json`` beside its

@@ -21,14 +21,14 @@ from poscon.comparison.summary import (
     results_table,
     summarise,
 )
-from poscon.comparison.work import COST, PREDICTIONS
+from poscon.comparison.work import COST
 from poscon.files import read_json
 from poscon.reports import figures
 from poscon.reports.page import Picture, Section, Table, render, style, svg
 from poscon.reports.parts import diagnostics, embedding_section, volume
 from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
-from poscon.training.run import MetricsFile
+from poscon.training.run import PREDICTIONS, MetricsFile
 
 MINUTES = "minutes of training"
 LEARNING = (

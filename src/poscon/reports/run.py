@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poscon.comparison.work import PREDICTIONS
 from poscon.leakage import read_entries
 from poscon.reports import figures
 from poscon.reports.page import Picture, Section, Slices, Table, render, style, svg
 from poscon.reports.parts import diagnostics, embedding_section, volume
 from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
-from poscon.training.run import MODEL, MetricsFile, RunFolder, part_file
+from poscon.training.run import MODEL, PREDICTIONS, MetricsFile, RunFolder, part_file
 
 SHOWN_IDS = 6
 SHOWN_VOLUMES = 3

@@ -36,7 +36,10 @@ from poscon.version import __version__
 
 CHECKPOINT = "last.ckpt"
 MODEL = "model.safetensors"
-"""File beside predictions that says what their values mean."""
+PREDICTIONS = "predictions"
+"""Folder of label maps in a run of a comparison."""
+RESULTS = "results.csv"
+"""What ``poscon evaluate`` says of them."""
 
 
 def part_file(run: Path, part: str) -> Path:

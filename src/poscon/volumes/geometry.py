@@ -41,10 +41,15 @@ class SliceGeometry:
     @property
     def acquired(self) -> str | None:
         """The plane of acquisition, by the spacing. None if it is near isotropic."""
-        order = _canonical_order(_SLICE_AXIS[self.plane])
-        canonical = [self.spacing[order.index(axis)] for axis in range(3)]
+        canonical = [self.spacing[self.canonical_axes.index(axis)] for axis in range(3)]
         axis = _through_plane(canonical)
         return None if axis is None else _plane(axis)
+
+    @property
+    def canonical_axes(self) -> tuple[int, int, int]:
+        """The RAS+ axis along which each stack axis runs: 0 right, 1 anterior, 2 superior."""
+        slices, rows, columns = _canonical_order(_SLICE_AXIS[self.plane])
+        return slices, rows, columns
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
