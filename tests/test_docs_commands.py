@@ -43,6 +43,12 @@ REASONS: dict[str, tuple[str, str]] = {
     r"poscon export .*onnx": ("it takes long", "tests/exports/test_onnx.py"),
     r"poscon export .*monai": ("it takes long", "tests/exports/test_monai.py"),
     r"poscon export .*torch": ("it takes long", "tests/exports/test_torch.py"),
+    r"poscon (export|pretrain) .*nnunet": (
+        "it needs plans",
+        "tests/commands/test_nnunet_commands.py",
+    ),
+    r"poscon predict .*--to seg": ("it needs DICOM series", "tests/commands/test_dicom_labels.py"),
+    r"poscon .*--logger mlflow": ("it needs MLflow", "tests/training/test_loggers.py"),
     r"poscon .*--resume": ("it needs an interrupted run", "tests/commands/test_pretrain.py"),
     r"poscon .*position[= ]learned": ("it needs an aligned store", "tests/commands/test_align.py"),
     r"poscon finetune STORE RUN --init FILE": (
