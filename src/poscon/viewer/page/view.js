@@ -294,8 +294,10 @@ function listCases() {
   const list = element("cases");
   const groups = new Map();
   content.cases.forEach((entry, number) => {
-    const dice = entry.mean_dice === null ? "" : ` · Dice ${entry.mean_dice.toFixed(3)}`;
-    const option = new Option(`${entry.id}${dice}`, number);
+    // The Dice stands first: a long name is cut off at its end.
+    const dice = entry.mean_dice === null ? "" : `${entry.mean_dice.toFixed(3)}  `;
+    const option = new Option(`${dice}${entry.id}`, number);
+    option.title = entry.id;
     if (!groups.has(entry.group)) {
       const heading = document.createElement("optgroup");
       heading.label = entry.group;
@@ -305,7 +307,9 @@ function listCases() {
   });
   for (const group of groups.values()) if (group !== list) list.append(group);
   list.selectedIndex = 0;
-  element("count").textContent = `Cases (${content.cases.length})`;
+  const measured = content.cases.some((entry) => entry.mean_dice !== null);
+  const what = measured ? "Dice and case" : "Cases";
+  element("count").textContent = `${what} (${content.cases.length})`;
   element("title").textContent = content.title;
 }
 
