@@ -38,6 +38,7 @@ REASONS: dict[str, tuple[str, str]] = {
     r"python -": ("it is a program inside a page", "docs/explanation/scale.md"),
     r".*--device cuda": ("it needs a GPU", "tests/test_gpu.py"),
     r"poscon demo": ("it takes minutes", "tests/commands/test_demo.py"),
+    r"poscon view": ("it serves until Ctrl-C", "tests/commands/test_view.py"),
     r"poscon bench": ("it measures", "tests/commands/test_bench.py"),
     r"poscon compare (?!.*--dry-run)": ("it takes hours", "tests/comparison/test_compare.py"),
     r"poscon export .*onnx": ("it takes long", "tests/exports/test_onnx.py"),
