@@ -244,6 +244,23 @@ def test_evaluate_reads_seg_on_both_sides(
     assert "says which grid the series has; give the folder of the series as the references" in err
 
 
+def test_view_shows_seg_as_the_same_label_map(
+    labelled: Path, with_nifti: Path, series: Path, predicted: tuple[Path, Path]
+) -> None:
+    from poscon.viewer.sources import collect
+
+    nifti, seg = predicted
+    ours, theirs = collect(labelled), collect(with_nifti)
+    assert ours.classes == ("structure 1", "structure 2", "structure 3", "structure 4")
+    for one, other in zip(ours.cases, theirs.cases, strict=True):
+        np.testing.assert_array_equal(one.reference().data, other.reference().data)
+    ours, theirs = (collect(series, predictions=folder) for folder in (seg, nifti))
+    for one, other in zip(ours.cases, theirs.cases, strict=True):
+        found = one.prediction().data
+        assert found.any()
+        np.testing.assert_array_equal(found, other.prediction().data)
+
+
 def test_to_seg_where_it_cannot_be(
     poscon: Cli, scans: Path, series: Path, finetuned: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,12 @@ def test_a_folder_of_scans_has_the_references_of_its_layout(scans: Path, predict
     assert collect(scans).classes == ("lower", "middle", "upper", "tube")
 
 
+def test_a_table_of_paths_is_a_data_set(scans: Path, tmp_path: Path) -> None:
+    image, label = (scans / f / "phantom_000.nii.gz" for f in ("imagesTr", "labelsTr"))
+    (tmp_path / "data.csv").write_text(f"image,label\n{image},{label}\n")
+    assert listed(source=tmp_path / "data.csv") == [("", "phantom_000", True, False)]
+
+
 def test_of_predictions_only_their_cases_are_listed(scans: Path, predictions: Path) -> None:
     found = listed(source=predictions, scans=scans)
     assert found == [("", f"phantom_00{number}", True, True) for number in (1, 3)]

@@ -10,7 +10,7 @@ from poscon.volumes.drawing import Drawing, LabelSource, files_of, is_object
 from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.layouts import is_dataset, read_dataset
 from poscon.volumes.layouts.base import label_files, label_stem
-from poscon.volumes.scan import Scan
+from poscon.volumes.scan import Scan, ScanHeader
 
 
 @dataclass(frozen=True)
@@ -186,16 +186,20 @@ def _pair(name: str, path: Path, reference: Reference) -> Pair:
         )
     return Pair(
         name,
-        _on_grid(path, reference.path),
-        replace(reference, path=_on_grid(reference.path, path)),
+        _on_grid_of(path, reference.path),
+        replace(reference, path=_on_grid_of(reference.path, path)),
     )
 
 
-def _on_grid(path: LabelSource, other: LabelSource) -> LabelSource:
+def _on_grid_of(path: LabelSource, other: LabelSource) -> LabelSource:
     """A DICOM object on the grid of another label map; anything else as it is."""
+    return on_grid(path, read_label_header(other)) if is_object(path) else path
+
+
+def on_grid(path: LabelSource, header: ScanHeader) -> LabelSource:
+    """A DICOM object on the grid of a scan; anything else as it is."""
     if isinstance(path, Drawing) or not is_object(path):
         return path
     from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
 
-    header = read_label_header(other)
     return drawing_of(path, header.shape, header.affine)

@@ -38,6 +38,14 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
+def has_dice(path: Path) -> bool:
+    """Whether a file is what ``poscon evaluate`` wrote."""
+    try:
+        return bool(read_dice(path))
+    except PosconError:
+        return False
+
+
 def mean_dice(of_classes: Mapping[str, float] | None) -> float:
     """Mean Dice over the measured classes of a case; infinite for a case without any."""
     return float(np.mean(list(of_classes.values()))) if of_classes else math.inf

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.evaluation.pairs import Reference
+from poscon.evaluation.pairs import Reference, on_grid
 from poscon.pictures.predictions import read_prediction
 from poscon.positions import learned_positions, relative_positions
 from poscon.store.preparation import one_volume, refuse_other_grid
@@ -140,11 +140,12 @@ class ShownScan:
 
     def _classes(self, path: LabelSource, frame: int | None, scheme: LabelScheme | None) -> Volume:
         """A label map as class indices, checked to lie on the scan."""
-        scan = read_labels(path, scheme, spacing=self._spacing)
+        header = self._header()
+        scan = read_labels(on_grid(path, header), scheme, spacing=self._spacing)
         data = scan.data
         if data.ndim == 4 and frame is not None:
             data = data[..., frame]
-        header, own = self._header(), ScanHeader(data.shape, scan.spacing, scan.affine)
+        own = ScanHeader(data.shape, scan.spacing, scan.affine)
         refuse_other_grid(path, own, str(self.case.image), header.shape, header.affine)
         return canonical(class_indices(data, scheme, self.classes, where=str(path)), scan.affine)
 

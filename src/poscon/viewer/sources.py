@@ -14,12 +14,12 @@ from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.store.remote import is_url
 from poscon.store.store import MANIFEST, CaseRecord, Store
 from poscon.training.run import PREDICTIONS, RESULTS, RunFolder
-from poscon.viewer.results import mean_dice, read_dice
+from poscon.viewer.results import has_dice, mean_dice, read_dice
 from poscon.viewer.shown import Collection, Shown, ShownRecord, ShownScan
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Dataset, LabelScheme
 from poscon.volumes.geometry import Plane
-from poscon.volumes.layouts import read_dataset
+from poscon.volumes.layouts import is_dataset, read_dataset
 from poscon.volumes.layouts.base import split_frames
 from poscon.volumes.layouts.labels_json import stated_scheme
 from poscon.volumes.scan import scan_stem
@@ -82,7 +82,7 @@ def collect(
             raise PosconError(
                 f"{place}: a folder of predictions; say with --scans where their scans are"
             )
-        if place.suffix.lower() in (".json", ".csv"):
+        if place.suffix.lower() in (".json", ".csv") and has_dice(place):
             raise PosconError(
                 f"{place}: a table cannot be shown; give the predictions, their --scans, and the "
                 "table as --results"
@@ -100,7 +100,7 @@ def _refuse(options: Mapping[str, object], because: str) -> None:
 
 def _dataset(place: Path, layout: str | None, on_gap: str | None) -> Dataset:
     """The scans of a folder, or the frames of one file as a data set."""
-    if place.is_dir():
+    if is_dataset(place):
         return read_dataset(place, layout, on_gap=on_gap)
     _refuse({"layout": layout, "on-gap": on_gap}, f"{place} is one scan")
     if not place.exists():
