@@ -31,17 +31,22 @@ def test_it_serves_until_ctrl_c_and_writes_nothing(scans: Path, tmp_path: Path) 
         text=True,
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        # a shell starts what runs in the background with Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("1 case(s) at http://127.0.0.1:"), process.communicate()
-        url = line.split()[-1]
-        with urllib.request.urlopen(f"{url}case-0-channel-0.nii", timeout=60) as answer:
-            assert len(answer.read()) > 352
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(url.rsplit("/", 2)[0] + "/wrong/", timeout=60)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("1 case(s) at http://127.0.0.1:")
+            url = line.split()[-1]
+            with urllib.request.urlopen(f"{url}case-0-channel-0.nii", timeout=60) as answer:
+                assert len(answer.read()) > 352
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(url.rsplit("/", 2)[0] + "/wrong/", timeout=60)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # of a process that has ended nothing is left to kill
     assert process.returncode == 0
     assert "Traceback" not in err + out
     assert snapshot(scans) == before
