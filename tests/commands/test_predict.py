@@ -387,7 +387,9 @@ def test_a_model_of_one_structure_keeps_the_largest(
 ) -> None:
     """A network that sees two of them in every slice, and a model that is told or not."""
 
-    def two(network: Any, stack: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    def two(
+        network: Any, stack: torch.Tensor, size: int, *, average_views: bool
+    ) -> Iterator[torch.Tensor]:
         logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
         logits[:, 1, 1:3, 1:3] = 9
         logits[:, 2, 6:12, 6:12] = logits[:, 3, 12:14, 6:12] = 9

@@ -185,6 +185,7 @@ class Pointwise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.encoder = SimpleNamespace(even_levels=0)
         self.decoder = SimpleNamespace(channels_of_map=(1,))  # nothing coarser to supervise
         self.slope = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]).reshape(1, 3, 1, 1))
         self.offset = nn.Parameter(torch.tensor([0.1, 0.2, -0.3]).reshape(1, 3, 1, 1))

@@ -39,7 +39,6 @@ from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import MOST_CLASSES
-from poscon.volumes.layouts.table import SUFFIX, subjects_of
 from poscon.volumes.ranges import Range
 
 SCHEMA_VERSION: Final = 6
@@ -443,9 +442,11 @@ def read_names(source: Names) -> list[str]:
         if not source:
             raise PosconError(f"{names_place(source)}: names no case")
         return sorted(source) if isinstance(source, set | frozenset) else list(source)
-    table, separator, split = str(source).partition(f"{SUFFIX}:")
+    table, separator, split = str(source).partition(".csv:")
     if separator:
-        return subjects_of(Path(f"{table}{SUFFIX}"), split)
+        from poscon.volumes.layouts.table import subjects_of  # it imports the scan libraries
+
+        return subjects_of(Path(f"{table}.csv"), split)
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
