@@ -41,6 +41,7 @@ from versus_nnunet import (
     RAW,
     done,
     nnunet_versions,
+    note_settings,
     one_core,
     run_side,
     write_raw,
@@ -170,15 +171,7 @@ class Comparison:
             "torch": str(torch.__version__),
             **versions,
         }
-        path = self.out / "settings.json"
-        earlier = read_json(path) if path.is_file() else settings
-        for name, value in settings.items():
-            if earlier.get(name) != value:
-                raise PosconError(
-                    f"{path}: this comparison was begun with {name} = {earlier.get(name)}, now it "
-                    f"is {value}; choose another folder"
-                )
-        write_json(path, settings)
+        note_settings(self.out, settings)
         raw = self.nnunet / "raw" / RAW
         if not raw.is_dir():
             with complete(raw) as folder:

@@ -115,6 +115,23 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def note_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a comparison to its folder.
+
+    Raises:
+        PosconError: the folder has a comparison with other settings.
+    """
+    path = out / "settings.json"
+    earlier = read_json(path) if path.is_file() else settings
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise PosconError(
+                f"{path}: this comparison was begun with {name} = {earlier.get(name)}, now it is "
+                f"{value}; choose another folder"
+            )
+    write_json(path, settings)
+
+
 def nnunet_versions(python: Path) -> dict[str, str]:
     """The versions of nnU-Net and its torch.
 
@@ -201,15 +218,7 @@ class Comparison:
             "torch": str(torch.__version__),
             **versions,
         }
-        path = self.out / "settings.json"
-        earlier = read_json(path) if path.is_file() else settings
-        for name, value in settings.items():
-            if earlier.get(name) != value:
-                raise PosconError(
-                    f"{path}: this comparison was begun with {name} = {earlier.get(name)}, now it "
-                    f"is {value}; choose another folder"
-                )
-        write_json(path, settings)
+        note_settings(self.out, settings)
         raw = self.nnunet / "raw" / RAW
         if not raw.is_dir():
             with complete(raw) as folder:

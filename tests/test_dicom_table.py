@@ -1,13 +1,12 @@
 """Real DICOM series agree with what another converter made of them; the page says so."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from docs_scripts import load
 
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "dicom_table.py"
 SERIES = 37
 EQUAL = 25
 """Series with a file of the other converter that are equal to it."""
@@ -15,12 +14,7 @@ EQUAL = 25
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dicom_table", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("dicom_table")
 
 
 @pytest.fixture(scope="module")

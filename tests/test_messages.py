@@ -1,22 +1,15 @@
 """The page of messages lists every refusal of the source, and each has a meaning."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "messages.py"
+from docs_scripts import load
 
 
 @pytest.fixture(scope="module")
 def messages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("messages", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("messages")
 
 
 def test_every_refusal_has_a_meaning(messages: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The site: it builds without a warning, no page is missing, nothing is fetched from elsewhere."""
 
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import matplotlib
 import pytest
 import typer
+from docs_scripts import load
 
 import poscon
 from poscon.cli import app
@@ -31,12 +31,7 @@ QUICK = {r"epochs=\d+": "epochs=1", r"iterations=\d+": "iterations=2"}
 
 @pytest.fixture(scope="module")
 def pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_pages", DOCS / "site_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("site_pages")
 
 
 @pytest.fixture(scope="module")
