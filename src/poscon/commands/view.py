@@ -30,8 +30,8 @@ def view(
     The page is served on this machine only. Nothing is written, and nothing is fetched.
 
     Args:
-        source: a scan; a folder of scans in any known layout; a folder of predictions; a store; or
-            a run, whose cases are shown as the store has them.
+        source: a scan; a folder of scans in any known layout; a CSV file of paths; a folder of
+            predictions; a store; or a run, whose cases are shown as the store has them.
         labels: references of scans: a label map, a folder of label maps named by case, or a data
             set. None: those of the data set.
         predictions: predicted label maps of ``source``: a label map, or a folder of them. None:

@@ -7,10 +7,10 @@ from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import LabelScheme
 from poscon.volumes.drawing import Drawing, LabelSource, files_of, is_object
-from poscon.volumes.label_maps import read_label_header, read_labels
+from poscon.volumes.label_maps import on_grid, read_label_header, read_labels
 from poscon.volumes.layouts import is_dataset, read_dataset
 from poscon.volumes.layouts.base import label_files, label_stem
-from poscon.volumes.scan import Scan, ScanHeader
+from poscon.volumes.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,7 @@ def _pair(name: str, path: Path, reference: Reference) -> Pair:
 
 def _on_grid_of(path: LabelSource, other: LabelSource) -> LabelSource:
     """A DICOM object on the grid of another label map; anything else as it is."""
-    return on_grid(path, read_label_header(other)) if is_object(path) else path
-
-
-def on_grid(path: LabelSource, header: ScanHeader) -> LabelSource:
-    """A DICOM object on the grid of a scan; anything else as it is."""
-    if isinstance(path, Drawing) or not is_object(path):
+    if not is_object(path):
         return path
-    from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
-
-    return drawing_of(path, header.shape, header.affine)
+    header = read_label_header(other)
+    return on_grid(path, header.shape, header.affine)

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from poscon.errors import PosconError
 from poscon.files import printable
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
-from poscon.volumes.drawing import Drawing, LabelSource, files_of, is_object
+from poscon.volumes.drawing import Drawing, LabelSource, files_of
 from poscon.volumes.label_maps import (
     choose_scheme,
     drawn_scheme,
     label_masks,
     mask_scheme,
+    on_grid,
     refuse_ignore_label,
 )
 from poscon.volumes.layouts.base import by_case, label_files, label_stem
@@ -57,16 +56,10 @@ def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, LabelS
             )
         found.append((case, path))
     by_case((case.id, path) for case, path in found)
-    return [(case, _on_scan(case, path)) for case, path in found]
-
-
-def _on_scan(case: CaseRecord, path: Path) -> LabelSource:
-    """A DICOM object on the grid of the scan of a case; anything else as it is."""
-    if not is_object(path) or case.affine is None:
-        return path
-    from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
-
-    return drawing_of(path, case.geometry.shape, np.array(case.affine))
+    return [
+        (case, path if case.affine is None else on_grid(path, case.geometry.shape, case.affine))
+        for case, path in found
+    ]
 
 
 def _folders(folder: Path) -> dict[str, Path]:

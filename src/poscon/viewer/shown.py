@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.evaluation.pairs import Reference, on_grid
+from poscon.evaluation.pairs import Reference
 from poscon.pictures.predictions import read_prediction
 from poscon.positions import learned_positions, relative_positions
 from poscon.store.preparation import one_volume, refuse_other_grid
@@ -19,7 +19,7 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import IGNORE, MOST_CLASSES, Case, LabelScheme, whole_values
 from poscon.volumes.drawing import LabelSource
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
-from poscon.volumes.label_maps import read_labels
+from poscon.volumes.label_maps import on_grid, read_labels
 from poscon.volumes.scan import ScanHeader, read_header, read_scan
 
 
@@ -141,7 +141,9 @@ class ShownScan:
     def _classes(self, path: LabelSource, frame: int | None, scheme: LabelScheme | None) -> Volume:
         """A label map as class indices, checked to lie on the scan."""
         header = self._header()
-        scan = read_labels(on_grid(path, header), scheme, spacing=self._spacing)
+        scan = read_labels(
+            on_grid(path, header.shape, header.affine), scheme, spacing=self._spacing
+        )
         data = scan.data
         if data.ndim == 4 and frame is not None:
             data = data[..., frame]

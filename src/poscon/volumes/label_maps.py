@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import ArrayLike
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import Spacing, same_place
@@ -18,7 +19,7 @@ from poscon.volumes.case import (
     parse_labels,
     whole_values,
 )
-from poscon.volumes.drawing import Drawing, LabelSource
+from poscon.volumes.drawing import Drawing, LabelSource, is_object
 from poscon.volumes.scan import (
     Scan,
     ScanHeader,
@@ -80,6 +81,21 @@ def drawn_scheme(drawings: Iterable[Drawing], *, where: str) -> LabelScheme | No
     names = dict.fromkeys(name for drawing in drawings for name in drawing.names)
     classes = ((name, (value,)) for value, name in enumerate(names, start=1))
     return label_scheme(classes, where=where) if names else None
+
+
+def on_grid(path: LabelSource, shape: tuple[int, ...], affine: ArrayLike) -> LabelSource:
+    """A DICOM object as it is to be read on the grid of a scan; anything else as it is.
+
+    Args:
+        path: the file, or what is on a grid already.
+        shape: (X, Y, Z), of the scan.
+        affine: (4, 4), voxel index to mm, RAS+, of the scan.
+    """
+    if isinstance(path, Drawing) or not is_object(path):
+        return path
+    from poscon.volumes.formats.dicom.objects import drawing_of  # few need pydicom
+
+    return drawing_of(path, shape, np.asarray(affine))
 
 
 def fraction_notes(label_maps: Mapping[str, LabelSource]) -> list[str]:

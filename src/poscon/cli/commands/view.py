@@ -12,7 +12,8 @@ def view(
     source: Annotated[
         str,
         typer.Argument(
-            help="A scan, a folder of scans, a folder of predictions, a prepared store, or a run."
+            help="A scan, a folder of scans, a CSV file of paths, a folder of predictions, a "
+            "prepared store, or a run."
         ),
     ],
     labels: Annotated[
