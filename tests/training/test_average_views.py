@@ -50,6 +50,8 @@ def test_views_are_turned_back() -> None:
     found = averaged_probabilities(Threshold(), images)[0]  # type: ignore[arg-type]
     agree = (found[1] > found[0]).numpy() == disc.astype(bool)
     assert (~agree).sum() < 0.1 * disc.sum()
+    inner = (rows - 12) ** 2 + (columns - 30) ** 2 < 20
+    assert found[1].numpy()[inner].min() > 0.95  # every view says so, at the same place
     assert found.sum(0).max() <= 1 + 1e-5
     np.testing.assert_allclose(found.sum(0)[20, 24], 1, atol=1e-5)
 
