@@ -22,7 +22,7 @@ LONGEST = 100
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 COMMAND = re.compile(r"(?<![\w/.*-])(?<!from )poscon ([a-z][a-z-]*)(?![\w.])")
-SCRIPT = re.compile(r"\bpython ((?:benchmarks|experiments)/\w+\.py)")
+SCRIPT = re.compile(r"\bpython ((?:benchmarks|experiments|reliability)/\w+\.py)")
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
