@@ -12,7 +12,8 @@ from poscon.commands.align import align
 from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.store import Store
+from poscon.store.placing import place_cases
+from poscon.store.store import AxisRecord, Store
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=16"]
@@ -86,9 +87,32 @@ def test_pretraining_by_learned_positions_keeps_those_that_it_began_with(
     assert all(axis["first"] != axis["last"] for axis in kept.values())
 
 
-def test_learned_positions_need_an_aligned_store(store: Path, tmp_path: Path, poscon: Run) -> None:
-    given = ("-s", "position=learned", "-s", "loss.threshold=12")
-    code, _, err = poscon("pretrain", store, tmp_path / "run", *given, *TINY)
+def test_a_pretraining_places_its_own_volumes_if_the_store_is_not_aligned(
+    store: Path, tmp_path: Path, poscon: Run
+) -> None:
+    run, before = tmp_path / "run", (store / "manifest.json").read_bytes()
+    (tmp_path / "left_out.txt").write_text("phantom_004\n")
+    given = ("-s", "position=learned", "-s", "loss.threshold=12", "--epochs", 1)
+    left_out = ("--exclude", tmp_path / "left_out.txt")
+    code, _, err = poscon("pretrain", store, run, *given, *TINY, *left_out)
+    assert code == 0, err
+    kept = {entry["id"]: entry["axis"] for entry in json.loads((run / "cases.json").read_text())}
+    assert len(kept) == 4
+    assert "phantom_004" not in kept
+    assert (store / "manifest.json").read_bytes() == before
+    # they are those of a store that has no other volumes
+    opened = Store(store)
+    cases = [case for case in opened.cases if case.id in kept]
+    assert {name: AxisRecord(**axis) for name, axis in kept.items()} == place_cases(
+        opened, cases, 0
+    ).axis
+
+
+def test_finetuning_by_learned_positions_needs_an_aligned_store(
+    store: Path, tmp_path: Path, poscon: Run
+) -> None:
+    given = ("--method", "supervised-pcl", "-s", "position=learned", "-s", "loss.threshold=12")
+    code, _, err = poscon("finetune", store, tmp_path / "run", *given, "--labelled", 2)
     assert code == 2
     assert "use poscon align first" in err
     assert not (tmp_path / "run").exists()
@@ -98,7 +122,7 @@ def test_slices_that_are_all_alike_are_refused_and_nothing_is_written(
     copied: Path, monkeypatch: pytest.MonkeyPatch, poscon: Run
 ) -> None:
     monkeypatch.setattr(
-        "poscon.commands.align.thumbnails", lambda stack: np.zeros((len(stack), 256))
+        "poscon.store.placing.thumbnails", lambda stack: np.zeros((len(stack), 256))
     )
     before = (copied / "manifest.json").read_bytes()
     code, _, err = poscon("align", copied)

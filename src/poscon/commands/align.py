@@ -6,24 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from poscon.alignment.align import Alignment
-from poscon.alignment.align import align as align_volumes
 from poscon.alignment.groups import find_groups
 from poscon.alignment.likeness import compact
-from poscon.alignment.thumbnails import thumbnails
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone, complete
 from poscon.pictures.alignment import draw_alignment
 from poscon.positions import learned_positions
-from poscon.progress import progress_bar
-from poscon.seeds import stream
+from poscon.store.placing import place_cases
 from poscon.store.remote import is_url
-from poscon.store.store import MANIFEST, SCHEMA_VERSION, AxisRecord, Store, write_json
+from poscon.store.store import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    AxisRecord,
+    Store,
+    write_json,
+)
 
 PICTURE = "alignment.png"
 AGAINST = "reversed.txt"
-FEWEST = 3
 SHOWN = 5
 
 
@@ -99,25 +100,13 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     Store(folder)  # refused before a lock is made there
     with alone(folder, "align"):
         opened = Store(folder)
-        subjects = [case.subject for case in opened.cases]
-        if len(set(subjects)) < FEWEST:
-            raise PosconError(
-                f"{store}: has {len(set(subjects))} subject(s); to find what they share takes at "
-                f"least {FEWEST}"
-            )
-        features = _features(opened)
-        depths = [np.arange(case.shape[0]) * case.spacing[0] for case in opened.cases]
-        found = align_volumes(features, depths, subjects, stream(seed, "align"))
-        if not found.determined.any():
-            raise PosconError(
-                f"{store}: the slices of its volumes are too alike to say where they lie; use "
-                "position=relative or position=physical"
-            )
-        axis = _axis_records(opened, found)
-        groups = find_groups(compact(features), subjects)
+        found = place_cases(opened, opened.cases, seed)
+        axis = found.axis
+        groups = find_groups(compact(found.features), [case.subject for case in opened.cases])
         coordinates = [learned_positions(case.shape[0], axis[case.id]) for case in opened.cases]
         against = np.array([axis[case.id].against for case in opened.cases])
-        draw_alignment(folder / PICTURE, opened, coordinates, against, found.determined)
+        determined = np.array([axis[case.id].determined for case in opened.cases])
+        draw_alignment(folder / PICTURE, opened, coordinates, against, determined)
         listed = _list_against(folder / AGAINST, axis)
         cases = tuple(replace(case, axis=axis[case.id]) for case in opened.cases)
         changed = {"schema_version": SCHEMA_VERSION, "cases": cases}
@@ -128,35 +117,6 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     if groups is not None:
         parts = tuple(names[i] for i in groups[0]), tuple(names[i] for i in groups[1])
     return Aligned(folder, axis, folder / PICTURE, listed, parts)
-
-
-def _features(store: Store) -> list[np.ndarray]:
-    """The small pictures of every case."""
-    described = []
-    with progress_bar() as progress:
-        task = progress.add_task("reading", total=len(store.cases), status="")
-        for case in store.cases:
-            described.append(thumbnails(store.image(case)))
-            progress.advance(task)
-    return described
-
-
-def _axis_records(store: Store, found: Alignment) -> dict[str, AxisRecord]:
-    """What the store keeps. A volume that is not determined gets the ends that most have."""
-    usual = np.median(np.sort(found.ends[found.determined], axis=1), axis=0)
-    axis = {}
-    for number, case in enumerate(store.cases):
-        known, against = bool(found.determined[number]), bool(found.directions[number] < 0)
-        placed = usual[::-1] if against else usual
-        first, last = found.ends[number] if known else placed
-        axis[case.id] = AxisRecord(
-            first=round(float(first), 3),
-            last=round(float(last), 3),
-            against=against,
-            clearness=round(float(found.clearness[number]), 3),
-            determined=known,
-        )
-    return axis
 
 
 def _list_against(path: Path, axis: Mapping[str, AxisRecord]) -> Path | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
+from poscon.store.placing import place_cases
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
@@ -149,6 +150,9 @@ class Request:
             PosconError: the selection of cases cannot be used.
         """
         used = choose_cases(store, cases, exclude)
+        if settings.position == "learned" and any(case.axis is None for case in used):
+            axis = place_cases(store, used, settings.seed).axis
+            used = [replace(case, axis=axis[case.id]) for case in used]
         size = slice_size(used, settings.size, settings.network.stride)
         network = fit_channels(settings.network, store.channels, store.path)
         settings = settings.model_copy(update={"size": size, "network": network})
