@@ -41,6 +41,20 @@ def plan_file(folder: Path, **changes: Any) -> str:
     return str(path)
 
 
+def test_learned_positions_are_those_of_the_training_scans_alone(
+    no_workers: None, tmp_path: Path
+) -> None:
+    learned = {"method": "pcl", "settings": {"position": "learned", "loss": {"threshold": 12}}}
+    plan = plan_file(tmp_path, pretraining=[{"name": "learned", **learned}], labelled=[1])
+    compare(plan, tmp_path / "out")
+    runs = sorted((tmp_path / "out/runs").glob("pretrain-*"))
+    placed = [{e["id"] for e in json.loads((run / "cases.json").read_text())} for run in runs]
+    assert [len(cases) for cases in placed] == [3, 3]
+    assert not placed[0] & placed[1]
+    manifest = json.loads((tmp_path / "out/store/manifest.json").read_text())
+    assert all(case.get("axis") is None for case in manifest["cases"])
+
+
 def rows(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))

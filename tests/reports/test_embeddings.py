@@ -52,3 +52,19 @@ def test_positions_are_of_the_kind_that_the_run_went_by(
     labels = [figures.similarity(of, "").axes[0].get_xlabel() for of in (relative, found)]
     assert labels == ["position of one slice", "position of one slice in mm"]
     assert figures.embedding_map(found, "").axes[1].get_ylabel() == "position in mm"
+
+
+def test_learned_positions_of_volumes_that_were_not_in_the_training(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run, opened = tmp_path / "run", Store(store)
+    shutil.copytree(pretrained, run, ignore=shutil.ignore_patterns("tensorboard", "checkpoints"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["settings"]["position"] = "learned"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert all(case.axis is None for case in opened.cases)
+    placed = embed(run, opened, opened.cases, 32)
+    assert placed.in_unit == " in mm"
+    assert placed.limits[1] - placed.limits[0] > 10
+    too_few = embed(run, opened, opened.cases[:2], 32)
+    assert (too_few.in_unit, too_few.limits) == ("", (0, 1))

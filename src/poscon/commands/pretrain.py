@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +15,6 @@ from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, resolve, validate
-from poscon.store.placing import place_cases
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
@@ -150,9 +149,6 @@ class Request:
             PosconError: the selection of cases cannot be used.
         """
         used = choose_cases(store, cases, exclude)
-        if settings.position == "learned" and any(case.axis is None for case in used):
-            axis = place_cases(store, used, settings.seed).axis
-            used = [replace(case, axis=axis[case.id]) for case in used]
         size = slice_size(used, settings.size, settings.network.stride)
         network = fit_channels(settings.network, store.channels, store.path)
         settings = settings.model_copy(update={"size": size, "network": network})
@@ -180,8 +176,9 @@ def _alone(folder: RunFolder) -> AbstractContextManager[None]:
 
 def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     """Pre-train. Every process does this, and the first one writes."""
-    chosen, store, cases = request.settings, request.store, request.cases
-    learner, reader, views, batches = assemble(chosen, store, cases, request.size)
+    chosen, store = request.settings, request.store
+    learner, reader, views, batches = assemble(chosen, store, request.cases, request.size)
+    cases = reader.cases
     learner.to(device)
     diagnostics = Diagnostics(learner.encoder, reader, views, stream(chosen.seed, "diagnostics"))
     if learner.trains:

@@ -1,15 +1,17 @@
 """The features of the slices of a few volumes: their similarity, and a map of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from poscon.errors import PosconError
 from poscon.models import load_encoder
 from poscon.positions import POSITIONS
 from poscon.pretext.contrast import unit
+from poscon.store.placing import place_cases
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
@@ -24,7 +26,9 @@ class Embeddings:
     """Features of N slices, ordered by position.
 
     Attributes:
-        positions: (N,), position of each slice, of the kind that the pre-training went by.
+        positions: (N,), position of each slice, of the kind that the pre-training went by. Volumes
+            of a store that is not aligned are placed on an axis of their own, or if that cannot be
+            done, their positions are relative.
         limits: the lowest and the highest position.
         in_unit: see :attr:`poscon.positions.PositionKind.in_unit`.
         similarity: (N, N), cosine of the centred features: 1 is equal, -1 is opposite.
@@ -54,6 +58,13 @@ def embed(run: Path, store: Store, cases: Sequence[CaseRecord], size: int) -> Em
     chosen = [firsts[subject] for subject in sorted(firsts)[:SUBJECTS]]
     settings = RunFolder(run).read_config()["settings"]
     position = settings.get("position", "relative")  # earlier versions had no other
+    if position == "learned" and any(case.axis is None for case in chosen):
+        try:
+            axis = place_cases(store, chosen, settings["seed"]).axis
+        except PosconError:  # too few, or too alike
+            position = "relative"
+        else:
+            chosen = [replace(case, axis=axis[case.id]) for case in chosen]
     reader = SliceReader(store, chosen, size, encoder.settings.context, position)
     order = np.argsort(reader.positions, kind="stable")
     with frozen(encoder) as device:

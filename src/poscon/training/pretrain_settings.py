@@ -1,6 +1,7 @@
 """The settings of pre-training, and the training that is made from them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
@@ -15,6 +16,7 @@ from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import Settings
+from poscon.store.placing import place_cases
 from poscon.store.store import CaseRecord, Store
 from poscon.training.configuration import TrainingSettings, check_distances, check_size
 from poscon.training.data import SliceReader, UnlabelledBatches
@@ -94,6 +96,8 @@ def assemble(
 ) -> Assembly:
     """Make a pre-training from its settings. The method has a fresh encoder.
 
+    Learned positions of a store that is not aligned are learned here, of these cases alone.
+
     Args:
         chosen: the settings.
         store: store that holds the cases.
@@ -101,11 +105,15 @@ def assemble(
         size: extent of the views in pixels.
 
     Raises:
-        PosconError: there is only one slice, or the method cannot train with these settings.
+        PosconError: there is only one slice, the cases cannot be placed by their images, or the
+            method cannot train with these settings.
     """
     network = fit_channels(chosen.network, store.channels, store.path)
     views = ViewMaker(chosen.views, size, store.channels)
     canvas = canvas_size(size, chosen.views)
+    if chosen.position == "learned" and any(case.axis is None for case in cases):
+        axis = place_cases(store, cases, chosen.seed).axis
+        cases = [replace(case, axis=axis[case.id]) for case in cases]
     reader = SliceReader(store, cases, canvas, network.context, chosen.position)
     if len(reader) < 2:
         raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")
