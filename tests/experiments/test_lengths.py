@@ -11,7 +11,18 @@ def results(tmp_path: Path) -> Path:
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(
-            "pretraining finetuning labelled fold draw case subject class dice run".split()
+            [
+                "pretraining",
+                "finetuning",
+                "labelled",
+                "fold",
+                "draw",
+                "case",
+                "subject",
+                "class",
+                "dice",
+                "run",
+            ]
         )
         for start, gain in (("random", 0.0), ("pcl", 0.1)):
             for steps in (300, 100):
