@@ -13,7 +13,7 @@ import poscon
 from poscon.commands.predict import predict
 from poscon.errors import PosconError
 from poscon.models import FeatureExtractor, Model, load_encoder, load_model
-from poscon.store.preparation import prepare_stack
+from poscon.store.preparation import prepare_image
 from poscon.volumes.geometry import slice_geometry
 
 
@@ -192,7 +192,8 @@ def test_features_are_the_pooled_bottleneck(encoder: FeatureExtractor, image: An
     data = np.asanyarray(image.dataobj)
     features = encoder.embed(image)
     geometry = slice_geometry(data.shape, image.affine, plane=encoder.preparation.plane)
-    stack, _ = prepare_stack(data, geometry, encoder.preparation.spacing, "MR")
+    prepared, _ = prepare_image([data], geometry, encoder.preparation.spacing, ["MR"])
+    stack = prepared[:, 0]
     assert features.dtype == np.float32
     assert features.shape == (len(stack), encoder.encoder.feature_channels)
     for number in (0, len(stack) // 2):

@@ -24,6 +24,7 @@ from poscon.store.preparation import (
     pixels_sha256,
     prepare_image,
     stated_spacing,
+    stored_size,
 )
 from poscon.store.store import ClassRecord, Preparation
 from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
@@ -41,7 +42,14 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, Channel, label_scheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts.dicom import only_series
-from poscon.volumes.scan import Scan, ScanHeader, label_image, read_scan, scan_in_memory
+from poscon.volumes.scan import (
+    Scan,
+    ScanHeader,
+    label_image,
+    read_scan,
+    scan_in_memory,
+    without_voxels,
+)
 from poscon.volumes.series import Source
 
 UNNAMED = "image"
@@ -81,8 +89,9 @@ class PreparedScan:
     """A scan as a network takes it.
 
     Attributes:
-        scan: the scan as it was read.
+        scan: the scan as it was read; of :meth:`Model.read` without its voxels.
         geometry: how each of its volumes is sliced.
+        size: rows and columns of the stacks.
         series: whether the scan is a 4-D time series of which all frames are used.
         stacks: the slices of each frame, (slices, channels, rows, columns) float32, normalised, at
             the network's spacing.
@@ -94,6 +103,7 @@ class PreparedScan:
 
     scan: Scan
     geometry: SliceGeometry
+    size: tuple[int, int]
     series: bool
     spacing_from: SpacingFrom
     stacks: list[Tensor] = field(default_factory=list)
@@ -108,7 +118,7 @@ class PreparedScan:
         _, *before = self.geometry.stack_shape
         row, column = (
             mm * n / after
-            for mm, n, after in zip(in_plane, before, self.stacks[0].shape[2:], strict=True)
+            for mm, n, after in zip(in_plane, before, self.size, strict=True)
         )
         return between, row, column
 
@@ -224,7 +234,8 @@ class ScanPreparer:
         preparation = self.preparation_for(_header(scan))
         geometry = case_geometry(_header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
-        prepared = PreparedScan(scan, geometry, series, spacing_from)
+        size = stored_size(geometry, self.preparation.spacing)
+        prepared = PreparedScan(scan, geometry, size, series, spacing_from)
         frames = [case.all_channels]
         if series:
             numbers = range(scan.data.shape[3])
@@ -390,9 +401,11 @@ class Model(ScanPreparer):
         """
         spacing = stated_spacing(case, self.preparation)
         files = {file: read_scan(file, spacing=spacing) for file in case.image_files}
+        spacing_from: SpacingFrom = "layout" if case.spacing else "header"
         if self.preparation.source_spacing is not None:
-            return self.prepare(files, case, "user")
-        return self.prepare(files, case, "layout" if case.spacing else "header")
+            spacing_from = "user"
+        prepared = self.prepare(files, case, spacing_from)
+        return replace(prepared, scan=without_voxels(prepared.scan))
 
     def roles(self, prepared: PreparedScan) -> tuple[str, ...]:
         """The roles that the scan had in the training of the model, in order of the alphabet."""

@@ -15,7 +15,7 @@ from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.positions import relative_positions
-from poscon.store.preparation import case_geometry, prepare_stack, read_case_volumes
+from poscon.store.preparation import case_geometry, prepare_image, read_case_volumes
 from poscon.store.store import Preparation, Store
 from poscon.volumes.case import Case
 from poscon.volumes.geometry import slice_geometry
@@ -196,7 +196,7 @@ def test_the_axis_order_of_the_file_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_prepare_stack_is_exactly_equal_for_every_axis_order(tmp_path, modality):
+def test_prepare_image_is_exactly_equal_for_every_axis_order(tmp_path, modality):
     stacks, records = [], []
     shape = (23, 19, 11)  # sums of this many values depend on their order
     for code in CODES[::5]:
@@ -206,7 +206,7 @@ def test_prepare_stack_is_exactly_equal_for_every_axis_order(tmp_path, modality)
             Preparation(plane="auto", spacing=1.0, source_spacing=None, modality=None),
         )
         geometry = case_geometry(read_header(path), preparation)
-        stack, record = prepare_stack(read_case_volumes(case)[0], geometry, 1.0, modality)
+        stack, (record,) = prepare_image(read_case_volumes(case), geometry, 1.0, [modality])
         stacks.append(stack.tobytes())
         records.append(record)
     assert len(set(stacks)) == 1

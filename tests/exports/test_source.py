@@ -7,6 +7,7 @@ import numpy as np
 
 from poscon.exports.source import one_file
 from poscon.store import intensity
+from poscon.volumes import slabs
 
 
 def test_names_are_taken_with_what_is_above_them_and_the_rest_is_not() -> None:
@@ -31,7 +32,7 @@ def test_the_source_computes_the_same(tmp_path: Path) -> None:
              if isinstance(node, ast.FunctionDef | ast.ClassDef)} - {"check_voxels"}  # fmt: skip
     constants = {name for name in vars(intensity) if name.isupper()}
     space: dict[str, object] = {"__name__": "builtins"}
-    exec(one_file("Summary.", [(intensity, names | constants)]), space)
+    exec(one_file("Summary.", [(slabs, None), (intensity, names | constants)]), space)
     volume = np.random.default_rng(0).normal(0, 300, (4, 8, 8))
     for modality in ("CT", "MR"):
         found, _ = space["normalise"](volume, modality)  # type: ignore[operator]

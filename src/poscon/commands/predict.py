@@ -187,7 +187,7 @@ class _Prediction:
         # some scans are read and one is written while the network works on the one between
         readers = max(1, min(READERS, usable_cores() // 2))
         segmented = (
-            (job, scan, [] if isinstance(scan, PosconError) else self.model.predict_classes(scan))
+            (job, scan, [] if isinstance(scan, PosconError) else self._segment(scan))
             for job, scan in zip(todo, _in_threads(self._read, cases, readers), strict=True)
         )
         with progress_bar() as progress:
@@ -261,6 +261,11 @@ class _Prediction:
             return case if isinstance(case, PosconError) else self.model.read(case)
         except PosconError as error:
             return error
+
+    def _segment(self, scan: PreparedScan) -> list[np.ndarray]:
+        classes = self.model.predict_classes(scan)
+        scan.stacks.clear()  # nothing needs them any more
+        return classes
 
     def _finish(self, one: tuple[_Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
         """Write a label map, or note why there is none. One thread makes all notes here."""

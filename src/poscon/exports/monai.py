@@ -34,6 +34,7 @@ from poscon.store import intensity, resample
 from poscon.store.store import write_json
 from poscon.training import inference
 from poscon.version import __version__
+from poscon.volumes import slabs
 
 MODEL = Path("models") / "model.pt"
 CONFIG = Path("configs") / "inference.json"
@@ -118,13 +119,16 @@ def slices_source() -> str:
         "Slices of a volume, prepared as poscon prepares them.",
         [
             (errors, {"PosconError"}),
+            (slabs, {"SLAB_VOXELS", "slabs"}),
             (
                 intensity,
                 {
                     *("CT_PERCENTILES", "OUTER_PERCENTILES", "SAMPLED_VOXELS", "AIR_HU"),
                     *("LOWEST_HU", "PADDING_BELOW_HU", "PADDING_SHARE", "PADDING_VOXELS"),
                     *("HOUNSFIELD_AIR", "Intensity", "guess_modality", "padding_of"),
-                    *("normalise", "_without_margin"),
+                    *("normalise", "normalised", "intensity_of", "_padding_values", "_single"),
+                    *("_filled", "_every", "_all_equal", "_percentiles", "_rising", "_value_of"),
+                    "_without_margin",
                 },
             ),
             (

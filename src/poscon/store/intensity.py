@@ -1,11 +1,13 @@
 """Intensity normalisation of one volume, with what is needed to say what was done."""
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from poscon.errors import PosconError
 from poscon.volumes.label_maps import looks_like_label_map
+from poscon.volumes.slabs import present_values, slabs, slowest_first
 
 CT_PERCENTILES = (1.0, 99.0)
 OUTER_PERCENTILES = (1.0, 99.0)
@@ -59,22 +61,27 @@ def check_voxels(volume: np.ndarray, *, where: str) -> None:
         PosconError: a voxel is NaN or infinite, or all voxels are equal, in single precision; the
             volume is a label map by its values.
     """
-    with np.errstate(over="ignore"):
-        volume = volume.astype(np.float32)
-    if not np.isfinite(volume).all():
-        bad = int(volume.size - np.isfinite(volume).sum())
+    ordered = slowest_first(volume)
+    bad, least, most = 0, np.float32(np.inf), np.float32(-np.inf)
+    for values in _single(ordered):
+        finite = np.isfinite(values)
+        bad += int(values.size - finite.sum())
+        if not bad:
+            least, most = min(least, values.min()), max(most, values.max())
+    if bad:
         raise PosconError(
             f"{where}: {bad} voxel(s) are NaN or infinite; replace them or leave the file out"
         )
-    if volume.min() == volume.max():
+    if least == most:
         raise PosconError(
-            f"{where}: every voxel has the value {volume.flat[0]:g}, there is nothing to see; "
+            f"{where}: every voxel has the value {least:g}, there is nothing to see; "
             "leave the file out"
         )
     if looks_like_label_map(volume):
         raise PosconError(
-            f"{where}: looks like a label map, not a scan ({len(np.unique(volume))} whole values); "
-            "name it so that it is read as one (docs/reference/layouts.md), or leave it out"
+            f"{where}: looks like a label map, not a scan ({len(present_values(volume))} whole "
+            "values); name it so that it is read as one (docs/reference/layouts.md), or leave it "
+            "out"
         )
 
 
@@ -89,18 +96,30 @@ def padding_of(volume: np.ndarray) -> np.ndarray:
     Returns:
         Booleans of the same shape.
     """
-    low = volume[volume < PADDING_BELOW_HU]
-    values, counts = np.unique(low, return_counts=True)
-    return np.isin(volume, values[counts >= max(PADDING_SHARE * volume.size, PADDING_VOXELS)])
+    return np.isin(volume.astype(np.float32), list(_padding_values(volume)))
+
+
+def _padding_values(volume: np.ndarray) -> dict[float, int]:
+    """The values that are padding of a CT, each with the number of its voxels."""
+    # a value that has its share of the whole has it in some part too
+    candidates: set[float] = set()
+    for values in _single(volume):
+        found, counts = np.unique(values[values < PADDING_BELOW_HU], return_counts=True)
+        candidates.update(found[counts >= PADDING_SHARE * values.size].tolist())
+    totals = dict.fromkeys(sorted(candidates), 0)
+    for values in _single(volume) if totals else ():
+        found, counts = np.unique(values[values < PADDING_BELOW_HU], return_counts=True)
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+            if value in totals:
+                totals[value] += count
+    least = max(PADDING_SHARE * volume.size, PADDING_VOXELS)
+    return {value: count for value, count in totals.items() if count >= least}
 
 
 def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]:
     """z-score of the volume; CT is clipped to its 1st-99th percentile first.
 
-    The statistics are those of the picture without its empty margin: outer rows, columns and slices
-    of one value throughout do not count, so that a scan has the same values inside however widely
-    it was cut. Padding within the picture, such as the corners around the circle of a CT, counts as
-    air. Why: docs/decisions/0019-padding.md.
+    See :func:`intensity_of`.
 
     Args:
         volume: voxels of any shape that passed :func:`check_voxels`.
@@ -110,34 +129,164 @@ def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]
         float32 array of the same shape, and the record of what was done. Where there is no margin
         the mean is 0 and the standard deviation 1.
     """
-    values = volume.astype(np.float32)
-    padding = padding_of(values) if modality == "CT" else np.zeros(values.shape, bool)
-    filled = np.where(padding, np.float32(AIR_HU), values)
-    counted = filled[_without_margin(filled)]
-    if counted.size == 0 or counted.min() == counted.max():  # all but one value is margin
-        counted = filled
+    intensity = intensity_of(volume, modality)
+    values = np.empty(volume.shape, np.float32)
+    for part in slabs(volume.shape):
+        values[part] = normalised(volume[part], intensity)
+    return values, intensity
+
+
+def normalised(values: np.ndarray, intensity: Intensity) -> np.ndarray:
+    """Voxels of a volume, of any shape, with its mean and standard deviation; float32."""
+    values = values.astype(np.float32)
+    if intensity.low is not None and intensity.high is not None:
+        values = values.clip(intensity.low, intensity.high)
+    return (values - np.float32(intensity.mean)) / np.float32(intensity.std)
+
+
+def intensity_of(volume: np.ndarray, modality: str) -> Intensity:
+    """What is done to the intensities of a volume.
+
+    The statistics are those of the picture without its empty margin: outer rows, columns and slices
+    of one value throughout do not count, so that a scan has the same values inside however widely
+    it was cut. Padding within the picture, such as the corners around the circle of a CT, counts as
+    air. Why: docs/decisions/0019-padding.md.
+
+    The volume is read part by part. So it takes little memory beside the volume.
+
+    Args:
+        volume: voxels of any shape that passed :func:`check_voxels`.
+        modality: ``"CT"`` or ``"MR"``.
+    """
+    padding = _padding_values(volume) if modality == "CT" else {}
+    counted = volume[_without_margin(_filled(volume, padding), volume.ndim)]
+    if counted.size == 0 or _all_equal(_filled(counted, padding)):  # all but one value is margin
+        counted = volume
     low = high = None
     if modality == "CT":
-        low, high = (float(p) for p in np.percentile(counted, CT_PERCENTILES))
+        low, high = _percentiles(lambda: _filled(counted, padding), counted.size, CT_PERCENTILES)
         low = max(low, LOWEST_HU) if high > LOWEST_HU else low
-        if low < high:
-            values, counted = values.clip(low, high), counted.clip(low, high)
-        else:  # nearly all voxels are equal; clipping would leave nothing
+        if low >= high:  # nearly all voxels are equal; clipping would leave nothing
             low = high = None
-    mean, std = float(counted.mean(dtype=np.float64)), float(counted.std(dtype=np.float64))
+
+    def clipped() -> Iterator[np.ndarray]:
+        for values in _filled(counted, padding):
+            yield values if low is None else values.clip(low, high)
+
+    mean = float(sum(values.sum(dtype=np.float64) for values in clipped()) / counted.size)
+    variance = sum(
+        np.square(np.subtract(values, mean, dtype=np.float64)).sum() for values in clipped()
+    )
+    std = float(np.sqrt(variance / counted.size))
     step = max(1, counted.size // SAMPLED_VOXELS)
-    outer = np.percentile(counted.ravel()[::step], OUTER_PERCENTILES)
+    outer = np.percentile(_every(clipped(), step), OUTER_PERCENTILES)
     first, last = ((float(value) - mean) / std for value in outer)
-    normalised = (values - np.float32(mean)) / np.float32(std)
-    share = float(padding.mean())
-    return normalised, Intensity(modality, low, high, mean, std, share, (first, last))
+    share = sum(padding.values()) / volume.size
+    return Intensity(modality, low, high, mean, std, share, (first, last))
 
 
-def _without_margin(volume: np.ndarray) -> tuple[slice, ...]:
-    """The box within the outer rows, columns and slices that are of one value throughout."""
+def _single(volume: np.ndarray) -> Iterator[np.ndarray]:
+    """The volume in parts, in single precision."""
+    with np.errstate(over="ignore"):
+        for part in slabs(volume.shape):
+            yield volume[part].astype(np.float32, order="C")
+
+
+def _filled(volume: np.ndarray, padding: Collection[float]) -> Iterator[np.ndarray]:
+    """The volume in parts, in single precision, with air in place of padding."""
+    for values in _single(volume):
+        if padding:
+            values[np.isin(values, list(padding))] = AIR_HU
+        yield values
+
+
+def _every(parts: Iterable[np.ndarray], step: int) -> np.ndarray:
+    """Every so-manieth voxel of a volume that comes in parts."""
+    found, before = [], 0
+    for values in parts:
+        found.append(values.ravel()[-before % step :: step])
+        before += values.size
+    return np.concatenate(found)
+
+
+def _all_equal(parts: Iterable[np.ndarray]) -> bool:
+    """Whether a volume that comes in parts has one value throughout."""
+    ends = [(values.min(), values.max()) for values in parts]
+    return bool(min(low for low, _ in ends) == max(high for _, high in ends))
+
+
+def _percentiles(
+    parts: Callable[[], Iterable[np.ndarray]], size: int, percents: Sequence[float]
+) -> list[float]:
+    """What :func:`numpy.percentile` gives of float32 values, which come in parts, twice.
+
+    Args:
+        parts: gives all values anew.
+        size: the number of values.
+        percents: from 0 to 100.
+    """
+    wanted = [(size - 1) * (percent / 100) for percent in percents]
+    ranks = sorted({rank for at in wanted for rank in (int(at), min(int(at) + 1, size - 1))})
+    # a value's 32 bits, put so that they rise with it: the upper half is found first, then the rest
+    upper = np.zeros(2**16, np.int64)
+    for values in parts():
+        upper += np.bincount((_rising(values) >> 16).ravel(), minlength=2**16)
+    ends = np.cumsum(upper)
+    halves = np.searchsorted(ends, ranks, side="right")
+    lower = {half: np.zeros(2**16, np.int64) for half in halves.tolist()}
+    for values in parts():
+        bits = _rising(values)
+        for half, counts in lower.items():
+            counts += np.bincount(bits[bits >> 16 == half] & 0xFFFF, minlength=2**16)
+    found = {}
+    for rank, half in zip(ranks, halves.tolist(), strict=True):
+        within = rank - (ends[half] - upper[half])
+        rest = np.searchsorted(np.cumsum(lower[half]), within, side="right")
+        found[rank] = _value_of(np.uint32(half << 16 | int(rest)))
+    between = []
+    for at in wanted:
+        below, above, share = found[int(at)], found[min(int(at) + 1, size - 1)], at % 1
+        step = float(above - below)  # in single precision, and from the nearer end, as in NumPy
+        near = share < 0.5
+        between.append(float(below) + step * share if near else float(above) - step * (1 - share))
+    return between
+
+
+def _rising(values: np.ndarray) -> np.ndarray:
+    """uint32 numbers in the order of float32 values; -0 has that of 0."""
+    bits = (values + np.float32(0)).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
+
+
+def _value_of(bits: np.uint32) -> np.float32:
+    """The float32 value of a number of :func:`_rising`."""
+    return (bits ^ np.uint32(2**31) if bits >> 31 else ~bits).view(np.float32)
+
+
+def _without_margin(parts: Iterable[np.ndarray], axes: int) -> tuple[slice, ...]:
+    """The box within the outer rows, columns and slices that are of one value throughout.
+
+    Args:
+        parts: the volume, in parts along its first axis.
+        axes: the number of its axes.
+    """
+    lows: list[list[np.ndarray]] = [[] for _ in range(axes)]
+    highs: list[list[np.ndarray]] = [[] for _ in range(axes)]
+    for values in parts:
+        others = tuple(range(1, axes))
+        lows[0].append(values.min(axis=others))
+        highs[0].append(values.max(axis=others))
+        low, high = values.min(axis=0), values.max(axis=0)
+        for axis in others:
+            within = tuple(i - 1 for i in others if i != axis)
+            lows[axis].append(low.min(axis=within))
+            highs[axis].append(high.max(axis=within))
     box = []
-    for axis in range(volume.ndim):
-        others = tuple(i for i in range(volume.ndim) if i != axis)
-        varied = np.flatnonzero(volume.max(axis=others) > volume.min(axis=others))
+    for axis in range(axes):
+        if axis == 0:
+            low, high = np.concatenate(lows[0]), np.concatenate(highs[0])
+        else:
+            low, high = np.min(lows[axis], axis=0), np.max(highs[axis], axis=0)
+        varied = np.flatnonzero(high > low)
         box.append(slice(varied[0], varied[-1] + 1) if varied.size else slice(0))
     return tuple(box)

@@ -10,7 +10,12 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.files import complete, printable
-from poscon.store.intensity import check_voxels, guess_modality, normalise
+from poscon.store.intensity import (
+    check_voxels,
+    guess_modality,
+    intensity_of,
+    normalised,
+)
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import (
@@ -31,6 +36,7 @@ from poscon.volumes.geometry import SliceGeometry, slice_geometry
 from poscon.volumes.label_maps import read_label_header, read_labels
 from poscon.volumes.scan import ScanHeader, read_scan, scan_suffix
 from poscon.volumes.series import Series, Source
+from poscon.volumes.slabs import slabs
 
 
 @dataclass(frozen=True)
@@ -57,48 +63,47 @@ def prepare_image(
     geometry: SliceGeometry,
     spacing: float | None,
     modalities: Sequence[str | None],
+    dtype: type[np.floating] = np.float32,
 ) -> tuple[np.ndarray, tuple[IntensityRecord, ...]]:
     """All channels of an image as the network sees them; ``prepare`` and ``predict`` share it.
+
+    The slices are made part by part. So this takes little memory beside the volumes and the result.
 
     Args:
         volumes: each channel, (X, Y, Z) in file order.
         geometry: how to slice them.
         spacing: mm per pixel in plane, or None: as scanned.
         modalities: ``"CT"`` or ``"MR"`` of each channel, or None: by its values.
+        dtype: type of the result.
 
     Returns:
-        (slices, channels, rows, columns) float32, each channel normalised by itself; and the
-        record of each channel's normalisation.
+        (slices, channels, rows, columns), each channel normalised by itself and then resampled; and
+        the record of each channel's normalisation.
     """
-    stacks, records = [], []
-    for volume, modality in zip(volumes, modalities, strict=True):
-        stack, record = prepare_stack(volume, geometry, spacing, modality or guess_modality(volume))
-        stacks.append(stack)
-        records.append(record)
-    return np.stack(stacks, axis=1), tuple(records)
+    size = stored_size(geometry, spacing)
+    image = np.empty((geometry.stack_shape[0], len(volumes), *size), dtype)
+    records = []
+    for channel, (volume, modality) in enumerate(zip(volumes, modalities, strict=True)):
+        looks_like = guess_modality(volume)
+        stack = geometry.to_stack(volume)
+        if abs(stack.strides[2]) != stack.itemsize:  # it is read several times
+            stack = np.ascontiguousarray(stack)
+        intensity = intensity_of(stack, modality or looks_like)
+        for part in slabs(stack.shape):
+            image[part, channel] = resample_images(normalised(stack[part], intensity), size)
+        records.append(IntensityRecord(**asdict(intensity), looks_like=looks_like))
+    return image, tuple(records)
 
 
-def prepare_stack(
-    volume: np.ndarray, geometry: SliceGeometry, spacing: float | None, modality: str
-) -> tuple[np.ndarray, IntensityRecord]:
-    """One channel as the network sees it.
+def stored_size(geometry: SliceGeometry, spacing: float | None) -> tuple[int, int]:
+    """Rows and columns of the slices as the network sees them.
 
     Args:
-        volume: (X, Y, Z) in file order.
-        geometry: how to slice it.
+        geometry: how the volume is sliced.
         spacing: mm per pixel in plane, or None: as scanned.
-        modality: ``"CT"`` or ``"MR"``.
-
-    Returns:
-        (slices, rows, columns) float32, normalised; and the record of the normalisation.
     """
-    # contiguous first: sums then do not depend on the axis order of the file
-    stack = np.ascontiguousarray(geometry.to_stack(volume))
-    normalised, intensity = normalise(stack, modality)
-    _, *in_plane = geometry.stack_shape
-    size = resampled_size((in_plane[0], in_plane[1]), geometry.spacing[1:], spacing)
-    record = IntensityRecord(**asdict(intensity), looks_like=guess_modality(volume))
-    return resample_images(normalised, size), record
+    _, rows, columns = geometry.stack_shape
+    return resampled_size((rows, columns), geometry.spacing[1:], spacing)
 
 
 def stated_spacing(case: Case, preparation: Preparation) -> Spacing | None:
@@ -204,8 +209,11 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
     spacing = stated_spacing(case, job.preparation)
     volumes = read_case_volumes(case, spacing)
     modalities = [job.preparation.modality or channel.modality for channel in case.all_channels]
-    image, intensities = prepare_image(volumes, geometry, job.preparation.spacing, modalities)
-    image = image.astype(np.float16)
+    image, intensities = prepare_image(
+        volumes, geometry, job.preparation.spacing, modalities, np.float16
+    )
+    pixels = pixels_sha256(volumes, header.affine)
+    del volumes  # the label map needs the room
     slices, _, rows, columns = image.shape
     label = _prepare_label(job, case, geometry, (rows, columns))
     class_voxels, labelled_slices = None, None
@@ -235,7 +243,7 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
             in_plane_mm[1] * geometry.stack_shape[2] / columns,
         ),
         class_voxels=class_voxels,
-        pixels_sha256=pixels_sha256(volumes, header.affine),
+        pixels_sha256=pixels,
         stored_sha256=slices_sha256(image, label),
         labelled_slices=labelled_slices,
         affine=tuple(map(tuple, header.affine.tolist())),
@@ -303,7 +311,8 @@ def count_labels(
     Returns:
         The voxels of each foreground class, and the numbers of the labelled slices; None: all.
     """
-    voxels = np.bincount(label.ravel(), minlength=IGNORE)[1 : n_classes + 1]
+    counts = sum(np.bincount(label[part].ravel(), minlength=256) for part in slabs(label.shape))
+    voxels = counts[1 : n_classes + 1]
     labelled = (label != IGNORE).any(axis=(1, 2))
     slices = None if labelled.all() else tuple(np.flatnonzero(labelled).tolist())
     return tuple(voxels.tolist()), slices
@@ -320,8 +329,9 @@ def pixels_sha256(volumes: Sequence[np.ndarray], affine: np.ndarray) -> str:
     for volume in volumes:
         x, y, z = volume.shape
         canonical = slice_geometry((x, y, z), affine, plane="axial").to_stack(volume)
-        voxels = np.ascontiguousarray(canonical, dtype="<f4")
-        digest.update(str(voxels.shape).encode() + voxels.tobytes())
+        digest.update(str(canonical.shape).encode())
+        for part in slabs(canonical.shape):
+            digest.update(np.ascontiguousarray(canonical[part], dtype="<f4").data)
     return digest.hexdigest()
 
 

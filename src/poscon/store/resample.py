@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from poscon.errors import PosconError
 from poscon.volumes.case import IGNORE
+from poscon.volumes.slabs import slabs
 
 LARGEST = 8192
 """Pixels: no slice of a scan is resampled to more."""
@@ -74,14 +75,18 @@ def resample_classes(stack: np.ndarray, size: tuple[int, int], n_classes: int) -
         targets.append(target)
         weights.append(matrix[target])
     down, across = weights
-    inside = torch.from_numpy(stack[:, *sources].copy())  # a flipped view has negative strides
-    found = classes[:, *targets]
-    largest = 1 - down @ (inside > 0).float() @ across.T  # of the background
-    for index in (*range(1, n_classes), *([IGNORE] if (inside == IGNORE).any() else [])):
-        mask = down @ (inside == index).float() @ across.T
-        larger = mask > largest + _ROUNDING
-        found[larger] = index
-        largest[larger] = mask[larger]
+    for part in slabs(stack.shape):
+        inside = torch.from_numpy(stack[part, *sources].copy())  # a flipped view has negative steps
+        found = classes[part, *targets]
+        largest = 1 - down @ (inside > 0).float() @ across.T  # of the background
+        for index in (*range(1, n_classes), IGNORE):
+            own = inside == index
+            if not own.any():
+                continue
+            mask = down @ own.float() @ across.T
+            larger = mask > largest + _ROUNDING
+            found[larger] = index
+            largest[larger] = mask[larger]
     return classes.numpy()
 
 

@@ -122,13 +122,18 @@ def network_inputs(stack: Tensor, encoder: Encoder, size: int) -> tuple[Iterator
     for length in reversed(stack.shape[2:]):  # pad takes the last axis first
         extra = max(size, -(-length // encoder.stride) * encoder.stride) - length
         margins += [extra // 2, extra - extra // 2]
-    padded = pad(stack, margins)
     around = torch.from_numpy(
         neighbours(np.arange(len(stack)), len(stack), encoder.settings.context)
     )
-    at_once = batch_slices(padded[0, 0].numel(), next(encoder.parameters()).device)
-    batches = (padded[part].flatten(1, 2) for part in around.split(at_once))
-    return batches, margins[2], margins[0]
+    pixels = (stack.shape[2] + sum(margins[2:])) * (stack.shape[3] + sum(margins[:2]))
+    at_once = batch_slices(pixels, next(encoder.parameters()).device)
+
+    def batches() -> Iterator[Tensor]:
+        for part in around.split(at_once):  # only these slices are padded
+            first, last = int(part.min()), int(part.max())
+            yield pad(stack[first : last + 1], margins)[part - first].flatten(1, 2)
+
+    return batches(), margins[2], margins[0]
 
 
 def predicted_classes(
@@ -153,14 +158,16 @@ def predicted_classes(
     Returns:
         (S, rows, columns) uint8, class indices.
     """
-    classes = []
+    classes = np.empty((len(stack), *(grid or stack.shape[2:])), np.uint8)
+    done = 0
     for scores in class_scores(network, stack, size, average_views=average_views):
         if grid is not None and grid != tuple(stack.shape[2:]):
             probabilities = scores if average_views else scores.softmax(1)
             scores = resample_probabilities(probabilities, grid)
         best = scores.max(1).indices  # argmax would take ten times as long on a CPU
-        classes.append(best.to("cpu", torch.uint8))
-    return torch.cat(classes).numpy()
+        classes[done : done + len(best)] = best.cpu().numpy()
+        done += len(best)
+    return classes
 
 
 def largest_component(classes: np.ndarray) -> np.ndarray:
@@ -174,8 +181,14 @@ def largest_component(classes: np.ndarray) -> np.ndarray:
     Args:
         classes: class indices of one volume, an array of any dimension.
     """
-    structures, n = ndimage.label(classes > 0, structure=np.ones((3,) * classes.ndim))
+    (box,) = ndimage.find_objects((classes > 0).view(np.uint8), max_label=1)
+    if box is None:
+        return classes
+    inside = classes[box] > 0
+    structures, n = ndimage.label(inside, structure=np.ones((3,) * classes.ndim))
     if n < 2:
         return classes
-    largest = np.bincount(structures.ravel())[1:].argmax() + 1
-    return np.where(structures == largest, classes, classes.dtype.type(0))
+    sizes = sum(np.bincount(part.ravel(), minlength=n + 1) for part in structures)
+    kept = np.zeros_like(classes)
+    np.copyto(kept[box], classes[box], where=structures == sizes[1:].argmax() + 1)
+    return kept

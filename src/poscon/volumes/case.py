@@ -11,6 +11,7 @@ import numpy as np
 from poscon.errors import PosconError
 from poscon.volumes.drawing import LabelSource
 from poscon.volumes.series import Series, Source
+from poscon.volumes.slabs import by_slabs, present_values
 
 IGNORE = 255
 """What a voxel of a map of class indices has that is not labelled: no class, and no background."""
@@ -135,7 +136,7 @@ class LabelScheme:
         Raises:
             PosconError: a value is not whole or not declared.
         """
-        present = np.unique(values)
+        present = present_values(values)
         whole = whole_values(present, where=where)
         index = {0: 0, **dict.fromkeys(self.background, 0)}
         for position, label_class in enumerate(self.classes, start=1):
@@ -151,7 +152,9 @@ class LabelScheme:
                 f"{_listed(sorted(index))}; state them with --labels"
             )
         lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
-        return lookup[np.searchsorted(present, values)]
+        return by_slabs(
+            lambda part: lookup[np.searchsorted(present, part)], values, dtype=np.uint8
+        )
 
     def with_ignore(self, value: int, *, where: str) -> "LabelScheme":
         """The same scheme, in which a value means that a voxel is not labelled.
@@ -177,7 +180,8 @@ class LabelScheme:
         """Map class indices to the data set's own label values, in the smallest integer type."""
         table = np.array([0, *self.values])
         smallest = np.result_type(*map(np.min_scalar_type, (table.min(), table.max())))
-        return table.astype(smallest)[classes]
+        table = table.astype(smallest)
+        return by_slabs(lambda part: table[part], classes, dtype=smallest)
 
 
 @dataclass(frozen=True)

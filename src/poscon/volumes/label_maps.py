@@ -29,6 +29,7 @@ from poscon.volumes.scan import (
     scan_stem,
     scan_suffix,
 )
+from poscon.volumes.slabs import present_values, slabs, slowest_first
 
 FEW_VALUES = 16
 """A volume with at most this many whole values is no scan. No scanner delivers 4 bits."""
@@ -274,7 +275,7 @@ def _values(label_maps: Iterable[tuple[LabelSource, Spacing | None]]) -> set[int
     """Every value of label maps."""
     values: set[int] = set()
     for path, spacing in label_maps:
-        present = np.unique(read_labels(path, spacing=spacing).data)
+        present = present_values(read_labels(path, spacing=spacing).data)
         values.update(int(v) for v in whole_values(present, where=str(path)))
     return values
 
@@ -288,7 +289,7 @@ def looks_like_label_map(volume: np.ndarray) -> bool:
     sample = volume.ravel(order="K")[:: max(1, volume.size // _SAMPLE)]
     if not _few_whole(sample) or not _few_whole(volume):
         return False
-    few = len(np.unique(volume)) <= FEW_VALUES
+    few = len(present_values(volume)) <= FEW_VALUES
     return few or same_as_neighbour(volume) >= SAME_AS_NEIGHBOUR
 
 
@@ -299,17 +300,30 @@ def same_as_neighbour(volume: np.ndarray) -> float:
         volume: (X, Y, Z) or (X, Y, Z, frames). Pairs lie along the three axes of space.
     """
     equal = foreground = 0
-    for axis in range(3):
-        length = volume.shape[axis]
-        here, there = (np.take(volume, range(i, length - 1 + i), axis) for i in (0, 1))
-        inside = (here != 0) | (there != 0)
-        foreground += int(inside.sum())
-        equal += int((inside & (here == there)).sum())
+    for frame in np.moveaxis(volume.reshape(*volume.shape[:3], -1), 3, 0):
+        ordered = slowest_first(frame)
+        for axis in range(3):
+            one, next_one = (
+                np.moveaxis(np.moveaxis(ordered, axis, 0)[ends], 0, axis)
+                for ends in (slice(0, -1), slice(1, None))
+            )
+            for part in slabs(one.shape):
+                here, there = one[part], next_one[part]
+                inside = (here != 0) | (there != 0)
+                foreground += int(inside.sum())
+                equal += int((inside & (here == there)).sum())
     return equal / max(foreground, 1)
 
 
-def _few_whole(values: np.ndarray) -> bool:
-    found = np.unique(values)
+def _few_whole(volume: np.ndarray) -> bool:
+    """Whether the values of an array of any shape are whole, few and not negative."""
+    ordered = slowest_first(volume)
+    found = np.zeros(0, np.float32)
+    with np.errstate(over="ignore"):
+        for part in slabs(ordered.shape):
+            found = np.union1d(found, ordered[part].astype(np.float32))
+            if len(found) > MOST_VALUES:
+                return False
     return (
         len(found) <= MOST_VALUES
         and bool(np.isfinite(found).all())
@@ -340,7 +354,7 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
             )
         mask = read_scan(masks[name], spacing=spacing)
         inside = _unscaled(mask) != 0
-        found = np.unique(mask.data)
+        found = present_values(mask.data)
         if len(found) > 2 or (len(found) == 2 and found[0] != 0):
             raise PosconError(
                 f"{mask.path}: {len(found)} values, but a mask has 0 and one other value"
@@ -373,10 +387,14 @@ def _unscaled(scan: Scan) -> np.ndarray:
     slope, _ = header.get_slope_inter()
     if slope in (None, 0, 1) or abs(slope) > 0.1:
         return scan.data
-    whole = np.rint(scan.data)
-    rounding = 2 * float(np.finfo(np.float32).eps) * np.abs(scan.data).max()  # the scale is float32
-    near = np.abs(scan.data - whole) <= 0.5 * abs(slope) + rounding
-    return whole if near.all() else scan.data
+    largest = max(abs(float(scan.data.min())), abs(float(scan.data.max())))
+    rounding = 2 * float(np.finfo(np.float32).eps) * largest  # the scale is float32
+    ordered = slowest_first(scan.data)
+    for part in slabs(ordered.shape):
+        apart = np.abs(ordered[part] - np.rint(ordered[part]))
+        if not (apart <= 0.5 * abs(slope) + rounding).all():
+            return scan.data
+    return np.rint(scan.data)
 
 
 def _by_segment(

@@ -170,6 +170,11 @@ def first_volume(scan: Scan) -> Scan:
     return replace(scan, data=scan.data[..., 0], header=header)
 
 
+def without_voxels(scan: Scan) -> Scan:
+    """The scan with zeros as voxels, which take no memory: its shape and its geometry stay."""
+    return replace(scan, data=np.broadcast_to(scan.data.dtype.type(0), scan.data.shape))
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the keys and values that a NRRD, MHA or MHD header holds beside the geometry.
 
