@@ -105,9 +105,7 @@ def train(folder: Path) -> Path:
     """A small network for CT, as scanned; the folder of its run."""
     write_phantom(folder / "scans", subjects=3, seed=1)
     settings = ["network.width=4", "network.levels=2", "size=32", "batch=4"]
-    prepare(
-        folder / "scans", folder / "store", spacing="native", modality="CT", processes=1
-    )
+    prepare(folder / "scans", folder / "store", spacing="native", modality="CT", processes=1)
     finetune(
         folder / "store", folder / "run", labelled=2, method="supervised", iterations=4,
         settings=settings,

@@ -6,6 +6,10 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from poscon.errors import PosconError
+
+MACHINE = Path("/proc/meminfo")
+"""Where Linux says how much memory is free."""
 GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows control groups, by which containers and schedulers limit what a job may use."""
@@ -42,11 +46,60 @@ def usable_memory() -> int:
     What the system keeps of files counts against such a limit too.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *_group_limits()])
+    return min([machine, *(limit for _, limit in _limits())])
 
 
-def _group_limits() -> Iterator[int]:
-    """Bytes, of each group that the process is in and limits memory; versions 1 and 2."""
+def free_memory() -> int | None:
+    """Bytes that the process may still take before the system ends it; None: nobody says.
+
+    What the system keeps of files counts as free, as it is given up first.
+    """
+    if not MACHINE.is_file():  # not Linux
+        return None
+    machine = _table(MACHINE)
+    left = [1024 * (machine["MemAvailable:"] + machine["SwapFree:"])]
+    for file, limit in _limits():
+        second = file.name == "memory.max"
+        used = _read_limit(file.with_name("memory.current" if second else "memory.usage_in_bytes"))
+        files = _table(file.with_name("memory.stat")).get(
+            "inactive_file" if second else "total_inactive_file", 0
+        )
+        left.append(limit - (used or 0) + files)
+    return max(0, min(left))
+
+
+def check_room(n_bytes: int, what: str) -> None:
+    """Refuse work that takes more memory than there is: the system would end the process.
+
+    Args:
+        n_bytes: about as many bytes are taken at once.
+        what: the file, for the message.
+
+    Raises:
+        PosconError: they are not free.
+    """
+    free = free_memory()
+    if free is not None and n_bytes > free and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # what this process keeps is free too
+        free = free_memory()
+    if free is not None and n_bytes > free:
+        raise PosconError(
+            f"{what}: takes about {n_bytes / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are "
+            "free; end other programs, or use a machine with more memory"
+        )
+
+
+def _table(file: Path) -> dict[str, int]:
+    """The lines of a file of the kernel with a name and a number; empty if it cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {name: int(number) for name, number, *_ in map(str.split, lines)}
+
+
+def _limits() -> Iterator[tuple[Path, int]]:
+    """File and bytes of each limit of a group that the process is in; versions 1 and 2."""
     if not GROUPS_OF_PROCESS.is_file():  # not Linux
         return
     for line in GROUPS_OF_PROCESS.read_text(encoding="utf-8").splitlines():
@@ -62,7 +115,7 @@ def _group_limits() -> Iterator[int]:
         for folder in (root / part for root in roots for part in (group, *group.parents)):
             limit = _read_limit(folder / name)
             if limit is not None:
-                yield limit
+                yield folder / name, limit
 
 
 def _read_limit(file: Path) -> int | None:

@@ -1,6 +1,7 @@
 """Trained networks with all that they need: a scan in, its label map or its features out."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from poscon.networks.build import build_encoder, build_network
 from poscon.networks.weights import load_by_name, network_settings, read_weights
 from poscon.progress import console
 from poscon.store.preparation import (
+    bytes_read,
     case_geometry,
     check_same_grid,
     one_volume,
@@ -91,11 +93,11 @@ class PreparedScan:
     Attributes:
         scan: the scan as it was read; of :meth:`Model.read` without its voxels.
         geometry: how each of its volumes is sliced.
-        size: rows and columns of the stacks.
         series: whether the scan is a 4-D time series of which all frames are used.
+        spacing_from: where its spacing comes from.
+        size: rows and columns of the stacks.
         stacks: the slices of each frame, (slices, channels, rows, columns) float32, normalised, at
             the network's spacing.
-        spacing_from: where its spacing comes from.
         pixels: the hash of each frame's pixels, see :func:`poscon.store.preparation.pixels_sha256`.
         modalities: what each channel was normalised as, ``"CT"`` or ``"MR"``.
         differences: how the scan differs from the training data of the network.
@@ -103,9 +105,9 @@ class PreparedScan:
 
     scan: Scan
     geometry: SliceGeometry
-    size: tuple[int, int]
     series: bool
     spacing_from: SpacingFrom
+    size: tuple[int, int] = (0, 0)
     stacks: list[Tensor] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
     modalities: tuple[str, ...] = ()
@@ -117,8 +119,7 @@ class PreparedScan:
         between, *in_plane = self.geometry.spacing
         _, *before = self.geometry.stack_shape
         row, column = (
-            mm * n / after
-            for mm, n, after in zip(in_plane, before, self.size, strict=True)
+            mm * n / after for mm, n, after in zip(in_plane, before, self.size, strict=True)
         )
         return between, row, column
 
@@ -217,6 +218,21 @@ class ScanPreparer:
         plane = self.training.plane_for(case_geometry(header, as_acquired).acquired)
         return self.preparation.model_copy(update={"plane": plane})
 
+    def bytes_to_segment(self, case: Case, header: ScanHeader) -> int:
+        """About how many bytes of memory a scan takes at once, from its file to its classes.
+
+        Args:
+            case: see :meth:`fitted`.
+            header: header of its (first) file.
+        """
+        geometry = case_geometry(header, self.preparation_for(header))
+        rows, columns = stored_size(geometry, self.preparation.spacing)
+        slices = geometry.stack_shape[0]
+        series = len(header.shape) > 3 and not case.channels and case.frame_index is None
+        frames = header.shape[3] if series else 1
+        stacks = 4 * frames * slices * rows * columns * len(self.channels)
+        return bytes_read(case, header) + stacks + frames * math.prod(header.shape[:3])
+
     def prepare(
         self, files: Mapping[Source, Scan], case: Case, spacing_from: SpacingFrom
     ) -> PreparedScan:
@@ -234,8 +250,7 @@ class ScanPreparer:
         preparation = self.preparation_for(_header(scan))
         geometry = case_geometry(_header(scan), preparation)
         series = scan.data.ndim == 4 and not case.channels and case.frame_index is None
-        size = stored_size(geometry, self.preparation.spacing)
-        prepared = PreparedScan(scan, geometry, size, series, spacing_from)
+        prepared = PreparedScan(scan, geometry, series, spacing_from)
         frames = [case.all_channels]
         if series:
             numbers = range(scan.data.shape[3])
@@ -253,6 +268,7 @@ class ScanPreparer:
                 ],
             )
             prepared.stacks.append(torch.from_numpy(stack))
+            prepared.size = (stack.shape[2], stack.shape[3])
             prepared.modalities = tuple(record.modality for record in intensities)
             found = self.training.differences(geometry, spacing_from, preparation, intensities)
             prepared.differences += [d for d in found if d not in prepared.differences]
@@ -531,7 +547,7 @@ def _sizes(spacing: Any) -> Spacing:
 
 
 def _header(scan: Scan) -> ScanHeader:
-    return ScanHeader(scan.data.shape, scan.spacing, scan.affine)
+    return ScanHeader(scan.data.shape, scan.spacing, scan.affine, scan.data.itemsize)
 
 
 def _run_folder(run: Path | str, command: str) -> Path:

@@ -1,7 +1,10 @@
 """What a long job shows on stderr: the one progress bar, and the files that cannot be used."""
 
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -18,9 +21,16 @@ from poscon.errors import PosconError
 console = Console(stderr=True, highlight=False)
 
 
+LOG_SECONDS = 30.0
+"""Between two lines in a log."""
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar with count, elapsed and remaining time; silent where stderr is no terminal."""
+    """A bar with count, elapsed and remaining time; now and then a line where there is no terminal.
+
+    So a log shows a sign of life in every minute, also where one scan takes several.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -31,7 +41,29 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("{task.fields[status]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
+        if console.is_terminal:
+            yield progress
+            return
+        ended = threading.Event()
+        log = threading.Thread(target=_log, args=(progress, ended), daemon=True)
+        log.start()
+        try:
+            yield progress
+        finally:
+            ended.set()
+            log.join()
+
+
+def _log(progress: Progress, ended: threading.Event) -> None:
+    """Say how far the tasks are, until the end."""
+    begun = time.monotonic()
+    while not ended.wait(LOG_SECONDS):
+        elapsed = timedelta(seconds=round(time.monotonic() - begun))
+        say_lines(
+            f"{task.description}: {task.completed:g} of {task.total:g} after {elapsed}"
+            for task in progress.tasks
+            if task.total is not None and not task.finished
+        )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
 from poscon.files import alone, check_outside
 from poscon.leakage import describe, note_seen
+from poscon.memory import check_room, free_memory
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar, say_lines
@@ -171,6 +172,7 @@ class _Prediction:
         self.failed: dict[str, str] = {}
         self.seen: dict[str, tuple[str, ...]] = {}
         self.planes: Counter[str] = Counter()
+        self.largest = 1  # bytes that a scan takes
 
     def do(self, resume: bool) -> list[Path]:
         """Segment all scans, see :func:`predict`."""
@@ -185,7 +187,9 @@ class _Prediction:
             self.record.begin(self.model.sha256)
             _write_labels_file(self.record.path.parent, self.model)
         # some scans are read and one is written while the network works on the one between
-        readers = max(1, min(READERS, usable_cores() // 2))
+        free = free_memory()
+        room = READERS if free is None else free // self.largest - 2
+        readers = max(0, min(READERS, max(1, usable_cores() // 2), room))
         segmented = (
             (job, scan, [] if isinstance(scan, PosconError) else self._segment(scan))
             for job, scan in zip(todo, _in_threads(self._read, cases, readers), strict=True)
@@ -193,7 +197,7 @@ class _Prediction:
         with progress_bar() as progress:
             done = len(existing)
             task = progress.add_task("segmenting", total=len(self.jobs), status="", completed=done)
-            for _ in _in_threads(self._finish, segmented, 1):
+            for _ in _in_threads(self._finish, segmented, min(1, readers)):
                 progress.advance(task)
         self._conclude()
         written = [job.target for job in self.jobs if job.case.id not in self.failed]
@@ -247,6 +251,9 @@ class _Prediction:
             header = read_header(job.case.image, spacing=spacing)
             case = self.model.fitted(job.case, header)
             geometry = case_geometry(header, self.model.preparation_for(header))
+            needed = self.model.bytes_to_segment(case, header)
+            check_room(needed, str(case.image))
+            self.largest = max(self.largest, needed)
             check_ranges(job.ranges, geometry.stack_shape[0], job.ranges_from)
             if job.segments is not None:
                 from poscon.volumes.formats.dicom.writer import check_series
@@ -363,7 +370,13 @@ def _check_apart(source: Path, output: Path) -> None:
 def _in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """Yield ``function`` of each item, in order. Threads work ahead on the next items."""
+    """Yield ``function`` of each item, in order. Threads work ahead on the next items.
+
+    With no thread, nothing is done ahead.
+    """
+    if threads == 0:
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[Result]] = deque()
         for item in items:

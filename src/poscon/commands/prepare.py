@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,19 @@ from pydantic import field_validator
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
-from poscon.executors import Engine, check_engine, open_engine, outcomes
+from poscon.executors import Engine, check_engine, open_engine, outcomes, usable_cores
 from poscon.files import alone, holds_nothing
+from poscon.memory import free_memory
 from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
-from poscon.store.preparation import Job, check_same_grid, finished, prepare_case, relative
+from poscon.store.preparation import (
+    Job,
+    bytes_to_prepare,
+    check_same_grid,
+    finished,
+    prepare_case,
+    relative,
+)
 from poscon.store.remote import is_url
 from poscon.store.selection import cases_named
 from poscon.store.slices import (
@@ -203,7 +212,8 @@ def prepare(
         scheme=scheme,
         nonempty=labelled_slices == NONEMPTY,
     )
-    workers = open_engine(engine, address, processes, gpus=False)  # before anything is written
+    at_once = _as_memory_allows(job, dataset, headers, processes) if engine == "local" else None
+    workers = open_engine(engine, address, at_once, gpus=False)  # before anything is written
     try:
         with alone(store, "prepare"):
             _check_new(store)  # another prepare may have written one since the check above
@@ -224,6 +234,25 @@ def prepare(
     finally:
         workers.close()
     return Store(store)
+
+
+def _as_memory_allows(
+    job: Job, dataset: Dataset, headers: dict[str, ScanHeader], processes: int | None
+) -> int:
+    """The number of processes: as the user says, else a core each, and no more than have room."""
+    if processes is not None:
+        return processes
+    free, cores = free_memory(), usable_cores()
+    largest = 1
+    for case in dataset.cases:
+        with suppress(PosconError):  # a spacing that is too coarse for it is refused with its name
+            needed = bytes_to_prepare(case, headers[case.id], job.preparation)
+            largest = max(largest, needed)
+    if free is None or free >= cores * largest:
+        return cores
+    fit = max(1, free // largest)
+    say_lines([f"note: {fit} scan(s) at a time, and not {cores}, as memory allows no more"])
+    return fit
 
 
 def _check_new(store: Path) -> None:

@@ -1,6 +1,7 @@
 """Preparing one case: a scan in, its slices, labels and record in the store out."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.files import complete, printable
+from poscon.memory import check_room
 from poscon.store.intensity import (
     check_voxels,
     guess_modality,
@@ -203,8 +205,39 @@ def one_volume(data: np.ndarray, case: Case, channel: Channel) -> np.ndarray:
     return data
 
 
+SPARE_BYTES = 2**28
+"""What one part of a volume takes while it is worked on, and what a network takes."""
+
+
+def bytes_read(case: Case, header: ScanHeader) -> int:
+    """About how many bytes the files of a case take in memory, and what is worked on of them.
+
+    Args:
+        case: the case.
+        header: header of its (first) file.
+    """
+    return SPARE_BYTES + len(case.image_files) * header.voxel_bytes * math.prod(header.shape)
+
+
+def bytes_to_prepare(case: Case, header: ScanHeader, preparation: Preparation) -> int:
+    """About how many bytes of memory a case takes at once while it is prepared.
+
+    Args:
+        case: the case.
+        header: header of its (first) file.
+        preparation: what is done to it.
+    """
+    geometry = case_geometry(header, preparation)
+    rows, columns = stored_size(geometry, preparation.spacing)
+    stored = 2 * geometry.stack_shape[0] * rows * columns * len(case.all_channels)
+    # a label map has two bytes a voxel at most, nearly always, and its classes have one
+    labels = SPARE_BYTES + 3 * math.prod(header.shape[:3])
+    return stored + max(bytes_read(case, header), 0 if case.label is None else labels)
+
+
 def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> None:
     """Write one case's folder; complete or absent."""
+    check_room(bytes_to_prepare(case, header, job.preparation), str(case.image))
     geometry = case_geometry(header, job.preparation, reverse=reverse)
     spacing = stated_spacing(case, job.preparation)
     volumes = read_case_volumes(case, spacing)
@@ -311,7 +344,9 @@ def count_labels(
     Returns:
         The voxels of each foreground class, and the numbers of the labelled slices; None: all.
     """
-    counts = sum(np.bincount(label[part].ravel(), minlength=256) for part in slabs(label.shape))
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for part in slabs(label.shape):
+        counts += np.bincount(label[part].ravel(), minlength=IGNORE + 1)
     voxels = counts[1 : n_classes + 1]
     labelled = (label != IGNORE).any(axis=(1, 2))
     slices = None if labelled.all() else tuple(np.flatnonzero(labelled).tolist())

@@ -188,7 +188,9 @@ def largest_component(classes: np.ndarray) -> np.ndarray:
     structures, n = ndimage.label(inside, structure=np.ones((3,) * classes.ndim))
     if n < 2:
         return classes
-    sizes = sum(np.bincount(part.ravel(), minlength=n + 1) for part in structures)
+    sizes = np.zeros(n + 1, np.int64)
+    for part in structures:
+        sizes += np.bincount(part.ravel(), minlength=n + 1)
     kept = np.zeros_like(classes)
     np.copyto(kept[box], classes[box], where=structures == sizes[1:].argmax() + 1)
     return kept

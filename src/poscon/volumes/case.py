@@ -152,9 +152,7 @@ class LabelScheme:
                 f"{_listed(sorted(index))}; state them with --labels"
             )
         lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
-        return by_slabs(
-            lambda part: lookup[np.searchsorted(present, part)], values, dtype=np.uint8
-        )
+        return by_slabs(lambda part: lookup[np.searchsorted(present, part)], values, dtype=np.uint8)
 
     def with_ignore(self, value: int, *, where: str) -> "LabelScheme":
         """The same scheme, in which a value means that a voxel is not labelled.

@@ -39,7 +39,8 @@ class Scan:
     Attributes:
         path: the file, or the DICOM series; for a scan in memory, its name in messages.
         data: voxels, (X, Y, Z) or (X, Y, Z, frames), in the file's own axis order, scaled as the
-            header says. Integers stay integers if the header has no scaling.
+            header says. Integers stay integers if the header has no scaling. Scaled integers of
+            NIfTI files are float32 if they have at most 16 bits.
         affine: (4, 4), voxel index to mm, RAS+.
         header: header from which the format's library makes an image with the same geometry;
             None for a NumPy array.
@@ -58,11 +59,16 @@ class Scan:
 
 @dataclass(frozen=True)
 class ScanHeader:
-    """Shape and spacing of a scan file, read without its voxels."""
+    """Shape and spacing of a scan file, read without its voxels.
+
+    Attributes:
+        voxel_bytes: about how many bytes a voxel takes while the file is read.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, float, float]
     affine: np.ndarray
+    voxel_bytes: int = 4
 
 
 def scan_stem(path: Path) -> str:
@@ -104,7 +110,7 @@ def read_header(path: Source, *, spacing: Spacing | None = None) -> ScanHeader:
     """
     opened = _open(path)
     affine = checked_affine(opened.affines, spacing, where=str(path))
-    return ScanHeader(opened.shape, spacing_of(affine), affine)
+    return ScanHeader(opened.shape, spacing_of(affine), affine, opened.voxel_bytes)
 
 
 def read_scan(path: Source, *, spacing: Spacing | None = None, option: str = OPTION) -> Scan:

@@ -24,12 +24,14 @@ class Opened:
         affines: affines of the header, see :func:`poscon.volumes.affine.checked_affine`.
         scalar: whether a voxel has one number.
         header: the header, as an object of the format's library.
+        voxel_bytes: about how many bytes a voxel takes while the file is read.
     """
 
     shape: tuple[int, ...]
     affines: tuple[np.ndarray, ...]
     scalar: bool
     header: Any
+    voxel_bytes: int = 4
 
 
 class Reader(Protocol):

@@ -24,7 +24,8 @@ class Itk:
         reader.ReadImageInformation()
         _check_axes(reader, source)
         scalar = reader.GetNumberOfComponents() == 1
-        return Opened(tuple(reader.GetSize()), _affines(reader), scalar, reader)
+        taken = 2 * _voxel_bytes(reader.GetPixelID())  # ITK's own, and a copy
+        return Opened(tuple(reader.GetSize()), _affines(reader), scalar, reader, taken)
 
     def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
         image = _reader(source).Execute()
@@ -61,6 +62,12 @@ def _reader(path: Path) -> Any:
     reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
     return reader
+
+
+def _voxel_bytes(pixel: int) -> int:
+    """Bytes of a type of voxels of ITK, whose name begins with the bits (``16-bit ...``)."""
+    bits = SimpleITK.GetPixelIDValueAsString(pixel).partition("-bit")[0]
+    return int(bits) // 8 if bits.isdecimal() else 8
 
 
 def _check_axes(reader: Any, path: Path) -> None:

@@ -9,12 +9,15 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
+from nibabel.volumeutils import apply_read_scaling
 
 from poscon.volumes.affine import nifti_affines
 from poscon.volumes.formats.base import Opened
+from poscon.volumes.slabs import by_slabs
 
 SUFFIXES = (".nii", ".nii.gz")
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
+_UNSCALED = ((1, 0), (None, None))  # slope and intercept that change nothing
 _QUIET = logging.getLogger("poscon.nifti")  # errors are raised anyway
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
@@ -26,11 +29,24 @@ class Nifti:
     def open(self, source: Path) -> Opened:
         header = _header(source)
         mended = _mended(header)
-        scalar = mended.get_data_dtype().kind in "biuf"
-        return Opened(mended.get_data_shape(), nifti_affines(header), scalar, header)
+        kind = mended.get_data_dtype()
+        taken = kind.itemsize
+        if mended.get_slope_inter() not in _UNSCALED:
+            taken += _scaled_type(kind).itemsize
+        return Opened(
+            mended.get_data_shape(), nifti_affines(header), kind.kind in "biuf", header, taken
+        )
 
     def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
-        return np.asanyarray(ArrayProxy(source, _mended(opened.header))), opened.header
+        proxy = ArrayProxy(source, _mended(opened.header))
+        stored, scaling = np.asanyarray(proxy.get_unscaled()), (proxy.slope, proxy.inter)
+        if scaling in _UNSCALED:
+            return stored, opened.header
+        with np.errstate(over="ignore"):  # whoever uses the values looks for infinite ones
+            scaled = by_slabs(
+                lambda part: apply_read_scaling(part, *scaling), stored, _scaled_type(stored.dtype)
+            )
+        return scaled, opened.header
 
     def takes(self, image: Any) -> bool:
         return isinstance(image, nib.Nifti1Pair)
@@ -65,6 +81,11 @@ class Nifti:
         header = _label_header(labels, header)
         # nibabel keeps both codes and every number only if it is given no affine
         nib.save(_type_of(header)(labels.reshape(header.get_data_shape()), None, header), path)
+
+
+def _scaled_type(stored: np.dtype) -> np.dtype:
+    """The type of scaled voxels: single precision, if it tells all stored numbers apart."""
+    return np.dtype(np.float32 if stored.kind in "iu" and stored.itemsize <= 2 else np.float64)
 
 
 def _header(path: Path) -> Any:
