@@ -8,9 +8,9 @@ them. The printed share are false alarms.
 
 import sys
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
+from msgspec.structs import asdict
 
 from poscon.store.store import Store
 from poscon.store.training_range import TrainingRange

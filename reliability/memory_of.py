@@ -1,15 +1,34 @@
-"""Runs a command, and samples the memory and the open files of its process and all below it."""
+"""Runs a command, and samples the memory, the time and the open files of all of its processes."""
 
 import os
 import pty
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The processes of a command at one moment.
+
+    Attributes:
+        at: seconds since 1970.
+        resident: bytes of memory, of all of them together.
+        files: open files, of all of them together.
+        cpu: seconds that those which run now have computed.
+    """
+
+    at: float
+    resident: int
+    files: int
+    cpu: float
 
 
 @dataclass
@@ -19,45 +38,58 @@ class Watched:
     Attributes:
         code: exit code.
         seconds: how long it ran.
-        peak: bytes, the largest sum of the resident memory of all of its processes.
         silence: seconds, the longest time without output on stderr.
-        said: what it wrote on stderr.
-        samples: seconds since the start, resident bytes and open files, at each sample.
+        said: what it wrote there.
+        samples: in the order of time.
     """
 
     code: int = 0
     seconds: float = 0.0
-    peak: int = 0
     silence: float = 0.0
     said: str = ""
-    samples: list[tuple[float, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """The largest resident memory in bytes."""
+        return max((sample.resident for sample in self.samples), default=0)
 
 
-def watch(command: Sequence[str], *, terminal: bool = False, every: float = 0.05) -> Watched:
-    """Run a command to its end.
+def watch(
+    command: Sequence[str],
+    *,
+    terminal: bool = False,
+    every: float = 0.05,
+    until: Callable[[], bool] = lambda: False,
+) -> Watched:
+    """Run a command to its end, or stop it.
 
     Args:
         command: program and arguments.
         terminal: whether its stderr is a terminal; otherwise it is a pipe, as for a log.
         every: seconds between two samples.
+        until: whether it is to be stopped now, asked at each sample.
     """
     found = Watched()
     ours, theirs = pty.openpty() if terminal else os.pipe()
     begun = time.monotonic()
-    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stderr=theirs, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         os.close(theirs)
-        reader = threading.Thread(target=_listen, args=(ours, begun, found), daemon=True)
-        reader.start()
+        listener = threading.Thread(target=_listen, args=(ours, begun, found), daemon=True)
+        listener.start()
         try:
             while process.poll() is None:
-                resident, files = _tree(process.pid)
-                found.samples.append((time.monotonic() - begun, resident, files))
+                found.samples.append(_sample(process.pid))
+                if until():
+                    os.killpg(process.pid, signal.SIGTERM)
+                    process.wait()
                 time.sleep(every)
         finally:
             process.kill()
-        reader.join()
+        listener.join(timeout=10)
     found.code, found.seconds = process.returncode, time.monotonic() - begun
-    found.peak = max(resident for _, resident, _ in found.samples)
     return found
 
 
@@ -77,17 +109,20 @@ def _listen(stream: int, begun: float, found: Watched) -> None:
             found.said += text.decode(errors="replace")
 
 
-def _tree(process: int) -> tuple[int, int]:
-    """Resident bytes and open files of a process and all below it."""
+def _sample(process: int) -> Sample:
+    """A process and all below it, now."""
     resident = files = 0
+    cpu = 0.0
     todo = [process]
     while todo:
         folder = Path("/proc", str(todo.pop()))
         try:
             resident += int((folder / "statm").read_text().split()[1]) * PAGE
             files += len(os.listdir(folder / "fd"))
+            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+            cpu += (int(user) + int(system)) / TICKS
             for task in (folder / "task").iterdir():
                 todo += map(int, (task / "children").read_text().split())
         except OSError:  # it has just ended
             continue
-    return resident, files
+    return Sample(time.time(), resident, files, cpu)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from poscon import memory
+from poscon.errors import PosconError
 
 FAULTS = """
 import resource, torch
@@ -125,3 +126,58 @@ def test_without_control_groups_all_memory_is_usable(
 ) -> None:
     monkeypatch.setattr(memory, "GROUPS_OF_PROCESS", tmp_path / "absent")
     assert memory.usable_memory() == MACHINE
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, folder: Path, available: int, swap: int) -> None:
+    """A machine with so many kB left."""
+    (folder / "meminfo").write_text(
+        f"MemTotal: 99999 kB\nMemAvailable: {available} kB\n"
+        f"HugePages_Total: 0\nSwapFree: {swap} kB\n"
+    )
+    monkeypatch.setattr(memory, "MACHINE", folder / "meminfo")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "free"),
+    [
+        ("0::/\n", {}, 7 * 1024),  # what the machine has left, with swap
+        (
+            "0::/job\n",
+            {
+                "job/memory.max": "6000",
+                "job/memory.current": "5000",
+                "job/memory.stat": "anon 9\ninactive_file 500",
+            },
+            1500,
+        ),
+        ("0::/job\n", {"job/memory.max": "6000", "job/memory.current": "7000"}, 0),
+        (
+            "4:memory:/job\n",
+            {
+                "memory/job/memory.limit_in_bytes": "2000",
+                "memory/job/memory.usage_in_bytes": "1900",
+                "memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 30",
+            },
+            130,
+        ),
+    ],
+)
+def test_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    membership: str,
+    files: dict[str, str],
+    free: int,
+) -> None:
+    machine_with(monkeypatch, tmp_path, 5, 2)
+    limited_to(monkeypatch, tmp_path, membership, **files)
+    assert memory.free_memory() == free
+
+
+def test_work_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine_with(monkeypatch, tmp_path, 10**6, 0)
+    memory.check_room(10**9, "a.nii")
+    with pytest.raises(PosconError, match=r"a.nii: takes about 2.0 GB of memory, but 1.0 GB are"):
+        memory.check_room(2 * 10**9, "a.nii")
+    monkeypatch.setattr(memory, "MACHINE", tmp_path / "absent")
+    memory.check_room(10**18, "a.nii")  # nobody says what is free

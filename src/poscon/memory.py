@@ -40,6 +40,15 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_MMAP_MAX, 0) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def give_back_memory() -> None:
+    """Give back what the process has freed and kept, see :func:`keep_freed_memory`.
+
+    After a large scan, so that the next one has room, wherever its parts then lie.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def usable_memory() -> int:
     """Bytes that the process may use: the machine's, or the least limit of its control groups.
 
@@ -79,8 +88,8 @@ def check_room(n_bytes: int, what: str) -> None:
         PosconError: they are not free.
     """
     free = free_memory()
-    if free is not None and n_bytes > free and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # what this process keeps is free too
+    if free is not None and n_bytes > free:
+        give_back_memory()  # what this process keeps is free too
         free = free_memory()
     if free is not None and n_bytes > free:
         raise PosconError(

@@ -1,11 +1,11 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from poscon.commands.prepare import prepare
 from poscon.comparison.jobs import Job, Schedule, make_schedule

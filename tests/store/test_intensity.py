@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.store.intensity import check_voxels, guess_modality, normalise, padding_of
+from poscon.store.intensity import (
+    _percentiles,
+    check_voxels,
+    guess_modality,
+    normalise,
+    padding_of,
+)
 
 
 def scan(seed=0, mean=100.0, std=40.0, shape=(6, 7, 8)):
@@ -193,3 +199,27 @@ def test_a_scan_of_8_bits_is_no_label_map(seed, dtype, levels):
     volume = (body(seed).clip(-200, 800) + 200.0) / 1000
     noise = np.random.default_rng(seed).normal(0, 0.05, volume.shape)
     check_voxels(((volume + noise).clip(0, 1) * levels).astype(dtype), where="a.nii")
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.integers(1, 12))
+def test_percentiles_of_parts_are_exactly_those_of_numpy(numbers, parts):
+    values = np.array(numbers, np.float32)
+    found = _percentiles(lambda: np.array_split(values, parts), values.size, (1.0, 37.5, 99.0))
+    assert found == np.percentile(values, (1.0, 37.5, 99.0)).tolist()
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_parts_of_any_size_give_the_same(modality, monkeypatch):
+    volume = np.pad(body(), 3, constant_values=-2048).astype(np.int16)
+    values, record = normalise(volume, modality)
+    for voxels in (1, 900):
+        monkeypatch.setattr("poscon.volumes.slabs.SLAB_VOXELS", voxels)
+        again, other = normalise(volume, modality)
+        np.testing.assert_allclose(again, values, rtol=1e-6, atol=1e-6)
+        assert (other.low, other.high, other.padding) == (record.low, record.high, record.padding)
+        assert other.mean == pytest.approx(record.mean, rel=1e-12)
+        assert other.std == pytest.approx(record.std, rel=1e-12)
+        assert other.percentiles == pytest.approx(record.percentiles, rel=1e-9)
+        assert guess_modality(volume) == "CT"
+        with pytest.raises(PosconError, match="label map, not a scan \\(3 whole values"):
+            check_voxels((volume > 0).astype(np.int16) + (volume > 60), where="a.nii")

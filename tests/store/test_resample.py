@@ -207,3 +207,12 @@ def test_a_single_column_of_a_flipped_stack_is_resampled() -> None:
     expected = resample_classes(np.ascontiguousarray(flipped), (8, 7), 2)
     np.testing.assert_array_equal(resample_classes(flipped, (8, 7), 2), expected)
     assert expected.any()
+
+
+def test_a_few_slices_at_a_time_give_the_same(monkeypatch):
+    generator = np.random.default_rng(4)
+    stack = generator.choice(np.array([0, 0, 1, 2, IGNORE], np.uint8), (5, 12, 11))
+    stack[2] = 0
+    whole = resample_classes(stack, (17, 8), 3)
+    monkeypatch.setattr("poscon.volumes.slabs.SLAB_VOXELS", 1)
+    np.testing.assert_array_equal(resample_classes(stack, (17, 8), 3), whole)

@@ -1,8 +1,8 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from poscon.store.store import AxisRecord, Store
 from poscon.suggestion.pool import LEVELS, Slices, labelled_slices, unit

@@ -2,13 +2,13 @@
 
 import json
 import threading
-from dataclasses import replace
 from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
@@ -281,7 +282,7 @@ def test_a_stored_case_lies_as_its_scan_does(scans: Path, store: Path) -> None:
 def test_learned_positions_are_shown(store: Path) -> None:
     (case, *_) = collect(store).cases
     axis = AxisRecord(first=90.0, last=-10.0, against=True, clearness=1.0, determined=True)
-    record = replace(case.record, axis=axis)  # type: ignore[attr-defined]
+    record = msgspec.structs.replace(case.record, axis=axis)  # type: ignore[attr-defined]
     learned = replace(case, record=record).place().learned  # type: ignore[type-var]
     assert learned is not None
     assert (learned[0], learned[-1]) == (90.0, -10.0)

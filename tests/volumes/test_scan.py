@@ -131,6 +131,7 @@ def test_scaling_of_the_scan_is_applied_and_not_handed_to_the_labels(tmp_path: P
     scan = read_scan(tmp_path / "ct.nii.gz")
     stored = np.asanyarray(nib.load(tmp_path / "ct.nii.gz").dataobj.get_unscaled())
     np.testing.assert_allclose(scan.data, stored * 2.0 - 1000)
+    assert scan.data.dtype == np.float32  # which takes half the memory of what nibabel gives
     labels = np.full(SHAPE, 3, np.uint8)
     write_labels(tmp_path / "labels.nii.gz", labels, scan)
     np.testing.assert_array_equal(read_scan(tmp_path / "labels.nii.gz").data, labels)

@@ -1,10 +1,11 @@
 """``poscon align``: positions in the anatomy, learned from the images of a store."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from poscon.alignment.groups import find_groups
 from poscon.alignment.likeness import compact

@@ -419,11 +419,14 @@ def _resolve_settings(
 def _check_headers(dataset: Dataset, settings: PrepareSettings) -> dict[str, ScanHeader]:
     """Check the headers of every case. All files that cannot be used are named."""
     headers, errors = {}, []
-    for case in dataset.cases:
-        try:
-            headers[case.id] = _check_header(case, settings)
-        except PosconError as error:
-            errors.append(str(error))
+    with progress_bar() as progress:
+        task = progress.add_task("reading headers", total=len(dataset.cases), status="")
+        for case in dataset.cases:
+            try:
+                headers[case.id] = _check_header(case, settings)
+            except PosconError as error:
+                errors.append(str(error))
+            progress.advance(task)
     raise_first(errors)
     return headers
 

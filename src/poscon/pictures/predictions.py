@@ -1,13 +1,13 @@
 """A picture of predictions beside their references."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from msgspec.structs import asdict
 
 from poscon.errors import PosconError
 from poscon.files import complete

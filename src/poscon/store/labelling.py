@@ -8,10 +8,10 @@ training may be reading it.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
 from poscon.files import complete, printable
@@ -19,7 +19,6 @@ from poscon.store.preparation import class_stack, count_labels, refuse_other_gri
 from poscon.store.resample import resample_classes
 from poscon.store.slices import LabelledSlices, only_slices
 from poscon.store.store import (
-    CASE_FILE,
     LABEL_FILE,
     MANIFEST,
     SCHEMA_VERSION,
@@ -27,6 +26,7 @@ from poscon.store.store import (
     ClassRecord,
     Store,
     slices_sha256,
+    write_case,
     write_json,
 )
 from poscon.store.weak_labels import add_ranges, check_label
@@ -185,7 +185,7 @@ def tidy(store: Store, case: CaseRecord, record: CaseRecord) -> None:
         if file.name not in named:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     alone = replace(record, ranges={}, axis=None)  # these are in the manifest only
-    write_json(folder / "case.json", CASE_FILE.dump_python(alone, mode="json"))
+    write_case(folder / "case.json", alone)
 
 
 def _image_of(store: Store, case: CaseRecord) -> np.ndarray:

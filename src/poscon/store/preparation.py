@@ -11,7 +11,7 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.files import complete, printable
-from poscon.memory import check_room
+from poscon.memory import check_room, give_back_memory
 from poscon.store.intensity import (
     check_voxels,
     guess_modality,
@@ -21,15 +21,15 @@ from poscon.store.intensity import (
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import (
-    CASE_FILE,
     LABEL_FILE,
     CaseRecord,
     ChannelRecord,
     GeometryRecord,
     IntensityRecord,
     Preparation,
+    read_case,
     slices_sha256,
-    write_json,
+    write_case,
 )
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
@@ -205,6 +205,8 @@ def one_volume(data: np.ndarray, case: Case, channel: Channel) -> np.ndarray:
     return data
 
 
+LARGE_BYTES = 2**26
+"""Of a case of which more is stored, no memory is kept for the next one."""
 SPARE_BYTES = 2**28
 """What one part of a volume takes while it is worked on, and what a network takes."""
 
@@ -286,7 +288,10 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
         np.save(part / "image.npy", image)
         if label is not None:
             np.save(part / LABEL_FILE, label)
-        write_json(part / "case.json", CASE_FILE.dump_python(record, mode="json"))
+        write_case(part / "case.json", record)
+    if image.nbytes > LARGE_BYTES:
+        del image, label
+        give_back_memory()
 
 
 def _prepare_label(
@@ -372,7 +377,7 @@ def pixels_sha256(volumes: Sequence[np.ndarray], affine: np.ndarray) -> str:
 
 def finished(store: Path, case: Case) -> CaseRecord | None:
     path = store / "cases" / case.id / "case.json"
-    return CASE_FILE.validate_json(path.read_bytes()) if path.is_file() else None
+    return read_case(path) if path.is_file() else None
 
 
 def relative(path: Source, root: Path) -> str:

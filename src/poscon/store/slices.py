@@ -4,12 +4,12 @@ import csv
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from poscon.errors import PosconError
 from poscon.seeds import stream

@@ -23,14 +23,14 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from msgspec import Struct
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from poscon.errors import PosconError
 from poscon.files import printable, write_text
@@ -56,7 +56,8 @@ Names = Path | str | Collection[str]
 set of them. A single text is a file."""
 
 
-_STRICT = ConfigDict(extra="forbid")
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A part of a case. Structs, and no models, as a store has many: see decision 0042."""
 
 
 class _Record(BaseModel):
@@ -89,8 +90,7 @@ class Preparation(_Record):
     modality: Literal["CT", "MR"] | None
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class IntensityRecord:
+class IntensityRecord(_Entry, frozen=True):
     """See :class:`poscon.store.intensity.Intensity`; and what tells whether a scan is like others.
 
     Attributes:
@@ -109,8 +109,7 @@ class IntensityRecord:
     looks_like: str
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class ChannelRecord:
+class ChannelRecord(_Entry, frozen=True):
     """One image channel of a case.
 
     Attributes:
@@ -124,8 +123,7 @@ class ChannelRecord:
     intensity: IntensityRecord
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class GeometryRecord:
+class GeometryRecord(_Entry, frozen=True):
     """See :class:`poscon.volumes.geometry.SliceGeometry`."""
 
     shape: tuple[int, int, int]
@@ -135,8 +133,7 @@ class GeometryRecord:
     plane: str
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class AxisRecord:
+class AxisRecord(_Entry, frozen=True):
     """Where a case lies on the axis that ``poscon align`` found for all cases of the store.
 
     Attributes:
@@ -155,9 +152,8 @@ class AxisRecord:
     determined: bool
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class CaseRecord:
-    """One prepared case; a dataclass, as a store of 100,000 opens faster than with models.
+class CaseRecord(_Entry, frozen=True):
+    """One prepared case.
 
     Attributes:
         id, subject, frame: see :class:`poscon.volumes.case.Case`.
@@ -197,7 +193,7 @@ class CaseRecord:
     pixels_sha256: str
     stored_sha256: str
     labelled_slices: tuple[int, ...] | None = None
-    ranges: Mapping[str, Range] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = msgspec.field(default_factory=dict)
     label_file: str = LABEL_FILE
     affine: tuple[tuple[float, ...], ...] | None = None
     axis: AxisRecord | None = None
@@ -272,12 +268,27 @@ class CaseRecord:
         return slices * rows * columns * (2 * len(self.channels) + self.labelled)
 
 
-CASE_FILE = TypeAdapter(CaseRecord)
-"""Reads and writes a case's ``case.json``."""
+def read_case(path: Path) -> CaseRecord:
+    """What a ``case.json`` says.
+
+    Raises:
+        PosconError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PosconError(f"{path}: damaged ({error}); remove {path.parent}") from error
+
+
+def write_case(path: Path, case: CaseRecord) -> None:
+    """Write a ``case.json``."""
+    write_json(path, msgspec.to_builtins(case))
 
 
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     schema_version: Literal[3, 4, 5, 6]
     poscon_version: str
@@ -287,6 +298,23 @@ class Manifest(_Record):
     classes: tuple[ClassRecord, ...]
     notes: tuple[str, ...]
     cases: tuple[CaseRecord, ...] = Field(min_length=1)
+
+    @field_serializer("cases")
+    def _plain(self, cases: tuple[CaseRecord, ...]) -> Any:
+        return msgspec.to_builtins(cases)
+
+
+class _ManifestFile(Struct, forbid_unknown_fields=True):
+    """The file of a manifest, of which the cases are checked as they are read."""
+
+    schema_version: Literal[3, 4, 5, 6]
+    poscon_version: str
+    layout: str
+    preparation: dict[str, Any]
+    channels: tuple[str, ...]
+    classes: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    cases: tuple[CaseRecord, ...]
 
 
 class Store:
@@ -491,7 +519,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-class _Version(BaseModel):
+class _Version(Struct):
     """The one field of a manifest of any version."""
 
     schema_version: Any
@@ -499,14 +527,11 @@ class _Version(BaseModel):
 
 def _parse_manifest(content: bytes, where: str) -> Manifest:
     try:
-        version = _Version.model_validate_json(content).schema_version
-        if version not in _READ_VERSIONS:
-            raise PosconError(
-                f"{where}: schema version {version}, this poscon reads "
-                f"{', '.join(map(str, _READ_VERSIONS[:-1]))} and {_READ_VERSIONS[-1]}; "
-                "prepare the store again"
-            )
-        manifest = Manifest.model_validate_json(content)
+        file = msgspec.json.decode(content, type=_ManifestFile)
+        manifest = Manifest(**{name: getattr(file, name) for name in Manifest.model_fields})
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _refuse_version(content, where)
+        raise PosconError(f"{where}: damaged ({error}); prepare the store again") from error
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
@@ -516,15 +541,34 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
             f"{where}: has {len(manifest.classes)} classes, a store holds {MOST_CLASSES}; prepare "
             "the store again with fewer"
         )
+    names = {c.name for c in manifest.classes}
     for case in manifest.cases:
         if len(case.channels) != len(manifest.channels):
             raise PosconError(
                 f"{where}: damaged (case {case.id} has {len(case.channels)} channel(s) and not "
                 f"{len(manifest.channels)}); prepare the store again"
             )
-        if unknown := case.ranges.keys() - {c.name for c in manifest.classes}:
+        if unknown := case.ranges.keys() - names:
             raise PosconError(
                 f"{where}: damaged (case {case.id} has a range of {min(unknown)}, which is no "
                 "class); prepare the store again"
             )
     return manifest
+
+
+def _refuse_version(content: bytes, where: str) -> None:
+    """Refuse a manifest of a version that is not read, by that.
+
+    Raises:
+        PosconError: it has such a version.
+    """
+    try:
+        version = msgspec.json.decode(content, type=_Version).schema_version
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if version not in _READ_VERSIONS:
+        raise PosconError(
+            f"{where}: schema version {version}, this poscon reads "
+            f"{', '.join(map(str, _READ_VERSIONS[:-1]))} and {_READ_VERSIONS[-1]}; "
+            "prepare the store again"
+        )

@@ -1,9 +1,9 @@
 """The ranges of structures in a store: weak labels of its cases."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from poscon.errors import PosconError
 from poscon.store.store import SCHEMA_VERSION, CaseRecord, Manifest

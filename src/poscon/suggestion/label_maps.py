@@ -1,11 +1,12 @@
 """Label maps to be filled in: on the scan's own grid, with the chosen slices open."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from msgspec.structs import asdict
 
 from poscon.errors import PosconError
 from poscon.models import Model

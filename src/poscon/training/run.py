@@ -20,11 +20,12 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
+from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
 from poscon.files import holds_nothing, write_text
@@ -33,6 +34,7 @@ from poscon.store.slices import with_slices
 from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
 from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
+from poscon.volumes.ranges import Range
 
 CHECKPOINT = "last.ckpt"
 MODEL = "model.safetensors"
@@ -208,13 +210,13 @@ class RunFolder:
                     entry["stored_sha256"],
                     entry["role"],
                     entry.get("labelled_slices"),
-                    entry.get("ranges", {}),
-                    AxisRecord(**entry["axis"]) if "axis" in entry else None,
+                    msgspec.convert(entry.get("ranges", {}), dict[str, Range]),
+                    msgspec.convert(entry.get("axis"), AxisRecord | None),
                 )
                 for entry in entries
                 if entry["by"] == command
             ]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
         for case_id, stored_sha256, role, slices, ranges, axis in listed:
             case = by_id.get(case_id)

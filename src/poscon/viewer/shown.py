@@ -1,11 +1,12 @@
 """A case that the page shows: a scan in a file, or a case of a store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import asdict
 
 from poscon.errors import PosconError
 from poscon.evaluation.pairs import Reference

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from poscon.errors import PosconError
+from poscon.progress import progress_bar
 from poscon.volumes.affine import Spacing, same_place
 from poscon.volumes.case import (
     MOST_CLASSES,
@@ -274,9 +275,13 @@ def choose_scheme(
 def _values(label_maps: Iterable[tuple[LabelSource, Spacing | None]]) -> set[int]:
     """Every value of label maps."""
     values: set[int] = set()
-    for path, spacing in label_maps:
-        present = present_values(read_labels(path, spacing=spacing).data)
-        values.update(int(v) for v in whole_values(present, where=str(path)))
+    todo = list(label_maps)
+    with progress_bar() as progress:
+        task = progress.add_task("reading label maps", total=len(todo), status="")
+        for path, spacing in todo:
+            present = present_values(read_labels(path, spacing=spacing).data)
+            values.update(int(v) for v in whole_values(present, where=str(path)))
+            progress.advance(task)
     return values
 
 
