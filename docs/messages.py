@@ -38,6 +38,13 @@ class Kind:
 
 KINDS = (
     Kind(
+        "Too little memory",
+        r"of memory, but",
+        "The scan would take more memory than is free. The system would have ended the command.",
+        "End other programs, let fewer processes work at once (`--processes`), or use a machine "
+        "with more memory.",
+    ),
+    Kind(
         "Somebody else is at work",
         r"is at work there",
         "Another command holds the folder that this one would write.",

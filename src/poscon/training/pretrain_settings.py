@@ -1,10 +1,10 @@
 """The settings of pre-training, and the training that is made from them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
+from msgspec.structs import replace
 from pydantic import Field, PositiveInt, model_validator
 
 from poscon.distributed import n_processes
