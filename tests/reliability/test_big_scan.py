@@ -67,6 +67,20 @@ def test_a_scan_that_does_not_fit_is_refused(
     assert not (tmp_path / "store").exists()
 
 
+def test_no_more_scans_at_a_time_than_fit(
+    large: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("poscon.commands.prepare.usable_cores", lambda: 8)
+    with_room(monkeypatch, tmp_path, 2 * (2**28 + 2**29) + 2**28)
+    prepare(large, tmp_path / "store")
+    assert "note: 2 scan(s) at a time, and not 8, as memory allows no more" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+
+
 def with_room(monkeypatch: pytest.MonkeyPatch, folder: Path, n_bytes: int) -> None:
     """A machine that has so many bytes left."""
     (folder / "meminfo").write_text(f"MemAvailable: {n_bytes // 1024} kB\nSwapFree: 0 kB\n")

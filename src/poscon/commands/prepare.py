@@ -58,6 +58,7 @@ from poscon.volumes.scan import ScanHeader, read_header
 from poscon.volumes.series import Series, Source
 
 _STATE = "preparing.json"
+_PROCESS_BYTES = 2**29  # of a process without a scan
 _WORTH_PROCESSES = 2**27  # voxels; with fewer, starting processes takes longer than it saves
 
 
@@ -247,7 +248,7 @@ def _as_memory_allows(
     for case in dataset.cases:
         with suppress(PosconError):  # a spacing that is too coarse for it is refused with its name
             needed = bytes_to_prepare(case, headers[case.id], job.preparation)
-            largest = max(largest, needed)
+            largest = max(largest, _PROCESS_BYTES + needed)
     if free is None or free >= cores * largest:
         return cores
     fit = max(1, free // largest)
