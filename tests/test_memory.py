@@ -146,7 +146,7 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, folder: Path, available: int, 
             {
                 "job/memory.max": "6000",
                 "job/memory.current": "5000",
-                "job/memory.stat": "anon 9\ninactive_file 500",
+                "job/memory.stat": "anon 9\nactive_file 60\ninactive_file 440",
             },
             1500,
         ),
@@ -156,7 +156,9 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, folder: Path, available: int, 
             {
                 "memory/job/memory.limit_in_bytes": "2000",
                 "memory/job/memory.usage_in_bytes": "1900",
-                "memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 30",
+                "memory/job/memory.stat": (
+                    "inactive_file 1\ntotal_inactive_file 20\ntotal_active_file 10"
+                ),
             },
             130,
         ),

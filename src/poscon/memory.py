@@ -63,16 +63,16 @@ def free_memory() -> int | None:
 
     What the system keeps of files counts as free, as it is given up first.
     """
-    if not MACHINE.is_file():  # not Linux
-        return None
     machine = _table(MACHINE)
-    left = [1024 * (machine["MemAvailable:"] + machine["SwapFree:"])]
+    if "MemAvailable:" not in machine:  # not Linux
+        return None
+    left = [1024 * (machine["MemAvailable:"] + machine.get("SwapFree:", 0))]
     for file, limit in _limits():
         second = file.name == "memory.max"
         used = _read_limit(file.with_name("memory.current" if second else "memory.usage_in_bytes"))
-        files = _table(file.with_name("memory.stat")).get(
-            "inactive_file" if second else "total_inactive_file", 0
-        )
+        prefix = "" if second else "total_"
+        known = _table(file.with_name("memory.stat"))
+        files = sum(known.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
         left.append(limit - (used or 0) + files)
     return max(0, min(left))
 

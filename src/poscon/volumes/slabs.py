@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-SLAB_VOXELS = 2**21
+SLAB_VOXELS = 2**19
 """About as many voxels are worked on at once."""
 
 
