@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,10 +41,12 @@ from poscon.models import Model
 from poscon.store.store import Store
 from poscon.volumes.phantom import write_phantom
 
-PER_CALL = 250
+PER_CALL = 100
 """Scans in a folder, on which each command is called once."""
+MEASURED = 5
+"""``poscon evaluate`` is called for one folder of so many; it takes longer than all the rest."""
 RESAMPLED_MM = 1.4
-"""Pixel size of every other folder; the pixels of the others stay as scanned."""
+"""Pixel size of every other folder. The others have their pixels as scanned, and are prepared."""
 TOLERANCE = 1e-4
 """Voxel sides: two places this close are the same. NIfTI has 24 bits for a number."""
 GRID_FIELDS = (
@@ -210,6 +213,13 @@ def label_voxels(path: Path) -> np.ndarray:
     return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))).T
 
 
+def smallest_block_mm(scan: RandomScan) -> float:
+    """The smallest side of a scan's block in mm, along the axes that have more than one voxel."""
+    sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    sides = [n // 2 * mm for n, mm in zip(scan.inside.shape, sizes, strict=False) if n > 1]
+    return float(min(sides))
+
+
 def off_by(found: np.ndarray, expected: np.ndarray, allowed: np.ndarray) -> bool:
     """Whether the centre of a block lies further from where it should than allowed, in voxels."""
     volumes = [(found, expected)]
@@ -296,12 +306,15 @@ def try_scans(folder: Path, run: Path, seed: int, numbers: range, tried: Promise
         found = label_voxels(label).reshape(scan.inside.shape)
         if spacing is None:
             tried.voxels.note(np.array_equal(found != 0, scan.inside), what)
-        else:
+        elif smallest_block_mm(scan) >= spacing:  # less than a pixel may vanish
             sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
             allowed = np.maximum(1.0, spacing / sizes)
             tried.resampled.note(not off_by(found, scan.inside, allowed), what)
-    _try_prepare(folder, scans, failed, seed, spacing, tried)
-    _try_evaluate(folder, scans, failed, seed, spacing, tried)
+    if spacing is None:
+        _try_prepare(folder, scans, failed, seed, tried)
+    if numbers.start // PER_CALL % MEASURED == 0:
+        _try_evaluate(folder, scans, failed, seed, spacing, tried)
+    shutil.rmtree(folder)
 
 
 def _try_prepare(
@@ -309,7 +322,6 @@ def _try_prepare(
     scans: dict[str, RandomScan],
     failed: dict[str, str],
     seed: int,
-    spacing: float | None,
     tried: Promises,
 ) -> None:
     """Prepare the scans that were not refused, and look at what the store has of them."""
@@ -321,10 +333,7 @@ def _try_prepare(
     source.mkdir()
     for place in ("images", "labels"):
         (folder / place).rename(source / place)
-    chosen = "native" if spacing is None else spacing
-    store = prepare(source, folder / "store", plane="auto", spacing=chosen, processes=1)
-    if spacing is not None:
-        return
+    store = prepare(source, folder / "store", plane="auto", spacing="native", processes=1)
     for name, scan in scans.items():
         if name in failed:
             continue
@@ -423,6 +432,8 @@ def main() -> None:
                 for start in range(0, given.cases, PER_CALL):
                     numbers = range(start, min(start + PER_CALL, given.cases))
                     try_scans(folder / f"{start}", run, given.seed, numbers, tried)
+                    so_far = "; ".join(promise.line() for promise in tried.all())
+                    print(f"{numbers.stop:,} cases: {so_far}", file=sys.__stderr__, flush=True)
     finish(tried.all())
 
 

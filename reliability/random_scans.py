@@ -326,7 +326,9 @@ def _nifti_place(
         header["sform_code"] = int(generator.choice(CODES))
         rows = _affine(directions, sizes, origin)[:3] / unit
         header["srow_x"], header["srow_y"], header["srow_z"] = rows
-    fault = str(generator.choice(["size", "quaternion", "sform", "far too large", "none"], p=_FAULT))
+    fault = str(
+        generator.choice(["size", "quaternion", "sform", "far too large", "none"], p=_FAULT)
+    )
     has_sform = bool(header["sform_code"] != 0)
     has_qform = bool(header["qform_code"] != 0)
     axis = int(generator.integers(3))
@@ -535,7 +537,9 @@ def text_affine(content: bytes) -> np.ndarray:
     if not content.startswith(b"NRRD"):
         sizes, matrix = numbers("ElementSpacing"), numbers("TransformMatrix")
         offset = numbers("Offset")
-        assert sizes and matrix and offset
+        assert sizes is not None
+        assert matrix is not None
+        assert offset is not None
         directions = np.reshape(matrix, (len(sizes),) * 2).T
         affine = _affine(directions[:3, :3], np.array(sizes[:3]), np.array(offset[:3]))
         return np.diag([-1.0, -1, 1, 1]) @ affine

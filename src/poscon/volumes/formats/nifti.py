@@ -60,7 +60,9 @@ class Nifti:
             stated = header.get_best_affine()
         except ValueError:  # nibabel does not take this quaternion
             stated = np.full((4, 4), np.nan)
-        return image(labels, stated, header) if np.isfinite(stated).all() else image(labels, affine)
+        if not np.isfinite(stated).all():
+            return image(labels, affine)
+        return image(labels, stated, _mended(header))
 
     def save_labels(self, path: Path, labels: np.ndarray, header: Any) -> None:
         header = _label_header(labels, header)
