@@ -8,13 +8,14 @@ the header alone.
     python reliability/geometry.py --cases 10000 --seed 0
 
 With ``--trained`` the network is the trained one, and each command is a process of its own. Then
-only the grids are checked.
+the grids of the label maps are checked, and not their voxels.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -122,7 +123,7 @@ class Threshold(nn.Module):
 def train(folder: Path) -> Path:
     """A fine-tuned model of two steps, on a phantom. Its label value of class 1 is 1."""
     write_phantom(folder / "phantom", subjects=2)
-    prepare(folder / "phantom", folder / "store", spacing=8.0, processes=1)
+    prepare(folder / "phantom", folder / "store", spacing="native", processes=1)
     finetune(
         folder / "store",
         folder / "run",
@@ -190,6 +191,33 @@ def same_grid(scan: RandomScan, path: Path, label: Path) -> str | None:
     return None
 
 
+def note_outcome(
+    folder: Path, name: str, scan: RandomScan, why: str | None, what: str, tried: Promises
+) -> None:
+    """Note whether a scan was segmented or refused as it should be, and the grid of its label map.
+
+    Args:
+        folder: with ``images`` and ``predictions``.
+        name: name of the case.
+        scan: the scan.
+        why: why ``poscon predict`` refused it; None: it did not.
+        what: the scan in words.
+        tried: where to note it.
+    """
+    path = folder / "images" / f"{name}{scan.suffix}"
+    label = folder / "predictions" / f"{name}{scan.suffix}"
+    if why is not None and "choose another --spacing" in why:  # nothing is left of so few pixels
+        return
+    if scan.fate == "refused" or (why is not None and scan.fate == "either"):
+        named = why is not None and str(path) in why and "\n" not in why
+        tried.refused.note(named and not label.exists(), f"{what}: {why}")
+    elif scan.fate == "segmented":
+        tried.accepted.note(why is None and label.exists(), f"{what}: {why}")
+    if label.exists():
+        differs = same_grid(scan, path, label)
+        tried.grid.note(differs is None, f"{what}: {differs}")
+
+
 def _smallest_side(affine: np.ndarray) -> float:
     return float(np.linalg.norm(affine[:3, :3], axis=0).min())
 
@@ -255,7 +283,7 @@ def check_stored(store: Store, case: str, scan: RandomScan) -> str | None:
         along = scan.affine[anatomical[stack_axis], axis] / sizes[axis] * (-1 if flip else 1)
         if along <= 0 and not scan.sheared:
             return f"axis {axis} runs against the direction of stack axis {stack_axis}"
-    flipped = [axis for axis, flip in enumerate(geometry.flips) if flip]
+    flipped = tuple(axis for axis, flip in enumerate(geometry.flips) if flip)
     inside = np.flip(scan.inside.transpose(order), flipped)
     image = np.asarray(store.image(record))[:, 0].astype(np.float32)
     if ((image > (image.min() + image.max()) / 2) != inside).any():
@@ -289,20 +317,11 @@ def try_scans(folder: Path, run: Path, seed: int, numbers: range, tried: Promise
         except PartlyDone as error:
             failed = error.failed
     for name, scan in scans.items():
-        what = f"seed {seed} case {numbers.start} {name}: {scan.what}"
-        path = folder / "images" / f"{name}{scan.suffix}"
+        what = f"seed {seed} {name}: {scan.what}"
         label = folder / "predictions" / f"{name}{scan.suffix}"
-        why = failed.get(name)
-        small = spacing is not None and why is not None and "choose another --spacing" in why
-        if scan.fate == "refused" or (why is not None and scan.fate == "either"):
-            named = why is not None and str(path) in why and "\n" not in why
-            tried.refused.note(named and not label.exists(), f"{what}: {why}")
-        elif not small and scan.fate == "segmented":
-            tried.accepted.note(why is None, f"{what}: {why}")
-        if why is not None or not label.exists():
+        note_outcome(folder, name, scan, failed.get(name), what, tried)
+        if not label.exists():
             continue
-        differs = same_grid(scan, path, label)
-        tried.grid.note(differs is None, f"{what}: {differs}")
         found = label_voxels(label).reshape(scan.inside.shape)
         if spacing is None:
             tried.voxels.note(np.array_equal(found != 0, scan.inside), what)
@@ -311,29 +330,29 @@ def try_scans(folder: Path, run: Path, seed: int, numbers: range, tried: Promise
             allowed = np.maximum(1.0, spacing / sizes)
             tried.resampled.note(not off_by(found, scan.inside, allowed), what)
     if spacing is None:
-        _try_prepare(folder, scans, failed, seed, tried)
+        source = usable_scans(folder, failed)
+        store = prepare(source, folder / "store", plane="auto", spacing="native", processes=1)
+        note_stored(store, scans, failed, seed, tried)
     if numbers.start // PER_CALL % MEASURED == 0:
         _try_evaluate(folder, scans, failed, seed, spacing, tried)
     shutil.rmtree(folder)
 
 
-def _try_prepare(
-    folder: Path,
-    scans: dict[str, RandomScan],
-    failed: dict[str, str],
-    seed: int,
-    tried: Promises,
-) -> None:
-    """Prepare the scans that were not refused, and look at what the store has of them."""
-    for name in failed:
-        for place in ("images", "labels"):
-            for file in (folder / place).glob(f"{name}.*"):
-                file.unlink()
+def usable_scans(folder: Path, failed: dict[str, str]) -> Path:
+    """Move the scans that were not refused, and their label maps, into a folder of their own."""
     source = folder / "scans"
-    source.mkdir()
     for place in ("images", "labels"):
-        (folder / place).rename(source / place)
-    store = prepare(source, folder / "store", plane="auto", spacing="native", processes=1)
+        (source / place).mkdir(parents=True)
+        for file in (folder / place).iterdir():
+            if file.name.split(".")[0] not in failed:
+                file.rename(source / place / file.name)
+    return source
+
+
+def note_stored(
+    store: Store, scans: dict[str, RandomScan], failed: dict[str, str], seed: int, tried: Promises
+) -> None:
+    """Look at what a store has of the scans that were not refused."""
     for name, scan in scans.items():
         if name in failed:
             continue
@@ -382,35 +401,30 @@ def _try_evaluate(
 def try_trained(folder: Path, run: Path, seed: int, cases: int, tried: Promises) -> None:
     """The commands as a user gives them, with the trained network; the grids are checked."""
     scans = write_scans(folder, seed, range(cases))
-    poscon = [sys.executable, "-m", "poscon"]
-    predicted = subprocess.run(
-        [*poscon, "predict", run, folder / "images", folder / "predictions", "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    predicted = _command("predict", run, folder / "images", folder / "predictions")
     record = json.loads((folder / "predictions" / "predictions.json").read_text())
     failed = record["failed"]
     assert predicted.returncode == (2 if failed else 0), predicted.stderr
-    measured = subprocess.run(
-        [*poscon, "evaluate", folder / "predictions", folder / "references", "--out", folder / "r"],
+    measured = _command("evaluate", folder / "predictions", folder / "references")
+    for name, scan in scans.items():
+        what = f"seed {seed} {name}: {scan.what}"
+        note_outcome(folder, name, scan, failed.get(name), what, tried)
+        if name not in failed:
+            tried.evaluated.note(measured.returncode == 0, f"{what}: {measured.stderr[-300:]}")
+    source, store = usable_scans(folder, failed), folder / "store"
+    prepared = _command("prepare", source, store, "--spacing", "native")
+    assert prepared.returncode == 0, prepared.stderr
+    note_stored(Store(store), scans, failed, seed, tried)
+
+
+def _command(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "poscon", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
-    for name, scan in scans.items():
-        what = f"seed {seed} {name}: {scan.what}"
-        path = folder / "images" / f"{name}{scan.suffix}"
-        label = folder / "predictions" / f"{name}{scan.suffix}"
-        why = failed.get(name)
-        if scan.fate == "refused" or (why is not None and scan.fate == "either"):
-            tried.refused.note(why is not None and str(path) in why, f"{what}: {why}")
-        elif scan.fate == "segmented" and not (why and "--spacing" in why):
-            tried.accepted.note(why is None, f"{what}: {why}")
-        if why is None:
-            differs = same_grid(scan, path, label)
-            tried.grid.note(differs is None, f"{what}: {differs}")
-            tried.evaluated.note(measured.returncode == 0, f"{what}: {measured.stderr[-300:]}")
 
 
 def main() -> None:

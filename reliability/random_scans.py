@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.eulerangles import euler2mat
+from nibabel.quaternions import mat2quat
 
 Fate = Literal["segmented", "refused", "either"]
 """What must become of a scan; ``either`` where no rule of poscon says it."""
@@ -113,7 +115,7 @@ def _directions(generator: np.random.Generator) -> tuple[np.ndarray, str]:
     if kind == "axes":
         return axes, kind
     angles = generator.uniform(-1, 1, 3) * (0.15 if kind == "slightly oblique" else np.pi)
-    turned = nib.eulerangles.euler2mat(*angles) @ axes
+    turned = euler2mat(*angles) @ axes
     if kind == "sheared":
         turned = turned @ (np.eye(3) + np.triu(generator.uniform(-0.4, 0.4, (3, 3)), 1))
         turned /= np.linalg.norm(turned, axis=0)
@@ -192,7 +194,7 @@ def _draw_nifti(generator: np.random.Generator) -> RandomScan:
         if slope < 0:
             inside = ~inside
         fate = fate if finite else "refused"
-        raw = data.astype(data.dtype.newbyteorder(order)).tobytes("F")
+        raw = data.astype(f"{order}{data.dtype.str[1:]}").tobytes("F")
         header["datatype"], header["bitpix"] = DTYPES[name], data.dtype.itemsize * 8
     else:
         code, size = {**NOT_SCALAR, "float128": (1536, 16), "binary": (1, 1)}[name]
@@ -253,14 +255,12 @@ def _stored(
     readable = True
     if dtype == np.int8:
         stored = stored - 125
-    if dtype.kind == "f":
-        stored = stored + 0.25
-    elif dtype.itemsize == 8 and generator.random() < 0.3:
+    if dtype.itemsize == 8 and generator.random() < 0.3:
         stored = stored << 40
         what.append("large numbers")
     elif dtype.kind == "i" and dtype.itemsize > 1 and generator.random() < 0.3:
         stored = stored - 1024
-    data = stored.astype(dtype)
+    data = (stored + 0.25 if dtype.kind == "f" else stored).astype(dtype)
     scale = str(generator.choice(["1, 0", "0, 0", "NaN", "zero slope", "scaled", "bad inter"]))
     scale = scale if generator.random() < 0.5 else "1, 0"
     header["scl_slope"], header["scl_inter"] = {
@@ -317,7 +317,7 @@ def _nifti_place(
             turned = directions
         header["qform_code"] = int(generator.choice(CODES))
         hand = np.sign(np.linalg.det(turned))
-        quaternion = nib.quaternions.mat2quat(turned * [1, 1, hand])
+        quaternion = mat2quat(turned * [1, 1, hand])
         header["quatern_b"], header["quatern_c"], header["quatern_d"] = quaternion[1:]
         header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = origin / unit
         header["pixdim"][1:4] = along / unit
@@ -436,7 +436,7 @@ def _draw_itk(generator: np.random.Generator) -> RandomScan:
     dtype = np.dtype(str(generator.choice(list(NRRD_TYPES if suffix == ".nrrd" else META_TYPES))))
     stored = values - 125 if dtype == np.int8 else values + (0.25 if dtype.kind == "f" else 0)
     order = str(generator.choice(["little", "big"]))
-    data = stored.astype(dtype.newbyteorder(order))
+    data = stored.astype(f"{'<' if order == 'little' else '>'}{dtype.str[1:]}")
     if generator.random() < 0.03:
         sizes[generator.integers(3)] = generator.choice([0.001, 300])
         fate = "refused"

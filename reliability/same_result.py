@@ -79,7 +79,11 @@ def chain(folder: Path, scans: Path, processes: int, seed: int) -> None:
         seed: seed of everything.
     """
     store = folder / "store"
-    prepare(scans, store, spacing=6.0, processes=processes)
+    table = folder / "labelled.csv"  # the others are left for suggest to choose from
+    table.parent.mkdir()
+    cases = ("phantom_000", "phantom_001")
+    table.write_text("case,slice\n" + "".join(f"{c},{n}\n" for c in cases for n in range(4, 16)))
+    prepare(scans, store, spacing=6.0, labelled_slices=table, processes=processes)
     align(store, seed=seed)
     pretrain(store, folder / "pretrain", epochs=1, seed=seed, settings=SETTINGS)
     finetune(
@@ -178,7 +182,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.elsewhere:
-        train_elsewhere(*given.elsewhere, given.steps, given.seed)
+        folder, scans = given.elsewhere
+        train_elsewhere(folder, scans, given.steps, given.seed)
         return
     promises = []
     with tempfile.TemporaryDirectory() as place:
