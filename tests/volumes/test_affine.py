@@ -52,6 +52,20 @@ def test_units_become_millimetres(
         np.testing.assert_allclose(read, affine, atol=1e-3 * max(sizes))
 
 
+@pytest.mark.parametrize(("unit", "per_mm"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1)])
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_the_slice_of_a_flat_file_is_1_mm_thick_in_any_unit(
+    unit: str, per_mm: float, qform_code: int
+) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((5, 6))
+    header["pixdim"][1:3] = 2 * per_mm, 3 * per_mm
+    header["qform_code"] = qform_code
+    header.set_xyzt_units(unit)
+    affine = checked_affine(nifti_affines(header), None, where="here")
+    assert spacing_of(affine) == pytest.approx((2, 3, 1))
+
+
 def absurd() -> dict[str, np.ndarray]:
     affines = {
         "zero": np.diag([0, 0, 0, 1.0]),

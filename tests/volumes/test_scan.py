@@ -1,12 +1,17 @@
 """Scan files: geometry survives the round trip, broken files are named in one line."""
 
 import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from hypothesis import given
+from hypothesis import strategies as st
 
 from poscon.errors import PosconError
 from poscon.volumes.scan import (
@@ -297,6 +302,73 @@ def test_labels_keep_the_header_of_a_scan_whose_spacing_was_stated(tmp_path: Pat
     again = read_scan(tmp_path / "labels.nii", spacing=(1, 1, 2))
     np.testing.assert_array_equal(again.affine, scan.affine)
     np.testing.assert_array_equal(again.data, labelled(scan))
+
+
+PLACE = ("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c")
+PLACE += ("quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+@contextmanager
+def assert_no_words() -> Iterator[None]:
+    """Nibabel does not speak to the user in the middle of poscon's own lines."""
+    said = BufferingHandler(capacity=100)
+    nib.imageglobals.logger.addHandler(said)
+    yield
+    nib.imageglobals.logger.removeHandler(said)
+    assert not said.buffer
+
+
+@given(
+    codes=st.tuples(st.sampled_from([0, 1, 4, 5, 200]), st.sampled_from([1, 2, 5, 200])),
+    pixdim=st.lists(st.sampled_from([0, -1, 1, 2.5, np.nan]), min_size=8, max_size=8),
+    quaternion=st.tuples(*[st.sampled_from([0, 0.6, -0.3, 9, np.nan])] * 3),
+    units=st.sampled_from([0, 2, 10, 18]),
+    ones=st.integers(0, 3),
+    offset=st.sampled_from([352, 356, 368]),
+    kind=st.sampled_from([nib.Nifti1Header, nib.Nifti2Header]),
+    order=st.sampled_from("<>"),
+)
+def test_a_label_map_keeps_every_word_that_says_where_its_scan_lies(
+    tmp_path_factory: pytest.TempPathFactory,
+    codes: tuple[int, int],
+    pixdim: list[float],
+    quaternion: tuple[float, ...],
+    units: int,
+    ones: int,
+    offset: int,
+    kind: type,
+    order: str,
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    header = kind(endianness=order)
+    header["dim"] = [3 + ones, *SHAPE, 1, 1, 1, 1]
+    header["datatype"], header["bitpix"] = 4, 16
+    header["pixdim"], header["xyzt_units"] = pixdim, units
+    header["qform_code"], header["sform_code"] = codes
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = quaternion
+    header["qoffset_x"] = 3.5
+    header["srow_x"], header["srow_y"], header["srow_z"] = OBLIQUE[:3]
+    header["vox_offset"] = offset if kind is nib.Nifti1Header else offset + 192
+    start = header.binaryblock.ljust(int(header["vox_offset"]), b"\0")
+    path = folder / "words.nii"
+    path.write_bytes(start + voxels().astype(f"{order}i2").tobytes("F"))
+
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.data, voxels())
+    np.testing.assert_allclose(scan.affine, OBLIQUE, atol=1e-5)
+    with assert_no_words():
+        write_labels(folder / "words-labels.nii", labelled(scan), scan)
+    with (folder / "words-labels.nii").open("rb") as file:
+        written = kind.from_fileobj(file, check=False)
+    for field in PLACE:
+        assert written[field].tobytes() == header[field].tobytes(), field
+    np.testing.assert_array_equal(read_scan(folder / "words-labels.nii").data, labelled(scan))
+
+
+@pytest.mark.parametrize("offset", [0, -1, 300])
+def test_a_header_is_not_taken_for_voxels(tmp_path: Path, offset: int) -> None:
+    path = change_header(write_nifti(tmp_path / "scan.nii", voxels()), vox_offset=offset)
+    assert_named(path, "inside its header")
 
 
 def test_a_sform_of_zeros(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
         affines.append(to_mm @ header.get_sform().astype(float))
     sizes = positive_sizes(header["pixdim"][1:4])
     shape = header.get_data_shape()[:3]
-    sizes[len(shape) :] = 1  # a 2-D file states two sizes
+    sizes[len(shape) :] = 1 / unit  # a 2-D file states two sizes; its slice is 1 mm thick
     if header["qform_code"] != 0:
         qform = _qform(header)
         affines += [to_mm @ qform @ np.diag([*sizes, 1.0]), qform]

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK
 from layout_examples import ids, labelled, put, put_nnunet
 
+from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.volumes.layouts import read_dataset
 
@@ -195,8 +196,9 @@ def test_plain_frames_of_a_series_are_cases_of_one_subject(tmp_path: Path) -> No
         read_dataset(tmp_path)
 
 
-def test_plain_broken_file_is_named(tmp_path: Path) -> None:
+def test_plain_broken_file_is_a_case_and_does_not_stop_the_others(tmp_path: Path) -> None:
     put(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").touch()
+    assert ids(read_dataset(tmp_path)) == ["a", "b"]
     with pytest.raises(PosconError, match=r"b\.nii\.gz: the file is empty"):
-        read_dataset(tmp_path)
+        prepare(tmp_path, tmp_path.with_name("store"))

@@ -16,6 +16,7 @@ from poscon.volumes.formats.base import Opened
 from poscon.volumes.slabs import by_slabs
 
 SUFFIXES = (".nii", ".nii.gz")
+_MENDED_GEOMETRY = ("pixdim", "qform_code", "sform_code")
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
 _UNSCALED = ((1, 0), (None, None))  # slope and intercept that change nothing
 _QUIET = logging.getLogger("poscon.nifti")  # errors are raised anyway
@@ -75,12 +76,17 @@ class Nifti:
             stated = header.get_best_affine()
         except ValueError:  # nibabel does not take this quaternion
             stated = np.full((4, 4), np.nan)
-        return image(labels, stated, header) if np.isfinite(stated).all() else image(labels, affine)
+        if not np.isfinite(stated).all():
+            return image(labels, affine)
+        return image(labels, stated, _mended(header))
 
     def save_labels(self, path: Path, labels: np.ndarray, header: Any) -> None:
         header = _label_header(labels, header)
-        # nibabel keeps both codes and every number only if it is given no affine
-        nib.save(_type_of(header)(labels.reshape(header.get_data_shape()), None, header), path)
+        # nibabel keeps the affines only if it is given none, and mends the rest of the geometry
+        image = _type_of(header)(labels.reshape(header.get_data_shape()), None, _mended(header))
+        for field in _MENDED_GEOMETRY:
+            image.header[field] = header[field]
+        nib.save(image, path)
 
 
 def _scaled_type(stored: np.dtype) -> np.dtype:
@@ -97,7 +103,10 @@ def _header(path: Path) -> Any:
         if kind is None:
             raise ImageFileError("it does not begin like a NIfTI file")
         file.seek(0)
-        return kind.from_fileobj(file, check=False)
+        header = kind.from_fileobj(file, check=False)
+    if header["vox_offset"] < header.sizeof_hdr:  # nibabel takes 0, and the header for voxels
+        raise ImageFileError(f"vox_offset {header['vox_offset']:g}, that is inside its header")
+    return header
 
 
 def _mended(header: Any) -> Any:
@@ -118,6 +127,7 @@ def _label_header(labels: np.ndarray, header: Any) -> Any:
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"] = b""
+    header["vox_offset"] = 0  # nibabel finds it
     return header
 
 

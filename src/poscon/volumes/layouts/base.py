@@ -141,8 +141,15 @@ def frames_of(case: Case) -> list[Case]:
 
 
 def split_frames(case: Case) -> list[Case]:
-    """Make a case of each frame (``ID_frame01``, ...) of a 4-D image. A 3-D case stays as it is."""
-    shape = read_shape(case.image)
+    """Make a case of each frame (``ID_frame01``, ...) of a 4-D image. A 3-D case stays as it is.
+
+    An image that cannot be read stays one case, so that it does not stop the others of its folder.
+    The commands say what is wrong with it when they read it.
+    """
+    try:
+        shape = read_shape(case.image)
+    except PosconError:
+        return [case]
     if len(shape) < 4:
         return [case]
     width = max(2, len(str(shape[3])))
