@@ -124,7 +124,13 @@ def main() -> None:
         for command in COMMANDS:
             if command.name in told.commands:
                 promises.append(trials(Path(folder), command, told.moments, told.seed))
-                print(promises[-1].line(), *promises[-1].broken, sep="\n  ", file=sys.stderr, flush=True)
+                print(
+                    promises[-1].line(),
+                    *promises[-1].broken,
+                    sep="\n  ",
+                    file=sys.stderr,
+                    flush=True,
+                )
     finish(promises)
 
 

@@ -75,9 +75,7 @@ def settings(*changes: str) -> tuple[str, ...]:
 
 
 COMMANDS = (
-    Command(
-        "prepare", ("scans", "new.store", "--spacing", "3", "--processes", "2"), "new.store"
-    ),
+    Command("prepare", ("scans", "new.store", "--spacing", "3", "--processes", "2"), "new.store"),
     Command(
         "pretrain",
         ("store", "run", "--epochs", "4", *settings(*SIZE)),
