@@ -14,45 +14,10 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from outcomes import Promise, finish
-from warm import (
-    COMMANDS,
-    Command,
-    broken_files,
-    contents,
-    fresh,
-    leftovers,
-    make_world,
-    start,
-    warm_up,
-)
-
-
-def reference(world: Path, command: Command) -> tuple[dict[str, bytes], float]:
-    """What an undisturbed run writes, and the seconds it takes.
-
-    Raises:
-        RuntimeError: it fails, or two such runs differ.
-    """
-    found, seconds = [], []
-    for _ in range(2):
-        folder = fresh(world, command)
-        started = start(folder, (command.name, *command.arguments))
-        if started.wait() != 0:
-            raise RuntimeError(f"poscon {command.name}: {started.log.read_text()}")
-        seconds.append(time.monotonic() - started.began)
-        found.append(contents(folder / command.writes))
-    if different := differences(*found):
-        raise RuntimeError(f"poscon {command.name}: two undisturbed runs differ: {different}")
-    return found[0], seconds[1]
-
-
-def differences(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
-    """The files that only one of two results has, or that differ."""
-    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+from warm import COMMANDS, Command, TooLate, fresh, goes_on, make_world, reference, start, warm_up
 
 
 def trial(
@@ -66,45 +31,34 @@ def trial(
         expected: what an undisturbed run writes.
         moment: seconds after its beginning.
         everyone: whether all its processes are killed, or only the first.
+
+    Raises:
+        TooLate: the command had ended by then.
     """
     folder = fresh(world, command)
     arguments = (command.name, *command.arguments)
     started = start(folder, arguments)
-    code = started.wait(moment)
-    if code is None:
-        (os.killpg if everyone else os.kill)(started.pid, signal.SIGKILL)
-        started.wait()
-    target = folder / command.writes
+    if started.wait(moment) is not None:
+        raise TooLate
+    (os.killpg if everyone else os.kill)(started.pid, signal.SIGKILL)
+    started.wait()
     if started.last_of_family() > 5:
         return "a process stays alive"
-    if broken := broken_files(target):
-        return f"cannot be read: {broken}"
-    if code is None:
-        second = start(folder, (*arguments, *command.again))
-        code = second.wait()
-        if code is None:
-            os.killpg(second.pid, signal.SIGKILL)
-            return "the second call does not end"
-        said = second.log.read_text().strip()
-        # what was killed after its last file was in place
-        complete = code == 2 and ("exists already" in said or "a store already" in said)
-        if code != 0 and not complete:
-            return f"the second call ends with {code}: {said.splitlines()[-1] if said else ''}"
-    if different := differences(expected, contents(target)):
-        return f"differs from the undisturbed run: {different}"
-    if left := leftovers(target):
-        return f"left behind: {left}"
-    return None
+    return goes_on(folder, command, (*arguments, *command.again), expected)
 
 
 def trials(world: Path, command: Command, moments: int, seed: int) -> Promise:
     """Kill a command at random moments."""
     expected, seconds = reference(world, command)
-    promise = Promise(f"killed {command.name} goes on ({seconds:.1f} s)")
+    promise = Promise(f"a killed {command.name} goes on")
     draw = random.Random(f"{seed} {command.name}")
-    for number in range(moments):
-        moment, everyone = draw.uniform(0, seconds), number % 2 == 0
-        wrong = trial(world, command, expected, moment, everyone)
+    while promise.tried < moments:
+        moment, everyone = draw.uniform(0, seconds), promise.tried % 2 == 0
+        try:
+            wrong = trial(world, command, expected, moment, everyone)
+        except TooLate:
+            seconds = min(seconds, moment)
+            continue
         whom = "all its processes" if everyone else "its first process"
         promise.note(wrong is None, f"{whom} killed after {moment:.3f} s: {wrong}")
     return promise
@@ -124,13 +78,8 @@ def main() -> None:
         for command in COMMANDS:
             if command.name in told.commands:
                 promises.append(trials(Path(folder), command, told.moments, told.seed))
-                print(
-                    promises[-1].line(),
-                    *promises[-1].broken,
-                    sep="\n  ",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                lines = [promises[-1].line(), *promises[-1].broken]
+                print(*lines, sep="\n  ", file=sys.stderr, flush=True)
     finish(promises)
 
 

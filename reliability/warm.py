@@ -15,12 +15,14 @@ import multiprocessing
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,10 @@ class Command:
     writes: str
     again: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+
+
+class TooLate(Exception):
+    """A command had ended before the moment that was drawn for it."""
 
 
 def settings(*changes: str) -> tuple[str, ...]:
@@ -166,24 +172,28 @@ def _sessions() -> Iterator[tuple[int, int]]:
 
 
 def start(
-    folder: Path, arguments: tuple[str, ...], before: Callable[[], None] | None = None
+    folder: Path,
+    arguments: tuple[str, ...],
+    before: Callable[[], None] | None = None,
+    log: str = "log.txt",
 ) -> Started:
     """Begin a command in a folder.
 
     Args:
-        folder: its working folder; what it prints goes to ``log.txt`` there.
+        folder: its working folder.
         arguments: of the command line.
         before: is called in the new process, before the command is.
+        log: file in that folder for what it prints.
     """
-    log = folder / "log.txt"
     pid = os.fork()
     if pid:
-        return Started(pid, log)
+        return Started(pid, folder / log)
     code: object = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
         os.chdir(folder)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(folder / log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
@@ -261,6 +271,65 @@ def _without_times(path: Path) -> bytes:
         return raw
     rows = list(csv.DictReader(io.StringIO(raw.decode())))
     return repr([{k: v for k, v in row.items() if k not in TIMES} for row in rows]).encode()
+
+
+@cache
+def reference(world: Path, command: Command) -> tuple[dict[str, bytes], float]:
+    """What an undisturbed run writes, and the seconds it takes.
+
+    Raises:
+        RuntimeError: it fails, or two such runs differ.
+    """
+    found, seconds = [], []
+    for _ in range(2):
+        folder = fresh(world, command)
+        began = time.monotonic()
+        run(folder, command.name, *command.arguments)
+        seconds.append(time.monotonic() - began)
+        found.append(contents(folder / command.writes))
+    if different := differences(*found):
+        raise RuntimeError(f"poscon {command.name}: two undisturbed runs differ: {different}")
+    return found[0], seconds[1]
+
+
+def differences(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
+    """The files that only one of two results has, or that differ."""
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+
+
+def goes_on(
+    folder: Path, command: Command, arguments: tuple[str, ...], expected: dict[str, bytes]
+) -> str | None:
+    """Call a command that was cut off again, and compare what it writes.
+
+    Args:
+        folder: where it was cut off.
+        command: which.
+        arguments: of the second call.
+        expected: what an undisturbed run writes.
+
+    Returns:
+        What went wrong; None: nothing did.
+    """
+    target = folder / command.writes
+    if broken := broken_files(target):
+        return f"cannot be read: {broken}"
+    second = start(folder, arguments)
+    code = second.wait()
+    if code is None:
+        os.killpg(second.pid, signal.SIGKILL)
+        second.wait()
+        return "the second call does not end"
+    said = second.log.read_text().strip()
+    # what was cut off after its last file was in place
+    complete = code == 2 and ("exists already" in said or "a store already" in said)
+    if code != 0 and not complete:
+        return f"the second call ends with {code}: {said.splitlines()[-1] if said else ''}"
+    if different := differences(expected, contents(target)):
+        return f"differs from the undisturbed run: {different}"
+    if left := leftovers(target):
+        return f"left behind: {left}"
+    return None
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -353,7 +353,5 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130
-    assert (
-        capsys.readouterr().err
-        == "interrupted; what was finished is kept; go on with: poscon layouts\n"
-    )
+    said = capsys.readouterr().err
+    assert said == "interrupted; what was finished is kept; go on with: poscon layouts\n"

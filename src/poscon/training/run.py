@@ -149,6 +149,7 @@ class RunFolder:
         with complete(self.config_path) as part:
             write_json(part.with_name(self.cases_path.name), [*roles, *earlier])
             part.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        self.checkpoint_folder.mkdir()
 
     @property
     def is_new(self) -> bool:
