@@ -74,7 +74,7 @@ def main() -> None:
     warm_up()
     promises = []
     with tempfile.TemporaryDirectory() as folder:
-        make_world(Path(folder), told.seed, subjects=5)
+        make_world(Path(folder), told.seed, subjects=4)
         for command in COMMANDS:
             if command.name in told.commands:
                 promises.append(trials(Path(folder), command, told.moments, told.seed))

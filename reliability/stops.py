@@ -233,7 +233,7 @@ def main() -> None:
     warm_up()
     promises = []
     with tempfile.TemporaryDirectory() as folder:
-        make_world(Path(folder), told.seed, subjects=5)
+        make_world(Path(folder), told.seed, subjects=4)
         for words, trial, which in KINDS:
             promises.append(Promise(words))
             for command in COMMANDS:

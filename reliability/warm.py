@@ -84,14 +84,14 @@ COMMANDS = (
     Command("prepare", ("scans", "new.store", "--spacing", "3", "--processes", "2"), "new.store"),
     Command(
         "pretrain",
-        ("store", "run", "--epochs", "4", *settings(*SIZE)),
+        ("store", "run", "--epochs", "3", *settings(*SIZE)),
         "run",
         again=("--resume",),
     ),
     Command(
         "finetune",
         (
-            *("store", "run", "--init", "pre", "--labelled", "3", "--iterations", "24"),
+            *("store", "run", "--init", "pre", "--labelled", "3", "--iterations", "16"),
             *settings("size=32", "batch=8", "precision=32", "checkpoint_every=4"),
         ),
         "run",
@@ -233,7 +233,7 @@ def make_world(folder: Path, seed: int, subjects: int) -> None:
     run(folder, "prepare", "images", "open.store", "--spacing", "6", "--processes", "1")
     run(folder, "pretrain", "store", "pre", "--epochs", "1", *settings(*SIZE))
     how = settings("size=32", "batch=8", "precision=32")
-    run(folder, "finetune", "store", "seg", "--init", "pre", "--iterations", "20", *how)
+    run(folder, "finetune", "store", "seg", "--init", "pre", "--iterations", "8", *how)
 
 
 def fresh(world: Path, command: Command) -> Path:
@@ -266,7 +266,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _without_times(path: Path) -> bytes:
+    """What a file says. The same state may be pickled in several ways, so a checkpoint is read."""
     raw = path.read_bytes()
+    if path.suffix == ".ckpt":
+        return _plain(torch.load(path, weights_only=True)).encode()
     if path.name != "metrics.csv":
         return raw
     rows = list(csv.DictReader(io.StringIO(raw.decode())))
@@ -290,6 +293,17 @@ def reference(world: Path, command: Command) -> tuple[dict[str, bytes], float]:
     if different := differences(*found):
         raise RuntimeError(f"poscon {command.name}: two undisturbed runs differ: {different}")
     return found[0], seconds[1]
+
+
+def _plain(state: object) -> str:
+    """A nested state as text, with every digit of its tensors."""
+    if isinstance(state, torch.Tensor):
+        return f"{state.dtype} {tuple(state.shape)} {state.numpy().tobytes().hex()}"
+    if isinstance(state, dict):
+        return "{" + ", ".join(f"{name}: {_plain(value)}" for name, value in state.items()) + "}"
+    if isinstance(state, list | tuple):
+        return "[" + ", ".join(map(_plain, state)) + "]"
+    return repr(state)
 
 
 def differences(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:

@@ -62,8 +62,9 @@ def _scratch(path: Path) -> tuple[Path, int | None]:
     That of a killed process is taken over. Where the file system has no locks nobody can know
     whether a process lives, and each has a folder of its own.
     """
+    prefix = f"{WRITING}{path.name[:32]}-"  # a name may be as long as the file system takes
     for number in count():
-        scratch = path.parent / f"{WRITING}{path.name}-{number}"
+        scratch = path.parent / f"{prefix}{number}"
         found = _locked(scratch)
         if found is None:
             continue
@@ -74,7 +75,7 @@ def _scratch(path: Path) -> tuple[Path, int | None]:
         os.close(lock)
         _remove(scratch)
         break
-    return Path(tempfile.mkdtemp(prefix=f"{WRITING}{path.name}-", dir=path.parent)), None
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent)), None
 
 
 def sweep(folder: Path) -> None:

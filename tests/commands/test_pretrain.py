@@ -445,6 +445,33 @@ def test_resume_refuses_options_and_other_commands(
         pretrain(store, finetuned, resume=True)
 
 
+def test_one_command_begins_a_run_and_goes_on_with_it(store: Path, tmp_path: Path) -> None:
+    """As a scheduler calls it that starts a job again."""
+    run, changes = tmp_path / "run", ["network.width=4", "network.levels=2", "size=auto"]
+    how: dict[str, Any] = {"settings": changes, "exclude": ["phantom_000"], "resume": True}
+    (run / ".writing-config.yaml-0").mkdir(parents=True)  # it was killed when it began
+    pretrain(store, run, method="random", **how)
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("cases.json", "checkpoints", "config.yaml", "diagnostics.png"),
+        *("encoder.safetensors", "metrics.csv"),
+    ]
+    before = weights(run)
+    pretrain(store, run, method="random", **how)
+    assert_same(weights(run), before)
+    (run / "config.yaml").unlink()
+    for name in ("diagnostics.png", "encoder.safetensors", "metrics.csv"):
+        (run / name).unlink()
+    (run / "checkpoints").rmdir()
+    pretrain(store, run, method="random", **how)  # killed between its two first files
+    assert_same(weights(run), before)
+    with pytest.raises(PosconError, match="begun with other pretrain cases than these options"):
+        pretrain(store, run, method="random", exclude=["phantom_001"], resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cases.json").write_text('["phantom_000"]')  # somebody's list of cases
+    with pytest.raises(PosconError, match="no run to resume"):
+        pretrain(store, tmp_path / "other", resume=True)
+
+
 def test_resuming_a_finished_run_changes_nothing(store: Path, pretrained: Path) -> None:
     before = weights(pretrained)
     pretrain(store, pretrained, resume=True)
