@@ -65,7 +65,12 @@ def _scratch(path: Path) -> tuple[Path, int | None]:
     prefix = f"{WRITING}{path.name[:32]}-"  # a name may be as long as the file system takes
     for number in count():
         scratch = path.parent / f"{prefix}{number}"
-        found = _locked(scratch)
+        try:
+            found = _locked(scratch)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.rmdir()
+            raise
         if found is None:
             continue
         lock, held = found

@@ -49,8 +49,8 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Goes on with the run that is in the folder, with the same options or none. Begins one "
-        "where there is none.",
+        help="Goes on with the run that is in the folder, with the same options or none. Where "
+        "there is no run, one begins.",
     ),
 ]
 Exclude = Annotated[
