@@ -116,7 +116,7 @@ def warm_up() -> None:
     for module in pkgutil.walk_packages(poscon.__path__, "poscon."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for name in ("lightning_fabric", "torch.utils.tensorboard", "torch._dynamo", "pandas"):
+    for name in ("lightning_fabric", "torch.utils.tensorboard", "torch._dynamo"):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
 

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,7 @@ def world(
 
 
 def command(name: str) -> Command:
-    """A command of the scripts, with a shorter training."""
-    found = next(command for command in COMMANDS if command.name == name)
-    shorter = {"16": "12", "3": "8"}
-    return replace(found, arguments=tuple(shorter.get(word, word) for word in found.arguments))
+    return next(command for command in COMMANDS if command.name == name)
 
 
 def killed(everyone: bool) -> Callable[..., str | None]:
