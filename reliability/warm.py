@@ -117,8 +117,7 @@ def warm_up() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     for name in ("lightning_fabric", "torch.utils.tensorboard", "torch._dynamo"):
-        if importlib.util.find_spec(name.partition(".")[0]) is not None:
-            importlib.import_module(name)
+        importlib.import_module(name)
 
 
 @dataclass
@@ -135,7 +134,7 @@ class Started:
     log: Path
     began: float = field(default_factory=time.monotonic)
 
-    def wait(self, seconds: float = 120) -> int | None:
+    def wait(self, seconds: float = 600) -> int | None:
         """The exit code, negative for a signal; None if it is still at work after so long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
