@@ -136,7 +136,7 @@ KINDS = (
         r"setting KEY|settings: |"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
         r"in one split|in UTF-8|once more|fields, but|poscon reads|"
-        r"at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
+        r"was begun with|at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
         "An argument, setting, recipe, plan or list has a value that cannot be used.",
         "Write it as the message says. `poscon COMMAND --help` and the page of "
         "[commands](commands.md) list what is allowed.",

@@ -1,11 +1,14 @@
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel as nib
 import pytest
@@ -342,6 +345,26 @@ def test_real_scans_through_every_command(shared_data: Path, tmp_path: Path, her
         assert json.loads((place / "results.json").read_text())["cases"]
 
 
+def test_sigterm_and_short_memory_are_one_line_too(
+    poscon: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("poscon.commands.predict.predict", terminated)
+    kept = "interrupted; what was finished is kept; go on with: poscon predict run 'a scan' out"
+    assert poscon("predict", "run", "a scan", "out") == (143, "", f"{kept} --resume\n")
+    for error in (MemoryError("1 GiB"), RuntimeError("can't allocate memory: 1 GiB")):
+        monkeypatch.setattr("poscon.commands.predict.predict", Mock(side_effect=error))
+        code, _, said = poscon("predict", "run", "a scan", "out")
+        assert code == 2
+        assert re.fullmatch(r"error: out of memory \(.*1 GiB\); what was finished is .*\n", said)
+    defect = Mock(side_effect=RuntimeError("a defect"))
+    monkeypatch.setattr("poscon.commands.predict.predict", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        poscon("predict", "run", "a scan", "out")
+
+
 def test_ctrl_c_says_that_what_was_finished_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,4 +376,5 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted; what was finished is kept\n"
+    said = capsys.readouterr().err
+    assert said == "interrupted; what was finished is kept; go on with: poscon layouts\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poscon.errors import PosconError
-from poscon.files import LOCK, alone, complete, holds_nothing, write_text
+from poscon.files import LOCK, alone, complete, holds_nothing, sweep, write_text
 
 
 def test_a_file_is_there_at_the_end_and_not_before(tmp_path: Path) -> None:
@@ -78,6 +78,28 @@ def test_several_may_write_the_same_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("old", [".writing-file.txt-0", ".writing-file.txt-u3k_x"])
+def test_what_a_killed_process_left_goes_and_what_is_written_stays(
+    old: str, tmp_path: Path
+) -> None:
+    (tmp_path / old).mkdir()
+    (tmp_path / old / "file.txt").write_text("half")
+    (tmp_path / old / "folder").mkdir()
+    with complete(tmp_path / "file.txt") as part:
+        part.write_text("whole")
+        sweep(tmp_path)
+    assert (tmp_path / "file.txt").read_text() == "whole"
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_command_begins_by_tidying_up(tmp_path: Path) -> None:
+    (tmp_path / ".writing-file.txt-0").mkdir()
+    assert holds_nothing(tmp_path)
+    with alone(tmp_path, "prepare"):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
 def hold(folder: Path, ready: Any, release: Any) -> None:
     with alone(folder, "prepare"):
         ready.set()
@@ -124,3 +146,10 @@ def test_a_file_system_without_locks_holds_nothing(
     monkeypatch.setattr("poscon.files.fcntl.flock", none)
     with alone(tmp_path, "prepare"), alone(tmp_path, "prepare"):
         pass
+    target = tmp_path / "file.txt"
+    with complete(target) as part, complete(target) as other:  # nobody knows who is alive
+        assert part.parent != other.parent
+        sweep(tmp_path)
+        part.write_text("one")
+        other.write_text("other")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]

@@ -10,7 +10,7 @@ import poscon
 SOURCE = Path(poscon.__file__).parent
 
 ROOMS = [
-    *("version", "environment", "errors", "files", "memory", "progress", "seeds"),
+    *("version", "environment", "errors", "files", "memory", "progress", "seeds", "stops"),
     *("settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
     *("volumes", "positions", "alignment", "store", "leakage", "evaluation", "predictions"),

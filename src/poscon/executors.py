@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import torch
 from poscon.errors import PosconError
 from poscon.memory import keep_freed_memory
 from poscon.progress import console
+from poscon.stops import Terminated
 
 ENGINES = ("local", "ray")
 
@@ -125,7 +127,7 @@ class LocalEngine:
         if self.pool is None and not self.alone:
             self._open()
         if self.pool is not None:
-            return self.pool.submit(task, *arguments)
+            return self.pool.submit(_do, task, *arguments)
         done: Future[str | None] = Future()
         try:
             done.set_result(task(*arguments))
@@ -164,6 +166,9 @@ class LocalEngine:
 def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:
     """Set a process up: its end, memory, threads, and GPU, which is then the only one it sees."""
     stay_with_parent(parent)
+    # a terminal sends Ctrl-C to all; the process that began them ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:  # which is the user's word
         torch.set_num_threads(threads)
@@ -173,6 +178,14 @@ def _begin(parent: int, threads: int, turns: Any, gpus: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(i) for i in range(gpus)]
         os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
+
+
+def _do(task: Task, *arguments: Any) -> str | None:
+    """Do a task in a process, which ends if it was asked to."""
+    try:
+        return task(*arguments)
+    except Terminated:
+        os._exit(1)
 
 
 class RayEngine:

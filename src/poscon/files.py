@@ -9,17 +9,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
+
+LOCK = ".lock"
+"""In a folder in which a command is at work."""
+
+WRITING = ".writing-"
+"""How the name of a folder begins in which something is written that is not complete yet."""
 
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """Write ``path``, a file or a folder, at a place beside it, and put it in place at the end.
 
-    Missing parent folders are made. If anything fails, nothing of it stays.
+    Missing parent folders are made. If anything fails, nothing of it stays. What a killed process
+    left of ``path`` is removed.
 
     Yields:
         Where to write; of the same name, in a folder that is made for it.
@@ -27,14 +35,15 @@ def complete(path: Path) -> Iterator[Path]:
     Raises:
         PosconError: the disk is full, or the place cannot be written.
     """
-    scratch = None
+    scratch, lock = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
+        scratch, lock = _scratch(path)
         yield scratch / path.name
         # .mhd has its voxels in a file beside it: that first, the file that was asked for last
         for entry in sorted(scratch.iterdir(), key=lambda entry: entry.name == path.name):
-            entry.replace(path.parent / entry.name)
+            if entry.name != LOCK:
+                entry.replace(path.parent / entry.name)
     except OSError as error:
         reason = error.strerror or str(error)  # NumPy raises without errno when a disk is full
         raise PosconError(
@@ -42,11 +51,65 @@ def complete(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _remove(scratch)
+        if lock is not None:
+            os.close(lock)
 
 
-LOCK = ".lock"
-"""In a folder in which a command is at work."""
+def _scratch(path: Path) -> tuple[Path, int | None]:
+    """An empty folder beside ``path``, and the descriptor that holds it while its process lives.
+
+    That of a killed process is taken over. Where the file system has no locks nobody can know
+    whether a process lives, and each has a folder of its own.
+    """
+    prefix = f"{WRITING}{path.name[:32]}-"  # a name may be as long as the file system takes
+    for number in count():
+        scratch = path.parent / f"{prefix}{number}"
+        try:
+            found = _locked(scratch)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.rmdir()
+            raise
+        if found is None:
+            continue
+        lock, held = found
+        if held:
+            _empty(scratch)
+            return scratch, lock
+        os.close(lock)
+        _remove(scratch)
+        break
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent)), None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, and nothing that is written."""
+    for scratch in folder.glob(f"{WRITING}*"):
+        with contextlib.suppress(OSError):
+            if (found := _locked(scratch)) is None:
+                continue
+            lock, held = found
+            if held:
+                _remove(scratch)
+            os.close(lock)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a folder; its lock goes last, for then another process may take the folder over."""
+    with contextlib.suppress(OSError):
+        _empty(scratch)
+        (scratch / LOCK).unlink(missing_ok=True)
+        scratch.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything in a folder but its lock."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
 @contextmanager
@@ -54,7 +117,7 @@ def alone(folder: Path, command: str) -> Iterator[None]:
     """Hold a folder against a second command; it is made, and removed again if it stays empty.
 
     The system lets the lock go whenever the process ends. On a file system that has no locks
-    nothing is held.
+    nothing is held. What killed processes left half-written in the folder is removed.
 
     Args:
         folder: where the command writes.
@@ -65,15 +128,18 @@ def alone(folder: Path, command: str) -> Iterator[None]:
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        lock = _locked(folder)
+        found = _locked(folder)
     except OSError as error:
         raise PosconError(f"{folder}: cannot be written ({error.strerror})") from error
-    if lock is None:
+    if found is None:
         raise PosconError(
             f"{folder}: another poscon {command} is at work there; wait until it has ended, then "
             "look at what it left"
         )
+    lock, held = found
     try:
+        if held:
+            sweep(folder)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -84,22 +150,28 @@ def alone(folder: Path, command: str) -> Iterator[None]:
                 place.rmdir()
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock; None: another process has it."""
+def _locked(folder: Path) -> tuple[int, bool] | None:
+    """A descriptor of the folder's lock, and whether it is held; None: another process has it.
+
+    It is not held where the file system has no locks.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has removed the folder
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             return None
         except OSError:
-            return lock
+            return lock, False
         # whoever had the lock before may have removed the file, and another made it anew
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
-                return lock
+                return lock, True
         os.close(lock)
 
 
@@ -121,9 +193,15 @@ def check_outside(output: Path, scans: Path) -> None:
         )
 
 
-def holds_nothing(folder: Path) -> bool:
-    """Whether there is nothing in a folder but a lock."""
-    return all(entry.name == LOCK for entry in folder.iterdir())
+def holds_nothing(folder: Path, besides: str = LOCK) -> bool:
+    """Whether a folder has only a lock, what a killed process began to write, and ``besides``.
+
+    Args:
+        folder: the folder.
+        besides: name of a file that may be there.
+    """
+    names = {entry.name for entry in folder.iterdir()} - {LOCK, besides}
+    return all(name.startswith(WRITING) for name in names)
 
 
 def write_text(path: Path, text: str) -> None:

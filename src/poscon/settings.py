@@ -126,6 +126,17 @@ def resolve(
     Raises:
         PosconError: an unknown key or a value that does not fit, with the nearest known key.
     """
+    return validate(model, stated_values(section, recipe, overrides, **arguments))
+
+
+def stated_values(
+    section: str, recipe: Recipe | None, overrides: GivenSettings = (), **arguments: Any
+) -> dict[str, Any]:
+    """The settings that a caller states, nested. The arguments are those of :func:`resolve`.
+
+    Raises:
+        PosconError: a setting is stated twice, or the recipe has no such section.
+    """
     overrides = _read_once(overrides)
     values: dict[str, Any] = {}
     if recipe is not None:
@@ -141,7 +152,30 @@ def resolve(
         if name in stated:
             raise PosconError(f"--set {name}: given as an option too; state it once")
         values[name] = value
-    return validate(model, values)
+    return values
+
+
+def check_kept(values: Mapping[str, Any], kept: Settings, run: Path) -> None:
+    """Refuse stated settings that are not those of a run that goes on. ``auto`` fits any.
+
+    Args:
+        values: see :func:`stated_values`.
+        kept: every setting of the run.
+        run: its folder, for the message.
+
+    Raises:
+        PosconError: a setting differs.
+    """
+    told, has = validate(type(kept), values).model_dump(mode="json"), kept.model_dump(mode="json")
+    for key in given_keys(values):
+        ours, theirs = told, has
+        for part in key.split("."):
+            ours, theirs = ours[part], theirs[part]
+        if ours not in ("auto", theirs):
+            raise PosconError(
+                f"setting {key} = {ours}: the run of {run} was begun with {theirs}; leave it out "
+                "or start a new run"
+            )
 
 
 def apply_settings(values: Mapping[str, Any], given: GivenSettings) -> dict[str, Any]:

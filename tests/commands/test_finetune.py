@@ -1,6 +1,8 @@
 import csv
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -27,6 +29,7 @@ from poscon.step import Step
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
 from poscon.training.curve import rise_at_end
+from poscon.training.run import MetricsFile
 from poscon.training.timing import Training, time_loop
 
 SMALL = ["network.width=4", "network.levels=2", "size=32", "batch=8"]
@@ -226,6 +229,53 @@ def test_resumed_equals_uninterrupted(
     a, b = weights(whole), weights(broken)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert roles(whole) == roles(broken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_end_it_saves_the_step_and_goes_on(
+    number: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a chunk, whose means are those of all its steps."""
+    whole, ended, step, calls = tmp_path / "whole", tmp_path / "ended", Supervised.step, []
+    how: dict[str, Any] = {"labelled": 2, "iterations": 6, "resume": True}
+    how["settings"] = [*SMALL, "checkpoint_every=3"]
+    finetune(store, whole, **how)
+
+    def signalled(self: Supervised, *arguments: Any) -> Step:
+        calls.append(number)
+        if len(calls) == 5:
+            os.kill(os.getpid(), number)
+        return step(self, *arguments)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(store, ended, **how)
+    signal.signal(signal.SIGINT, handler)
+    saved = torch.load(ended / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (saved["step"], saved["means"]["counts"]["loss"]) == (5, 2)
+    finetune(store, ended, **how)
+    assert (ended / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    for ours, theirs in zip(
+        *(MetricsFile(run / "metrics.csv").rows() for run in (ended, whole)), strict=True
+    ):
+        assert {**ours, "slices_per_second": 0} == {**theirs, "slices_per_second": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"labelled": 2}, "was begun with other labelled cases than these options select"),
+        ({"init": "elsewhere"}, "--init elsewhere: the run of .* was begun with .*pretrain; leave"),
+        ({"settings": ["batch=4"]}, "setting batch = 4: the run of .* was begun with 8; leave"),
+    ],
+)
+def test_a_run_goes_on_with_no_other_arguments_than_it_began_with(
+    arguments: dict[str, Any], words: str, store: Path, finetuned: Path
+) -> None:
+    with pytest.raises(PosconError, match=words):
+        finetune(store, finetuned, resume=True, **arguments)
 
 
 def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(

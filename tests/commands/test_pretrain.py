@@ -418,7 +418,6 @@ def test_stuck_at_chance_is_said(
         ),
         ({"settings": ["optimiser.momentum=0.9"]}, "no effect on adamw"),
         ({"cases": "nowhere.txt"}, "nowhere.txt: cannot read"),
-        ({"resume": True}, "no run to resume"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -440,10 +439,37 @@ def test_existing_run_is_not_touched(store: Path, pretrained: Path) -> None:
 def test_resume_refuses_options_and_other_commands(
     store: Path, pretrained: Path, finetuned: Path
 ) -> None:
-    with pytest.raises(PosconError, match="--epochs: no effect with --resume"):
+    with pytest.raises(PosconError, match=r"setting epochs = 5: the run of .* begun with 2"):
         pretrain(store, pretrained, epochs=5, resume=True)
     with pytest.raises(PosconError, match="a run of poscon finetune"):
         pretrain(store, finetuned, resume=True)
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(store: Path, tmp_path: Path) -> None:
+    """As a scheduler calls it that starts a job again."""
+    run, changes = tmp_path / "run", ["network.width=4", "network.levels=2", "size=auto"]
+    how: dict[str, Any] = {"settings": changes, "exclude": ["phantom_000"], "resume": True}
+    (run / ".writing-config.yaml-0").mkdir(parents=True)  # it was killed when it began
+    pretrain(store, run, method="random", **how)
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("cases.json", "checkpoints", "config.yaml", "diagnostics.png"),
+        *("encoder.safetensors", "metrics.csv"),
+    ]
+    before = weights(run)
+    pretrain(store, run, method="random", **how)
+    assert_same(weights(run), before)
+    (run / "config.yaml").unlink()
+    for name in ("diagnostics.png", "encoder.safetensors", "metrics.csv"):
+        (run / name).unlink()
+    (run / "checkpoints").rmdir()
+    pretrain(store, run, method="random", **how)  # killed between its two first files
+    assert_same(weights(run), before)
+    with pytest.raises(PosconError, match="begun with other pretrain cases than these options"):
+        pretrain(store, run, method="random", exclude=["phantom_001"], resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cases.json").write_text('["phantom_000"]')  # somebody's list of cases
+    with pytest.raises(PosconError, match="no run to resume"):
+        pretrain(store, tmp_path / "other", resume=True)
 
 
 def test_resuming_a_finished_run_changes_nothing(store: Path, pretrained: Path) -> None:

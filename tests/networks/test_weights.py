@@ -64,6 +64,16 @@ def test_saving_replaces_the_file_whole(tmp_path: Path):
     assert same(tensors, trained(1).state_dict())
 
 
+def test_the_same_weights_make_the_same_bytes(tmp_path: Path):
+    network = build_encoder(NetworkSettings(width=4, levels=2))
+    about = {name: name for name in "zyxwvutsrqp"}
+    for name, values in (("a", about), ("b", dict(reversed(about.items())))):
+        save_weights(tmp_path / name, network, values)
+    written = (tmp_path / "a").read_bytes()
+    assert written == (tmp_path / "b").read_bytes()
+    assert int.from_bytes(written[:8], "little") % 8 == 0
+
+
 def test_channels_last_memory_is_saved_as_any_other(tmp_path: Path):
     path = tmp_path / "weights.safetensors"
     save_weights(path, trained().to(memory_format=torch.channels_last), {})

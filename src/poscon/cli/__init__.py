@@ -4,8 +4,10 @@ Every command calls the function of the same name with the same arguments. That 
 when the command is called, so that ``--help`` answers at once.
 """
 
+import shlex
 import sys
 from collections.abc import Callable
+from inspect import signature
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +32,7 @@ from poscon.cli.errors import one_line_errors
 from poscon.cli.output import say
 from poscon.environment import quiet_libraries, write_anything
 from poscon.memory import keep_freed_memory
+from poscon.stops import sigterm_interrupts
 from poscon.version import __version__
 
 COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
@@ -90,6 +93,16 @@ def main() -> NoReturn:
     keep_freed_memory()
     write_anything()
     quiet_libraries()
-    with one_line_errors():
+    with one_line_errors(_again(sys.argv[1:])), sigterm_interrupts():
         app(standalone_mode=True)
     sys.exit(0)
+
+
+def _again(arguments: list[str]) -> str:
+    """The command that goes on where one with these arguments is cut off."""
+    resumed = any(
+        [command.__name__] == arguments[:1] and "resume" in signature(command).parameters
+        for command, _ in COMMANDS
+    )
+    more = ["--resume"] if resumed and "--resume" not in arguments else []
+    return shlex.join(["poscon", *arguments, *more])

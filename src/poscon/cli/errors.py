@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from poscon.errors import PosconError
+from poscon.stops import Terminated
 
 REFUSED = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 _PLACES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),  # no room, or not allowed
@@ -17,10 +19,13 @@ _PLACES = (
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(again: str) -> Iterator[None]:
     """Turn an error that the user can repair into one line on stderr and exit code 2.
 
     Any other error is a mistake in poscon. It keeps its traceback.
+
+    Args:
+        again: the command that goes on where this one is interrupted.
     """
     try:
         yield
@@ -30,10 +35,38 @@ def one_line_errors() -> Iterator[None]:
         if error.errno not in _PLACES:
             raise
         sys.exit(_fail(f"{error.filename or 'the output'}: cannot be used ({error.strerror})"))
+    except (MemoryError, RuntimeError) as error:
+        if not _short_of_memory(error):
+            raise
+        sys.exit(
+            _fail(
+                f"out of memory ({error}); what was finished is kept; ask for less at a time (a "
+                "smaller batch, size or number of processes), or take a machine with more"
+            )
+        )
+    except KeyboardInterrupt as error:
+        sys.exit(_interrupted(error, again))
     except SystemExit as end:
         if end.code == INTERRUPTED:  # which is what Typer makes of Ctrl-C
-            sys.stderr.write("interrupted; what was finished is kept\n")
+            sys.exit(_interrupted(end, again))
         raise
+
+
+def _interrupted(error: BaseException, again: str) -> int:
+    sys.stderr.write(f"interrupted; what was finished is kept; go on with: {again}\n")
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Terminated):
+        cause = cause.__cause__ or cause.__context__
+    return INTERRUPTED if cause is None else TERMINATED
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch got no memory; the last says so in words on a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _fail(message: str) -> int:

@@ -47,7 +47,11 @@ Device = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continues an interrupted run with its own settings."),
+    typer.Option(
+        "--resume",
+        help="Goes on with the run that is in the folder, with the same options or none. Where "
+        "there is no run, one begins.",
+    ),
 ]
 Exclude = Annotated[
     Path | None,

@@ -1,7 +1,7 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.networks.weights import load_by_name, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
-from poscon.settings import GivenSettings, Recipe, resolve, validate
+from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
 from poscon.store.selection import slice_size
 from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
 from poscon.store.training_range import TrainingRange
@@ -50,8 +50,8 @@ from poscon.training.run import (
     MODEL,
     MetricsFile,
     RunFolder,
+    check_same_cases,
     inputs_record,
-    refuse_with_resume,
     say_mixtures,
 )
 from poscon.training.start import read_start, seen_before
@@ -122,8 +122,8 @@ def finetune(
         logger: what shows the metrics besides ``metrics.csv``: ``tensorboard``, ``mlflow`` or
             ``wandb`` (see :mod:`poscon.training.loggers`); None: that of the recipe, else
             ``tensorboard``.
-        resume: continue an interrupted run; nothing but ``run``, ``store`` and ``device`` may be
-            given.
+        resume: whether to continue a run that is in the folder. It keeps its settings and its
+            cases; what is stated of them has to be the same. Where there is no run, one begins.
 
     Returns:
         The model's file, ``RUN/model.safetensors``.
@@ -132,29 +132,7 @@ def finetune(
         PosconError: an unusable store, setting, selection, checkpoint or run folder.
     """
     folder, opened = RunFolder(run), Store(store)
-    if resume:
-        refuse_with_resume(
-            [
-                ("--init", init),
-                ("--labelled", labelled),
-                ("--labelled-slices", labelled_slices),
-                ("--cases", cases),
-                ("--exclude", exclude),
-                ("--unlabelled", unlabelled),
-                ("--validation", validation),
-                ("--method", method),
-                ("--iterations", iterations),
-                ("--minutes", minutes),
-                ("--seed", seed),
-                ("--recipe", recipe),
-                ("--set", settings),
-                ("--logger", logger),
-            ]
-        )
-        return _finetune(Request.resume(folder, opened, device), folder)
-    folder.check_new()
-    chosen = resolve(
-        FinetuneSettings,
+    stated = stated_values(
         "finetune",
         recipe,
         settings,
@@ -166,9 +144,42 @@ def finetune(
         device=device,
     )
     selection = Selection(cases, exclude, unlabelled, validation, labelled, labelled_slices)
+    if resume and not folder.is_new:
+        request = Request.resume(folder, opened, device)
+        _check_same_run(folder, request, stated, init, selection)
+        return _finetune(request, folder)
+    folder.check_new()
+    chosen = validate(FinetuneSettings, stated)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
+
+
+def _check_same_run(
+    folder: RunFolder,
+    request: "Request",
+    stated: Mapping[str, Any],
+    init: Path | str | None,
+    selection: Selection,
+) -> None:
+    """Refuse arguments that are not those of the run that goes on.
+
+    Raises:
+        PosconError: a setting, the start or a case differs.
+    """
+    # the run has the minutes as iterations
+    check_kept({k: v for k, v in stated.items() if k != "minutes"}, request.settings, folder.path)
+    began = folder.read_config()["inputs"]["init"]
+    if init is not None and str(init) != began:
+        raise PosconError(
+            f"--init {init}: the run of {folder.path} was begun with {began}; leave it out or "
+            "start a new run"
+        )
+    if selection != Selection():
+        chosen = request.settings
+        roles = choose_roles(request.store, selection, chosen.seed, pretrained=began is not None)
+        roles = roles_of_method(request.store, roles, selection, chosen.method)
+        check_same_cases(folder.path, request.cases, roles)
 
 
 @dataclass(frozen=True)

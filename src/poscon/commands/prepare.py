@@ -15,7 +15,7 @@ from pydantic import field_validator
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes, usable_cores
-from poscon.files import alone, holds_nothing
+from poscon.files import alone, holds_nothing, sweep
 from poscon.memory import free_memory
 from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
@@ -305,8 +305,7 @@ def _conclude(
         lambda case: np.load(store / "cases" / case.id / case.label_file, mmap_mode="r"),
         where=ranges_from,
     )
-    for leftover in (store / "cases").glob(".writing-*"):  # killed processes left them
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(store / "cases")
     write_json(store / MANIFEST, manifest.model_dump(mode="json"))
     (store / _STATE).unlink()
 

@@ -14,7 +14,7 @@ from poscon.networks.weights import save_weights
 from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
-from poscon.settings import GivenSettings, Recipe, resolve, validate
+from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
 from poscon.store.selection import choose_cases, slice_size
 from poscon.store.store import CaseRecord, Names, Store
 from poscon.training.collapse import CollapseWatch, conclude
@@ -26,9 +26,9 @@ from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.run import (
     MetricsFile,
     RunFolder,
+    check_same_cases,
     inputs_record,
     part_file,
-    refuse_with_resume,
     say_mixtures,
 )
 from poscon.version import __version__
@@ -69,8 +69,8 @@ def pretrain(
         logger: what shows the metrics besides ``metrics.csv``: ``tensorboard``, ``mlflow`` or
             ``wandb`` (see :mod:`poscon.training.loggers`); None: that of the recipe, else
             ``tensorboard``.
-        resume: whether to continue an interrupted run. Then only ``run``, ``store`` and
-            ``device`` may be given.
+        resume: whether to continue a run that is in the folder. It keeps its settings and its
+            cases; what is stated of them has to be the same. Where there is no run, one begins.
 
     Returns:
         The encoder's file, ``RUN/encoder.safetensors``. A method that pre-trains the decoder too
@@ -82,33 +82,25 @@ def pretrain(
     """
     folder = RunFolder(run)
     opened = Store(store)
-    if resume:
-        refuse_with_resume(
-            [
-                ("--method", method),
-                ("--cases", cases),
-                ("--exclude", exclude),
-                ("--epochs", epochs),
-                ("--seed", seed),
-                ("--recipe", recipe),
-                ("--set", settings),
-                ("--logger", logger),
-            ]
-        )
+    stated = stated_values(
+        "pretrain",
+        recipe,
+        settings,
+        method=method,
+        epochs=epochs,
+        seed=seed,
+        logger=logger,
+        device=device,
+    )
+    if resume and not folder.is_new:
         request = Request.resume(folder, opened, device)
+        check_kept(stated, request.settings, folder.path)
+        if cases is not None or exclude is not None:
+            selected = {"pretrain": choose_cases(opened, cases, exclude)}
+            check_same_cases(folder.path, {"pretrain": request.cases}, selected)
     else:
         folder.check_new()
-        chosen = resolve(
-            PretrainSettings,
-            "pretrain",
-            recipe,
-            settings,
-            method=method,
-            epochs=epochs,
-            seed=seed,
-            logger=logger,
-            device=device,
-        )
+        chosen = validate(PretrainSettings, stated)
         request = Request.from_arguments(opened, chosen, cases, exclude)
     check_logger(request.settings.logger, folder.path)
     hardware = choose_device(request.settings.device)

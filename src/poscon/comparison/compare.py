@@ -18,6 +18,7 @@ from poscon.arguments import checked
 from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, read_plan, row_headings
+from poscon.comparison.slices import SLICES
 from poscon.comparison.summary import (
     METRIC_NAMES,
     Cell,
@@ -32,10 +33,10 @@ from poscon.comparison.summary import (
     summary_md,
     summary_tex,
 )
-from poscon.comparison.work import WORK, ComparisonFolder, guarded, seconds_of
+from poscon.comparison.work import RUNS, WORK, ComparisonFolder, guarded, seconds_of
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine
-from poscon.files import alone, holds_nothing, read_json, write_text
+from poscon.files import alone, holds_nothing, read_json, sweep, write_text
 from poscon.progress import console
 from poscon.settings import GivenSettings
 from poscon.store.store import Store, write_json
@@ -130,6 +131,8 @@ def compare(
             _do_all(comparison, processes, engine, address, failed)
         finally:
             _write(comparison)
+        for folder in (*(out / RUNS).glob("*"), out / SLICES):
+            sweep(folder)
         shutil.rmtree(out / WORK, ignore_errors=True)
     if failed:
         (name, message), *more = failed.items()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from poscon.errors import PosconError
@@ -19,6 +19,9 @@ from poscon.networks.settings import NetworkSettings
 
 def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
     """Write a module's parameters and buffers as safetensors; the file is complete or absent.
+
+    The same weights and values make the same bytes: safetensors has its metadata in an order that
+    changes, and here they are sorted.
 
     Args:
         path: target.
@@ -31,9 +34,19 @@ def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> Non
     metadata = {name: json.dumps(value) for name, value in about.items()}
     with complete(path) as part:
         try:
-            save_file(tensors, part, metadata=metadata)
+            part.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of their names."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

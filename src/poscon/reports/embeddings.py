@@ -1,11 +1,12 @@
 """The features of the slices of a few volumes: their similarity, and a map of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from poscon.errors import PosconError
 from poscon.models import load_encoder

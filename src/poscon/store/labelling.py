@@ -6,7 +6,6 @@ it has all the new labels. The earlier label map of a case is kept until the nex
 training may be reading it.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
-from poscon.files import complete, printable
+from poscon.files import complete, printable, sweep
 from poscon.store.preparation import class_stack, count_labels, refuse_other_grid
 from poscon.store.resample import resample_classes
 from poscon.store.slices import LabelledSlices, only_slices
@@ -181,9 +180,10 @@ def tidy(store: Store, case: CaseRecord, record: CaseRecord) -> None:
     """
     folder = _folder(store, case)
     named = {one.label_file for one in (case, record) if one.labelled}
-    for file in (*folder.glob("label*.npy"), *folder.glob(".writing-label*")):
+    sweep(folder)
+    for file in folder.glob("label*.npy"):
         if file.name not in named:
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
+            file.unlink()
     alone = replace(record, ranges={}, axis=None)  # these are in the manifest only
     write_case(folder / "case.json", alone)
 

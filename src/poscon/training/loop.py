@@ -2,7 +2,8 @@
 
 Lightning Fabric knows the device, the precision and the other processes. The steps between two
 checkpoints are a chunk. Batches and views are functions of (seed, step). So a run that was killed
-repeats the steps since its last checkpoint exactly.
+repeats the steps since its last checkpoint exactly. A run that is asked to end writes a checkpoint
+first, in the middle of a chunk.
 """
 
 import io
@@ -10,7 +11,6 @@ import logging
 import math
 import os
 import pickle
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, sweep
 from poscon.methods import Method
 from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar, say_lines
 from poscon.step import Step
+from poscon.stops import stop_later
 from poscon.training.data import Batches
 from poscon.training.inference import announced_precision, channels_last
 from poscon.training.loggers import Logger, LoggerName, open_logger
@@ -79,6 +80,7 @@ def train(
     Raises:
         PosconError: the checkpoint cannot be used, a slice cannot be read, the loss is not finite,
             torch cannot compile here, the logger cannot be used, or the disk is full.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and saved.
     """
     fabric = _fabric(device, announced_precision(precision, device))
     channels_last(method.to(fabric.device))
@@ -94,12 +96,17 @@ def train(
         encoder_rate=encoder_rate,
     )
     state = {"method": method, "optimiser": stepper, "schedule": schedule}
-    done = restore(run, state)
+    means = ChunkMeans(fabric.device)
+    done = restore(run, state, means)
     trained = fabric.setup_module(method)
     trained.mark_forward_method("step")
-    with _refusals(run), progress_bar() as progress, _Log(run, title, done, logger) as log:
+    with (
+        stop_later() as stop,
+        _refusals(run),
+        progress_bar() as progress,
+        _Log(run, title, done, logger) as log,
+    ):
         task = progress.add_task(title, total=batches.total_steps, completed=done, status="")
-        means = ChunkMeans(fabric.device)
         for batch, seed, share in batches.from_step(done, pinned=device == "cuda"):
             with fabric.autocast():
                 step = trained.step(batch.to(fabric.device), views, seed, share)
@@ -116,6 +123,9 @@ def train(
             if not progress.disable and means.steps % 10 == 1:
                 progress.update(task, status=means.status())
             if not batches.ends_chunk(done):
+                if stop.asked is not None:
+                    save(run, state, done, means)
+                    raise stop.asked
                 continue
             row = {"step": done, **means.row(), "lr": float(schedule.get_last_lr()[0])}
             if not math.isfinite(row["loss"]):
@@ -129,6 +139,8 @@ def train(
                         row |= after_chunk(row)
                 log.write(row)
                 save(run, state, done)
+            if stop.asked is not None:
+                raise stop.asked
             means = ChunkMeans(fabric.device)
 
 
@@ -180,16 +192,26 @@ def _refusals(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def save(run: RunFolder, state: dict[str, Any], step: int) -> None:
-    """Write the run's checkpoint: the state of each part after ``step`` steps."""
+def save(
+    run: RunFolder, state: dict[str, Any], step: int, means: "ChunkMeans | None" = None
+) -> None:
+    """Write the run's checkpoint: the state of each part after ``step`` steps.
+
+    Args:
+        run: the run's folder.
+        state: the parts of the training.
+        step: number of steps that are done.
+        means: of the steps of a chunk that is cut off; None: a chunk has ended.
+    """
+    parts = {**state, **({} if means is None else {"means": means})}
     content = io.BytesIO()
-    torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, content)
+    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, content)
     with complete(run.checkpoint_path) as file:
         file.write_bytes(content.getbuffer())
 
 
-def restore(run: RunFolder, state: dict[str, Any]) -> int:
-    """Load the run's checkpoint, if it has one, into the parts of the training.
+def restore(run: RunFolder, state: dict[str, Any], means: "ChunkMeans") -> int:
+    """Load the run's checkpoint, if it has one, into the parts of the training and the means.
 
     Returns:
         The number of steps that are done.
@@ -198,8 +220,7 @@ def restore(run: RunFolder, state: dict[str, Any]) -> int:
         PosconError: the checkpoint is damaged, or it holds other weights than the method has.
     """
     if rank() == 0:
-        for leftover in run.checkpoint_folder.glob(".writing-*"):  # a killed process left it
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep(run.checkpoint_folder)
     path = run.checkpoint
     if path is None:
         return 0
@@ -212,6 +233,8 @@ def restore(run: RunFolder, state: dict[str, Any]) -> int:
             )
         for name, part in state.items():
             part.load_state_dict(content[name])
+        if "means" in content:
+            means.load_state_dict(content["means"])
         return int(content["step"])
     except (*_UNREADABLE, AttributeError, pickle.UnpicklingError) as error:
         raise PosconError(
@@ -242,6 +265,15 @@ class ChunkMeans:
             self.sums[name] += value.detach() if isinstance(value, Tensor) else value
             self.counts[name] += 1
         self.slices += slices * n_processes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs: all but the number of slices, which it times itself."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, known: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        self.sums.update(known["sums"])
+        self.counts.update(known["counts"])
 
     @property
     def steps(self) -> int:

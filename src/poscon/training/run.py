@@ -19,7 +19,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import yaml
 from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
-from poscon.files import holds_nothing, write_text
+from poscon.files import complete, holds_nothing, write_text
 from poscon.progress import console
 from poscon.store.slices import with_slices
 from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
@@ -117,7 +117,6 @@ class RunFolder:
             PosconError: the folder is not empty.
         """
         self.check_new()
-        self.checkpoint_folder.mkdir(parents=True)
         roles = [
             {
                 "id": case.id,
@@ -141,7 +140,6 @@ class RunFolder:
             for role, members in cases.items()
             for case in members
         ]
-        write_json(self.cases_path, [*roles, *earlier])
         config = {
             "command": command,
             "poscon_version": __version__,
@@ -149,8 +147,29 @@ class RunFolder:
             "inputs": inputs,
             "settings": settings,
         }
-        # it is written last: a folder with a config.yaml is a complete start
-        write_text(self.config_path, yaml.safe_dump(config, sort_keys=False))
+        # it is put in place last: a folder with a config.yaml is a complete start
+        with complete(self.config_path) as part:
+            write_json(part.with_name(self.cases_path.name), [*roles, *earlier])
+            part.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        self.checkpoint_folder.mkdir()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is nothing in the folder, or what a killed start left."""
+        if not self.path.exists():
+            return True
+        return self.path.is_dir() and (holds_nothing(self.path) or self._half_begun())
+
+    def _half_begun(self) -> bool:
+        """Whether there are the cases of a run alone: it was killed before its configuration."""
+        try:
+            entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
+            ours = {"role", "by", "stored_sha256"}
+            return holds_nothing(self.path, besides=self.cases_path.name) and all(
+                ours <= entry.keys() for entry in entries
+            )
+        except (OSError, ValueError, TypeError, AttributeError):
+            return False
 
     def check_new(self) -> None:
         """Refuse a folder that is not empty.
@@ -158,7 +177,7 @@ class RunFolder:
         Raises:
             PosconError: the folder is not empty.
         """
-        if self.path.exists() and not (self.path.is_dir() and holds_nothing(self.path)):
+        if not self.is_new:
             raise PosconError(
                 f"{self.path}: exists already; choose another folder, or continue it with --resume"
             )
@@ -283,15 +302,26 @@ class MetricsFile:
         write_text(self.path, text.getvalue())
 
 
-def refuse_with_resume(options: Iterable[tuple[str, Any]]) -> None:
-    """Refuse options that have no effect because a resumed run keeps its settings.
+def check_same_cases(
+    run: Path, kept: Mapping[str, Sequence[CaseRecord]], told: Mapping[str, Sequence[CaseRecord]]
+) -> None:
+    """Refuse a selection of cases that is not that of a run that goes on.
+
+    Args:
+        run: folder of the run.
+        kept: its cases by role.
+        told: the cases by role as a caller selects them.
 
     Raises:
-        PosconError: an option, one of the (name, value) pairs, has a value.
+        PosconError: a role has other cases, or other labelled slices.
     """
-    given = [name for name, value in options if value not in (None, (), [], {})]
-    if given:
-        raise PosconError(
-            f"{', '.join(given)}: no effect with --resume, the run keeps its own settings; "
-            "leave it out or start a new run"
+    for role in {**kept, **told}:
+        ours, theirs = (
+            {(case.id, case.labelled_slices) for case in cases.get(role, ())}
+            for cases in (kept, told)
         )
+        if ours != theirs:
+            raise PosconError(
+                f"{run}: was begun with other {role} cases than these options select; leave them "
+                "out or start a new run"
+            )
