@@ -47,13 +47,13 @@ class Command:
     Attributes:
         name: its name.
         arguments: its arguments; ``TARGET`` is what it writes.
-        again: the argument that lets it go on where it was, if it needs one.
+        again: the arguments that let it go on where it was, if these are others.
         inside: a folder that must lie at the target before, as the command writes into it.
     """
 
     name: str
     arguments: tuple[object, ...]
-    again: str | None = None
+    again: tuple[object, ...] | None = None
     inside: Path | None = None
 
 
@@ -93,11 +93,13 @@ class Scene:
     def commands(self) -> dict[str, Command]:
         """Every command that writes, by name."""
         out = "TARGET"
+        resumed = (self.store, out, "--resume")
+        predict = (self.finetuned, self.scans, out)
         found = [
             Command("prepare", (self.scans, out, "--spacing", 6)),
-            Command("pretrain", (self.store, out, "--epochs", 2, *TINY), "--resume"),
-            Command("finetune", (self.store, out, *self._finetune()), "--resume"),
-            Command("predict", (self.finetuned, self.scans, out), "--resume"),
+            Command("pretrain", (self.store, out, "--epochs", 2, *TINY), resumed),
+            Command("finetune", (self.store, out, *self._finetune()), resumed),
+            Command("predict", predict, (*predict, "--resume")),
             Command("evaluate", (self.predictions, self.scans, "--out", f"{out}/results")),
             Command("compare", (self.plan, out)),
             Command("align", (out,), inside=self.store),
@@ -153,14 +155,14 @@ class Scene:
             before: see :func:`commandline.poscon`.
             again: whether an earlier run of it was broken off.
         """
-        told = [
-            str(target) + each[6:] if isinstance(each, str) and each.startswith("TARGET") else each
-            for each in command.arguments
-        ]
-        name = command.name.split()
+        told = command.arguments
         if again and command.again is not None and target.exists():
-            told.append(command.again)
-        return self.run([name[0], *told], before).outcome
+            told = command.again
+        of_target = [
+            str(target) + each[6:] if isinstance(each, str) and each.startswith("TARGET") else each
+            for each in told
+        ]
+        return self.run([command.name.split()[0], *of_target], before).outcome
 
     def put(self, command: Command, target: Path) -> None:
         """Put in place what a command writes into."""

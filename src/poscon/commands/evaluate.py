@@ -134,8 +134,7 @@ def evaluate(
     evaluation = Evaluation(
         tuple(rows), names, unmatched, alone, tuple(not_annotated), failed, coverage
     )
-    for path in outputs:
-        write_evaluation(evaluation, path)
+    write_evaluation(evaluation, outputs)
     if failed:
         what = "pair(s) of label maps could not be measured"
         raise PartlyDone(what, failed, len(pairs), evaluation)

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from poscon.errors import PosconError
 from poscon.evaluation.results import Evaluation, Row, Spread, Summary
-from poscon.files import json_text, write_text
+from poscon.files import complete, json_text
 from poscon.leakage import describe
 from poscon.volumes.range_differences import range_line
 
@@ -77,12 +79,18 @@ def output_files(out: Path | None) -> list[Path]:
     return paths
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write ``FILE.json`` or ``FILE.csv``, by the suffix."""
-    if path.suffix == ".json":
-        write_text(path, json_text(evaluation_record(evaluation)))
-    else:
-        write_text(path, _csv(evaluation))
+def write_evaluation(evaluation: Evaluation, paths: Sequence[Path]) -> None:
+    """Write ``FILE.json`` and ``FILE.csv``, by the suffix. If one cannot be written, none is.
+
+    Raises:
+        PosconError: the disk is full, or the place cannot be written.
+    """
+    with ExitStack() as both:
+        for path in paths:
+            part = both.enter_context(complete(path))
+            is_json = path.suffix == ".json"
+            text = json_text(evaluation_record(evaluation)) if is_json else _csv(evaluation)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def summary_table(evaluation: Evaluation) -> Table:
