@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from poscon.cli import main
+
 LIMIT = 120
 """Seconds after which a command counts as one that hangs."""
 
@@ -71,9 +73,7 @@ def _wait(child: int) -> int:
         time.sleep(0.01)
 
 
-def _in_child(
-    arguments: list[str], texts: list[Path], before: Callable[[], object] | None
-) -> int:
+def _in_child(arguments: list[str], texts: list[Path], before: Callable[[], object] | None) -> int:
     code = 1
     try:
         for number, text in enumerate(texts, start=1):
@@ -81,8 +81,6 @@ def _in_child(
         # those of a test runner lead elsewhere
         sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8", buffering=1)  # noqa: SIM115
-        from poscon.cli import main
-
         sys.argv = ["poscon", *arguments]
         if before is not None:
             before()

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, or not what a command needs: tried with every command that writes.
+"""Disks that are full or read-only, and targets that are files: every command that writes.
 
     python reliability/disks.py [--commands prepare,predict] [--sizes 20] --seed 0
 
@@ -144,11 +144,11 @@ def trials(scene: Scene, names: Sequence[str], sizes: int, seed: int) -> list[Pr
             lambda one=command, n=few: try_full_disk(scene, one, place, n, random),
             lambda one=command: try_places(scene, one, place),
         ):
-            found += _said(name, trial)
+            found += said(name, trial)
     return together(found)
 
 
-def _said(name: str, trial: Callable[[], list[Promise]]) -> list[Promise]:
+def said(name: str, trial: Callable[[], list[Promise]]) -> list[Promise]:
     """Do a trial, and show on stderr how it went."""
     found = trial()
     for promise in found:

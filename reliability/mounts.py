@@ -51,6 +51,11 @@ def disk(place: Path, size: int) -> Iterator[None]:
         _LIBC.umount2(os.fsencode(place), _DETACH)
 
 
+def empty(place: Path) -> None:
+    """Hide what is at a folder behind an empty one that cannot be written, to the process's end."""
+    _mount("tmpfs", place, "tmpfs", _READ_ONLY, f"size={PAGE}")
+
+
 def resize(place: Path, size: int) -> None:
     """Change the size of the file system at a folder, in bytes."""
     _mount("tmpfs", place, "tmpfs", _REMOUNT, f"size={size}")

@@ -94,6 +94,7 @@ class Scene:
         """Every command that writes, by name."""
         out = "TARGET"
         resumed = (self.store, out, "--resume")
+        images = self.scans / "imagesTr"
         predict = (self.finetuned, self.scans, out)
         found = [
             Command("prepare", (self.scans, out, "--spacing", 6)),
@@ -103,7 +104,7 @@ class Scene:
             Command("evaluate", (self.predictions, self.scans, "--out", f"{out}/results")),
             Command("compare", (self.plan, out)),
             Command("align", (out,), inside=self.store),
-            Command("suggest", (self.unlabelled, out, "--budget", 4, "--source", self.scans / "imagesTr")),
+            Command("suggest", (self.unlabelled, out, "--budget", 4, "--source", images)),
             Command("label", (out, self.scans / "labelsTr"), inside=self.unlabelled),
             *(
                 Command(f"export {form}", (self.finetuned, out, "--to", form))
@@ -132,9 +133,9 @@ class Scene:
                 (f"{demo}RECIPE", str(self.recipe)),
             ):
                 stack.enter_context(patch(name, value))
-            stack.enter_context(
-                patch("poscon.executors.ProcessPoolExecutor", side_effect=OSError(38, "no /dev/shm"))
-            )
+            no_processes = OSError(38, "Function not implemented")
+            pool = "poscon.executors.ProcessPoolExecutor"
+            stack.enter_context(patch(pool, side_effect=no_processes))
             if before is not None:
                 before()
 
@@ -199,8 +200,10 @@ def _lasting(path: Path) -> bytes:
         text = io.StringIO(path.read_text())
         rows: list[Mapping[str, str]] = list(csv.DictReader(text))
         return repr([{k: v for k, v in row.items() if k not in PASSING} for row in rows]).encode()
+    if path.name in ("predictions.json", "seen.json"):  # in the order in which they were made
+        return json.dumps(json.loads(path.read_text()), sort_keys=True).encode()
     if path.name == "cost.json":
         return repr(list(json.loads(path.read_text()))).encode()
-    if path.name in ("data.json", "report.html"):  # times of change, and how long it took
-        return b""
+    if path.name in ("data.json", "report.html", "last.ckpt"):
+        return b""  # times of change, how long it took, and which objects a pickle shares
     return path.read_bytes()

@@ -30,7 +30,8 @@ def complete(path: Path) -> Iterator[Path]:
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
+        # a name may be as long as the file system takes
+        scratch = Path(tempfile.mkdtemp(prefix=f".writing-{path.name[:32]}-", dir=path.parent))
         yield scratch / path.name
         # .mhd has its voxels in a file beside it: that first, the file that was asked for last
         for entry in sorted(scratch.iterdir(), key=lambda entry: entry.name == path.name):

@@ -312,7 +312,9 @@ def test_the_cache_may_be_emptied_at_any_time(made, url, cache):
     np.testing.assert_array_equal(Store(url).image(case)[4], Store(made).image(case)[4])
 
 
-@pytest.mark.parametrize("damage", ["a slice", "the header", "a mark", "cut off", "longer", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["a slice", "the header", "a mark", "cut off", "longer", "empty"]
+)
 def test_a_damaged_copy_is_fetched_again(made, url, cache, requests, capsys, damage):
     store, here = Store(url), Store(made)
     case = here.cases[0]

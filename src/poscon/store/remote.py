@@ -151,8 +151,8 @@ class RemoteArray(NDArrayOperatorsMixin):
     ``array[i]`` fetches that slice, unless it was kept; any other use fetches what is missing of
     the whole. Kept is a sparse copy of the file, followed by a mark for each slice: 0 where it is
     not there, else made of its checksum. The mark of the header and the size end the copy. What
-    does not fit its mark is fetched again. A slice is written, and is on the disk, before its mark is, so processes may share a
-    copy and may be killed; it must lie on a disk of this machine.
+    does not fit its mark is fetched again. A slice is written, and is on the disk, before its mark
+    is, so processes may share a copy and may be killed; it must lie on a disk of this machine.
 
     Args:
         folder: the store's folder.

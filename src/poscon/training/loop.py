@@ -5,7 +5,6 @@ checkpoints are a chunk. Batches and views are functions of (seed, step). So a r
 repeats the steps since its last checkpoint exactly.
 """
 
-import io
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.methods import Method
+from poscon.networks.checkpoints import save_pickled
 from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar, say_lines
 from poscon.step import Step
@@ -182,10 +182,8 @@ def _refusals(run: RunFolder) -> Iterator[None]:
 
 def save(run: RunFolder, state: dict[str, Any], step: int) -> None:
     """Write the run's checkpoint: the state of each part after ``step`` steps."""
-    content = io.BytesIO()
-    torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, content)
     with complete(run.checkpoint_path) as file:
-        file.write_bytes(content.getbuffer())
+        save_pickled({"step": step, **{n: part.state_dict() for n, part in state.items()}}, file)
 
 
 def restore(run: RunFolder, state: dict[str, Any]) -> int:
