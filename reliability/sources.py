@@ -3,8 +3,8 @@
     python reliability/sources.py [--commands prepare,predict] [--moments 3] --seed 0
 
 Just before a command opens a file for the n-th time, the file is deleted, cut in half, or gets
-other bytes. So the change falls between the listing and the reading, or between the header and the data.
-Then the file is put back, and the same command must give what it gives without the fault.
+other bytes. So the change falls between the listing and the reading, or between the header and the
+data. Then the file is put back, and the same command must give what it gives without the fault.
 """
 
 import argparse

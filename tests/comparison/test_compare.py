@@ -256,6 +256,24 @@ def test_a_list_of_turned_cases_that_changed_is_found(done: Path, tmp_path: Path
         prepare_once(out / "store", told, "data", out)
 
 
+def test_runs_that_were_measured_otherwise_are_refused(done: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    with pytest.raises(PosconError, match=r"results\.csv: has NSD at 2 mm; remove this file"):
+        compare(plan_file(tmp_path, metrics=["dice", "nsd"], nsd_tolerance_mm=1.0), out)
+    before = touched(out)
+    compare(plan_file(tmp_path, metrics=["dice", "nsd", "rvd"]), out)
+    assert touched(out) == before
+    assert "| NSD | RVD |" in (out / "summary.md").read_text()
+    old = next((out / "runs").glob("finetune-*/results.csv"))
+    table = [row.split(",") for row in old.read_text().splitlines()]
+    lost = [table[0].index(name) for name in ("nsd", "rvd", "nsd_tolerance_mm")]
+    kept = [",".join(cell for i, cell in enumerate(row) if i not in lost) for row in table]
+    old.write_text("\n".join(kept) + "\n")
+    with pytest.raises(PosconError, match=r"has no nsd; remove this file in every run"):
+        compare(plan_file(tmp_path, metrics=["dice", "nsd"]), out)
+    compare(plan_file(tmp_path), out)  # what the plan shows is there
+
+
 def plan_data(folder: Path, **changes: Any) -> DataSettings:
     """The data of the plan."""
     return read_plan(plan_file(folder, data={**TINY["data"], **changes})).data
