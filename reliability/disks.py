@@ -13,13 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from commandline import Outcome
 from mounts import PAGE, NoMountsError, disk, make_read_only, own_mounts, resize, used
 from outcomes import Promise, finish
-from scene import Command, Scene, content
+from scene import Command, Scene, content, done
 
 ROOM = 2**26
 SLOW = {"compare": 5, "demo": 5, "export onnx": 5}
@@ -50,7 +50,7 @@ def try_full_disk(
         target = place / "out"
         scene.put(command, target)
         before = used(place)
-        done(scene.do(command, target), command)
+        done(scene.do(command, target), command.name)
         wanted, after = content(place), used(place)
     steps = np.linspace(before + PAGE, after, sizes, endpoint=False)
     for step in steps + random.uniform(0, (after - before) / sizes, sizes):
@@ -109,12 +109,6 @@ def content_of_text(name: str, text: str, scratch: Path) -> dict[str, str]:
         return content(Path(folder))
 
 
-def done(outcome: Outcome, command: Command) -> None:
-    """Stop where a command does not do its work without any fault."""
-    if outcome.code != 0:
-        raise RuntimeError(f"{command.name} without a fault: {outcome}\n{outcome.err}")
-
-
 def difference(found: dict[str, str], wanted: dict[str, str]) -> str:
     """In which files two folders differ."""
     names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
@@ -140,11 +134,8 @@ def trials(scene: Scene, names: Sequence[str], sizes: int, seed: int) -> list[Pr
     for name in names:
         command = commands[name]
         few = max(2, sizes // SLOW.get(name, 1))
-        for trial in (
-            lambda one=command, n=few: try_full_disk(scene, one, place, n, random),
-            lambda one=command: try_places(scene, one, place),
-        ):
-            found += said(name, trial)
+        found += said(name, partial(try_full_disk, scene, command, place, few, random))
+        found += said(name, partial(try_places, scene, command, place))
     return together(found)
 
 
@@ -170,7 +161,7 @@ def main() -> None:
         sys.exit(f"nothing was tried: {error}")
     warm(WARM)
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder))
+        scene = Scene.made(Path(folder))
         names = told.commands.split(",") if told.commands else list(scene.commands())
         if "export onnx" in names:
             warm(WARM_ONNX)

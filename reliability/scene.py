@@ -7,13 +7,15 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import yaml
 from commandline import Outcome, poscon
+
+from poscon.volumes.phantom import write_phantom
 
 NETWORK = {"width": 2, "levels": 2}
 TINY = [f"-snetwork.{key}={value}" for key, value in NETWORK.items()]
@@ -57,34 +59,45 @@ class Command:
     inside: Path | None = None
 
 
+@dataclass(frozen=True)
 class Scene:
-    """Scans, a store, runs, predictions: what the commands work on.
+    """What the commands work on.
 
-    Args:
-        folder: where to make all that; it must be empty.
+    Attributes:
+        folder: where there is room for what they write.
+        scans, store, unlabelled: scans, and the stores of them with and without labels.
+        pretrained, finetuned: runs.
+        predictions: what the fine-tuned model made of the scans.
+        plan, recipe: a comparison, and settings of the demo.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.scans, self.store = folder / "scans", folder / "store"
-        self.unlabelled = folder / "unlabelled"
-        self.pretrained, self.finetuned = folder / "pretrained", folder / "finetuned"
-        self.predictions, self.results = folder / "predictions", folder / "results.json"
-        self.plan, self.recipe = folder / "plan.yaml", folder / "recipe.yaml"
-        self.plan.write_text(yaml.safe_dump(PLAN))
-        self.recipe.write_text(yaml.safe_dump(DEMO))
-        from poscon.volumes.phantom import write_phantom
+    folder: Path
+    scans: Path
+    store: Path
+    unlabelled: Path
+    pretrained: Path
+    finetuned: Path
+    predictions: Path
+    plan: Path
+    recipe: Path
 
-        write_phantom(self.scans, subjects=3, seed=5)
+    @classmethod
+    def made(cls, folder: Path) -> "Scene":
+        """Make all of it in an empty folder."""
+        names = [field.name for field in fields(cls) if field.name not in ("folder", "plan")]
+        scene = cls(folder, plan=folder / "plan.yaml", **{name: folder / name for name in names})
+        scene.plan.write_text(yaml.safe_dump(PLAN))
+        scene.recipe.write_text(yaml.safe_dump(DEMO))
+        write_phantom(scene.scans, subjects=3, seed=5)
         for arguments in (
-            ("prepare", self.scans, self.store, "--spacing", 6),
-            ("prepare", self.scans / "imagesTr", self.unlabelled, "--spacing", 6),
-            ("pretrain", self.store, self.pretrained, "--epochs", 1, *TINY),
-            ("finetune", self.store, self.finetuned, *self._finetune()),
-            ("predict", self.finetuned, self.scans, self.predictions),
-            ("evaluate", self.predictions, self.scans, "--out", self.results),
+            ("prepare", scene.scans, scene.store, "--spacing", 6),
+            ("prepare", scene.scans / "imagesTr", scene.unlabelled, "--spacing", 6),
+            ("pretrain", scene.store, scene.pretrained, "--epochs", 1, *TINY),
+            ("finetune", scene.store, scene.finetuned, *scene._finetune()),
+            ("predict", scene.finetuned, scene.scans, scene.predictions),
         ):
-            self.run(arguments).check(f"poscon {arguments[0]}")
+            done(scene.run(arguments), str(arguments[0]))
+        return scene
 
     def _finetune(self) -> tuple[object, ...]:
         more = ("-siterations=4", "-sbatch=4", "-scheckpoint_every=2", "-sprecision=32")
@@ -120,7 +133,7 @@ class Scene:
         self,
         arguments: Sequence[object],
         before: Callable[[], object] | None = None,
-    ) -> "Ended":
+    ) -> Outcome:
         """Run a command line in a copy of this process, with a small demo and no processes."""
 
         def set_up() -> None:
@@ -139,7 +152,7 @@ class Scene:
             if before is not None:
                 before()
 
-        return Ended(poscon(arguments, set_up))
+        return poscon(arguments, set_up)
 
     def do(
         self,
@@ -163,7 +176,7 @@ class Scene:
             str(target) + each[6:] if isinstance(each, str) and each.startswith("TARGET") else each
             for each in told
         ]
-        return self.run([command.name.split()[0], *of_target], before).outcome
+        return self.run([command.name.split()[0], *of_target], before)
 
     def put(self, command: Command, target: Path) -> None:
         """Put in place what a command writes into."""
@@ -171,16 +184,10 @@ class Scene:
             shutil.copytree(command.inside, target)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    outcome: Outcome
-
-    def check(self, what: str) -> None:
-        """Raise where it did not do its work."""
-        if self.outcome.code != 0:
-            raise RuntimeError(f"{what}: {self.outcome}\n{self.outcome.err}")
+def done(outcome: Outcome, what: str) -> None:
+    """Stop where a command does not do its work without any fault."""
+    if outcome.code != 0:
+        raise RuntimeError(f"{what} without a fault: {outcome}\n{outcome.err}")
 
 
 def content(folder: Path) -> dict[str, str]:

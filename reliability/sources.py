@@ -13,13 +13,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from disks import WARM, difference, done, said, together, warm
+from disks import WARM, difference, said, together, warm
 from outcomes import Promise, finish
-from scene import Command, Scene, content
+from scene import Command, Scene, content, done
 
 
 def sources(scene: Scene) -> dict[str, list[Path]]:
@@ -44,7 +45,7 @@ def sources(scene: Scene) -> dict[str, list[Path]]:
 
 def opened(counts: Counter[str], act: Callable[[str, int], None]) -> Callable[[], None]:
     """What makes a process call ``act`` with a path and a number, before each opening of a file."""
-    busy = []
+    busy: list[bool] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event != "open" or busy or not isinstance(arguments[0], str | bytes | os.PathLike):
@@ -69,7 +70,7 @@ def times_opened(scene: Scene, command: Command, place: Path, file: Path) -> int
                 stream.write(".")
 
     scene.put(command, place / "out")
-    done(scene.do(command, place / "out", opened(Counter(), note)), command)
+    done(scene.do(command, place / "out", opened(Counter(), note)), command.name)
     return len(log.read_text())
 
 
@@ -125,8 +126,8 @@ def trials(scene: Scene, names: list[str], moments: int, seed: int) -> list[Prom
     for name in names:
         for number, file in enumerate(sources(scene)[name]):
             place = scene.folder / "sources" / f"{name} {number}"
-            one = (scene, commands[name], place, file, moments, seed)
-            found += said(f"{name}, {file.name}", lambda one=one: try_file(*one))
+            trial = partial(try_file, scene, commands[name], place, file, moments, seed)
+            found += said(f"{name}, {file.name}", trial)
     return together(found)
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     told = parser.parse_args()
     warm(WARM)
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder))
+        scene = Scene.made(Path(folder))
         names = told.commands.split(",") if told.commands else list(sources(scene))
         found = trials(scene, names, told.moments, told.seed)
     finish(found)

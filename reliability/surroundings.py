@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from commandline import Outcome
+from disks import said, together
 from mounts import PAGE, disk, empty, make_read_only, own_mounts
 from outcomes import Promise, finish
 from scene import Command, Scene, content
@@ -127,7 +129,7 @@ def try_relative(scene: Scene) -> Promise:
         ("compare", scene.plan, "out"),
         ("demo",),
     ):
-        outcome = scene.run(arguments, before).outcome
+        outcome = scene.run(arguments, before)
         promise.note(outcome.refused, f"{arguments[0]}: {outcome}")
     return promise
 
@@ -163,22 +165,20 @@ def in_shell(line: str) -> Outcome:
 
 
 def main() -> None:
-    from disks import said, together
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--commands", default=",".join(COMMANDS), help="names with commas between")
-    parser.add_argument("--seed", type=int, default=0, help="no effect yet: nothing is drawn")
+    parser.add_argument("--seed", type=int, choices=[0], default=0, help="nothing is drawn")
     told = parser.parse_args()
     own_mounts()
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder))
+        scene = Scene.made(Path(folder))
         found: list[Promise] = []
         for name in told.commands.split(","):
             command = scene.commands()[name]
             for trial in (try_surroundings, try_names):
-                found += said(name, lambda one=command, trial=trial: trial(scene, one))
+                found += said(name, partial(trial, scene, command))
         found += said("relative paths", lambda: [try_relative(scene)])
-        found += said("streams", lambda: try_streams(scene))
+        found += said("streams", partial(try_streams, scene))
     finish(together(found))
 
 

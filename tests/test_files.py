@@ -124,3 +124,11 @@ def test_a_file_system_without_locks_holds_nothing(
     monkeypatch.setattr("poscon.files.fcntl.flock", none)
     with alone(tmp_path, "prepare"), alone(tmp_path, "prepare"):
         pass
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 255)
+    write_text(target, "whole")
+    assert target.read_text() == "whole"
+    with pytest.raises(PosconError, match="File name too long"):
+        write_text(tmp_path / ("n" * 256), "whole")
