@@ -313,13 +313,14 @@ VALUES = {
     "ignore_label": "9", "labelled_slices": "l.csv", "minutes": "1.5", "ranges": "n.csv",
     "suggestion": "t.csv", "to": "torch", "licence": "MIT", "results": "r.json", "opset": "18",
     "on_gap": "split", "case_name": "PatientID", "remove": "a", "logger": "mlflow",
-    "predictions": "q", "scans": "w", "port": "8800", "position": "learned",
+    "predictions": "q", "scans": "w", "port": "8800", "position": "learned", "nsd_tolerance": "3.5",
 }  # fmt: skip
 FOUND = {
     "spacing": 2.5, "source_spacing": (1.0, 2.0, 3.0), "channel": 1, "processes": 3, "epochs": 7,
     "seed": 5, "labelled": 4, "iterations": 9, "seconds": 8.0, "settings": ["batch=3"],
     "resume": True, "budget": 6, "ignore_label": 9, "minutes": 1.5, "remove": ["a"],
     "to": "torch", "opset": 18, "port": 8800, "no_browser": True, "average_views": True,
+    "nsd_tolerance": 3.5,
 }  # fmt: skip
 
 

@@ -378,3 +378,42 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(
     assert end.value.code == 130
     said = capsys.readouterr().err
     assert said == "interrupted; what was finished is kept; go on with: poscon layouts\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENAMETOOLONG, "File name too long"),
+        (errno.ENOENT, "No such file or directory"),
+        (errno.EMFILE, "Too many open files"),
+        (errno.EFBIG, "File too large"),
+        (errno.EIO, "Input/output error"),
+        (errno.ESTALE, "Stale file handle"),
+    ],
+)
+def test_what_a_disk_may_say_at_any_time_is_one_line(
+    number: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    poscon: Callable[..., tuple[int, str, str]],
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "scan.nii")
+
+    monkeypatch.setattr("poscon.listings.list_layouts", fail)
+    code, _, err = poscon("layouts")
+    assert code == 2
+    assert err == f"error: scan.nii: cannot be used ({says})\n"
+
+
+def test_a_working_folder_that_was_deleted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr("poscon.listings.list_layouts", os.getcwd)
+    code, _, err = poscon("layouts")
+    assert code == 2
+    assert err.startswith("error: the working folder, which was deleted, cannot be used (No such")

@@ -194,3 +194,30 @@ def test_without_shared_memory_a_defect_is_still_one(monkeypatch: pytest.MonkeyP
     engine = LocalEngine(2, gpus=False)
     with pytest.raises(PosconError, match="task: not done"):
         list(outcomes(engine, fails, [("task", ())]))
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_what_is_printed_to_a_closed_stream_goes_nowhere(
+    closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from poscon.environment import open_streams; open_streams(); "
+        "file = open(sys.argv[1], 'w'); file.write('mine'); print('out'); "
+        "print('err', file=sys.stderr); sys.stdin.read()"
+    )
+
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "file"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=close,
+        check=True,
+    )
+    assert (tmp_path / "file").read_text() == "mine"
+    assert done.stdout == ("" if 1 in closed else "out\n")
+    assert done.stderr == ("" if 2 in closed else "err\n")

@@ -153,3 +153,11 @@ def test_a_file_system_without_locks_holds_nothing(
         part.write_text("one")
         other.write_text("other")
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 255)
+    write_text(target, "whole")
+    assert target.read_text() == "whole"
+    with pytest.raises(PosconError, match="File name too long"):
+        write_text(tmp_path / ("n" * 256), "whole")

@@ -39,6 +39,15 @@ def brute_force(a, b, spacing):
     return dice, hd95, np.mean(ab + ba)
 
 
+def brute_nsd(a, b, spacing, tolerance):
+    """Share of the surface voxels of both that lie within a tolerance of the other's surface."""
+    surface_a, surface_b = brute_surface(a), brute_surface(b)
+    distances = brute_distances(surface_a, surface_b, spacing)
+    distances += brute_distances(surface_b, surface_a, spacing)
+    assume(all(abs(each - tolerance) > 1e-4 * tolerance for each in distances))
+    return np.mean(np.array(distances) <= tolerance)
+
+
 @st.composite
 def two_masks(draw, single_slice=False):
     shape = draw(st.tuples(*[st.integers(1, 5)] * 3))
@@ -51,8 +60,9 @@ def two_masks(draw, single_slice=False):
     return masks
 
 
-def measure(a, b, spacing):
-    (metrics,) = segmentation_metrics(a.astype(np.uint8), b.astype(np.uint8), spacing, ["organ"])
+def measure(a, b, spacing, **options):
+    maps = a.astype(np.uint8), b.astype(np.uint8)
+    (metrics,) = segmentation_metrics(*maps, spacing, ["organ"], **options)
     return metrics
 
 
@@ -119,9 +129,40 @@ def test_shifted_plates():
     assert (m.dice, m.hd95_mm, m.assd_mm) == pytest.approx((0.0, 4.5, 4.5))
 
 
+TOLERANCES = st.floats(0.1, 20.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(two_masks(), SPACINGS, TOLERANCES, st.floats(0.1, 10.0))
+def test_nsd_equals_brute_force_and_knows_no_order_and_no_unit(masks, spacing, tolerance, factor):
+    expected = brute_nsd(*masks, spacing, tolerance)
+    a, b = masks
+    found = measure(a, b, spacing, nsd_tolerance_mm=tolerance).nsd
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert measure(b, a, spacing, nsd_tolerance_mm=tolerance).nsd == found
+    scaled = tuple(factor * mm for mm in spacing)
+    assert measure(a, b, scaled, nsd_tolerance_mm=factor * tolerance).nsd == found
+
+
+def test_nsd_of_shifted_plates_turns_at_their_distance():
+    a, b = np.zeros((2, 10, 6, 6), bool)
+    a[2], b[5] = True, True
+    for tolerance, expected in ((4.49, 0.0), (4.5, 1.0), (4.51, 1.0)):
+        assert measure(a, b, (1.5, 1.0, 1.0), nsd_tolerance_mm=tolerance).nsd == expected
+    assert measure(a, b, (0.5, 1.0, 1.0)).nsd == 1.0  # 2 mm, unless another is given
+    assert measure(a, b, (1.0, 1.0, 1.0)).nsd == 0.0
+
+
+@pytest.mark.parametrize(("planes", "expected"), [(2, -0.5), (4, 0.0), (5, 0.25), (0, -1.0)])
+def test_rvd_has_the_sign_of_what_is_too_much(planes, expected):
+    prediction, reference = np.zeros((2, 8, 3, 3), bool)
+    prediction[:planes], reference[3:7] = True, True
+    assert measure(prediction, reference, (1.5, 1.0, 3.0)).rvd == pytest.approx(expected)
+
+
 def test_absent_from_both_is_not_measured():
     m = measure(*np.zeros((2, 3, 4, 5), bool), (1.0, 1.0, 1.0))
-    assert np.isnan([m.dice, m.hd95_mm, m.assd_mm]).all()
+    assert np.isnan([m.dice, m.hd95_mm, m.assd_mm, m.nsd, m.rvd]).all()
     assert m.volume_ml == m.reference_volume_ml == 0.0
 
 
@@ -130,7 +171,8 @@ def test_absent_from_one_is_the_worst_possible(missed):
     organ, empty = np.zeros((2, 3, 4, 12), bool)
     organ[1, 1, 1] = True
     m = measure(empty, organ, (1.0, 1.0, 1.0)) if missed else measure(organ, empty, (1.0, 1.0, 1.0))
-    assert (m.dice, m.hd95_mm, m.assd_mm) == (0.0, 13.0, 13.0)
+    assert (m.dice, m.hd95_mm, m.assd_mm, m.nsd) == (0.0, 13.0, 13.0, 0.0)
+    assert m.rvd == -1.0 if missed else math.isnan(m.rvd)
 
 
 def test_classes_are_measured_apart():

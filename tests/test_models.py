@@ -1,5 +1,7 @@
 """Trained networks as objects: any kind of image in, the same kind out."""
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +300,11 @@ def test_a_missing_run_or_one_of_another_kind(
             load(finetuned, device="tpu")
     with pytest.raises(PosconError, match="a pre-training run"):
         load_model(pretrained)
+
+
+def test_the_hash_is_of_the_weights_that_are_used(finetuned: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finetuned, tmp_path / "run"))
+    content = (run / "model.safetensors").read_bytes()
+    model = Model(run)
+    (run / "model.safetensors").write_bytes(b"another")
+    assert model.sha256 == hashlib.sha256(content).hexdigest()

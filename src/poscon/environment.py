@@ -25,6 +25,20 @@ def name_the_user() -> None:
         os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
+def open_streams() -> None:
+    """Lead stdin, stdout and stderr nowhere where they were closed.
+
+    Else the next file that is opened takes their number, and gets what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def write_anything() -> None:
     """Let stdout and stderr write what their encoding lacks: ``+-`` for ``±``, else an escape.
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 MM3_PER_ML = 1000.0
+NSD_TOLERANCE_MM = 2.0
+"""Distance in mm up to which two surfaces agree, unless another one is given."""
+_ROUNDING = 1 + 1e-6  # distances are in single precision
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class ClassMetrics:
         dice: 2 |A and B| / (|A| + |B|), 0 to 1.
         hd95_mm: the larger of the two directed 95th percentiles of the surface distances, in mm.
         assd_mm: the mean of the surface distances of both directions together, in mm.
+        nsd: normalised surface Dice, the share of both surfaces within the tolerance, 0 to 1.
+        rvd: relative volume difference, (prediction - reference) / reference, -1 or more.
         volume_ml: volume of the class in the prediction, in ml.
         reference_volume_ml: volume of the class in the reference, in ml.
     """
@@ -26,6 +31,8 @@ class ClassMetrics:
     dice: float
     hd95_mm: float
     assd_mm: float
+    nsd: float
+    rvd: float
     volume_ml: float
     reference_volume_ml: float
 
@@ -36,6 +43,7 @@ def segmentation_metrics(
     spacing: tuple[float, float, float],
     class_names: Sequence[str],
     counted: np.ndarray | None = None,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> list[ClassMetrics]:
     """Compare two class maps class by class.
 
@@ -44,9 +52,15 @@ def segmentation_metrics(
     is the Euclidean distance in mm between its centre and the nearest voxel centre of the other
     surface. Percentiles are interpolated linearly.
 
-    If a class is absent from both maps, Dice, HD95 and ASSD are NaN, and means leave them out. If
-    it is absent from exactly one map, Dice is 0, and HD95 and ASSD are the diagonal of the volume
-    in mm. These are the worst values, so a missed structure can never improve a mean.
+    The normalised surface Dice (Nikolov et al., 2021) is the number of surface voxels of both maps
+    whose distance is at most the tolerance, over the number of all. So surface voxels are counted,
+    and not weighted by the area that they stand for, as the other measures here do not weight them.
+
+    If a class is absent from both maps, all measures are NaN, and means leave them out. If it is
+    absent from exactly one map, Dice and NSD are 0, and HD95 and ASSD are the diagonal of the
+    volume in mm. These are the worst values, so a missed structure can never improve a mean. The
+    relative volume difference is then -1 if the prediction lacks the class, and NaN if the
+    reference does.
 
     Where not all voxels count, both maps are cut to those that do before anything is measured: what
     does not count is outside every class. Volumes are of voxels that count too.
@@ -57,6 +71,7 @@ def segmentation_metrics(
         spacing: voxel size in mm along X, Y, Z.
         class_names: the foreground classes.
         counted: (X, Y, Z) bool, which voxels count; None: all.
+        nsd_tolerance_mm: distance in mm up to which surfaces agree.
 
     Returns:
         One entry for each class, in the order of ``class_names``.
@@ -75,22 +90,22 @@ def segmentation_metrics(
             predicted, expected = predicted & counted, expected & counted
         n_predicted, n_expected = int(predicted.sum()), int(expected.sum())
         if not n_predicted and not n_expected:
-            dice = hd95 = assd = float("nan")
+            dice = hd95 = assd = nsd = float("nan")
         elif not n_predicted or not n_expected:
-            dice, hd95, assd = 0.0, diagonal, diagonal
+            dice, hd95, assd, nsd = 0.0, diagonal, diagonal, 0.0
         else:
             dice = 2 * int((predicted & expected).sum()) / (n_predicted + n_expected)
-            hd95, assd = _surface_distances(predicted, expected, spacing)
-        metrics.append(
-            ClassMetrics(name, dice, hd95, assd, n_predicted * voxel_ml, n_expected * voxel_ml)
-        )
+            hd95, assd, nsd = _surface_measures(predicted, expected, spacing, nsd_tolerance_mm)
+        rvd = (n_predicted - n_expected) / n_expected if n_expected else float("nan")
+        ml = n_predicted * voxel_ml, n_expected * voxel_ml
+        metrics.append(ClassMetrics(name, dice, hd95, assd, nsd, rvd, *ml))
     return metrics
 
 
-def _surface_distances(
-    a: np.ndarray, b: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[float, float]:
-    """HD95 and ASSD in mm of two masks (X, Y, Z), neither of them empty.
+def _surface_measures(
+    a: np.ndarray, b: np.ndarray, spacing: tuple[float, float, float], tolerance_mm: float
+) -> tuple[float, float, float]:
+    """HD95 and ASSD in mm, and NSD, of two masks (X, Y, Z), neither of them empty.
 
     MONAI finds the surfaces and measures their distances as defined above, in single precision. The
     tests compare them with a brute-force reference. Empty masks have no distance.
@@ -110,4 +125,6 @@ def _surface_distances(
             symmetric=True,
         )
     hd95 = max(each.quantile(0.95).item() for each in distances)
-    return hd95, torch.cat(distances).mean().item()
+    both = torch.cat(distances)
+    within = int((both <= tolerance_mm * _ROUNDING).sum())
+    return hd95, both.mean().item(), within / len(both)

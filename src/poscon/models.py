@@ -16,7 +16,13 @@ from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
 from poscon.networks.build import build_encoder, build_network
-from poscon.networks.weights import load_by_name, network_settings, read_weights
+from poscon.networks.weights import (
+    load_by_name,
+    network_settings,
+    parse_weights,
+    read_weights,
+    weights_file,
+)
 from poscon.progress import console
 from poscon.store.preparation import (
     bytes_read,
@@ -331,6 +337,7 @@ class Model(ScanPreparer):
         classes: the foreground classes, each with its name and its label values; the first value
             is the one that a label map has.
         known: the roles of the scans that took part in the training, by the hash of their pixels.
+        sha256: hash of the model's file.
     """
 
     def __init__(
@@ -346,7 +353,9 @@ class Model(ScanPreparer):
         self.path = path = self.run / MODEL
         if not path.is_file() and part_file(self.run, "encoder").is_file():
             raise PosconError(f"{run}: a pre-training run; start a poscon finetune --init from it")
-        tensors, about = read_weights(path)
+        content = weights_file(path)  # read once: the hash is that of the weights that are used
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        tensors, about = parse_weights(content, path)
         settings = network_settings(about, path)
         super().__init__(about, path)
         try:
@@ -368,12 +377,6 @@ class Model(ScanPreparer):
     def views(self) -> int:
         """How many views of a slice its prediction is the mean of."""
         return len(VIEWS) if self.average_views else 1
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the model's file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{c.values[0]} = {c.name}" for c in self.classes)

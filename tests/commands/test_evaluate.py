@@ -3,6 +3,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -254,6 +255,64 @@ def test_one_case_has_no_standard_deviation(tmp_path):
     assert math.isnan(spread.std)
 
 
+def test_a_false_structure_has_no_relative_volume_and_stays_in_the_other_means(folders):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart(rv=0))
+    save(references / "p1.nii.gz", heart(lv=0))
+    save(predictions / "p2.nii.gz", heart())
+    save(references / "p2.nii.gz", heart(rv=1))
+    evaluation = evaluate(predictions, references, labels="1=RV,2=MYO,3=LV")
+    rv, _, lv, mean = evaluation.summary()
+    assert (rv.rvd.mean, rv.nsd.mean) == (-0.5, 0.5)
+    assert (lv.measured, lv.dice.mean, lv.nsd.mean) == (2, 0.5, 0.5)
+    assert lv.rvd.mean == 0.0
+    assert math.isnan(lv.rvd.std)
+    of_case = by_class(evaluation)  # of the last case of each class
+    assert (of_case["LV"].rvd, of_case["RV"].rvd) == (0.0, 0.0)
+    missed, myo = evaluation.rows[0], evaluation.rows[1]
+    assert mean.rvd.mean == pytest.approx(np.mean([(missed.rvd + myo.rvd) / 2, 0.0]))
+
+
+def test_the_tolerance_of_the_surfaces_is_stated(folders, poscon):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", np.roll(heart(rv=0, lv=0), 1, 0))
+    save(references / "p1.nii.gz", heart(rv=0, lv=0))
+    found = [
+        evaluate(predictions, references, labels="2=MYO", nsd_tolerance=mm).rows[0]
+        for mm in (0.1, 1.4, 1.5)
+    ]
+    assert found[0].nsd == found[1].nsd < found[2].nsd == 1.0
+    assert found[1].nsd_tolerance_mm == 1.4
+    given = (predictions, references, "--labels", "2=MYO", "--nsd-tolerance")
+    code, out, _ = poscon("evaluate", *given, "1.5")
+    assert code == 0
+    assert "NSD" in out
+    assert "(1.5 mm)" in out
+    for wrong in ("0", "nan", "inf", "-1"):
+        code, _, err = poscon("evaluate", *given, wrong)
+        assert code == 2
+        assert err == f"error: --nsd-tolerance {wrong}: must be above 0 mm, and finite\n"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_both_files_or_none(folders, tmp_path, monkeypatch, number):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+    original, calls = Path.write_text, []
+
+    def full(path, *arguments, **options):
+        calls.append(path)
+        if len(calls) == number:
+            raise OSError(28, "No space left on device")
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(PosconError, match="No space left on device"):
+        evaluate(predictions, references, tmp_path / "new" / "results", labels="1=RV,2=MYO,3=LV")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_json_and_csv(folders, tmp_path):
     predictions, references = folders
     save(predictions / "p1.nii.gz", heart(rv=0))
@@ -280,6 +339,9 @@ def test_json_and_csv(folders, tmp_path):
         "dice": None,
         "hd95_mm": None,
         "assd_mm": None,
+        "nsd": None,
+        "rvd": None,
+        "nsd_tolerance_mm": 2.0,
         "volume_ml": 0.0,
         "reference_volume_ml": 0.0,
         "spacing": list(SPACING),

@@ -18,6 +18,8 @@ import yaml
 from poscon import executors
 from poscon.comparison import work
 from poscon.comparison.compare import compare, comparison_tables, open_comparison
+from poscon.comparison.data import prepare_once
+from poscon.comparison.plan import DataSettings, read_plan
 from poscon.errors import PosconError
 
 TINY: dict[str, Any] = {
@@ -241,6 +243,54 @@ def test_scans_of_another_content_and_the_same_size_are_found(done: Path, tmp_pa
     path.write_bytes(content)
     with pytest.raises(PosconError, match=r"1 scans: imagesTr/phantom_002\.nii\.gz"):
         compare(plan_file(tmp_path), out)
+
+
+def test_label_values_that_mean_something_else_are_found(done: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    path = out / "store-scans" / "dataset.json"
+    path.write_text(path.read_text().replace('"1": "lower"', '"1": "tube"'))
+    with pytest.raises(PosconError, match=r"dataset\.json: has changed since .* was begun; put it"):
+        compare(plan_file(tmp_path), out)
+    path.unlink()
+    with pytest.raises(PosconError, match=r"dataset\.json: has changed since"):
+        prepare_once(out / "store", plan_data(tmp_path), "data", out)
+
+
+def test_a_list_of_turned_cases_that_changed_is_found(done: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    shutil.rmtree(out / "store")
+    (out / "data.json").write_text("{}")
+    turned = tmp_path / "turned.txt"
+    turned.write_text("phantom_001\n")
+    told = plan_data(tmp_path, reverse=str(turned))
+    for _ in range(2):  # begun, and continued
+        prepare_once(out / "store", told, "data", out)
+    turned.write_text("phantom_002\n")
+    with pytest.raises(PosconError, match=r"turned\.txt: has changed since .* was begun"):
+        prepare_once(out / "store", told, "data", out)
+
+
+def test_runs_that_were_measured_otherwise_are_refused(done: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    with pytest.raises(PosconError, match=r"results\.csv: has NSD at 2 mm; remove this file"):
+        compare(plan_file(tmp_path, metrics=["dice", "nsd"], nsd_tolerance_mm=1.0), out)
+    before = touched(out)
+    compare(plan_file(tmp_path, metrics=["dice", "nsd", "rvd"]), out)
+    assert touched(out) == before
+    assert "| NSD | RVD |" in (out / "summary.md").read_text()
+    old = next((out / "runs").glob("finetune-*/results.csv"))
+    table = [row.split(",") for row in old.read_text().splitlines()]
+    lost = [table[0].index(name) for name in ("nsd", "rvd", "nsd_tolerance_mm")]
+    kept = [",".join(cell for i, cell in enumerate(row) if i not in lost) for row in table]
+    old.write_text("\n".join(kept) + "\n")
+    with pytest.raises(PosconError, match=r"has no nsd; remove this file in every run"):
+        compare(plan_file(tmp_path, metrics=["dice", "nsd"]), out)
+    compare(plan_file(tmp_path), out)  # what the plan shows is there
+
+
+def plan_data(folder: Path, **changes: Any) -> DataSettings:
+    """The data of the plan."""
+    return read_plan(plan_file(folder, data={**TINY["data"], **changes})).data
 
 
 def test_moved_it_goes_on(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

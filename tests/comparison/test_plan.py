@@ -139,6 +139,8 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ({"finetune": {"seed": 1}}, "finetune.seed: give the plan's own seed"),
         ({"pretrain": {"network": {}}}, "give the plan's own network"),
         ({"metrics": ["dices"]}, "dice"),
+        ({"metrics": ["rvd", "dice"]}, "rvd has no better side"),
+        ({"nsd_tolerance_mm": 0}, "greater than 0"),
         ({"metrics": ["hd95_mm"], "flaws": {"pooled_dice": True}}, "not among the metrics"),
         ({"pretraining": [{"name": "a b", "method": "pcl"}]}, "pattern"),
         (

@@ -67,6 +67,14 @@ def test_what_was_measured(finetuned: Path, tmp_path: Path) -> None:
     assert "| liver | 4 | 0.812 | 3.2 ± 0.5 | not measured |" in card
     assert "1 of the cases were seen in training" in card
     assert yaml.safe_load(card.split("---")[1])["license"] == "CC-BY-4.0"
+    assert "ASSD in mm |\n|---|---|---|---|---|\n" in card  # of an earlier version
+    later = {**row, "nsd": spread, "rvd": {"mean": -0.1, "std": 0.02}}
+    told = {"classes": [later], "mean": {**later, "name": "mean"}}
+    stated = [{**case, "nsd_tolerance_mm": 1.5} for case in cases]
+    results.write_text(json.dumps({"summary": told, "cases": stated}))
+    table = results_table(results)
+    assert "| class | cases | Dice | HD95 in mm | ASSD in mm | NSD at 1.5 mm | RVD |" in table
+    assert "| liver | 4 | 0.812 | 3.2 ± 0.5 | not measured | 0.812 | -0.100 ± 0.020 |" in table
     for content in ("{", "[]", '{"summary": {}}'):
         results.write_text(content)
         with pytest.raises(PosconError, match=r"--results .*not results of poscon evaluate"):

@@ -3,6 +3,7 @@
 ``tests/commands/test_export.py`` runs the files where poscon cannot be imported.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from export_examples import fake_trained
 
+from poscon.commands.export import export
 from poscon.errors import PosconError
 from poscon.exports.torch import _LOADER, imported, network_source, write_torch
 from poscon.exports.trained import read_trained
@@ -83,3 +85,19 @@ def test_a_network_that_computes_something_else_is_not_written(
     monkeypatch.setattr("poscon.exports.torch.network_source", lambda _, end: wrong + end)
     with pytest.raises(PosconError, match=r"network\.py: its outputs differ"):
         write_torch(trained, tmp_path)
+
+
+def test_torch_does_not_write_the_graph_to_the_disk_itself(
+    finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk is full it would end the process."""
+
+    def full(graph: object, file: object) -> None:
+        assert isinstance(file, io.BytesIO)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("poscon.exports.torch.exported_graph", lambda _: None)
+    monkeypatch.setattr("torch.export.save", full)
+    with pytest.raises(PosconError, match="No space left on device"):
+        export(finetuned, tmp_path / "out", to="torch")
+    assert list(tmp_path.iterdir()) == []

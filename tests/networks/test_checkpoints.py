@@ -1,6 +1,7 @@
 """Files of weights that a training may start from."""
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from poscon.errors import PosconError
 from poscon.networks.build import build_network
-from poscon.networks.checkpoints import read_checkpoint
+from poscon.networks.checkpoints import read_checkpoint, save_pickled
 from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import save_weights
 
@@ -83,3 +84,15 @@ def test_safetensors_of_another_program(tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(2)}, tmp_path / "a.safetensors")
     with pytest.raises(PosconError, match="are those of no network"):
         read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_tensors_on_a_full_disk_are_an_error_of_the_system(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_pickled({"weights": torch.zeros(10_000)}, tmp_path / "weights.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    save_pickled({"weights": torch.zeros(10_000)}, tmp_path / "weights.pt")
+    assert torch.load(tmp_path / "weights.pt")["weights"].shape == (10_000,)

@@ -312,6 +312,34 @@ def test_the_cache_may_be_emptied_at_any_time(made, url, cache):
     np.testing.assert_array_equal(Store(url).image(case)[4], Store(made).image(case)[4])
 
 
+@pytest.mark.parametrize(
+    "damage", ["a slice", "the header", "a mark", "cut off", "longer", "empty"]
+)
+def test_a_damaged_copy_is_fetched_again(made, url, cache, requests, capsys, damage):
+    store, here = Store(url), Store(made)
+    case = here.cases[0]
+    np.asarray(store.image(case))
+    (kept,) = (path for path in cache.rglob("*") if path.is_file())
+    content = bytearray(kept.read_bytes())
+    slice_bytes = 2 * case.shape[1] * case.shape[2]
+    for name, place in {"a slice": 128 + slice_bytes, "the header": 60, "a mark": -20}.items():
+        content[place] ^= name == damage
+    if damage == "longer":
+        content += b"\1" * 8
+    kept.write_bytes(content[: {"cut off": 300, "empty": 0}.get(damage)])
+    del requests[:]
+    again = Store(url)
+    for number in range(SLICES):
+        np.testing.assert_array_equal(again.image(case)[number], here.image(case)[number])
+    np.testing.assert_array_equal(again.image(case), here.image(case))
+    slices = {"a slice": 1, "a mark": 1}.get(damage, 1 + SLICES)
+    assert len(requests) == slices
+    assert ("is damaged" in capsys.readouterr().err) == (damage in ("a slice", "a mark"))
+    del requests[:]
+    np.testing.assert_array_equal(Store(url).image(case), here.image(case))
+    assert requests == []
+
+
 def read_all(url: str, seed: int) -> list[str]:
     """Read the slices of both images in an order of one's own; hashes of what was read."""
     store = Store(url)

@@ -30,7 +30,7 @@ from poscon.cli.commands.suggest import suggest
 from poscon.cli.commands.view import view
 from poscon.cli.errors import one_line_errors
 from poscon.cli.output import say
-from poscon.environment import quiet_libraries, write_anything
+from poscon.environment import open_streams, quiet_libraries, write_anything
 from poscon.memory import keep_freed_memory
 from poscon.stops import sigterm_interrupts
 from poscon.version import __version__
@@ -91,6 +91,7 @@ def _main(
 def main() -> NoReturn:
     """Run the command line. An error that the user can repair is one line and exit code 2."""
     keep_freed_memory()
+    open_streams()
     write_anything()
     quiet_libraries()
     with one_line_errors(_again(sys.argv[1:])), sigterm_interrupts():

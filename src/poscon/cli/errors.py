@@ -1,6 +1,7 @@
 """How the command line ends when something goes wrong: one line on stderr and an exit code."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ TERMINATED = 143
 _PLACES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),  # no room, or not allowed
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder belongs, or vice versa
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),  # it has gone, or cannot have this name
+    *(errno.EFBIG, errno.EMFILE, errno.ENFILE),  # a limit of the file system or the process
+    *(errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN),  # the disk has gone
 )
 
 
@@ -34,7 +38,7 @@ def one_line_errors(again: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _PLACES:
             raise
-        sys.exit(_fail(f"{error.filename or 'the output'}: cannot be used ({error.strerror})"))
+        sys.exit(_fail(f"{error.filename or _place()}: cannot be used ({error.strerror})"))
     except (MemoryError, RuntimeError) as error:
         if not _short_of_memory(error):
             raise
@@ -67,6 +71,15 @@ def _short_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     )
+
+
+def _place() -> str:
+    """What cannot be used, where the error does not say it."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder, which was deleted,"
+    return "the output"
 
 
 def _fail(message: str) -> int:

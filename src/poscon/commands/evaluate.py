@@ -1,5 +1,6 @@
 """Compare predicted label maps with reference label maps, class by class and case by case."""
 
+import math
 from pathlib import Path
 
 from poscon.arguments import checked
@@ -11,6 +12,7 @@ from poscon.evaluation.results import Coverage, Evaluation, Row
 from poscon.evaluation.schemes import choose_schemes, folder_of
 from poscon.evaluation.writing import output_files, write_evaluation
 from poscon.leakage import read_seen
+from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.progress import say_lines
 from poscon.store.slices import NONEMPTY, check_nonempty
 from poscon.volumes.case import parse_labels
@@ -29,6 +31,7 @@ def evaluate(
     ignore_label: int | None = None,
     labelled_slices: Path | str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
+    nsd_tolerance: float = NSD_TOLERANCE_MM,
 ) -> Evaluation:
     """Compare predictions with references. `poscon.evaluation.writing.RULES` has the conventions.
 
@@ -58,16 +61,19 @@ def evaluate(
             reference is near isotropic). ``"nonempty"``: the slices with foreground; None: all.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers for all measures.
+        nsd_tolerance: distance in mm up to which surfaces agree, for the normalised surface Dice.
 
     Returns:
         Every measure of every case and class.
 
     Raises:
         PosconError: no prediction has a reference, the class names differ, the table of slices
-            does not fit, or ``out`` exists.
+            does not fit, the tolerance is not above 0, or ``out`` exists.
         PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
             or a file cannot be read. The others are measured, and the results are written.
     """
+    if not 0 < nsd_tolerance < math.inf:
+        raise PosconError(f"--nsd-tolerance {nsd_tolerance:g}: must be above 0 mm, and finite")
     predictions, references = Path(predictions), Path(references)
     outputs = output_files(None if out is None else Path(out))
     declared = parse_labels(labels) if labels is not None else None
@@ -119,7 +125,8 @@ def evaluate(
                 not_annotated.append(maps.case)
                 continue
             coverage[maps.case] = maps.coverage
-            rows += measure(maps, names, pair.reference.subject, seen.get(pair.id, ()))
+            roles = seen.get(pair.id, ())
+            rows += measure(maps, names, pair.reference.subject, roles, nsd_tolerance)
     if failed and (len(pairs) == 1 or not rows):
         raise PosconError(next(iter(failed.values())))
     if not rows and labelled not in (None, NONEMPTY):
@@ -134,8 +141,7 @@ def evaluate(
     evaluation = Evaluation(
         tuple(rows), names, unmatched, alone, tuple(not_annotated), failed, coverage
     )
-    for path in outputs:
-        write_evaluation(evaluation, path)
+    write_evaluation(evaluation, outputs)
     if failed:
         what = "pair(s) of label maps could not be measured"
         raise PartlyDone(what, failed, len(pairs), evaluation)

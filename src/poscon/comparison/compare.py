@@ -23,6 +23,7 @@ from poscon.comparison.summary import (
     METRIC_NAMES,
     Cell,
     by_subject,
+    check_measured,
     collect,
     difference,
     mean_and_std,
@@ -123,6 +124,7 @@ def compare(
         place = _folder_of(out, known, device)
         opened = None if place.source is None else Store(place.source)
         schedule = make_schedule(known, Store(place.store), place.folder, opened)
+        check_measured(known, schedule, place)
         comparison = Comparison(known, schedule, place)
         write_json(out / SCHEDULE, schedule.as_record())
         write_text(out / PLAN, yaml.safe_dump(known.model_dump(mode="json"), sort_keys=False))
@@ -168,7 +170,16 @@ def _folder_of(out: Path, plan: Plan, device: str | None) -> ComparisonFolder:
     store = out / "store"
     source = None if plan.pretrain_data is None else out / "pretrain-store"
     folder = scans_of(plan.data, store)
-    return ComparisonFolder(out, store, source, folder, plan.data, plan.transductive, device)
+    return ComparisonFolder(
+        out,
+        store,
+        source,
+        folder,
+        plan.data,
+        plan.transductive,
+        device,
+        plan.nsd_tolerance_mm,
+    )
 
 
 def _check_folder(out: Path) -> None:

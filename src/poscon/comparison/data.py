@@ -14,6 +14,8 @@ from poscon.volumes.layouts import folder_of_paths, is_dataset
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
+_STATING = ("dataset.json", "labels.json", "participants.tsv", "*_dseg.tsv")
+"""Files of a layout's folder that say what its subjects and the values of its labels are."""
 
 
 def plan_with_data(
@@ -71,12 +73,12 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
         store: folder of the store.
         data: what to prepare.
         name: name of the data in the plan.
-        out: folder of the comparison. Its ``data.json`` holds the hashes of the stored cases and
-            of the source files.
+        out: folder of the comparison. Its ``data.json`` holds the hashes of the stored cases,
+            of the source files, and of the files that say what these are.
 
     Raises:
-        PosconError: the comparison was begun with other data, or the store or the scans have
-            changed since.
+        PosconError: the comparison was begun with other data; or the store, the scans, or a
+            file that says what they are has changed since.
     """
     folder, path = scans_of(data, store), out / DATA
     if data.phantom is not None and not folder.is_dir():
@@ -127,7 +129,24 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
                 f"{place}: has changed since {out} was begun ({len(changed)} {what}: "
                 f"{', '.join(changed[:5])}); put it back, or choose another folder"
             )
-    write_json(path, {**known, name: {"data": about, **now}})
+    named = _named_files(folder, data)
+    then = began.get("files", {})
+    stated = {key: _stamp(file, then.get(key)) for key, file in named.items()}
+    for key in sorted({*then, *stated}) if "files" in began else ():
+        if _content(then.get(key)) != _content(stated.get(key)):
+            raise PosconError(
+                f"{named.get(key, home / key)}: has changed since {out} was begun; put it back, or "
+                "choose another folder"
+            )
+    write_json(path, {**known, name: {"data": about, **now, "files": stated}})
+
+
+def _named_files(folder: Path, data: DataSettings) -> dict[str, Path]:
+    """The files that say what the scans and their labels are, by a name that moves with them."""
+    is_table = folder_of_paths(folder) != folder
+    files = [folder] if is_table else [file for name in _STATING for file in folder.glob(name)]
+    reverse = {} if data.reverse is None else {"reverse": Path(data.reverse)}
+    return {**{file.name: file for file in files}, **reverse}
 
 
 def _stamp(path: Path, known: list[Any] | None) -> list[Any] | None:

@@ -7,9 +7,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from poscon.errors import PosconError
+from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.networks.settings import NetworkSettings
 from poscon.settings import (
     GivenSettings,
@@ -167,7 +175,9 @@ class Plan(Settings):
             labelled slices ``INIT | FINE-TUNING | STRATEGY``; None: the random
             initialisation, if it takes part, else the first entry, with the first fine-tuning and
             the first strategy.
-        metrics: metrics of the tables. The first is also compared with the baseline.
+        metrics: metrics of the tables. The first is also compared with the baseline. That cannot
+            be ``rvd``, which has a sign and no better side.
+        nsd_tolerance_mm: distance in mm up to which surfaces agree, for the metric ``nsd``.
         recipe: settings to begin with: a recipe by name or file, or its content.
         network, size, precision: settings of both trainings.
         pretrain: settings of every pre-training. A method does not get those that it does not use.
@@ -193,9 +203,10 @@ class Plan(Settings):
     seed: NonNegativeInt = 0
     transductive: bool = False
     baseline: str | None = None
-    metrics: tuple[Literal["dice", "hd95_mm", "assd_mm"], ...] = Field(
+    metrics: tuple[Literal["dice", "hd95_mm", "assd_mm", "nsd", "rvd"], ...] = Field(
         ("dice", "hd95_mm"), min_length=1
     )
+    nsd_tolerance_mm: PositiveFloat = Field(NSD_TOLERANCE_MM, allow_inf_nan=False)
     recipe: str | dict[str, Any] | None = None
     network: NetworkSettings | None = None
     size: Size | None = None
@@ -240,6 +251,8 @@ class Plan(Settings):
             raise ValueError("folds must be 2 or more, or a list of folds")
         if not self.folds:
             raise ValueError("folds: the list is empty")
+        if self.metrics[0] == "rvd":
+            raise ValueError("metrics: rvd has no better side; name another metric first")
         if (self.setting == "transfer") != (self.pretrain_data is not None):
             raise ValueError(
                 "setting transfer goes with pretrain_data, and only transfer does; "

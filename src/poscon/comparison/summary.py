@@ -18,8 +18,16 @@ from poscon.statistics import Difference, Interval, differences, mean_interval
 from poscon.training.diagnostics import numbers
 from poscon.training.run import RESULTS, MetricsFile
 
-METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
-DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2}
+METRIC_NAMES = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "ASSD (mm)",
+    "nsd": "NSD",
+    "rvd": "RVD",
+}
+DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2, "nsd": 3, "rvd": 3}
+OVERLAPS = ("dice", "nsd")
+"""Metrics of which more is better. Of a distance less is."""
 
 Row = dict[str, str]
 """One class of one case of one run, as in results.csv."""
@@ -113,6 +121,27 @@ def read_rows(path: Path) -> list[Row]:
     if not rows or not {"subject", "case", "class", "dice"} <= rows[0].keys():
         raise PosconError(f"{path}: damaged; remove it, and run poscon compare again")
     return rows
+
+
+def check_measured(plan: Plan, schedule: Schedule, place: ComparisonFolder) -> None:
+    """Refuse runs that are done and lack a metric of the plan, or have NSD at another tolerance.
+
+    Raises:
+        PosconError: there is such a run.
+    """
+    for job in schedule.jobs:
+        if job.command != "finetune" or not place.is_done(job):
+            continue
+        path = place.run(job.name) / RESULTS
+        first, *_ = read_rows(path)
+        lacking = [metric for metric in plan.metrics if metric not in first]
+        tolerance = float(first.get("nsd_tolerance_mm") or plan.nsd_tolerance_mm)
+        what = f"has no {lacking[0]}" if lacking else f"has NSD at {tolerance:g} mm"
+        if lacking or tolerance != plan.nsd_tolerance_mm:
+            raise PosconError(
+                f"{path}: {what}; remove this file in every run that is done, and run poscon "
+                "compare again, which measures anew"
+            )
 
 
 def collect(schedule: Schedule, place: ComparisonFolder) -> dict[str, list[Row]]:
@@ -341,7 +370,7 @@ def verdict(cell: Cell, metric: str) -> str:
 def won_lost(found: Difference, metric: str) -> str:
     """The numbers of subjects on which a row is better and worse than the baseline."""
     better, worse = found.wins, found.losses
-    if metric != "dice":  # a smaller distance is better
+    if metric not in OVERLAPS:  # a smaller distance is better
         better, worse = worse, better
     return f"{better}, {worse} of {found.subjects}"
 
@@ -349,7 +378,7 @@ def won_lost(found: Difference, metric: str) -> str:
 def trainings_ahead(found: Difference, metric: str) -> str:
     """In how many trainings a row is better, and their interval: ``4 of 6 [-0.016, +0.034]``."""
     assert found.trainings is not None
-    sign = 1 if metric == "dice" else -1  # a smaller distance is better
+    sign = 1 if metric in OVERLAPS else -1  # a smaller distance is better
     ahead = sum(sign * apart > 0 for apart in found.trainings)
     text, interval = f"{ahead} of {len(found.trainings)}", found.of_trainings
     if interval is None:

@@ -23,6 +23,7 @@ from poscon.comparison.slices import SLICES, choose, read_chosen, slice_table
 from poscon.errors import PosconError
 from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
+from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.store.store import Store, write_json
 from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
 
@@ -45,6 +46,7 @@ class ComparisonFolder:
         data: settings by which ``folder`` is read.
         transductive: whether pre-training may have seen the test scans.
         device: ``auto``, ``cpu`` or ``cuda``.
+        nsd_tolerance_mm: distance in mm up to which surfaces agree.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class ComparisonFolder:
     data: DataSettings
     transductive: bool = False
     device: str | None = None
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM
 
     def run(self, name: str) -> Path:
         """The folder of a run."""
@@ -188,6 +191,7 @@ def _measure(job: Job, place: ComparisonFolder, folder: Path) -> None:
         labels=place.data.labels,
         ignore_label=place.data.ignore_label,
         source_spacing=spacing,
+        nsd_tolerance=place.nsd_tolerance_mm,
     )
     measured.replace(folder / RESULTS)
 

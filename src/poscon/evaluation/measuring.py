@@ -82,7 +82,11 @@ def class_maps(
 
 
 def measure(
-    maps: ClassMaps, names: Sequence[str], subject: str, seen: tuple[str, ...]
+    maps: ClassMaps,
+    names: Sequence[str],
+    subject: str,
+    seen: tuple[str, ...],
+    nsd_tolerance_mm: float,
 ) -> Iterator[Row]:
     """The row of each class of a case.
 
@@ -91,13 +95,16 @@ def measure(
         names: the foreground classes.
         subject: the person scanned.
         seen: roles that the scan had in the training of the model.
+        nsd_tolerance_mm: distance in mm up to which surfaces agree.
     """
     axis = maps.geometry.permutation[0]
     counted = maps.reference != IGNORE
     ranges = range_differences(
         maps.prediction, maps.reference, len(names), axis, maps.spacing[axis]
     )
-    measured = segmentation_metrics(maps.prediction, maps.reference, maps.spacing, names, counted)
+    measured = segmentation_metrics(
+        maps.prediction, maps.reference, maps.spacing, names, counted, nsd_tolerance_mm
+    )
     for of_class, difference in zip(measured, ranges, strict=True):
         measures = {k: v for k, v in asdict(of_class).items() if k != "name"}
         yield Row(
@@ -105,6 +112,7 @@ def measure(
             subject,
             of_class.name,
             spacing=maps.spacing,
+            nsd_tolerance_mm=nsd_tolerance_mm,
             range=difference,
             seen=seen,
             **measures,

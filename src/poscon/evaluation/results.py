@@ -7,7 +7,7 @@ import numpy as np
 
 from poscon.volumes.range_differences import RangeDifference, RangeSummary, summarise_ranges
 
-MEASURES = ("dice", "hd95_mm", "assd_mm")
+MEASURES = ("dice", "hd95_mm", "assd_mm", "nsd", "rvd")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,12 @@ class Row:
         dice: Dice, 0 to 1, or NaN where there is nothing to measure.
         hd95_mm: 95th percentile of the surface distances in mm, or NaN.
         assd_mm: mean of the surface distances in mm, or NaN.
+        nsd: normalised surface Dice, 0 to 1, or NaN.
+        rvd: relative volume difference, or NaN where the reference lacks the class.
         volume_ml: volume in the prediction, in ml.
         reference_volume_ml: volume in the reference, in ml.
         spacing: voxel size in mm along the file's axes, with which all of this was measured.
+        nsd_tolerance_mm: distance in mm up to which surfaces agree, for ``nsd``.
         range: first and last slice, in the prediction and in the reference.
         seen: roles that the scan had in the training of the model, see :mod:`poscon.leakage`.
     """
@@ -35,9 +38,12 @@ class Row:
     dice: float
     hd95_mm: float
     assd_mm: float
+    nsd: float
+    rvd: float
     volume_ml: float
     reference_volume_ml: float
     spacing: tuple[float, float, float]
+    nsd_tolerance_mm: float
     range: RangeDifference
     seen: tuple[str, ...] = ()
 
@@ -65,6 +71,8 @@ class Summary:
         dice: Dice, 0 to 1.
         hd95_mm: 95th percentile of the surface distances in mm.
         assd_mm: mean of the surface distances in mm.
+        nsd: normalised surface Dice, 0 to 1.
+        rvd: relative volume difference, over the cases whose reference has the class.
     """
 
     name: str
@@ -73,6 +81,8 @@ class Summary:
     dice: Spread
     hd95_mm: Spread
     assd_mm: Spread
+    nsd: Spread
+    rvd: Spread
 
 
 @dataclass(frozen=True)
@@ -169,13 +179,13 @@ class Evaluation:
         values = np.array([[getattr(row, m) for m in MEASURES] for row in self.rows], float)
         values = values.reshape(len(cases), len(self.classes), len(MEASURES))
         missed = np.array([row.missed for row in self.rows]).reshape(values.shape[:2])
-        # The three measures of a class are NaN together or not at all.
+        # Dice is NaN where nothing was measured; rvd is also NaN where the reference has nothing.
         some = values[~np.isnan(values[..., 0]).all(axis=1)]
         summaries = [
             _summary(name, values[:, i], int(missed[:, i].sum()))
             for i, name in enumerate(self.classes)
         ]
-        return [*summaries, _summary("mean", np.nanmean(some, axis=1), int(missed.sum()))]
+        return [*summaries, _summary("mean", _means(some), int(missed.sum()))]
 
     def range_summary(self) -> list[RangeSummary]:
         """The ranges of each class, then ``"all"``: those of all classes together."""
@@ -186,11 +196,20 @@ class Evaluation:
         return [*of_class, summarise_ranges("all", [row.range for row in self.rows])]
 
 
+def _means(values: np.ndarray) -> np.ndarray:
+    """The mean over classes of an array (cases, classes, measures), of what is not NaN."""
+    known = ~np.isnan(values)
+    number = known.sum(axis=1)
+    total = np.where(known, values, 0).sum(axis=1)
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
 def _summary(name: str, values: np.ndarray, missed: int) -> Summary:
     """Summarise an array (cases, measures). It is NaN where nothing was measured."""
-    measured = values[~np.isnan(values[:, 0])]
-    n = len(measured)
-    mean = measured.mean(axis=0) if n else np.full(len(MEASURES), np.nan)
-    std = measured.std(axis=0, ddof=1) if n > 1 else np.full(len(MEASURES), np.nan)
-    spreads = (Spread(float(m), float(s)) for m, s in zip(mean, std, strict=True))
-    return Summary(name, n, missed, *spreads)
+    spreads = []
+    for of_measure in values.T:
+        known = of_measure[~np.isnan(of_measure)]
+        mean = float(known.mean()) if len(known) else float("nan")
+        std = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+        spreads.append(Spread(mean, std))
+    return Summary(name, int((~np.isnan(values[:, 0])).sum()), missed, *spreads)

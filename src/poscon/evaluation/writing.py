@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from poscon.errors import PosconError
 from poscon.evaluation.results import Evaluation, Row, Spread, Summary
-from poscon.files import json_text, write_text
+from poscon.files import complete, json_text
 from poscon.leakage import describe
 from poscon.volumes.range_differences import range_line
 
@@ -24,9 +26,13 @@ RULES = (
     "HD95 = the larger of the two directed 95th percentiles (interpolated linearly) of the "
     "distances between surface voxel centres, in mm.",
     "ASSD = the mean of the surface distances of both directions, pooled, in mm.",
+    "NSD = the share of the surface voxels of both, counted and not weighted by their area, whose "
+    "distance is at most 'nsd_tolerance_mm'.",
+    "RVD = (volume of the prediction - volume of the reference) / volume of the reference.",
     "A class absent from both prediction and reference is not measured and not counted in means.",
-    "A class absent from exactly one of them has Dice 0, and HD95 and ASSD are the diagonal of the "
-    "volume in mm.",
+    "A class absent from exactly one of them has Dice and NSD 0, and HD95 and ASSD are the "
+    "diagonal of the volume in mm. RVD is -1 if the prediction lacks it, and not measured if the "
+    "reference does.",
     "'missed' counts the cases whose prediction lacks a class that the reference has.",
     "Mean and standard deviation (n - 1) are over cases; each frame of a series is a case.",
     "The row 'mean' is over cases of each case's mean over its measured classes.",
@@ -77,12 +83,18 @@ def output_files(out: Path | None) -> list[Path]:
     return paths
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write ``FILE.json`` or ``FILE.csv``, by the suffix."""
-    if path.suffix == ".json":
-        write_text(path, json_text(evaluation_record(evaluation)))
-    else:
-        write_text(path, _csv(evaluation))
+def write_evaluation(evaluation: Evaluation, paths: Sequence[Path]) -> None:
+    """Write ``FILE.json`` and ``FILE.csv``, by the suffix. If one cannot be written, none is.
+
+    Raises:
+        PosconError: the disk is full, or the place cannot be written.
+    """
+    with ExitStack() as both:
+        for path in paths:
+            part = both.enter_context(complete(path))
+            is_json = path.suffix == ".json"
+            text = json_text(evaluation_record(evaluation)) if is_json else _csv(evaluation)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def summary_table(evaluation: Evaluation) -> Table:
@@ -111,7 +123,8 @@ def summary_table(evaluation: Evaluation) -> Table:
         notes.append(f"{describe(seen)}: no measure of new patients")
     table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
     table.add_column("class")
-    for heading in ("Dice", "HD95 (mm)", "ASSD (mm)", "cases", "missed"):
+    nsd = f"NSD ({evaluation.rows[0].nsd_tolerance_mm:g} mm)"
+    for heading in ("Dice", "HD95 (mm)", "ASSD (mm)", nsd, "RVD", "cases", "missed"):
         table.add_column(heading, justify="right")
     *classes, mean = evaluation.summary()
     for row in classes:
@@ -150,8 +163,10 @@ def _cells(row: Summary) -> list[str]:
         mean = f"{spread.mean:.{digits}f}"
         return mean if math.isnan(spread.std) else f"{mean} ± {spread.std:.{digits}f}"
 
-    spreads = text(row.dice, 3), text(row.hd95_mm, 2), text(row.assd_mm, 2)
-    return [escape(row.name), *spreads, str(row.measured), str(row.missed)]
+    distances = text(row.hd95_mm, 2), text(row.assd_mm, 2)
+    shares = text(row.nsd, 3), text(row.rvd, 3)
+    measures = text(row.dice, 3), *distances, *shares
+    return [escape(row.name), *measures, str(row.measured), str(row.missed)]
 
 
 def _record(row: Row) -> dict[str, Any]:

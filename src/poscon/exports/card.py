@@ -23,6 +23,16 @@ from poscon.training.run import MetricsFile, RunFolder
 from poscon.version import __version__
 
 CARD = "MODEL_CARD.md"
+_MEASURES = {
+    "dice": ("Dice", 3),
+    "hd95_mm": ("HD95 in mm", 1),
+    "assd_mm": ("ASSD in mm", 1),
+    "nsd": ("NSD", 3),
+    "rvd": ("RVD", 3),
+}
+"""Measures of ``poscon evaluate``: title and digits."""
+_LATER = ("nsd", "rvd")
+"""Measures that the results of an earlier version do not have."""
 
 _SOURCE = (
     "Zeng et al., *Positional Contrastive Learning for Volumetric Medical Image Segmentation*, "
@@ -209,30 +219,33 @@ def results_table(results: Path) -> str:
     try:
         found = json.loads(results.read_text(encoding="utf-8"))
         summary = found["summary"]
+        names = [name for name in _MEASURES if name in summary["mean"] or name not in _LATER]
         rows = [
-            "| {name} | {measured} | {dice} | {hd95} | {assd} |".format(
-                name=row["name"],
-                measured=row["measured"],
-                dice=_spread(row["dice"], 3),
-                hd95=_spread(row["hd95_mm"], 1),
-                assd=_spread(row["assd_mm"], 1),
-            )
+            _cells(row["name"], row["measured"], *(_spread(row[n], _MEASURES[n][1]) for n in names))
             for row in [*summary["classes"], summary["mean"]]
         ]
         seen = {case["case"] for case in found["cases"] if case["seen"]}
+        tolerance = found["cases"][0]["nsd_tolerance_mm"] if "nsd" in names else None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PosconError(
             f"--results {results}: not results of poscon evaluate ({error}); give its .json file"
         ) from error
+    titles = [_MEASURES[name][0] for name in names]
+    if tolerance is not None:
+        titles[names.index("nsd")] += f" at {tolerance:g} mm"
     note = f" {len(seen)} of the cases were seen in training." if seen else ""
     lines = [
         f"By `poscon evaluate`, mean and standard deviation over cases.{note}",
         "",
-        "| class | cases | Dice | HD95 in mm | ASSD in mm |",
-        "|---|---|---|---|---|",
+        _cells("class", "cases", *titles),
+        f"|{'---|' * (2 + len(names))}",
         *rows,
     ]
     return "\n".join(lines)
+
+
+def _cells(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _spread(spread: Mapping[str, float | None], digits: int) -> str:

@@ -29,6 +29,7 @@ from poscon.exports.source import one_file
 from poscon.exports.torch import imported, network_source
 from poscon.exports.trained import Trained, check_agreement, disagreement
 from poscon.models import Model
+from poscon.networks.checkpoints import save_pickled
 from poscon.networks.translations import LEVELS, basic_unet
 from poscon.store import intensity, resample
 from poscon.store.store import write_json
@@ -78,7 +79,7 @@ def write_monai(trained: Trained, folder: Path) -> float:
         path.write_text(network_source(trained), encoding="utf-8")
         network = imported(path).build()
     network.load_state_dict(tensors)
-    torch.save(tensors, folder / MODEL)
+    save_pickled(tensors, folder / MODEL)
     write_json(folder / CONFIG, inference_config(model, definition))
     write_json(folder / METADATA, metadata(trained, model))
     with torch.no_grad():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from poscon.errors import PosconError
 from poscon.exports.trained import Trained, check_agreement, disagreement
 from poscon.networks.build import build_network
+from poscon.networks.checkpoints import save_pickled
 from poscon.networks.nnunet import build_unet
 from poscon.networks.nnunet_plans import NnunetPlans
 from poscon.networks.parts import SegmentationNetwork
@@ -51,7 +52,7 @@ def write_nnunet(trained: Trained, folder: Path) -> float:
     whole = whole_network(trained)
     plans = plans_of_run(trained)
     path = folder / WEIGHTS
-    torch.save({KEY: nnunet_tensors(whole.network, plans)}, path)
+    save_pickled({KEY: nnunet_tensors(whole.network, plans)}, path)
     theirs = build_unet(plans, plans.channels)
     theirs.load_state_dict(torch.load(path, weights_only=True)[KEY], strict=False)
     theirs.decoder.seg_layers[-1] = nn.Identity()  # it then gives the decoder's last map

@@ -8,6 +8,7 @@
         network.pt2              needs torch: torch.export.load("network.pt2").module()
 """
 
+import io
 from pathlib import Path
 from types import ModuleType
 
@@ -45,7 +46,9 @@ def write_torch(trained: Trained, folder: Path) -> float:
         by_source = disagreement(imported(module).load()(trained.images), expected)
         check_agreement(by_source, module)
         graph = folder / "network.pt2"
-        torch.export.save(exported_graph(trained), graph)
+        content = io.BytesIO()  # torch ends the process where it writes to a full disk itself
+        torch.export.save(exported_graph(trained), content)
+        graph.write_bytes(content.getbuffer())
         by_graph = disagreement(torch.export.load(graph).module()(trained.images), expected)
         check_agreement(by_graph, graph)
     return max(by_source, by_graph)

@@ -1,5 +1,6 @@
 """Files of weights that a training may start from: those of this package, and of two others."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,18 @@ def _own(tensors: Mapping[str, Tensor], about: dict[str, Any], path: Path) -> Ch
     unused = tuple(name for name in tensors if name.partition(".")[0] not in PARTS)
     kept = {part: found for part, found in parts.items() if found}
     return Checkpoint(path, settings, kept, unused, about)
+
+
+def save_pickled(content: Mapping[str, Any], path: Path) -> None:
+    """Write with ``torch.save``. Where the disk is full this is an OSError, unlike torch's own.
+
+    Args:
+        content: tensors, and what holds them, by name.
+        path: file to write.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

@@ -55,15 +55,39 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         PosconError: missing, damaged, or not written by poscon.
     """
+    return parse_weights(weights_file(path), path)
+
+
+def weights_file(path: Path) -> bytes:
+    """The bytes that :func:`save_weights` wrote.
+
+    Raises:
+        PosconError: missing, or it cannot be read.
+    """
     if not path.is_file():
         raise PosconError(f"{path}: no such file; did the run finish? (continue it with --resume)")
     try:
-        content = path.read_bytes()  # safetensors opens no path that is not UTF-8
+        return path.read_bytes()  # safetensors opens no path that is not UTF-8
+    except OSError as error:
+        raise PosconError(f"{path}: damaged or not a poscon file ({error})") from error
+
+
+def parse_weights(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata in the bytes of a file of :func:`save_weights`.
+
+    Args:
+        content: the bytes.
+        path: the file, for messages.
+
+    Raises:
+        PosconError: damaged, or not written by poscon.
+    """
+    try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = header.get("__metadata__", {})
         return tensors, {name: json.loads(text) for name, text in metadata.items()}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise PosconError(f"{path}: damaged or not a poscon file ({error})") from error
 
 

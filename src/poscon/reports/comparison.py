@@ -11,6 +11,7 @@ from poscon.comparison.compare import Comparison
 from poscon.comparison.summary import (
     HOW_TO_READ,
     METRIC_NAMES,
+    OVERLAPS,
     Cell,
     Row,
     budget,
@@ -219,7 +220,7 @@ def _volumes(comparison: Comparison, cells: Sequence[Cell]) -> list[Section]:
         key=lambda c: (c.row.split(" | ")[0] not in ours, c.row == comparison.plan.baseline_row),
     )
     values = cell.measures[metric].subjects
-    ranked = sorted(values, key=lambda s: values[s], reverse=metric == "dice")
+    ranked = sorted(values, key=lambda s: values[s], reverse=metric in OVERLAPS)
     store = Store(place.store)
     volumes = []
     for what, subject in (

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ from poscon.store.local import will_need
 CACHE_VARIABLE = "POSCON_CACHE"
 LEAST_FREE = 0.05  # of the disk of the cache: what is read when there is less is not kept
 _HEADER = 128  # bytes of an npy file before its array, if it has three or four axes
+_MARK = np.dtype("<u8")
 
 
 def is_url(path: Path | str) -> bool:
@@ -100,7 +102,7 @@ class RemoteFolder:
         Raises:
             PosconError: it is absent, damaged, or cannot be reached.
         """
-        key = hashlib.sha256(f"{content}/{Path(name).name}".encode()).hexdigest()
+        key = hashlib.sha256(f"{content}/{Path(name).name}/marks".encode()).hexdigest()
         return cast(np.ndarray, RemoteArray(self, name, cache_folder() / key[:2] / key))
 
     def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -147,9 +149,10 @@ class RemoteArray(NDArrayOperatorsMixin):
     """An array of a remote store, (slices, ...).
 
     ``array[i]`` fetches that slice, unless it was kept; any other use fetches what is missing of
-    the whole. Kept is a sparse copy of the file, followed by a byte a slice that says whether it
-    is there. A slice is written, and is on the disk, before its byte is, so processes may share
-    a copy and may be killed; it must lie on a disk of this machine.
+    the whole. Kept is a sparse copy of the file, followed by a mark for each slice: 0 where it is
+    not there, else made of its checksum. The mark of the header and the size end the copy. What
+    does not fit its mark is fetched again. A slice is written, and is on the disk, before its mark
+    is, so processes may share a copy and may be killed; it must lie on a disk of this machine.
 
     Args:
         folder: the store's folder.
@@ -162,7 +165,7 @@ class RemoteArray(NDArrayOperatorsMixin):
 
     def __init__(self, folder: RemoteFolder, name: str, kept: Path) -> None:
         self.folder, self.name, self.kept = folder, name, kept
-        if not kept.is_file():
+        if not _header_is_whole(kept):
             self._begin()
         mapped = np.memmap(kept, np.uint8, "r")
         self.mapped, content = mapped._mmap, np.asarray(mapped)  # type: ignore[attr-defined]
@@ -170,7 +173,7 @@ class RemoteArray(NDArrayOperatorsMixin):
         self.step = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self.end = self.begin + self.shape[0] * self.step
         self.local = content[self.begin : self.end].view(self.dtype).reshape(self.shape)
-        self.present = content[self.end : self.end + self.shape[0]]
+        self.marks = content[self.end : -2 * _MARK.itemsize].view(_MARK)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -178,14 +181,13 @@ class RemoteArray(NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int | np.integer):
             number = range(len(self))[key]
-            if self.present[number]:
-                will_need(self.mapped, self._offset(number), self._offset(number + 1))
+            if self._is_kept(number):
                 return self.local[number]
             return self._fetch([(number, number + 1)])[0][0]
         return np.asarray(self)[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        runs = _runs(np.flatnonzero(self.present == 0))
+        runs = _runs(np.array([i for i in range(len(self)) if not self._is_kept(i)], np.int64))
         whole = self.local
         if runs:
             whole = whole.copy()
@@ -201,6 +203,16 @@ class RemoteArray(NDArrayOperatorsMixin):
         if name.startswith("__"):  # of a protocol that NumPy looks for
             raise AttributeError(name)
         return getattr(np.asarray(self), name)
+
+    def _is_kept(self, number: int) -> bool:
+        """Whether the copy has a slice as it was written there."""
+        if not self.marks[number]:
+            return False
+        will_need(self.mapped, self._offset(number), self._offset(number + 1))
+        if self.marks[number] == _mark(self.local[number]):
+            return True
+        _say_once(f"{self.kept}: is damaged; what is damaged of it is fetched again")
+        return False
 
     def _fetch(self, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """Slices from the first to before the last of each run."""
@@ -224,9 +236,10 @@ class RemoteArray(NDArrayOperatorsMixin):
                     file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                for first, last in runs:
-                    file.seek(self.end + first)
-                    file.write(b"\1" * (last - first))
+                for (first, _), content in zip(runs, contents, strict=True):
+                    slices = np.frombuffer(content, np.uint8).reshape(-1, self.step)
+                    file.seek(self.end + first * _MARK.itemsize)
+                    file.write(np.array([_mark(each) for each in slices], _MARK).tobytes())
         except OSError as error:
             _say_once(f"{self.kept}: slices cannot be kept ({error.strerror})")
 
@@ -239,7 +252,8 @@ class RemoteArray(NDArrayOperatorsMixin):
         shape, dtype, begin = self._read_header(header)
         with complete(self.kept) as part, part.open("wb") as file:
             file.write(header)
-            file.truncate(begin + int(np.prod(shape)) * dtype.itemsize + shape[0])
+            file.truncate(begin + int(np.prod(shape)) * dtype.itemsize + shape[0] * _MARK.itemsize)
+            file.write(_ending(header, file.seek(0, os.SEEK_END)))
             os.fsync(file.fileno())
 
     def _read_header(self, header: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
@@ -256,6 +270,27 @@ class RemoteArray(NDArrayOperatorsMixin):
                 "there again"
             ) from error
         return shape, dtype, stream.tell()
+
+
+def _mark(content: Any) -> int:
+    """What says that bytes are there as they should be; never 0."""
+    return zlib.crc32(content) | 1 << 32
+
+
+def _header_is_whole(kept: Path) -> bool:
+    """Whether a copy has the size and the header that it began with."""
+    try:
+        with kept.open("rb") as file:
+            header = file.read(_HEADER)
+            size = file.seek(-2 * _MARK.itemsize, os.SEEK_END)
+            return file.read() == _ending(header, size)
+    except OSError:  # there is none, or it is shorter than its ending
+        return False
+
+
+def _ending(header: bytes, size: int) -> bytes:
+    """What ends a copy: the mark of its header, and the bytes before."""
+    return np.array([_mark(header), size], _MARK).tobytes()
 
 
 def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@ repeats the steps since its last checkpoint exactly. A run that is asked to end 
 first, in the middle of a chunk.
 """
 
-import io
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
 from poscon.files import complete, sweep
 from poscon.methods import Method
+from poscon.networks.checkpoints import save_pickled
 from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar, say_lines
 from poscon.step import Step
@@ -204,10 +204,8 @@ def save(
         means: of the steps of a chunk that is cut off; None: a chunk has ended.
     """
     parts = {**state, **({} if means is None else {"means": means})}
-    content = io.BytesIO()
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, content)
     with complete(run.checkpoint_path) as file:
-        file.write_bytes(content.getbuffer())
+        save_pickled({"step": step, **{n: part.state_dict() for n, part in parts.items()}}, file)
 
 
 def restore(run: RunFolder, state: dict[str, Any], means: "ChunkMeans") -> int:

@@ -38,9 +38,16 @@ def evaluate(
     ignore_label: IgnoreLabel = None,
     labelled_slices: LabelledSlices = None,
     source_spacing: SourceSpacing = None,
+    nsd_tolerance: Annotated[
+        float,
+        typer.Option(
+            metavar="MM",
+            help="Distance up to which surfaces agree, for the normalised surface Dice (NSD).",
+        ),
+    ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Measure Dice, HD95, ASSD, volumes and first and last slices, per case and class."""
+    """Measure Dice, HD95, ASSD, NSD, volumes and first and last slices, per case and class."""
     from poscon.commands import evaluate as module
     from poscon.evaluation.writing import evaluation_record, summary_table
 
@@ -56,6 +63,7 @@ def evaluate(
             ignore_label=ignore_label,
             labelled_slices=labelled_slices,
             source_spacing=triple("--source-spacing", source_spacing),
+            nsd_tolerance=nsd_tolerance,
         )
     except PartlyDone as error:
         evaluation, incomplete = error.result, error
