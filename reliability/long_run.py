@@ -223,7 +223,7 @@ def view(requests: int, place: Path, seed: int, promises: Promises) -> None:
     answered = 0
 
     def ask(name: str) -> bool:
-        with urllib.request.urlopen(log.read_text().split()[3] + name, timeout=60) as answer:
+        with urllib.request.urlopen(log.read_text().split()[3] + name, timeout=600) as answer:
             return bool(answer.read())
 
     def ask_for_some(process: subprocess.Popen[bytes]) -> None:
@@ -236,7 +236,7 @@ def view(requests: int, place: Path, seed: int, promises: Promises) -> None:
             answered += sum(pool.map(ask, names))
         if answered >= requests:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            process.wait(timeout=600)
 
     found = watch(
         poscon("view", place / "scans", "--no-browser"),

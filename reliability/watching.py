@@ -1,6 +1,7 @@
 """What a process and those that it starts hold while they work: memory, open files, threads."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -113,7 +114,13 @@ def watch(
     """
     found = Watched()
     with log.open("wb") as out:
-        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=out,
+            stderr=out,
+            # what a shell starts in the background ignores Ctrl-C, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         seen: dict[int, str] = {}
         try:
             while process.poll() is None:
