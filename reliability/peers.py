@@ -211,11 +211,11 @@ class NnUnet:
 def monai_pair(folder: Path) -> Outcome:
     """MONAI's documented way to load a scan with its label map."""
     code = (
-        "import sys, warnings, monai; from monai.transforms import *\n"
+        "import sys; from monai.transforms import *\n"
         "keys = ['image', 'label']\n"
-        "steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), "
-        "NormalizeIntensityd('image'), RandCropByPosNegLabeld(keys, 'label', (32, 32, 8), num_samples=1)])\n"
-        "made = steps(dict(zip(keys, sys.argv[1:], strict=True)))[0]\n"
+        "crop = RandCropByPosNegLabeld(keys, 'label', (32, 32, 8), num_samples=1)\n"
+        "first = [LoadImaged(keys), EnsureChannelFirstd(keys), NormalizeIntensityd('image')]\n"
+        "made = Compose([*first, crop])(dict(zip(keys, sys.argv[1:], strict=True)))[0]\n"
         "bad = int((~made['image'].isfinite()).sum())\n"
         "apart = float((made['image'].affine - made['label'].affine).abs().max())\n"
         "print(f'a patch: {bad} voxels are not finite; the affines differ by {apart:g} mm')"

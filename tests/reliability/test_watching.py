@@ -10,13 +10,11 @@ import pytest
 from watching import Sample, after_warm_up, growth, rise, sample, slowdown, watch
 
 LEAKS = """
-import pathlib, subprocess, sys, time
-kept, files, mark = [], [], pathlib.Path(sys.argv[1])
-for number in range(int(sys.argv[2])):
-    kept.append(bytearray(1_000_000))
-    files.append(open(sys.executable, "rb"))
-    mark.write_text(str(number + 1))
-    time.sleep(0.01)
+import sys
+kept = []
+for line in sys.stdin:
+    kept.append((b"x" * 1_000_000 + line.encode(), open(sys.executable, "rb")))
+    print("done", flush=True)
 """
 LEAVES = """
 import subprocess, sys
@@ -53,17 +51,29 @@ def test_the_last_quarter_against_the_second() -> None:
     assert slowdown(samples([1.0] * 101, costs_all_before_it)) == pytest.approx(7 / 3)
 
 
-def test_a_leak_is_seen(tmp_path: Path) -> None:
-    mark = tmp_path / "done"
+def test_a_leak_is_seen() -> None:
+    found = []
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(50):
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n"
+            now = sample(process.pid, number)
+            assert now is not None
+            found.append(now)
+    assert growth(found, "memory") == pytest.approx(1, rel=0.1)  # MB a piece of work
+    assert growth(found, "files") == pytest.approx(1)
+    assert (found[-1].threads, found[-1].processes) == (1, 1)
 
-    def done() -> int:
-        return int(mark.read_text() or 0) if mark.exists() else 0
 
-    command = [sys.executable, "-c", LEAKS, mark, 60]
-    found = watch(command, done, log=tmp_path / "log", every=0.02)
-    assert (found.code, found.left, found.errors) == (0, [], "")
-    assert growth(found.samples, "memory") == pytest.approx(1, rel=0.3)  # MB a piece of work
-    assert growth(found.samples, "files") == pytest.approx(1, rel=0.3)
+def test_what_a_command_prints_and_how_it_ends_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('no')"]
+    found = watch(command, lambda: 0, log=tmp_path / "log", every=0.05)
+    assert (found.code, found.left, found.errors) == (1, [], "no\n")
 
 
 def test_a_process_that_is_left_is_seen(tmp_path: Path) -> None:
