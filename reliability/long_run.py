@@ -24,7 +24,7 @@ import nibabel as nib
 import numpy as np
 import yaml
 from outcomes import Promise, finish
-from watching import Sample, folder_bytes, growth, rise, sample, slowdown, watch
+from watching import Sample, folder_bytes, rise, sample, slowdown, watch
 
 from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
@@ -38,8 +38,8 @@ TINY = ("network.width=2", "network.levels=1", "size=16", "batch=2", "precision=
 SUBJECTS = 3
 PIXELS_MM = 12.0
 """Size of the stored pixels: about 20 of them are a slice."""
-MB_PER_100_000 = 10.0
-"""Most that the memory may grow after the warm-up, in 100,000 steps, cases or requests."""
+GROWS_MB = 5.0
+"""Most that the memory may grow after the warm-up, however much work there is."""
 KB_PER_ROW = 2.0
 """Most that the logs of a training may take for each row of metrics.csv."""
 REPORT_MB = 1.0
@@ -53,7 +53,7 @@ class Promises:
     """What must hold in every part."""
 
     def __init__(self) -> None:
-        self.memory = Promise(f"memory grows by less than {MB_PER_100_000:g} MB in 100,000 steps")
+        self.memory = Promise(f"memory grows by less than {GROWS_MB:g} MB after the warm-up")
         self.handles = Promise("no more open files, threads or processes at the end")
         self.speed = Promise(f"the last quarter costs less than {SLOWER:g} times the second")
         self.ended = Promise("it ends well, and no process is left")
@@ -69,8 +69,8 @@ class Promises:
     def note(self, name: str, samples: list[Sample]) -> None:
         """Judge and print how the numbers of a part went."""
         last = samples[-1]
-        mb = growth(samples, "memory") * 100_000
-        self.memory.note(mb < MB_PER_100_000, f"{name}: {mb:+.1f} MB in 100,000")
+        mb = rise(samples, "memory")
+        self.memory.note(mb < GROWS_MB, f"{name}: {mb:+.1f} MB")
         rises = {what: rise(samples, what) for what in ("files", "threads", "processes")}
         for what, by in rises.items():
             self.handles.note(by < 1, f"{name}: {by:+.1f} {what}")
@@ -78,9 +78,9 @@ class Promises:
         self.speed.note(ratio < SLOWER, f"{name}: {ratio:.2f} times")
         print(
             f"{name}: {last.done:,} done, {last.seconds:.0f} s of processor; memory "
-            f"{last.memory:.0f} MB, {rise(samples, 'memory'):+.2f} MB after the warm-up "
-            f"({mb:+.1f} MB in 100,000); {last.files} files, {last.threads} threads, "
-            f"{last.processes} process(es); last quarter {ratio:.2f} times the second",
+            f"{last.memory:.0f} MB, {mb:+.2f} MB after the warm-up; {last.files} files, "
+            f"{last.threads} threads, {last.processes} process(es); last quarter {ratio:.2f} times "
+            "the second",
             flush=True,
         )
 
@@ -193,7 +193,7 @@ def resume(times: int, place: Path, seed: int, promises: Promises) -> None:
     for what, by in zip(("files", "threads", "processes"), rises, strict=True):
         promises.handles.note(by < 1, f"compare: {by:+.1f} {what}")
     mb = rise(samples, "memory")
-    promises.memory.note(mb < MB_PER_100_000, f"compare: {mb:+.1f} MB in {times} resumptions")
+    promises.memory.note(mb < GROWS_MB, f"compare: {mb:+.1f} MB in {times} resumptions")
     promises.folder.note(max(sizes) <= 1.01 * sizes[0], f"compare: {sizes[0]} -> {max(sizes)}")
     print(
         f"compare: resumed {times} times; memory {last.memory:.0f} MB, {mb:+.2f} MB after the "

@@ -59,7 +59,7 @@ def sample(process: int, done: int) -> Sample | None:
             opened = len(os.listdir(PROCESSES / str(one) / "fd"))
         except OSError:  # it ended a moment ago
             continue
-        if fields is None or fields[0] == "Z":
+        if fields is None or fields[21] == "0":  # it is about to end, or waits to be looked at
             continue
         processes += 1
         files += opened
@@ -135,6 +135,7 @@ def watch(
         finally:
             process.kill()
             process.wait()
+    found.samples = found.samples[:-1] or found.samples  # at the last it may be half gone
     found.code = process.returncode
     found.errors = log.read_text(errors="replace")
     time.sleep(min(every, 1.5))  # a process that watches its parent looks once a second
