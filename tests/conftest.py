@@ -30,6 +30,15 @@ settings.load_profile("poscon")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TINY = ["network.width=4", "network.levels=2", "size=32", "batch=16"]
+SLOW_SECONDS = 3600
+"""Time that a slow test has before it fails; the others have that of pyproject.toml."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow test has more time, unless it says itself how much it has."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)

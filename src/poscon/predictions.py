@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.store.store import write_json
+from poscon.files import write_text
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -31,6 +31,7 @@ class PredictionsFile:
         self.model_sha256: str | None = None
         self.cases: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         if not self.path.is_file():
             return
         try:
@@ -58,6 +59,7 @@ class PredictionsFile:
     def done(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what is known of a label map that is about to be put into the folder."""
         self.cases[name] = dict(facts)
+        self._texts.pop(name, None)
         self.failed.pop(name, None)
         self._write()
 
@@ -71,9 +73,16 @@ class PredictionsFile:
         return int(self.cases[name].get("views", 1))
 
     def _write(self) -> None:
-        content = {
-            "model_sha256": self.model_sha256,
-            "cases": self.cases,
-            "failed": self.failed,
-        }
-        write_json(self.path, content)
+        content = {"model_sha256": self.model_sha256, "cases": {}, "failed": self.failed}
+        text = json.dumps(content, indent=1) + "\n"
+        if self.cases:
+            entries = ",\n".join(map(self._entry, self.cases))
+            text = text.replace('"cases": {}', f'"cases": {{\n{entries}\n }}', 1)
+        write_text(self.path, text)
+
+    def _entry(self, name: str) -> str:
+        """The entry of a label map in the file. It is made once: there may be thousands of them."""
+        if name not in self._texts:
+            facts = json.dumps(self.cases[name], indent=1).replace("\n", "\n  ")
+            self._texts[name] = f"  {json.dumps(name)}: {facts}"
+        return self._texts[name]

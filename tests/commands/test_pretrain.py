@@ -384,6 +384,26 @@ def test_rows_of_repeated_steps_are_dropped(tmp_path: Path) -> None:
     ]
 
 
+def test_a_row_costs_the_same_after_thousands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows before it are not understood anew, and stand as they did."""
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append({"step": 1, "loss": 0.5, "validation_dice": 0.25})
+    before = file.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "rows", None)
+        file.append({"step": 2, "validation_dice": 0.75})
+    assert file.path.read_bytes() == before + b"2,,0.75\r\n"
+    file.path.write_bytes(file.path.read_bytes().strip())  # as an editor may leave it
+    file.append({"step": 3, "loss": 0.125})
+    assert [tuple(row.values()) for row in file.rows()] == [
+        ("1", "0.5", "0.25"),
+        ("2", "", "0.75"),
+        ("3", "0.125", ""),
+    ]
+
+
 def test_stuck_at_chance_is_said(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,8 +290,19 @@ class MetricsFile:
             self._write(kept)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row. A new column is empty in the rows before it."""
-        self._write([*self.rows(), row])
+        """Add a row. A new column is empty in the rows before it.
+
+        The rows before it are copied as they are, unless there is a new column: a long training
+        has thousands of them, and to understand them all takes longer than its steps.
+        """
+        text = self.path.read_bytes().decode("utf-8") if self.path.is_file() else ""
+        columns = next(csv.reader(text.splitlines()[:1]), [])
+        if not (text.endswith("\n") and row.keys() <= set(columns)):
+            self._write([*self.rows(), row])
+            return
+        line = io.StringIO()
+        csv.DictWriter(line, columns).writerow(row)
+        write_text(self.path, text + line.getvalue())
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
