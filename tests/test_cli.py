@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
