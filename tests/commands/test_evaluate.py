@@ -287,7 +287,7 @@ def test_the_tolerance_of_the_surfaces_is_stated(folders, poscon):
     code, out, _ = poscon("evaluate", *given, "1.5")
     assert code == 0
     assert "NSD" in out
-    assert "(1.5 mm)" in out
+    assert "(1.5" in out
     for wrong in ("0", "nan", "inf", "-1"):
         code, _, err = poscon("evaluate", *given, wrong)
         assert code == 2
