@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from disks import said, together
 from mounts import PAGE, disk, empty, make_read_only, own_mounts
 from outcomes import Promise, finish
 from scene import Command, Scene, content
+
+from poscon import executors
 
 COMMANDS = ("prepare", "predict", "evaluate", "inspect", "label", "suggest")
 NAMES: dict[str, bytes] = {
@@ -59,11 +62,6 @@ def surroundings(nowhere: Path, small: Path) -> Mapping[str, Callable[[], object
         os.chdir(folder)
         os.rmdir(folder)
 
-    def no_shared_memory() -> None:
-        os.environ.pop("TMPDIR", None)
-        own_mounts()
-        empty(Path("/dev/shm"))
-
     files = (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     return {
         "no HOME": changed(HOME=None, XDG_CACHE_HOME=None, MPLCONFIGDIR=None),
@@ -75,7 +73,6 @@ def surroundings(nowhere: Path, small: Path) -> Mapping[str, Callable[[], object
         "umask 077": lambda: os.umask(0o077),
         "64 open files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files),
         "a working folder that was deleted": no_working_folder,
-        "no shared memory": no_shared_memory,
     }
 
 
@@ -134,6 +131,23 @@ def try_relative(scene: Scene) -> Promise:
     return promise
 
 
+def try_shared_memory(scene: Scene) -> Promise:
+    """Where no process can be started, their work is done in one."""
+    promise = Promise("no shared memory: the work is done in one process, and a line says so")
+
+    def before() -> None:
+        executors.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
+        own_mounts()
+        empty(Path("/dev/shm"))
+
+    with tempfile.TemporaryDirectory(dir=scene.folder) as folder:
+        target = Path(folder) / "store"
+        outcome = scene.run(("prepare", scene.scans, target, "--processes", 2), before)
+        noted = "is /dev/shm missing?" in outcome.err
+        promise.note(outcome.code == 0 and noted, f"prepare: {outcome}")
+    return promise
+
+
 def try_streams(scene: Scene) -> list[Promise]:
     """Streams that are closed, or break, or take ASCII only; in processes of their own."""
     closed = Promise("stdout, stdin or stderr that is closed: exit code 0, no traceback")
@@ -178,6 +192,7 @@ def main() -> None:
             for trial in (try_surroundings, try_names):
                 found += said(name, partial(trial, scene, command))
         found += said("relative paths", lambda: [try_relative(scene)])
+        found += said("shared memory", lambda: [try_shared_memory(scene)])
         found += said("streams", partial(try_streams, scene))
     finish(together(found))
 

@@ -123,3 +123,18 @@ def test_full_size(tmp_path: Path) -> None:
     """What the README promises, at full size; the result is reported, not required."""
     result = demo(tmp_path / "demo", seed=0)
     assert all(0 < e.summary()[-1].dice.mean < 0.95 for e in result.evaluations.values())
+
+
+def test_scans_on_a_full_disk_are_drawn_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, **_: object) -> None:
+        (folder / "labelsTr").mkdir(parents=True)
+        for number in range(module.SUBJECTS):
+            (folder / "labelsTr" / f"phantom_{number:03d}.nii.gz").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_phantom", full)
+    with pytest.raises(PosconError, match=r"phantom: cannot be written \(No space left"):
+        demo(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "phantom").exists()

@@ -272,7 +272,7 @@ def test_a_list_of_turned_cases_that_changed_is_found(done: Path, tmp_path: Path
 
 def test_runs_that_were_measured_otherwise_are_refused(done: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(done, tmp_path / "out"))
-    with pytest.raises(PosconError, match=r"results\.csv: has NSD at 2 mm; remove this file"):
+    with pytest.raises(PosconError, match=r"results\.csv: is not what .* \(NSD at 2 mm\); remove"):
         compare(plan_file(tmp_path, metrics=["dice", "nsd"], nsd_tolerance_mm=1.0), out)
     before = touched(out)
     compare(plan_file(tmp_path, metrics=["dice", "nsd", "rvd"]), out)
@@ -283,7 +283,7 @@ def test_runs_that_were_measured_otherwise_are_refused(done: Path, tmp_path: Pat
     lost = [table[0].index(name) for name in ("nsd", "rvd", "nsd_tolerance_mm")]
     kept = [",".join(cell for i, cell in enumerate(row) if i not in lost) for row in table]
     old.write_text("\n".join(kept) + "\n")
-    with pytest.raises(PosconError, match=r"has no nsd; remove this file in every run"):
+    with pytest.raises(PosconError, match=r"\(no nsd\); remove this file in every run"):
         compare(plan_file(tmp_path, metrics=["dice", "nsd"]), out)
     compare(plan_file(tmp_path), out)  # what the plan shows is there
 

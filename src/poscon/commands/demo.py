@@ -19,6 +19,7 @@ from poscon.commands.pretrain import pretrain
 from poscon.commands.suggest import PICTURE, TABLE, suggest
 from poscon.errors import PosconError
 from poscon.evaluation.results import Evaluation
+from poscon.files import complete, write_text
 from poscon.pictures.predictions import draw_predictions
 from poscon.progress import console
 from poscon.store.selection import choose_cases, draw_subjects
@@ -90,7 +91,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
     pretrained, suggestion = out / "runs" / "pretrain", out / "next"
     test = out / "test_subjects.txt"
     names = [f"phantom_{number:03d}" for number in range(SUBJECTS)]
-    test.write_text("\n".join(names[-TEST_SUBJECTS:]) + "\n")
+    write_text(test, "\n".join(names[-TEST_SUBJECTS:]) + "\n")
 
     def stage(name: str, done: Path, run: Callable[[], object]) -> None:
         if done.exists():
@@ -104,6 +105,10 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
         if folder.exists() and not (folder / "config.yaml").is_file():
             shutil.rmtree(folder)
         return folder.exists()
+
+    def draw() -> None:
+        with complete(scans) as part:
+            write_phantom(part, subjects=SUBJECTS, seed=seed, modality=modality)
 
     def pretrain_pcl() -> None:
         if training(pretrained):
@@ -140,12 +145,7 @@ def demo(out: Path | str = "demo", *, seed: int = 0, modality: str = "MR") -> De
             recipe=RECIPE,
         )
 
-    last_label = scans / "labelsTr" / f"{names[-1]}.nii.gz"
-    stage(
-        "phantom",
-        last_label,
-        lambda: write_phantom(scans, subjects=SUBJECTS, seed=seed, modality=modality),
-    )
+    stage("phantom", scans, draw)
     stage("prepare", store / MANIFEST, lambda: prepare(scans, store))
     stage(
         "prepare without labels",

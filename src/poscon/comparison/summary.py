@@ -136,11 +136,11 @@ def check_measured(plan: Plan, schedule: Schedule, place: ComparisonFolder) -> N
         first, *_ = read_rows(path)
         lacking = [metric for metric in plan.metrics if metric not in first]
         tolerance = float(first.get("nsd_tolerance_mm") or plan.nsd_tolerance_mm)
-        what = f"has no {lacking[0]}" if lacking else f"has NSD at {tolerance:g} mm"
+        what = f"no {lacking[0]}" if lacking else f"NSD at {tolerance:g} mm"
         if lacking or tolerance != plan.nsd_tolerance_mm:
             raise PosconError(
-                f"{path}: {what}; remove this file in every run that is done, and run poscon "
-                "compare again, which measures anew"
+                f"{path}: is not what the plan measures ({what}); remove this file in every run "
+                "that is done, and run poscon compare again, which measures anew"
             )
 
 
