@@ -133,10 +133,10 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     then = began.get("files", {})
     stated = {key: _stamp(file, then.get(key)) for key, file in named.items()}
     for key in sorted({*then, *stated}) if "files" in began else ():
+        file = named.get(key, home / key)
         if _content(then.get(key)) != _content(stated.get(key)):
             raise PosconError(
-                f"{named.get(key, home / key)}: has changed since {out} was begun; put it back, or "
-                "choose another folder"
+                f"{file}: has changed since {out} was begun; put it back, or choose another folder"
             )
     write_json(path, {**known, name: {"data": about, **now, "files": stated}})
 
