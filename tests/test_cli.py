@@ -417,4 +417,4 @@ def test_a_working_folder_that_was_deleted_is_named(
     monkeypatch.setattr("poscon.listings.list_layouts", os.getcwd)
     code, _, err = poscon("layouts")
     assert code == 2
-    assert err.startswith("error: the working folder, which was deleted, cannot be used (No such")
+    assert err.startswith("error: the working folder, which was deleted: cannot be used (No such")

@@ -16,7 +16,9 @@ def test_a_changed_byte_is_seen(finetuned: Path, tmp_path: Path) -> None:
     assert one == two
     assert "finetune/model.safetensors" in one
     model = tmp_path / "two/finetune/model.safetensors"
-    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
     assert written(tmp_path / "two", "finetune") != one
 
 

@@ -78,7 +78,7 @@ def _place() -> str:
     try:
         os.getcwd()
     except OSError:
-        return "the working folder, which was deleted,"
+        return "the working folder, which was deleted"
     return "the output"
 
 
