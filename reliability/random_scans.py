@@ -255,7 +255,7 @@ def _stored(
     readable = True
     if dtype == np.int8:
         stored = stored - 125
-    if dtype.itemsize == 8 and generator.random() < 0.3:
+    if dtype.kind != "f" and dtype.itemsize == 8 and generator.random() < 0.3:
         stored = stored << 40
         what.append("large numbers")
     elif dtype.kind == "i" and dtype.itemsize > 1 and generator.random() < 0.3:
