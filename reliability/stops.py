@@ -16,6 +16,7 @@
 import argparse
 import os
 import random
+import re
 import resource
 import shlex
 import signal
@@ -68,10 +69,11 @@ def asked_to_end(number: int) -> Trial:
         code = started.wait(LONGEST)
         if wrong := _ended(started, code, {128 + number}):
             return wrong
-        *_, last = started.log.read_text().strip().splitlines()
-        before, mark, again = last.partition("go on with: poscon ")
-        if not mark or before != "interrupted; what was finished is kept; ":
-            return f"does not say how to go on: {last}"
+        said = started.log.read_text()
+        line = re.search(r"^interrupted; .* is kept; go on with: poscon (.*)$", said, re.MULTILINE)
+        if line is None:
+            return f"does not say how to go on: {said[-300:]}"
+        again = line[1]
         return goes_on(folder, command, tuple(shlex.split(again)), expected)
 
     return trial

@@ -137,12 +137,14 @@ class Started:
     def wait(self, seconds: float = 600) -> int | None:
         """The exit code, negative for a signal; None if it is still at work after so long."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while True:
+            late = time.monotonic() >= until  # asked first: it may end while this process waits
             done, status = os.waitpid(self.pid, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
+            if late:
+                return None
             time.sleep(0.005)
-        return None
 
     def family(self) -> list[int]:
         """The processes of its session that are alive, itself too."""

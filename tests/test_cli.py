@@ -355,7 +355,11 @@ def test_sigterm_and_short_memory_are_one_line_too(
     monkeypatch.setattr("poscon.commands.predict.predict", terminated)
     kept = "interrupted; what was finished is kept; go on with: poscon predict run 'a scan' out"
     assert poscon("predict", "run", "a scan", "out") == (143, "", f"{kept} --resume\n")
-    for error in (MemoryError("1 GiB"), RuntimeError("can't allocate memory: 1 GiB")):
+    for error in (
+        MemoryError("1 GiB"),
+        RuntimeError("can't allocate memory: 1 GiB"),
+        RuntimeError("could not create a primitive for 1 GiB"),
+    ):
         monkeypatch.setattr("poscon.commands.predict.predict", Mock(side_effect=error))
         code, _, said = poscon("predict", "run", "a scan", "out")
         assert code == 2

@@ -21,6 +21,9 @@ _PLACES = (
     *(errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN),  # the disk has gone
 )
 
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive")
+"""What torch says, and oneDNN, which computes its convolutions."""
+
 
 @contextmanager
 def one_line_errors(again: str) -> Iterator[None]:
@@ -65,11 +68,11 @@ def _interrupted(error: BaseException, again: str) -> int:
 
 
 def _short_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch got no memory; the last says so in words on a CPU."""
+    """Whether Python, NumPy or torch got no memory; on a CPU the last says so in words only."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(words in str(error) for words in _NO_MEMORY)
     )
 
 
