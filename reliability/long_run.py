@@ -24,7 +24,7 @@ import nibabel as nib
 import numpy as np
 import yaml
 from outcomes import Promise, finish
-from watching import Sample, folder_bytes, rise, sample, slowdown, watch
+from watching import Sample, folder_bytes, growth, rise, sample, slowdown, watch
 
 from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
@@ -40,11 +40,13 @@ PIXELS_MM = 12.0
 """Size of the stored pixels: about 20 of them are a slice."""
 GROWS_MB = 5.0
 """Most that the memory may grow after the warm-up, however much work there is."""
+KB_PER_CASE = 5.0
+"""Most that `predict` may keep of each case after the warm-up: its entry in predictions.json."""
 KB_PER_ROW = 2.0
 """Most that the logs of a training may take for each row of metrics.csv."""
 REPORT_MB = 1.0
-SLOWER = 1.5
-"""Most that the last quarter of the work may cost, in that of the second quarter."""
+SLOWER = 2.0
+"""Most that the last quarter of the work may cost, in that of the second. Others disturb it."""
 AT_ONCE = 4
 """Requests that the viewer gets at the same time."""
 
@@ -54,6 +56,7 @@ class Promises:
 
     def __init__(self) -> None:
         self.memory = Promise(f"memory grows by less than {GROWS_MB:g} MB after the warm-up")
+        self.entries = Promise(f"predict keeps less than {KB_PER_CASE:g} KB for each case")
         self.handles = Promise("no more open files, threads or processes at the end")
         self.speed = Promise(f"the last quarter costs less than {SLOWER:g} times the second")
         self.ended = Promise("it ends well, and no process is left")
@@ -70,7 +73,11 @@ class Promises:
         """Judge and print how the numbers of a part went."""
         last = samples[-1]
         mb = rise(samples, "memory")
-        self.memory.note(mb < GROWS_MB, f"{name}: {mb:+.1f} MB")
+        if name == "predict":
+            kb = growth(samples, "memory") * 1000
+            self.entries.note(kb < KB_PER_CASE, f"predict: {kb:+.1f} KB a case")
+        else:
+            self.memory.note(mb < GROWS_MB, f"{name}: {mb:+.1f} MB")
         rises = {what: rise(samples, what) for what in ("files", "threads", "processes")}
         for what, by in rises.items():
             self.handles.note(by < 1, f"{name}: {by:+.1f} {what}")

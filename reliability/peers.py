@@ -66,14 +66,12 @@ class Trial:
         reported: where users have reported what it does.
         spoil: function that puts it into a data set.
         right: whether poscon is right to read the file; else it must refuse it.
-        unchecked: whether nnU-Net is tried without its check of the data set too.
     """
 
     words: str
     reported: str
     spoil: Callable[[Path], None]
     right: bool = False
-    unchecked: bool = False
 
 
 class Payload:
@@ -143,9 +141,11 @@ def move_label(folder: Path) -> None:
 
 
 NNUNET = "https://github.com/MIC-DKFZ/nnUNet"
+ITK = "https://github.com/InsightSoftwareConsortium/ITK"
+"""The library by which nnU-Net reads NIfTI files."""
 TRIALS = {
     "axes": Trial("axes that are not quite at right angles", f"{NNUNET}/issues/2265", shear, True),
-    "nan": Trial("a voxel that is not a number", f"{NNUNET}/issues/2629", put_nan, unchecked=True),
+    "nan": Trial("a voxel that is not a number", f"{ITK}/pull/6683", put_nan),
     "elsewhere": Trial("a label map that lies elsewhere", f"{NNUNET}/issues/2526", move_label),
 }
 CODE = Trial("code in a file of weights", f"{NNUNET}/pull/2683", lambda _: None)
@@ -191,10 +191,10 @@ class NnUnet:
         """Run one of its commands."""
         return run([self.python.parent / name, *arguments], self.tool, **self.folders)[0]
 
-    def preprocess(self, *options: object) -> Outcome:
-        """``nnUNetv2_plan_and_preprocess`` with one process."""
-        few = ("-npfp", 1, "-np", 1, "-c", "2d")
-        return self.command("nnUNetv2_plan_and_preprocess", "-d", 1, *few, *options)
+    def preprocess(self) -> Outcome:
+        """Check and preprocess the data set as its documentation says, with one process."""
+        how = ("--verify_dataset_integrity", "-npfp", 1, "-np", 1, "-c", "2d")
+        return self.command("nnUNetv2_plan_and_preprocess", "-d", 1, *how)
 
     def not_finite(self) -> str:
         """How many voxels of what it has preprocessed are not finite, in words."""
@@ -238,10 +238,8 @@ def try_dataset(trial: Trial, place: Path, seed: int, nnunet: Path | None) -> li
     found = [poscon("prepare", folder, place / "store", "--processes", 1)]
     if nnunet is not None:
         peer = NnUnet(nnunet, place)
-        for check in ("--verify_dataset_integrity", "")[: 1 + trial.unchecked]:
-            one = peer.preprocess("--clean", *filter(None, [check]))
-            seen = peer.not_finite() if one.code == 0 else ""
-            found.append(replace(one, tool=f"{one.tool} {check}".strip(), seen=seen))
+        one = peer.preprocess()
+        found.append(replace(one, seen=peer.not_finite() if one.code == 0 else ""))
     found.append(monai_pair(folder))
     return found
 

@@ -25,6 +25,8 @@ def test_what_grows_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None
     assert promises.memory.broken == ["leaks: +80.0 MB"]
     assert promises.handles.broken[0].startswith("leaks: +80.0 files")
     assert not promises.speed.broken
+    promises.note("predict", samples(1.0))
+    assert promises.entries.broken == ["predict: +10.0 KB a case"]
     assert "flat: 10,000 done, 50 s of processor; memory 300 MB" in capsys.readouterr().out
 
 
