@@ -209,6 +209,10 @@ def _lasting(path: Path) -> bytes:
         return repr([{k: v for k, v in row.items() if k not in PASSING} for row in rows]).encode()
     if path.name in ("predictions.json", "seen.json"):  # in the order in which they were made
         return json.dumps(json.loads(path.read_text()), sort_keys=True).encode()
+    if path.suffix == ".safetensors":  # its metadata are in any order
+        whole = path.read_bytes()
+        end = 8 + int.from_bytes(whole[:8], "little")
+        return json.dumps(json.loads(whole[8:end]), sort_keys=True).encode() + whole[end:]
     if path.name == "cost.json":
         return repr(list(json.loads(path.read_text()))).encode()
     if path.name in ("data.json", "report.html", "last.ckpt"):

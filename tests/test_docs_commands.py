@@ -33,7 +33,7 @@ REASONS: dict[str, tuple[str, str]] = {
     r"ray |.*--engine ray": ("it needs a cluster", "tests/comparison/test_ray.py"),
     r"aws |.*s3://": ("it needs an object store", "tests/store/test_remote.py"),
     r"torchrun ": ("it needs several processes", "tests/test_distributed.py"),
-    r"python (benchmarks|experiments)/": ("it measures for minutes to days", __file__),
+    r"python (benchmarks|experiments|reliability)/": ("it measures for minutes to days", __file__),
     r"python -m monai": ("it needs an export", "tests/exports/test_monai.py"),
     r"python -": ("it is a program inside a page", "docs/explanation/scale.md"),
     r".*--device cuda": ("it needs a GPU", "tests/test_gpu.py"),

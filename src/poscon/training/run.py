@@ -114,7 +114,7 @@ class RunFolder:
             inputs: further inputs to record.
 
         Raises:
-            PosconError: the folder is not empty.
+            PosconError: the folder is not empty, or it cannot be written.
         """
         self.check_new()
         roles = [
