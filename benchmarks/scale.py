@@ -56,7 +56,7 @@ from poscon.store.store import (
     Manifest,
     Preparation,
     Store,
-    write_json,
+    write_manifest,
 )
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.inference import choose_device
@@ -374,7 +374,7 @@ def write_store(path: Path, cases: int, shape: tuple[int, int, int], *, arrays: 
         notes=(),
         cases=tuple(records),
     )
-    write_json(path / MANIFEST, manifest.model_dump(mode="json"))
+    write_manifest(path, manifest)
 
 
 def case_name(number: int) -> str:

@@ -101,9 +101,9 @@ def trial(folder: Path, cases: int, seed: int, begin: int = BEGIN) -> list[Promi
 
 
 def count(store: Path) -> int:
-    """How many cases are done."""
+    """How many cases are done; not the one that is being written."""
     folder = store / "cases"
-    return len(os.listdir(folder)) if folder.is_dir() else 0
+    return sum(not name.startswith(".") for name in os.listdir(folder)) if folder.is_dir() else 0
 
 
 def times(store: Path) -> dict[str, float]:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from poscon.store.intensity import (
     _percentiles,
     check_voxels,
     guess_modality,
+    intensity_of,
     normalise,
     padding_of,
 )
@@ -206,6 +209,18 @@ def test_percentiles_of_parts_are_exactly_those_of_numpy(numbers, parts):
     values = np.array(numbers, np.float32)
     found = _percentiles(lambda: np.array_split(values, parts), values.size, (1.0, 37.5, 99.0))
     assert found == np.percentile(values, (1.0, 37.5, 99.0)).tolist()
+
+
+def test_the_intensity_of_a_volume_takes_less_memory_than_the_volume(monkeypatch):
+    monkeypatch.setattr("poscon.volumes.slabs.SLAB_VOXELS", 2**16)
+    volume = np.random.default_rng(0).integers(-900, 900, (64, 256, 256), np.int16)
+    tracemalloc.start()
+    try:
+        intensity_of(volume, "CT")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < volume.nbytes
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])

@@ -15,7 +15,7 @@ from poscon.store.store import (
     Manifest,
     Preparation,
     Store,
-    write_json,
+    write_manifest,
 )
 
 
@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> Store:
         cases=tuple(cases),
     )
     (tmp_path / "store").mkdir()
-    write_json(tmp_path / "store" / "manifest.json", manifest.model_dump(mode="json"))
+    write_manifest(tmp_path / "store", manifest)
     return Store(tmp_path / "store")
 
 

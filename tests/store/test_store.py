@@ -106,6 +106,11 @@ def test_the_case_files_repeat_the_manifest(made):
         assert json.loads((made / "cases" / case["id"] / "case.json").read_text()) == case
 
 
+def test_the_manifest_is_written_as_one_text(made):
+    plain = Store(made).manifest.model_dump(mode="json")
+    assert (made / "manifest.json").read_text() == json.dumps(plain, indent=1) + "\n"
+
+
 def test_no_store(tmp_path):
     assert refusal(Store, tmp_path / "x").startswith(f"{tmp_path / 'x'}: not a store")
     assert "not a store" in refusal(Store, tmp_path)

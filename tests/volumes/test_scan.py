@@ -1,6 +1,7 @@
 """Scan files: geometry survives the round trip, broken files are named in one line."""
 
 import gzip
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import BufferingHandler
@@ -140,6 +141,19 @@ def test_scaling_of_the_scan_is_applied_and_not_handed_to_the_labels(tmp_path: P
     labels = np.full(SHAPE, 3, np.uint8)
     write_labels(tmp_path / "labels.nii.gz", labels, scan)
     np.testing.assert_array_equal(read_scan(tmp_path / "labels.nii.gz").data, labels)
+
+
+def test_a_compressed_scan_takes_its_own_bytes_only(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(-9, 9, (256, 256, 128)).astype(np.int16)
+    path = write_nifti(tmp_path / "scan.nii.gz", values)
+    tracemalloc.start()
+    try:
+        scan = read_scan(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(scan.data, values)
+    assert values.nbytes <= peak < 1.5 * values.nbytes
 
 
 def test_large_label_values_survive(tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from poscon.positions import learned_positions
 from poscon.store.placing import place_cases
 from poscon.store.remote import is_url
 from poscon.store.store import (
-    MANIFEST,
     SCHEMA_VERSION,
     AxisRecord,
     Store,
-    write_json,
+    write_manifest,
 )
 
 PICTURE = "alignment.png"
@@ -112,7 +111,7 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
         cases = tuple(replace(case, axis=axis[case.id]) for case in opened.cases)
         changed = {"schema_version": SCHEMA_VERSION, "cases": cases}
         manifest = opened.manifest.model_copy(update=changed)
-        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        write_manifest(folder, manifest)
     names = [case.id for case in opened.cases]
     parts = None
     if groups is not None:

@@ -44,6 +44,7 @@ from poscon.store.store import (
     Preparation,
     Store,
     write_json,
+    write_manifest,
 )
 from poscon.store.weak_labels import add_ranges
 from poscon.version import __version__
@@ -306,7 +307,7 @@ def _conclude(
         where=ranges_from,
     )
     sweep(store / "cases")
-    write_json(store / MANIFEST, manifest.model_dump(mode="json"))
+    write_manifest(store, manifest)
     (store / _STATE).unlink()
 
 

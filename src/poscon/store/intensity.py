@@ -204,7 +204,7 @@ def _every(parts: Iterable[np.ndarray], step: int) -> np.ndarray:
     """Every so-manieth voxel of a volume that comes in parts."""
     found, before = [], 0
     for values in parts:
-        found.append(values.ravel()[-before % step :: step])
+        found.append(values.ravel()[-before % step :: step].copy())  # a view would keep the part
         before += values.size
     return np.concatenate(found)
 

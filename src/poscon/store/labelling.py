@@ -19,14 +19,13 @@ from poscon.store.resample import resample_classes
 from poscon.store.slices import LabelledSlices, only_slices
 from poscon.store.store import (
     LABEL_FILE,
-    MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
     ClassRecord,
     Store,
     slices_sha256,
     write_case,
-    write_json,
+    write_manifest,
 )
 from poscon.store.weak_labels import add_ranges, check_label
 from poscon.volumes.case import IGNORE, LabelScheme
@@ -167,7 +166,7 @@ def name_labels(
         if case.labelled and case.id in records and case.id not in ranges:
             where = f"{store.path}, range of case {case.id}"
             check_label(case, label_of(case), names, where=where)
-    write_json(Path(store.path) / MANIFEST, manifest.model_dump(mode="json"))
+    write_manifest(Path(store.path), manifest)
 
 
 def tidy(store: Store, case: CaseRecord, record: CaseRecord) -> None:

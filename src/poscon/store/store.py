@@ -33,7 +33,7 @@ from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from poscon.errors import PosconError
-from poscon.files import printable, write_text
+from poscon.files import complete, printable, write_text
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
@@ -517,6 +517,23 @@ def slices_sha256(image: np.ndarray, label: np.ndarray | None) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is complete or absent."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a store's manifest, complete or absent; case by case, as there may be very many.
+
+    Args:
+        folder: of the store.
+        manifest: what to write.
+    """
+    about = {**manifest.model_dump(mode="json", exclude={"cases"}), "cases": [0]}
+    before, _, after = json.dumps(about, indent=1).rpartition("0")
+    with complete(folder / MANIFEST) as part, part.open("w", encoding="utf-8") as file:
+        file.write(before)
+        for number, case in enumerate(manifest.cases):
+            text = json.dumps(msgspec.to_builtins(case), indent=1).replace("\n", "\n  ")
+            file.write(f",\n  {text}" if number else text)
+        file.write(after + "\n")
 
 
 class _Version(Struct):

@@ -1,6 +1,7 @@
 """NIfTI-1 and NIfTI-2, by nibabel."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ SUFFIXES = (".nii", ".nii.gz")
 _MENDED_GEOMETRY = ("pixdim", "qform_code", "sform_code")
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's length in bytes
 _UNSCALED = ((1, 0), (None, None))  # slope and intercept that change nothing
+_PART_BYTES = 2**22
 _QUIET = logging.getLogger("poscon.nifti")  # errors are raised anyway
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
@@ -40,7 +42,9 @@ class Nifti:
 
     def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
         proxy = ArrayProxy(source, _mended(opened.header))
-        stored, scaling = np.asanyarray(proxy.get_unscaled()), (proxy.slope, proxy.inter)
+        packed = source.name.lower().endswith(".gz")
+        stored = _unpacked(source, proxy) if packed else np.asanyarray(proxy.get_unscaled())
+        scaling = (proxy.slope, proxy.inter)
         if scaling in _UNSCALED:
             return stored, opened.header
         with np.errstate(over="ignore"):  # whoever uses the values looks for infinite ones
@@ -87,6 +91,20 @@ class Nifti:
         for field in _MENDED_GEOMETRY:
             image.header[field] = header[field]
         nib.save(image, path)
+
+
+def _unpacked(path: Path, proxy: ArrayProxy) -> np.ndarray:
+    """The stored numbers of a compressed file. gzip holds twice what it is asked for at once."""
+    size = math.prod(proxy.shape) * proxy.dtype.itemsize
+    content, done = bytearray(size), 0
+    with ImageOpener(path) as file, memoryview(content) as whole:
+        file.seek(proxy.offset)
+        while done < size:
+            read = file.readinto(whole[done : done + _PART_BYTES])
+            if not read:
+                raise OSError(f"Expected {size} bytes, got {done} bytes from {path.name}")
+            done += read
+    return np.ndarray(proxy.shape, proxy.dtype, content, order="F")
 
 
 def _scaled_type(stored: np.dtype) -> np.dtype:
