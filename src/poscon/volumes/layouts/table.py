@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.files import printable
+from poscon.files import safe_name
 from poscon.volumes.case import Case, Dataset
 from poscon.volumes.layouts.base import Layout, frames_of, refuse_channel
 from poscon.volumes.layouts.labels_json import stated_scheme
@@ -104,7 +104,7 @@ def read_rows(table: Path) -> list[Row]:
             image,
             table.parent / fields["label"] if fields["label"] else None,
             name,
-            printable(fields["subject"] or name),
+            safe_name(fields["subject"] or name),
             fields["split"],
         )
         for (where, fields), image, name in zip(lines, images, _names(images), strict=True)
