@@ -157,7 +157,7 @@ def test_a_header_names_no_file_elsewhere(tmp_path: Path, place: str) -> None:
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
     head = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
     (tmp_path / "a.mhd").write_text(f"{head}ElementDataFile = {'a' * 400}\n")
-    with pytest.raises(PosconError, match="a.mhd: cannot be read"):
+    with pytest.raises(PosconError, match=r"a\.mhd: cannot be read"):
         read_scan(tmp_path / "a.mhd")
 
 
@@ -201,7 +201,7 @@ def test_two_cases_of_a_store_have_two_names(tmp_path: Path, store: Path) -> Non
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["cases"][1]["id"] = manifest["cases"][0]["id"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PosconError, match="two cases have one name"):
+    with pytest.raises(PosconError, match="or two cases have one"):
         Store(tmp_path)
 
 
