@@ -163,10 +163,14 @@ def _locked(folder: Path) -> tuple[int, bool] | None:
     It is not held where the file system has no locks.
     """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process has removed the folder
+            continue
+        except FileExistsError:  # the same, while it was looked at; or it is no folder
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
