@@ -28,6 +28,7 @@ from poscon.store.store import Store
 from poscon.training.pretrain_settings import PretrainSettings
 from poscon.training.run import MetricsFile
 from poscon.volumes.case import label_scheme
+from poscon.volumes.layouts import read_dataset
 from poscon.volumes.phantom import write_phantom
 from poscon.volumes.scan import read_scan
 
@@ -152,6 +153,19 @@ def test_a_header_names_no_file_elsewhere(tmp_path: Path, place: str) -> None:
     for name in ("a.nrrd", "a.mhd"):
         with pytest.raises(PosconError, match=f"{name}: its voxels are in"):
             read_scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("image", ["a\0.nii", "..", "/", ".nii", "x" * 5000 + ".nii", "\n"])
+def test_a_table_names_what_can_be_a_file(tmp_path: Path, image: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f'image,label\nb.nii,"{image}"\n', newline="")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "b.nii")
+    if image.strip():
+        with pytest.raises(PosconError, match=r"t\.csv, line 2"):
+            read_dataset(table)
+    table.write_text(f'image\n"{image}"\n', newline="")
+    with pytest.raises(PosconError, match=r"t\.csv, line"):
+        read_dataset(table)
 
 
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:

@@ -97,12 +97,12 @@ def read_rows(table: Path) -> list[Row]:
             one twice, a label map is an image, or a subject is in two splits.
     """
     lines = _lines(table)
-    images = [table.parent / fields["image"] for _, fields in lines]
+    images = [_path(table, fields["image"], where) for where, fields in lines]
     rows = [
         Row(
             where,
             image,
-            table.parent / fields["label"] if fields["label"] else None,
+            _path(table, fields["label"], where) if fields["label"] else None,
             name,
             safe_name(fields["subject"] or name),
             fields["split"],
@@ -124,6 +124,18 @@ def read_rows(table: Path) -> list[Row]:
                 f"{other.split!r} in {other.where}; a subject is in one split"
             )
     return rows
+
+
+def _path(table: Path, stated: str, where: str) -> Path:
+    """A path as a table states it.
+
+    Raises:
+        PosconError: no file can have it.
+    """
+    path = table.parent / stated
+    if "\0" in stated or path.name == ".." or not scan_stem(path):
+        raise PosconError(f"{where}: {stated[:80]!r} is no path of a file; correct it")
+    return path
 
 
 def _lines(table: Path) -> list[tuple[str, dict[str, str]]]:
@@ -180,9 +192,9 @@ def _names(images: Sequence[Path]) -> list[str]:
 
 
 def _check_file(path: Path, what: str) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PosconError(f"{what}: a folder; give one file, {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name may be too long for a file
         raise PosconError(f"{what}: no such file; paths are relative to the folder of the table")
     if not scan_suffix(path):
         raise PosconError(f"{what}: not a file that poscon reads here, {', '.join(SUFFIXES)}")
