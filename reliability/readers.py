@@ -385,7 +385,7 @@ def _runs(readers: Readers, store: Path, pretrained: Path, finetuned: Path) -> N
     small.mkdir()
     for name in ("config.yaml", "cases.json", "metrics.csv", "model.safetensors"):
         shutil.copy(finetuned / name, small / name)
-    words = ("config.yaml", "setting", "recipe", "run config")
+    words = ("config.yaml", "setting", "recipe", "run_config")
     readers.add("run config", "config.yaml", "yaml", [], config, beside=small, words=words, cost=4)
     readers.add("run cases", "cases.json", "json", [], cases, beside=small, words=("store",))
     readers.add(

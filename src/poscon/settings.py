@@ -1,5 +1,6 @@
 """Settings: declared with pydantic, read from a recipe, overridden by ``--set``, never ignored."""
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
@@ -59,7 +60,7 @@ def recipe_text(recipe: str) -> str:
     """
     if recipe in recipe_names():
         return (_RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
-    if Path(recipe).is_file():
+    if os.path.isfile(recipe):
         try:
             return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

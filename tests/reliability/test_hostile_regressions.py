@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from examples import nnunet_plans
 from outcomes import Promise
 
 from poscon.commands.prepare import prepare
@@ -19,12 +20,13 @@ from poscon.errors import LONGEST, PosconError, harmless
 from poscon.files import cell_of_path, parse_json, read_csv, safe_name
 from poscon.models import Model
 from poscon.networks.checkpoints import read_checkpoint
+from poscon.networks.nnunet_plans import read_plans
 from poscon.networks.settings import NetworkSettings
 from poscon.networks.weights import network_settings, read_weights, save_weights
 from poscon.progress import HarmlessConsole
 from poscon.reports.page import Section, Table, render
 from poscon.settings import parse_yaml, resolve
-from poscon.store.store import Store
+from poscon.store.store import Store, read_case
 from poscon.training.pretrain_settings import PretrainSettings
 from poscon.training.run import MetricsFile
 from poscon.volumes.case import label_scheme
@@ -155,6 +157,15 @@ def test_a_header_names_no_file_elsewhere(tmp_path: Path, place: str) -> None:
             read_scan(tmp_path / name)
 
 
+def test_a_table_of_bids_with_a_long_field_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "participants.tsv").write_text(f"participant_id\n{'x' * 200_000}\n")
+    scan = tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii"
+    scan.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), scan)
+    with pytest.raises(PosconError, match=r"participants\.tsv: cannot be read \(field larger"):
+        read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("image", ["a\0.nii", "..", "/", ".nii", "x" * 5000 + ".nii", "\n"])
 def test_a_table_names_what_can_be_a_file(tmp_path: Path, image: str) -> None:
     table = tmp_path / "t.csv"
@@ -209,6 +220,48 @@ def test_a_store_names_nothing_outside_it(tmp_path: Path, store: Path, key: str)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PosconError, match=r"manifest\.json: damaged \(a case, a subject or"):
         Store(tmp_path)
+
+
+def test_a_deep_manifest_or_case_is_one_line(tmp_path: Path) -> None:
+    deep = '{"schema_version":' + "[" * 100_000
+    for name in ("manifest.json", "case.json"):
+        (tmp_path / name).write_text(deep)
+    with pytest.raises(PosconError, match=r"manifest\.json: damaged"):
+        Store(tmp_path)
+    with pytest.raises(PosconError, match=r"case\.json: damaged"):
+        read_case(tmp_path / "case.json")
+
+
+def test_numbers_and_names_without_end_are_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "patient001"
+    folder.mkdir()
+    nib.save(
+        nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)),
+        folder / "patient001_frame01.nii",
+    )
+    (folder / "Info.cfg").write_text(f"ED: {'9' * 5000}\nES: 1\n")
+    assert read_dataset(tmp_path).cases[0].frame == "ES"
+    for recipe in ("x" * 5000, "\0"):
+        with pytest.raises(PosconError, match="neither a file nor a known recipe"):
+            resolve(PretrainSettings, "pretrain", recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strides": [[1, 1], [[2], 2]]}, "halve it"),
+        ({"n_conv_per_stage": [10**9, 2]}, "numbers of layers"),
+        ({"n_conv_per_stage": [[2], 2]}, "numbers of layers"),
+    ],
+)
+def test_plans_of_nnunet_ask_for_few_layers(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    plans = nnunet_plans()
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"] |= change
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(PosconError, match=message):
+        read_plans(tmp_path / "nnUNetPlans.json")
 
 
 def test_two_cases_of_a_store_have_two_names(tmp_path: Path, store: Path) -> None:

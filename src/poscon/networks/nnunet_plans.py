@@ -4,6 +4,7 @@ nnU-Net v2 plans a network for a data set and writes it to ``nnUNetPlans.json`` 
 Nature Methods 2021). A run keeps what is read here, so it does not need the file later.
 """
 
+import os
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
@@ -96,6 +97,7 @@ class NnunetPlans(Settings):
             and len(strides) == len(features) > 1
             and all(isinstance(n, int) and n > 0 for n in features)
             and all(isinstance(pair, list) and len(pair) == 2 for pair in strides)
+            and all(isinstance(step, int) for pair in strides for step in pair)
             and strides[0] == [1, 1]
             and {step for pair in strides for step in pair} <= {1, 2}
         )
@@ -118,7 +120,7 @@ def read_plans(path: Path) -> NnunetPlans:
         PosconError: it cannot be read, is no plans file, has no 2-D configuration, or a network
             that is not known.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PosconError(f"{path}: no such file; give a plans file of nnU-Net (nnUNetPlans.json)")
     try:
         content = parse_json(path.read_bytes())

@@ -277,7 +277,7 @@ def read_case(path: Path) -> CaseRecord:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PosconError(f"{path}: damaged ({error}); remove {path.parent}") from error
 
 
@@ -560,7 +560,7 @@ def _parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         file = msgspec.json.decode(content, type=_ManifestFile)
         manifest = Manifest(**{name: getattr(file, name) for name in Manifest.model_fields})
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse_version(content, where)
         raise PosconError(f"{where}: damaged ({error}); prepare the store again") from error
     except ValidationError as error:
@@ -596,7 +596,7 @@ def _refuse_version(content: bytes, where: str) -> None:
     """
     try:
         version = msgspec.json.decode(content, type=_Version).schema_version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if version not in _READ_VERSIONS:
         raise PosconError(

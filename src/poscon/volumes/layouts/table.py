@@ -133,7 +133,7 @@ def _path(table: Path, stated: str, where: str) -> Path:
         PosconError: no file can have it.
     """
     path = table.parent / stated
-    if "\0" in stated or path.name == ".." or not scan_stem(path):
+    if "\0" in stated or not scan_stem(path):
         raise PosconError(f"{where}: {stated[:80]!r} is no path of a file; correct it")
     return path
 
@@ -181,7 +181,7 @@ def _lines(table: Path) -> list[tuple[str, dict[str, str]]]:
 
 def _names(images: Sequence[Path]) -> list[str]:
     """A name for each image: the shortest end of its path, without suffix, that no other has."""
-    paths = [image.with_name(scan_stem(image)).parts for image in images]
+    paths = [(*image.parts[:-1], scan_stem(image)) for image in images]
     ends = Counter(parts[-depth:] for parts in paths for depth in range(1, len(parts) + 1))
     names = []
     for parts in paths:
