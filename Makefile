@@ -12,7 +12,7 @@ if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; \
 	else $(1) install '$(TORCH)+cpu' 2> /dev/null || $(1) install '$(TORCH)'; fi
 endef
 
-.PHONY: setup demo test test-slow test-gpu check docs wheel-check format clean
+.PHONY: setup demo test test-slow test-gpu check fuzz docs wheel-check format clean
 
 setup: $(VENV)/.installed
 
@@ -47,6 +47,10 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Damaged files for every reader; `make test` tries a hundredth of them. A quarter of an hour.
+fuzz: setup
+	@$(BIN)/python reliability/fuzz.py --inputs 100000 --seed 0
 
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -39,7 +39,7 @@ class Kind:
 KINDS = (
     Kind(
         "Too little memory",
-        r"of memory, but",
+        r"of memory, (?:but|and this process)",
         "The scan would take more memory than is free. The system would have ended the command.",
         "End other programs, let fewer processes work at once (`--processes`), or use a machine "
         "with more memory.",
@@ -75,7 +75,8 @@ KINDS = (
     ),
     Kind(
         "The plans of nnU-Net cannot be used",
-        r"configurations?\b|plans file of|plans of nnU-Net|no layer of|its strides|poscon builds|"
+        r"configurations?\b|plans file of|plans of nnU-Net|no layer of|its strides|"
+        r"its numbers of layers|poscon builds|"
         r"nnU-Net's 2-D network|library cannot build|is not nnU-Net's",
         "The file is no plans file of nnU-Net v2, or it plans another network than poscon trains.",
         "See the [steps](../how-to/export.md#nnunet). The file is nnU-Net's `nnUNetPlans.json`, "
@@ -104,7 +105,7 @@ KINDS = (
     ),
     Kind(
         "The scan or label map cannot be used",
-        r"voxel|affine|header|mask|segment|printable text|class NAME|'dataset'|"
+        r"voxel|affine|header|mask|segment|printable text|no path of a file|class NAME|'dataset'|"
         r"grid|shape|dimension|label value|values must be whole|one number per|"
         r"lies up to|does not lie|not UTF-8|format poscon|colour|empty|is annotated|is labelled|"
         r"two files|label map|regions|whole number|is not read|more file|same name|"

@@ -1,6 +1,20 @@
 """The errors that a user may cause, and that a user may read."""
 
+import re
 from typing import Any
+
+LONGEST = 2000
+"""Characters of a message. What is left out of a longer one is in its middle."""
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters by which a text commands a terminal, or changes the direction of what follows."""
+
+
+def harmless(text: str) -> str:
+    """A text as a terminal can show it: what commands a terminal becomes an escape in letters.
+
+    Names of files and what stands in files may have such characters. Ends of lines and tabs stay.
+    """
+    return COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class PosconError(Exception):
@@ -8,7 +22,17 @@ class PosconError(Exception):
 
     The message is one line that says which file or setting, what is wrong with it and what to
     do. The command line prints it and exits with code 2; the Python API raises it.
+
+    Args:
+        message: its text. It is made one line of at most ``LONGEST`` characters that commands no
+            terminal, whatever names and values it quotes.
     """
+
+    def __init__(self, message: str) -> None:
+        line = harmless(" ".join(message.split()))
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 + 5 :]}"
+        super().__init__(line)
 
 
 class PartlyDone(PosconError):

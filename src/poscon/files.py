@@ -1,22 +1,29 @@
 """Writing so that a file or folder is complete or absent, and a full disk is one clear line."""
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from poscon.errors import PosconError
+from poscon.errors import COMMANDS, PosconError, harmless
 
 LOCK = ".lock"
 """In a folder in which a command is at work."""
+
+FORMULA = "=+@-"
+"""With one of these as its first character, a cell is a formula for a spreadsheet program."""
+
+UNSAFE = re.compile(f"[\t\n]|{COMMANDS.pattern}")
+"""Characters that no name of a case, a subject or a folder has in what poscon writes."""
 
 WRITING = ".writing-"
 """How the name of a folder begins in which something is written that is not complete yet."""
@@ -156,10 +163,14 @@ def _locked(folder: Path) -> tuple[int, bool] | None:
     It is not held where the file system has no locks.
     """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process has removed the folder
+            continue
+        except FileExistsError:  # the same, while it was looked at; or it is no folder
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,6 +227,8 @@ def printable(name: str) -> str:
 
     Python has such bytes as surrogates, which no file format and no terminal takes.
     """
+    # halves of characters that are no bytes of a name: JSON may have them
+    name = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda found: f"%{ord(found[0]):04X}", name)
     raw = name.encode("utf-8", "surrogateescape")
     return re.sub(
         "[\udc80-\udcff]",
@@ -226,7 +239,47 @@ def printable(name: str) -> str:
 
 def json_text(content: Any) -> str:
     """Content as JSON for people and programs; NaN is an error, as JSON has none."""
-    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def safe_name(name: str) -> str:
+    """A name that was taken from a file or a folder, as it may stand in tables and on a terminal.
+
+    As :func:`printable`. Characters that command a terminal become ``%1B`` and the like too, and so
+    does a first character that makes a formula of a cell, ``=``, ``+``, ``-`` or ``@``.
+    """
+    text = UNSAFE.sub(_percent, printable(name))
+    return re.sub(rf"^[{FORMULA}]", _percent, text)
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode())
+
+
+def cell_of_path(path: str) -> str:
+    """A path as it stands in a table: the same path, but never a formula.
+
+    Characters that command a terminal are escaped.
+    """
+    return harmless(f"./{path}" if path[:1] in tuple(FORMULA) else path)
+
+
+def markdown_cell(text: str) -> str:
+    """A text in a cell of a table in Markdown: it adds no cell, no HTML, no code and no link."""
+    return re.sub(r"[\\`|<]|\](?=\()", r"\\\g<0>", " ".join(text.split()))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, or is nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_json(path: Path) -> Any:
@@ -236,6 +289,40 @@ def read_json(path: Path) -> Any:
         PosconError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise PosconError(f"{path}: damaged ({error}); remove it") from error
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a field of a table states; None if it is no whole number from 0.
+
+    A number of more than nine digits counts slices or steps of nothing, so it is none.
+    """
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def read_csv(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file of poscon's own, as text.
+
+    Args:
+        path: the file.
+        columns: the columns that it has at least.
+
+    Raises:
+        PosconError: it cannot be read, lacks a column, or a row has not as many fields as there
+            are columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+            absent = sorted(set(columns) - set(reader.fieldnames or ()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise PosconError(f"{path}: damaged ({error}); remove it") from error
+    if absent:
+        raise PosconError(f"{path}: damaged (it has no column {absent[0]!r}); remove it")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise PosconError(f"{path}: damaged (row {number} has other columns); remove it")
+    return rows

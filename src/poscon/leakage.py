@@ -5,12 +5,12 @@ measured on. ``poscon predict`` compares the pixels of every scan with those of 
 notes what it finds in ``seen.json`` beside the label maps; ``poscon evaluate`` marks these cases.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
+from poscon.files import parse_json
 from poscon.store.store import write_json
 
 SEEN_FILE = "seen.json"
@@ -29,9 +29,11 @@ def read_entries(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_bytes())
         for entry in entries:
-            entry["pixels_sha256"], entry["role"]
+            _role(entry["role"])
+            if not isinstance(entry["pixels_sha256"], str):
+                raise TypeError
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PosconError(f"{path}: damaged; it should list the cases that were trained on") from (
             error
@@ -71,10 +73,21 @@ def read_seen(folder: Path) -> Seen:
     if not path.is_file():
         return {}
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {str(name): tuple(map(str, roles)) for name, roles in cases.items()}
+        cases = parse_json(path.read_bytes())["cases"]
+        return {str(name): tuple(map(_role, roles)) for name, roles in cases.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PosconError(f'{path}: expected {{"cases": {{...}}}}; remove it') from error
+
+
+def _role(role: Any) -> str:
+    """A role, as it is printed and put into tables.
+
+    Raises:
+        TypeError: it is no word.
+    """
+    if not isinstance(role, str) or not role.isidentifier():
+        raise TypeError
+    return role
 
 
 def describe(seen: Seen) -> str:

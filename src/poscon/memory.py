@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,12 +51,14 @@ def give_back_memory() -> None:
 
 
 def usable_memory() -> int:
-    """Bytes that the process may use: the machine's, or the least limit of its control groups.
+    """Bytes that the process may use: the machine's, its own limit, or that of its control groups.
 
     What the system keeps of files counts against such a limit too.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *(limit for _, limit in _limits())])
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)  # as ulimit -v sets it
+    of_process = [] if addresses == resource.RLIM_INFINITY else [addresses]
+    return min([machine, *of_process, *(limit for _, limit in _limits())])
 
 
 def free_memory() -> int | None:

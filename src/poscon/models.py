@@ -17,7 +17,7 @@ from poscon.errors import PosconError
 from poscon.leakage import read_entries, roles_by_pixels
 from poscon.networks.build import build_encoder, build_network
 from poscon.networks.weights import (
-    load_by_name,
+    load_whole,
     network_settings,
     parse_weights,
     read_weights,
@@ -60,6 +60,8 @@ from poscon.volumes.scan import (
 )
 from poscon.volumes.series import Source
 
+LARGEST_SIZE = 2**14
+"""Pixels. No slice has more along an axis."""
 UNNAMED = "image"
 """The name of the channel of a data set that gives it none."""
 
@@ -151,7 +153,9 @@ class ScanPreparer:
         try:
             trained = Preparation.model_validate(about["preparation"])
             self.size = int(about["size"])
-        except (KeyError, TypeError, ValueError) as error:
+            if not 0 < self.size <= LARGEST_SIZE:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PosconError(
                 f"{path}: does not say how its scans were prepared; train it again with this "
                 "version of poscon"
@@ -369,8 +373,9 @@ class Model(ScanPreparer):
             )
         self.known = roles_by_pixels(read_entries(self.run))
         self.scheme = label_scheme(((c.name, c.values) for c in self.classes), where=str(path))
-        self.network = build_network(settings, len(self.classes) + 1)
-        load_by_name(self.network, tensors, where=str(path))
+        self.network = load_whole(
+            lambda: build_network(settings, len(self.classes) + 1), tensors, where=str(path)
+        )
         channels_last(self.network.to(choose_device(device))).eval()
 
     @property
@@ -477,8 +482,7 @@ class FeatureExtractor(ScanPreparer):
             }
         settings = network_settings(about, path)
         super().__init__(about, path)
-        self.encoder = build_encoder(settings)
-        load_by_name(self.encoder, tensors, where=str(path))
+        self.encoder = load_whole(lambda: build_encoder(settings), tensors, where=str(path))
         channels_last(self.encoder.to(choose_device(device))).eval()
 
     def __repr__(self) -> str:

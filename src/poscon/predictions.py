@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.files import write_text
+from poscon.files import parse_json, write_text
 
 PREDICTIONS_FILE = "predictions.json"
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 
 class PredictionsFile:
@@ -35,10 +36,13 @@ class PredictionsFile:
         if not self.path.is_file():
             return
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(self.path.read_bytes())
             self.model_sha256 = str(content["model_sha256"])
-            self.cases, self.failed = dict(content["cases"]), dict(content["failed"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            self.cases = {name: dict(facts) for name, facts in content["cases"].items()}
+            self.failed = dict(content["failed"])
+            for name in self.cases:
+                self.views(name)
+        except _DAMAGED as error:
             raise PosconError(
                 f"{self.path}: damaged; remove it together with the label maps"
             ) from error

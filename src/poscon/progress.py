@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,10 +16,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-from poscon.errors import PosconError
+from poscon.errors import PosconError, harmless
 
-console = Console(stderr=True, highlight=False)
+
+class HarmlessConsole(Console):
+    """Prints every text, also in tables, without what commands a terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+
+console = HarmlessConsole(stderr=True, highlight=False)
 
 
 LOG_SECONDS = 30.0

@@ -1,5 +1,6 @@
 """Settings: declared with pydantic, read from a recipe, overridden by ``--set``, never ignored."""
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
@@ -59,7 +60,7 @@ def recipe_text(recipe: str) -> str:
     """
     if recipe in recipe_names():
         return (_RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
-    if Path(recipe).is_file():
+    if os.path.isfile(recipe):
         try:
             return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -74,12 +75,44 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """What a YAML text says.
 
     Raises:
-        PosconError: it is no YAML.
+        PosconError: it is no YAML, is nested too deeply, or is too large with all that its aliases
+            stand for.
     """
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(text)
+        size = _extent(content, {})
+    except (yaml.YAMLError, ValueError) as error:  # a date may be none
         raise PosconError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise PosconError(f"{where}: not valid YAML (it is nested too deeply)") from error
+    if size > _MOST_VALUES:
+        raise PosconError(f"{where}: more than {_MOST_VALUES} values; are its aliases right?")
+    return content
+
+
+_MOST_VALUES = 100_000
+"""In a YAML text. Aliases of aliases make billions of values of a few lines."""
+
+
+def _extent(content: Any, known: dict[int, int]) -> int:
+    """How many values a text says, each as often as aliases repeat it.
+
+    Args:
+        content: what it says.
+        known: the extent of each part, by its ``id``.
+
+    Raises:
+        ValueError: a part holds itself.
+    """
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 0
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_extent(part, known) for part in parts)
+    elif known[id(content)] == 0:
+        raise ValueError("an alias stands for what it is in")
+    return known[id(content)]
 
 
 def load_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -253,15 +286,12 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
                 raise PosconError(f"--set {key}: {group!r} is a single value, not a group")
             target[group] = dict(inner)
             target = target[group]
-        try:
-            target[last] = _parse_value(value)
-        except yaml.YAMLError as error:
-            raise PosconError(f"--set {text}: the value is not valid YAML") from error
+        target[last] = _parse_value(value, where=f"--set {text}")
     return values
 
 
-def _parse_value(text: str) -> Any:
-    value = yaml.safe_load(text)
+def _parse_value(text: str, *, where: str) -> Any:
+    value = parse_yaml(text, where=where)
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             return float(value)

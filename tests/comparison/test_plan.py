@@ -27,7 +27,8 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 def test_every_plan_that_comes_along_is_valid_and_explained(name: str) -> None:
     plan = read_plan(name)
     assert len(plan.description) > 40
-    assert plan.baseline_row.startswith("random | supervised")
+    assert plan.baseline_row.startswith("random | ")
+    assert plan.finetuning[0].method == "supervised"
 
 
 def test_a_method_alone_is_an_entry_and_the_random_start_the_baseline(tmp_path: Path) -> None:

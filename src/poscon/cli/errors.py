@@ -41,7 +41,8 @@ def one_line_errors(again: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _PLACES:
             raise
-        sys.exit(_fail(f"{error.filename or _place()}: cannot be used ({error.strerror})"))
+        message = f"{error.filename or _place()}: cannot be used ({error.strerror})"
+        sys.exit(_fail(str(PosconError(message))))
     except (MemoryError, RuntimeError) as error:
         if not _short_of_memory(error):
             raise
@@ -86,5 +87,5 @@ def _place() -> str:
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {message}\n")
     return REFUSED

@@ -3,21 +3,21 @@
 import sys
 from typing import TYPE_CHECKING
 
-from poscon.errors import PosconError
+from poscon.errors import PosconError, harmless
 
 if TYPE_CHECKING:
     from poscon.listings import Listing
 
 
 def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{harmless(text)}\n")
 
 
 def show(*renderables: object) -> None:
     """Print tables of Rich, one below the other."""
-    from rich.console import Console
+    from poscon.progress import HarmlessConsole
 
-    Console().print(*renderables, sep="\n")
+    HarmlessConsole().print(*renderables, sep="\n")
 
 
 def print_json(content: object) -> None:
@@ -43,7 +43,7 @@ def print_listing(listing: "Listing", as_json: bool) -> None:
     from rich.table import Table
 
     for problem in listing.problems:
-        sys.stderr.write(f"note: {' '.join(problem.split())}\n")
+        sys.stderr.write(f"note: {harmless(' '.join(problem.split()))}\n")
     if as_json:
         print_json(listing.rows)
         return

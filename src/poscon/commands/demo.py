@@ -1,6 +1,5 @@
 """``poscon demo`` does the main job on the built-in phantom, in minutes on a laptop."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from poscon.commands.pretrain import pretrain
 from poscon.commands.suggest import PICTURE, TABLE, suggest
 from poscon.errors import PosconError
 from poscon.evaluation.results import Evaluation
-from poscon.files import complete, write_text
+from poscon.files import complete, read_json, write_text
 from poscon.pictures.predictions import draw_predictions
 from poscon.progress import console
 from poscon.store.selection import choose_cases, draw_subjects
@@ -245,11 +244,11 @@ def _open(out: Path, about: dict[str, object]) -> None:
     """Create the folder, or check that it holds a demo with the same arguments."""
     path = out / "demo.json"
     if path.is_file():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_json(path)
         if theirs != about:
             raise PosconError(
-                f"{out}: holds a demo of seed {theirs['seed']}, modality {theirs['modality']}; "
-                "choose another folder or delete it"
+                f"{out}: holds a demo of other arguments, {theirs}; choose another folder or "
+                "delete it"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PosconError(f"{out}: exists and is no demo; choose another folder")

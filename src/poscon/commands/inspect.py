@@ -14,7 +14,7 @@ from rich.text import Text
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import cell_of_path, complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
 from poscon.pictures.labelled_slices import draw_labelled_slices
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities
@@ -341,8 +341,8 @@ def _write_table(path: Path, store: Store, findings: Iterable[Oddity]) -> None:
                     case.id,
                     case.subject,
                     case.frame or "",
-                    case.source,
-                    case.source_label or "",
+                    cell_of_path(case.source),
+                    cell_of_path(case.source_label or ""),
                     case.modality,
                     case.geometry.plane,
                     *case.shape,

@@ -1,6 +1,5 @@
 """``poscon predict`` segments scans. The label maps have the scans' own geometry."""
 
-import json
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from poscon.arguments import checked
 from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
-from poscon.files import alone, check_outside
+from poscon.files import alone, check_outside, read_json
 from poscon.leakage import describe, note_seen
 from poscon.memory import check_room, free_memory
 from poscon.models import Model, PreparedScan, say_differences
@@ -492,7 +491,7 @@ def _write_labels_file(folder: Path, model: Model) -> None:
     """
     path = folder / LABELS_FILE
     content = {"classes": [c.model_dump(mode="json") for c in model.classes]}
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+    if path.is_file() and read_json(path) != content:
         raise PosconError(f"{path}: other classes than the model's; choose another output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, content)

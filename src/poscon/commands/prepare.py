@@ -15,7 +15,7 @@ from pydantic import field_validator
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine, outcomes, usable_cores
-from poscon.files import alone, holds_nothing, sweep
+from poscon.files import alone, holds_nothing, read_json, sweep
 from poscon.memory import free_memory
 from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
@@ -374,15 +374,18 @@ def _open_target(job: Job, dataset: Dataset, reversed_ids: set[str]) -> None:
     if not path.is_file() and not holds_nothing(job.store):
         raise PosconError(f"{job.store}: exists and is not an unfinished store; choose another")
     if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path)
+        if not isinstance(earlier, dict) or not isinstance(earlier.get("cases"), dict):
+            raise PosconError(f"{path}: damaged; remove {job.store}, and prepare it again")
         if {**earlier, "cases": None} != {**state, "cases": None}:
             raise PosconError(
                 f"{job.store}: an unfinished store with other settings; "
                 "delete it or choose another folder"
             )
-        for case_id, stamps in earlier["cases"].items():
-            if state["cases"].get(case_id) != stamps:
-                shutil.rmtree(job.store / "cases" / case_id, ignore_errors=True)
+        # by the names of the folders: those in the file may lead out of the store
+        for folder in (job.store / "cases").glob("*"):
+            if earlier["cases"].get(folder.name) != state["cases"].get(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
     write_json(path, state)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from poscon.comparison.plan import PATIENTS
 from poscon.errors import PosconError
+from poscon.files import read_csv, whole_number
 from poscon.models import FeatureExtractor, Model
 from poscon.seeds import stream
 from poscon.store.slices import draw_slices
@@ -125,14 +126,21 @@ def read_chosen(path: Path, cases: Sequence[CaseRecord]) -> list[Chosen]:
         cases: the cases that it names, or more.
 
     Raises:
-        PosconError: there is no such file.
+        PosconError: there is no such file, or it is damaged.
     """
     of_id = {case.id: case for case in cases}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(of_id[row["case"]], int(row["slice"])) for row in csv.DictReader(file)]
-    except FileNotFoundError:
+    if not path.is_file():
         raise PosconError(
             f"{path}: no such file, but the next round adds to its slices; remove the runs of the "
             "round and begin again"
-        ) from None
+        )
+    chosen = []
+    for row in read_csv(path, COLUMNS):
+        case, number = of_id.get(row["case"]), whole_number(row["slice"])
+        if case is None or number is None or number >= case.shape[0]:
+            raise PosconError(
+                f"{path}: damaged (case {row['case']!r} has no slice {row['slice'][:40]!r}); "
+                "remove it"
+            )
+        chosen.append((case, number))
+    return chosen

@@ -14,6 +14,7 @@ from poscon.comparison.jobs import Job, Schedule
 from poscon.comparison.plan import PATIENTS, Plan, row_headings
 from poscon.comparison.work import ComparisonFolder
 from poscon.errors import PosconError
+from poscon.files import markdown_cell, read_csv
 from poscon.statistics import Difference, Interval, differences, mean_interval
 from poscon.training.diagnostics import numbers
 from poscon.training.run import RESULTS, MetricsFile
@@ -29,6 +30,19 @@ DIGITS = {"dice": 3, "hd95_mm": 1, "assd_mm": 2, "nsd": 3, "rvd": 3}
 OVERLAPS = ("dice", "nsd")
 """Metrics of which more is better. Of a distance less is."""
 
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+    }
+)
+"""What stands in LaTeX for a sign that is a command there."""
 Row = dict[str, str]
 """One class of one case of one run, as in results.csv."""
 
@@ -116,10 +130,9 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         PosconError: the file is damaged.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"subject", "case", "class", "dice"} <= rows[0].keys():
-        raise PosconError(f"{path}: damaged; remove it, and run poscon compare again")
+    rows = read_csv(path, ("subject", "case", "class", "dice"))
+    if not rows:
+        raise PosconError(f"{path}: damaged (it has no row); remove it")
     return rows
 
 
@@ -465,8 +478,8 @@ def cell_headings(row: str) -> list[str]:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [f"| {' | '.join(map(markdown_cell, head))} |", "|" + "---|" * len(head)]
+    return [*lines, *(f"| {' | '.join(map(markdown_cell, row))} |" for row in rows)]
 
 
 def optimistic_table(cells: Sequence[Cell]) -> tuple[str, list[str], list[list[str]]]:
@@ -624,6 +637,6 @@ def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
             found = cell.against[metric]
             star = "^{*}" if found is not None and found.distinguishable else ""
             shown.append(rf"${measure.mean:.{digits}f} \pm {measure.std:.{digits}f}{star}$")
-        names = (name.replace("_", r"\_") for name in row.split(" | "))
+        names = (name.translate(_LATEX) for name in row.split(" | "))
         lines.append(" & ".join([*names, *shown]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

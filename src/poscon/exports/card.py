@@ -5,7 +5,6 @@ The sections follow Mitchell et al., *Model Cards for Model Reporting* (FAT* 201
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 
 from poscon.errors import PosconError
 from poscon.exports.trained import Trained
+from poscon.files import markdown_cell, parse_json
 from poscon.finetuning import find_method as find_finetuning
 from poscon.models import Model
 from poscon.pretext import find_method as find_pretraining
@@ -112,8 +112,12 @@ def _what(trained: Trained) -> str:
             f"An encoder ({of}; {numbers:,} parameters). It was trained without labels."
         )
     classes = trained.loaded.classes
-    names = ", ".join(c.name for c in classes)
-    table = [f"| {number} | {c.name} | {c.values[0]} |" for number, c in enumerate(classes, 1)]
+    cells = [markdown_cell(c.name) for c in classes]
+    names = ", ".join(cells)
+    table = [
+        f"| {number} | {name} | {c.values[0]} |"
+        for number, (name, c) in enumerate(zip(cells, classes, strict=True), 1)
+    ]
     return "\n".join(
         [
             f"# Segmentation of {names}\n",
@@ -130,7 +134,8 @@ def _inputs(trained: Trained) -> str:
     network = trained.settings
     pixels = "as scanned" if preparation.spacing is None else f"{preparation.spacing:g} mm"
     channels = ", ".join(
-        f"{channel.name} ({' and '.join(channel.modalities)})" for channel in training.channels
+        f"{markdown_cell(channel.name)} ({' and '.join(channel.modalities)})"
+        for channel in training.channels
     )
     between, in_plane = training.coarsest_mm
     lines = [
@@ -217,16 +222,20 @@ def results_table(results: Path) -> str:
         PosconError: it is another file.
     """
     try:
-        found = json.loads(results.read_text(encoding="utf-8"))
+        found = parse_json(results.read_bytes())
         summary = found["summary"]
         names = [name for name in _MEASURES if name in summary["mean"] or name not in _LATER]
         rows = [
-            _cells(row["name"], row["measured"], *(_spread(row[n], _MEASURES[n][1]) for n in names))
+            _cells(
+                markdown_cell(str(row["name"])),
+                int(row["measured"]),
+                *(_spread(row[n], _MEASURES[n][1]) for n in names),
+            )
             for row in [*summary["classes"], summary["mean"]]
         ]
         seen = {case["case"] for case in found["cases"] if case["seen"]}
-        tolerance = found["cases"][0]["nsd_tolerance_mm"] if "nsd" in names else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        tolerance = float(found["cases"][0]["nsd_tolerance_mm"]) if "nsd" in names else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise PosconError(
             f"--results {results}: not results of poscon evaluate ({error}); give its .json file"
         ) from error

@@ -1,7 +1,8 @@
 """Files of weights that a training may start from: those of this package, and of two others."""
 
 import io
-import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,32 @@ def save_pickled(content: Mapping[str, Any], path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+def load_pickled(path: Path) -> Any:
+    """What a file of ``torch.save`` holds. Nothing that is in it is run.
+
+    Raises:
+        ValueError: it is packed, which ``torch.save`` never does, so that no file is small and
+            takes much memory. Errors of other files are of many kinds.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("a packed archive, which torch.save does not write")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forms that it refuses next
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_whole(tensor: Any) -> bool:
+    """Whether a value is a tensor with all of its numbers in the file, not one that repeats few."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_quantized
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    )
+
+
 def _unpickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of ``torch.save``, by name.
 
@@ -111,15 +138,15 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         PosconError: the file cannot be read, or holds anything but named tensors.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        content = load_pickled(path)
+    except Exception as error:  # of many kinds
         reason = " ".join(str(error).split()).partition(". ")[0][:120]
         raise PosconError(f"{path}: cannot be read as weights ({reason})") from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     named = isinstance(content, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+        isinstance(name, str) and _is_whole(tensor) for name, tensor in content.items()
     )
     if not named or not content:
         raise PosconError(f"{path}: does not hold weights: named tensors, or a dictionary of them")

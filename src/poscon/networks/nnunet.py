@@ -113,7 +113,7 @@ def _layer(name: str | None) -> type[nn.Module] | None:
     """
     if name is None:
         return None
-    package, _, attribute = name.rpartition(".")
+    package, _, attribute = str(name).rpartition(".")
     found = getattr(torch.nn, attribute, None)
     if package.split(".")[:2] != ["torch", "nn"] or not isinstance(found, type):
         raise PosconError(f"network.plans: {name!r} is no layer of torch.nn")

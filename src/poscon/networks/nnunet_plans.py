@@ -4,7 +4,7 @@ nnU-Net v2 plans a network for a data set and writes it to ``nnUNetPlans.json`` 
 Nature Methods 2021). A run keeps what is read here, so it does not need the file later.
 """
 
-import json
+import os
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +12,15 @@ from typing import Any, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from poscon.errors import PosconError
+from poscon.files import parse_json
 from poscon.settings import Settings, validate
 
 CONFIGURATION = "2d"
 """The configuration that is read."""
 LIBRARY = "dynamic_network_architectures.architectures.unet"
 """The module of the networks that are known."""
+MOST_LAYERS = 64
+"""Of a level, and levels."""
 NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 
 
@@ -79,6 +82,12 @@ class NnunetPlans(Settings):
                 f"its network {self.network_class!r} is not known; poscon builds "
                 f"{' and '.join(NETWORKS)} of {LIBRARY}"
             )
+        counts = [value for key, value in self.arch_kwargs.items() if key.startswith("n_")]
+        if any(n not in range(MOST_LAYERS + 1) for value in counts for n in _flat(value)):
+            raise PosconError(
+                f"its numbers of layers {counts!r:.80} are not from 0 to {MOST_LAYERS}, as those of"
+                " nnU-Net are"
+            )
         features, strides = (
             self.arch_kwargs.get(name) for name in ("features_per_stage", "strides")
         )
@@ -88,15 +97,20 @@ class NnunetPlans(Settings):
             and len(strides) == len(features) > 1
             and all(isinstance(n, int) and n > 0 for n in features)
             and all(isinstance(pair, list) and len(pair) == 2 for pair in strides)
+            and all(isinstance(step, int) for pair in strides for step in pair)
             and strides[0] == [1, 1]
             and {step for pair in strides for step in pair} <= {1, 2}
         )
         if not halving:
             raise PosconError(
-                f"its strides {strides} and features {features} are not those of levels that start "
-                "at full resolution and halve it"
+                f"its strides {strides!r:.80} and features {features!r:.80} are not those of "
+                "levels that start at full resolution and halve it"
             )
         return self
+
+
+def _flat(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def read_plans(path: Path) -> NnunetPlans:
@@ -106,10 +120,10 @@ def read_plans(path: Path) -> NnunetPlans:
         PosconError: it cannot be read, is no plans file, has no 2-D configuration, or a network
             that is not known.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PosconError(f"{path}: no such file; give a plans file of nnU-Net (nnUNetPlans.json)")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise PosconError(f"{path}: cannot be read as JSON ({error})") from error
     configurations = content.get("configurations") if isinstance(content, dict) else None

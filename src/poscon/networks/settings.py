@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from poscon.errors import PosconError
 from poscon.networks.architectures import find_architecture
@@ -30,13 +30,13 @@ class NetworkSettings(Settings):
     """
 
     architecture: str = "unet"
-    width: PositiveInt = 16
-    levels: PositiveInt = 4
+    width: PositiveInt = Field(16, le=4096)
+    levels: PositiveInt = Field(4, le=12)
     bottleneck_norm: bool = True
     blocks: tuple[PositiveInt, ...] | None = None
     plans: NnunetPlans | None = None
-    channels: PositiveInt | None = None
-    context: NonNegativeInt = 0
+    channels: PositiveInt | None = Field(None, le=4096)
+    context: NonNegativeInt = Field(0, le=64)
 
     @property
     def stride(self) -> int:

@@ -1,10 +1,10 @@
 """Weights on disk, with what is needed to rebuild the network around them; loading by name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -13,8 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from poscon.errors import PosconError
-from poscon.files import complete
+from poscon.files import complete, parse_json
 from poscon.networks.settings import NetworkSettings
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def save_weights(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
@@ -84,9 +86,11 @@ def parse_weights(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[s
     """
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header.get("__metadata__", {})
-        return tensors, {name: json.loads(text) for name, text in metadata.items()}
+        if not tensors:
+            raise ValueError("it has no tensors")
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__") or {}
+        return tensors, {name: parse_json(text) for name, text in metadata.items()}
     except (SafetensorError, ValueError) as error:
         raise PosconError(f"{path}: damaged or not a poscon file ({error})") from error
 
@@ -94,9 +98,40 @@ def parse_weights(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[s
 def network_settings(about: Mapping[str, Any], path: Path) -> NetworkSettings:
     """The architecture that a file's weights belong to."""
     try:
-        return NetworkSettings.model_validate(about.get("network"))
-    except ValidationError as error:
+        stated = about["network"]
+        if isinstance(stated.get("plans"), str):  # the path of another file
+            raise TypeError
+        return NetworkSettings.model_validate(stated)
+    except (ValidationError, AttributeError, KeyError, TypeError) as error:
         raise PosconError(f"{path}: does not say what network it belongs to") from error
+    except PosconError as error:
+        raise PosconError(f"{path}: {error}") from error
+
+
+def load_whole(build: Callable[[], Module], tensors: Mapping[str, Tensor], *, where: str) -> Module:
+    """A network with the tensors of a file, which must have all of its own.
+
+    The shapes are compared before memory is taken for the network, whatever size it is said to be.
+
+    Args:
+        build: makes the network.
+        tensors: by name.
+        where: the file, for the message.
+
+    Raises:
+        PosconError: a tensor is missing or has another shape.
+    """
+    with torch.device("meta"):
+        state = build().state_dict()
+    for name, own in state.items():
+        if name not in tensors or tensors[name].shape != own.shape:
+            raise PosconError(
+                f"{where}: damaged ({name} is missing, or has not the shape {tuple(own.shape)} of "
+                "the network that it names); fetch it again, or train it again"
+            )
+    network = build()
+    load_by_name(network, tensors, where=where)
+    return network
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.gridspec import SubplotSpec
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
+from poscon.pictures.plain import PLAIN
 from poscon.store.store import CaseRecord, Store
 
 MOST_BARS = 60
@@ -21,6 +23,7 @@ SHOWN = 3
 BAR, AGAINST, UNKNOWN = COLOURS[4], COLOURS[6], "#BBBBBB"
 
 
+@matplotlib.rc_context(PLAIN)
 def draw_alignment(
     path: Path,
     store: Store,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,7 @@ from matplotlib.lines import Line2D
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.orientation import caption, radiological
+from poscon.pictures.plain import PLAIN
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import IGNORE
 
@@ -53,6 +55,7 @@ class _Row:
     height: float
 
 
+@matplotlib.rc_context(PLAIN)
 def draw_contact_sheet(store: Store, path: Path, cases: Sequence[CaseRecord] | None = None) -> None:
     """Draw up to `N_CASES` cases at `POSITIONS`, with the classes outlined; the first channel.
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.patches import Patch
 
 from poscon.files import complete
 from poscon.pictures.contact_sheet import SOFTWARE
+from poscon.pictures.plain import PLAIN
 from poscon.store.store import CaseRecord
 
 MOST_ROWS = 40
@@ -20,6 +22,7 @@ _GAP = 0.25  # of a strip's height, to the next one
 _ID_LENGTH = 24
 
 
+@matplotlib.rc_context(PLAIN)
 def draw_labelled_slices(cases: Sequence[CaseRecord], path: Path) -> None:
     """Draw a strip for each labelled subject, from position 0 to 1, with its labelled slices dark.
 

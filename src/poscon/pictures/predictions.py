@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
+from poscon.pictures.plain import PLAIN
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import IGNORE, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
@@ -20,6 +22,7 @@ from poscon.volumes.layouts.base import scan_files
 from poscon.volumes.scan import read_scan, scan_stem
 
 
+@matplotlib.rc_context(PLAIN)
 def draw_predictions(
     path: Path,
     store: Store,

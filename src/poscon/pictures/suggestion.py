@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.gridspec import SubplotSpec
 from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
+from poscon.pictures.plain import PLAIN
 from poscon.positions import POSITIONS
 from poscon.store.store import Store
 from poscon.suggestion.pool import Slices, unit
@@ -25,6 +27,7 @@ MOST_POINTS = 5000
 CHOSEN, LABELLED, GREY = COLOURS[4], COLOURS[6], "#BBBBBB"
 
 
+@matplotlib.rc_context(PLAIN)
 def draw_suggestion(
     path: Path,
     store: Store,

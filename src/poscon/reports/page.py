@@ -13,12 +13,15 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from poscon.pictures.plain import PLAIN
+
 INK = "#010203"
 """It stands for the colour of the page's text. Text and axes drawn in it take that colour."""
 GRID = "#8f8f8f"
 _NO_BREAK = str.maketrans({" ": "\u00a0", "-": "\u2011"})
 
 _STYLE: Any = {
+    **PLAIN,
     "svg.fonttype": "none",
     "svg.hashsalt": "poscon",
     "font.family": "sans-serif",

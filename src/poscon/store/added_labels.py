@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.files import printable
+from poscon.files import safe_name
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
 from poscon.volumes.drawing import Drawing, LabelSource, files_of
@@ -66,7 +66,7 @@ def _folders(folder: Path) -> dict[str, Path]:
     """Where the masks of each case would be, by the name of the case's folder."""
     inside = (path for path in sorted(folder.iterdir()) if path.is_dir())
     return {
-        printable(path.name): path / MASKS if (path / MASKS).is_dir() else path
+        safe_name(path.name): path / MASKS if (path / MASKS).is_dir() else path
         for path in inside
         if not path.name.startswith(".")
     }

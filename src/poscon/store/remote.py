@@ -264,9 +264,10 @@ class RemoteArray(NDArrayOperatorsMixin):
             shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
             if by_columns or len(shape) not in (3, 4) or dtype.hasobject:
                 raise ValueError(f"{dtype} of shape {shape}, {by_columns = }")
-        except ValueError as error:
+        except Exception as error:  # of many kinds: NumPy evaluates the header as a literal
+            reason = " ".join(str(error).split())[:200]
             raise PosconError(
-                f"{self.folder.path}/{self.name}: no array of a store ({error}); copy the store "
+                f"{self.folder.path}/{self.name}: no array of a store ({reason}); copy the store "
                 "there again"
             ) from error
         return shape, dtype, stream.tell()

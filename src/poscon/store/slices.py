@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from poscon.errors import PosconError
+from poscon.files import whole_number
 from poscon.seeds import stream
 from poscon.store.store import CaseRecord, Store
 from poscon.volumes.case import IGNORE
@@ -57,11 +58,12 @@ def read_slice_table(path: Path, *, in_files: bool = False) -> dict[str, tuple[i
     found: dict[str, set[int]] = defaultdict(set)
     for line, row in rows:
         text = (row[column] or "").strip()
-        if not (text.isascii() and text.isdigit()):
+        number = whole_number(text)
+        if number is None:
             raise PosconError(
-                f"{path}: line {line}: {text!r} is no slice number; write whole numbers from 0"
+                f"{path}: line {line}: {text[:40]!r} is no slice number; write whole numbers from 0"
             )
-        found[(row["case"] or "").strip()].add(int(text))
+        found[(row["case"] or "").strip()].add(number)
     if not found:
         raise PosconError(f"{path}: names no slice")
     return {case: tuple(sorted(numbers)) for case, numbers in found.items()}

@@ -33,15 +33,24 @@ from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from poscon.errors import PosconError
-from poscon.files import complete, printable, write_text
+from poscon.files import (
+    FORMULA,
+    UNSAFE,
+    complete,
+    parse_json,
+    printable,
+    safe_name,
+    write_text,
+)
 from poscon.positions import relative_positions
 from poscon.store.local import LocalFolder, fits_in_memory
 from poscon.store.remote import RemoteFolder, is_url
 from poscon.volumes.affine import Spacing
-from poscon.volumes.case import MOST_CLASSES
+from poscon.volumes.case import MOST_CLASSES, NO_ID, check_name, label_scheme
 from poscon.volumes.ranges import Range
 
 SCHEMA_VERSION: Final = 6
+_LABEL_FILE = re.compile(r"label(-[0-9a-f]+)?\.npy")
 _READ_VERSIONS = (3, 4, 5, SCHEMA_VERSION)
 """Of 3 every label map is whole. 3 and 4 have no ranges, and no affines of the scans."""
 MANIFEST = "manifest.json"
@@ -276,7 +285,7 @@ def read_case(path: Path) -> CaseRecord:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PosconError(f"{path}: damaged ({error}); remove {path.parent}") from error
 
 
@@ -490,8 +499,8 @@ def read_names(source: Names) -> list[str]:
         names = [line for line in lines if line]
     else:
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
+            content = parse_json(text)
+        except ValueError as error:
             raise PosconError(f"{path}: not valid JSON ({error})") from error
         if key:
             if not isinstance(content, dict) or key not in content:
@@ -503,7 +512,7 @@ def read_names(source: Names) -> list[str]:
         names = content
     if not names:
         raise PosconError(f"{path}: names no case")
-    return names
+    return [safe_name(name) for name in names]
 
 
 def slices_sha256(image: np.ndarray, label: np.ndarray | None) -> str:
@@ -542,17 +551,48 @@ class _Version(Struct):
     schema_version: Any
 
 
+def _check_names(manifest: Manifest, where: str) -> None:
+    """Refuse names by which a store would reach files outside it, or that no table can have.
+
+    A store of 100,000 cases is looked at in one go.
+
+    Raises:
+        PosconError: there is such a name, or two cases have one.
+    """
+    label_scheme(((c.name, c.values) for c in manifest.classes), where=where)
+    for channel in manifest.channels:
+        check_name(channel, f"{where}: a channel")
+    ids = {case.id for case in manifest.cases}
+    told = {name for case in manifest.cases for name in (case.subject, case.frame or "")}
+    good = (
+        len(ids) == len(manifest.cases)
+        and not NO_ID.search("".join(ids))
+        and not {name[:1] for name in ids} & {"", "."}
+        and not UNSAFE.search("".join(told))
+        and not {name[:1] for name in told} & set(FORMULA)
+        and all(
+            _LABEL_FILE.fullmatch(file) for file in {case.label_file for case in manifest.cases}
+        )
+    )
+    if not good:
+        raise PosconError(
+            f"{where}: damaged (a case, a subject or a label map has a name that poscon does not "
+            "write, or two cases have one); prepare the store again"
+        )
+
+
 def _parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         file = msgspec.json.decode(content, type=_ManifestFile)
         manifest = Manifest(**{name: getattr(file, name) for name in Manifest.model_fields})
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse_version(content, where)
         raise PosconError(f"{where}: damaged ({error}); prepare the store again") from error
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise PosconError(f"{where}: damaged ({what}); prepare the store again") from error
+    _check_names(manifest, where)
     if len(manifest.classes) > MOST_CLASSES:  # as a store of schema 3 could have
         raise PosconError(
             f"{where}: has {len(manifest.classes)} classes, a store holds {MOST_CLASSES}; prepare "
@@ -581,7 +621,7 @@ def _refuse_version(content: bytes, where: str) -> None:
     """
     try:
         version = msgspec.json.decode(content, type=_Version).schema_version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if version not in _READ_VERSIONS:
         raise PosconError(

@@ -9,7 +9,6 @@ first, in the middle of a chunk.
 import logging
 import math
 import os
-import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from poscon.distributed import n_processes, rank, total
 from poscon.errors import PosconError
 from poscon.files import complete, sweep
 from poscon.methods import Method
-from poscon.networks.checkpoints import save_pickled
+from poscon.networks.checkpoints import load_pickled, save_pickled
 from poscon.networks.parts import Decoder, Encoder
 from poscon.progress import console, progress_bar, say_lines
 from poscon.step import Step
@@ -39,8 +38,6 @@ if TYPE_CHECKING:  # only a training needs Fabric, whose import takes as long as
     from lightning_fabric import Fabric
 
 AfterChunk = Callable[[dict[str, float]], dict[str, float]]
-
-_UNREADABLE = (RuntimeError, OSError, ValueError, EOFError, LookupError, TypeError)
 
 
 def train(
@@ -223,7 +220,7 @@ def restore(run: RunFolder, state: dict[str, Any], means: "ChunkMeans") -> int:
     if path is None:
         return 0
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_pickled(path)
         if content["method"].keys() != state["method"].state_dict().keys():
             raise PosconError(
                 f"{path}: holds other weights than this version of poscon trains; "
@@ -234,7 +231,9 @@ def restore(run: RunFolder, state: dict[str, Any], means: "ChunkMeans") -> int:
         if "means" in content:
             means.load_state_dict(content["means"])
         return int(content["step"])
-    except (*_UNREADABLE, AttributeError, pickle.UnpicklingError) as error:
+    except PosconError:
+        raise
+    except Exception as error:  # of many kinds
         raise PosconError(
             f"{path}: damaged, or written by another version of poscon; start the run anew"
         ) from error

@@ -17,7 +17,6 @@
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,9 @@ import yaml
 from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
-from poscon.files import complete, holds_nothing, write_text
+from poscon.files import complete, holds_nothing, parse_json, read_csv, whole_number, write_text
 from poscon.progress import console
+from poscon.settings import parse_yaml
 from poscon.store.slices import with_slices
 from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
 from poscon.store.training_range import TrainingRange
@@ -42,6 +42,17 @@ PREDICTIONS = "predictions"
 """Folder of label maps in a run of a comparison."""
 RESULTS = "results.csv"
 """What ``poscon evaluate`` says of them."""
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """An entry of ``cases.json`` of the run's own command; it may say more."""
+
+    id: str
+    stored_sha256: str
+    role: str
+    labelled_slices: tuple[int, ...] | None = None
+    ranges: dict[str, Range] = {}
+    axis: AxisRecord | None = None
 
 
 def part_file(run: Path, part: str) -> Path:
@@ -163,7 +174,7 @@ class RunFolder:
     def _half_begun(self) -> bool:
         """Whether there are the cases of a run alone: it was killed before its configuration."""
         try:
-            entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
+            entries = parse_json(self.cases_path.read_bytes())
             ours = {"role", "by", "stored_sha256"}
             return holds_nothing(self.path, besides=self.cases_path.name) and all(
                 ours <= entry.keys() for entry in entries
@@ -189,10 +200,16 @@ class RunFolder:
             PosconError: the file is damaged.
         """
         try:
-            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            text = self.config_path.read_text(encoding="utf-8")
+            config = parse_yaml(text, where=str(self.config_path))
+        except (UnicodeDecodeError, PosconError):
             config = None
-        if not isinstance(config, dict) or not {"command", "settings", "store"} <= config.keys():
+        if (
+            not isinstance(config, dict)
+            or not isinstance(config.get("settings"), dict)
+            or not isinstance(config.get("store"), str)
+            or "command" not in config
+        ):
             raise PosconError(f"{self.config_path}: damaged; start the run anew")
         return config
 
@@ -222,31 +239,27 @@ class RunFolder:
         by_id = {case.id: case for case in store.cases}
         cases: dict[str, list[CaseRecord]] = {}
         try:
-            entries = json.loads(self.cases_path.read_text(encoding="utf-8"))
-            listed = [
-                (
-                    entry["id"],
-                    entry["stored_sha256"],
-                    entry["role"],
-                    entry.get("labelled_slices"),
-                    msgspec.convert(entry.get("ranges", {}), dict[str, Range]),
-                    msgspec.convert(entry.get("axis"), AxisRecord | None),
-                )
-                for entry in entries
-                if entry["by"] == command
-            ]
+            entries = parse_json(self.cases_path.read_bytes())
+            own = [entry for entry in entries if entry["by"] == command]
+            listed = msgspec.convert(own, list[_Entry])
         except (OSError, ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
             raise PosconError(f"{self.cases_path}: damaged; start the run anew") from error
-        for case_id, stored_sha256, role, slices, ranges, axis in listed:
-            case = by_id.get(case_id)
-            if case is None or case.stored_sha256 != stored_sha256:
+        for entry in listed:
+            case = by_id.get(entry.id)
+            if case is None or case.stored_sha256 != entry.stored_sha256:
                 raise PosconError(
-                    f"{store.path}: case {case_id} is not what {self.path} was started with; "
+                    f"{store.path}: case {entry.id!r} is not what {self.path} was started with; "
                     "resume with the same store or start a new run"
                 )
+            slices = entry.labelled_slices
+            if not set(slices or ()) <= set(case.labelled_slice_numbers.tolist()) or (
+                not entry.ranges.keys() <= set(store.class_names)
+            ):
+                raise PosconError(f"{self.cases_path}: damaged; start the run anew")
             if slices is not None:
                 case = with_slices(store, case, slices)
-            cases.setdefault(role, []).append(replace(case, ranges=ranges, axis=axis))
+            case = replace(case, ranges=entry.ranges, axis=entry.axis)
+            cases.setdefault(entry.role, []).append(case)
         return cases
 
     def discard_if_nothing_done(self) -> None:
@@ -276,11 +289,18 @@ class MetricsFile:
         self.path = path
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows of the file, as text."""
+        """The rows of the file, as text. Every field is a number, or empty.
+
+        Raises:
+            PosconError: the file is damaged.
+        """
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        rows = read_csv(self.path, ("step",))
+        for number, row in enumerate(rows, start=1):
+            if whole_number(row["step"]) is None or not all(map(_is_number, row.values())):
+                raise PosconError(f"{self.path}: damaged (row {number} has no numbers); remove it")
+        return rows
 
     def forget_after(self, step: int) -> None:
         """Remove the rows of steps that will be done again."""
@@ -311,6 +331,15 @@ class MetricsFile:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path, text.getvalue())
+
+
+def _is_number(text: str) -> bool:
+    """Whether a field is a number, or empty."""
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def check_same_cases(

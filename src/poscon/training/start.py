@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from poscon.errors import PosconError
 from poscon.leakage import read_entries
-from poscon.networks.checkpoints import Checkpoint, read_checkpoint
+from poscon.networks.checkpoints import PARTS, Checkpoint, read_checkpoint
 from poscon.networks.weights import network_settings, read_weights
 from poscon.training.run import MODEL, part_file
 
@@ -65,6 +65,9 @@ def _of_run(run: Path, init_parts: str) -> Checkpoint:
     encoder, about = read_weights(path)
     parts = {"encoder": encoder}
     if init_parts == "all":
-        for part in about.get("parts", []):
+        stated = about.get("parts", [])
+        if not isinstance(stated, list) or not all(part in PARTS for part in stated):
+            raise PosconError(f"{path}: damaged (its parts are {stated!r:.80}); train it again")
+        for part in stated:
             parts[part], _ = read_weights(part_file(run, part))
     return Checkpoint(path, network_settings(about, path), parts, (), about)

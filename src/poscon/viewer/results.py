@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.files import parse_json
 
 
 def read_dice(path: Path) -> dict[str, dict[str, float]]:
@@ -24,7 +24,7 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text)["cases"] if path.suffix == ".json" else _rows(text)
+        rows = parse_json(text)["cases"] if path.suffix == ".json" else _rows(text)
         found: dict[str, dict[str, float]] = defaultdict(dict)
         for row in rows:
             if row["dice"] not in (None, ""):  # such a class was not measured

@@ -191,7 +191,8 @@ def _of_run(folder: Path, predictions: Path | None) -> Collection:
         store = Store(config["store"])
     except PosconError as error:
         raise PosconError(f"{folder}: its store cannot be shown: {error}") from error
-    groups = {e["id"]: e["role"] for e in read_entries(folder) if e["by"] == config["command"]}
+    own = [e for e in read_entries(folder) if e.get("by") == config["command"]]
+    groups = {str(entry.get("id")): entry["role"] for entry in own}
     if unknown := groups.keys() - {case.id for case in store.cases}:
         raise PosconError(
             f"{folder}: was trained on a case {min(unknown)!r}, which {store.path} no longer has; "

@@ -131,7 +131,9 @@ def nifti_affines(header: Any) -> tuple[np.ndarray, ...]:
         affines += [to_mm @ qform @ np.diag([*sizes, 1.0]), qform]
     elif not affines:
         shape = (*shape, 1, 1)[:3]
-        affines += [to_mm @ shape_zoom_affine(shape, sizes), shape_zoom_affine(shape, np.ones(3))]
+        with np.errstate(invalid="ignore"):  # a size that is no number is refused later
+            affines.append(to_mm @ shape_zoom_affine(shape, sizes))
+        affines.append(shape_zoom_affine(shape, np.ones(3)))
     return tuple(affines)
 
 

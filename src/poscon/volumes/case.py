@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.files import FORMULA
 from poscon.volumes.drawing import LabelSource
 from poscon.volumes.series import Series, Source
 from poscon.volumes.slabs import by_slabs, present_values
 
 IGNORE = 255
 """What a voxel of a map of class indices has that is not labelled: no class, and no background."""
+LONGEST_NAME = 200
+"""Characters of the name of a class or of a channel."""
+NO_ID = re.compile(r"[^\w.%-]+")
+"""What the id of a case does not have: it is the name of files and folders."""
 MOST_CLASSES = IGNORE - 1
 """Foreground classes: an index is stored in a byte."""
 
@@ -237,9 +242,7 @@ def label_scheme(classes: Iterable[tuple[Any, Iterable[Any]]], *, where: str) ->
     found: dict[str, LabelClass] = {}
     owner: dict[int, str] = {}
     for name, values in classes:
-        if not isinstance(name, str) or not name.strip() or not name.strip().isprintable():
-            raise PosconError(f"{where}: a class has the name {name!r}; a name is printable text")
-        name = name.strip()
+        name = check_name(name, f"{where}: a class")
         if name in found:
             raise PosconError(f"{where}: the class name {name!r} occurs twice; names must differ")
         numbers = tuple(label_value(value, where=f"{where}: class {name!r}") for value in values)
@@ -256,6 +259,28 @@ def label_scheme(classes: Iterable[tuple[Any, Iterable[Any]]], *, where: str) ->
             owner[number] = name
         found[name] = LabelClass(name, numbers)
     return LabelScheme(tuple(found.values()))
+
+
+def check_name(name: Any, what: str) -> str:
+    """Refuse a name that cannot be that of a class or of a channel.
+
+    Args:
+        name: the name.
+        what: the file and what has the name, for the message.
+
+    Returns:
+        The name without spaces around it.
+
+    Raises:
+        PosconError: it is no printable text, is very long, or would be a formula in a table.
+    """
+    text = name.strip() if isinstance(name, str) else ""
+    if not 0 < len(text) <= LONGEST_NAME or not text.isprintable() or text[0] in FORMULA:
+        raise PosconError(
+            f"{what} has the name {name!r:.100}; a name is printable text of at most "
+            f"{LONGEST_NAME} characters, and does not begin with one of {' '.join(FORMULA)}"
+        )
+    return text
 
 
 def label_value(value: Any, *, where: str) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from poscon.errors import PosconError
+from poscon.files import whole_number
 from poscon.volumes.geometry import SliceGeometry
 
 COLUMNS = ("case", "class", "first", "last")
@@ -86,14 +87,15 @@ def _range(first: str | None, last: str | None, where: str) -> Range:
             f"{where}: first {first!r} and last {last!r} must be filled in; write two numbers of "
             "slices, or nothing for a structure that is not there, or remove the line"
         )
-    if not (first.isdecimal() and last.isdecimal()):
+    start, end = whole_number(first), whole_number(last)
+    if start is None or end is None:
         raise PosconError(
-            f"{where}: first {first!r} and last {last!r} must be two numbers of slices from 0, or "
-            "both empty for a structure that is not there"
+            f"{where}: first {first[:40]!r} and last {last[:40]!r} must be two numbers of slices "
+            "from 0, or both empty for a structure that is not there"
         )
-    if int(first) > int(last):
-        raise PosconError(f"{where}: first must be at most last, not {first} and {last}")
-    return int(first), int(last)
+    if start > end:
+        raise PosconError(f"{where}: first must be at most last, not {start} and {end}")
+    return start, end
 
 
 def check_ranges(ranges: Mapping[str, Range], n_slices: int, where: str) -> None:

@@ -5,6 +5,7 @@ nibabel's convention: voxel index to millimetres in RAS+. Every affine is checke
 :func:`poscon.volumes.affine.checked_affine`.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.files import complete, printable
+from poscon.files import complete, printable, safe_name
 from poscon.volumes.affine import OPTION, Spacing, checked_affine, spacing_of
 from poscon.volumes.formats import itk, nifti
 from poscon.volumes.formats.base import (
     Format,
     Opened,
     Reader,
+    check_memory,
     check_scalar,
+    check_size,
     readable,
     spatial_shape,
+    voxel_file,
 )
 from poscon.volumes.series import Series, Source, is_dicom
 
@@ -74,7 +78,7 @@ class ScanHeader:
 def scan_stem(path: Path) -> str:
     """The file name without its format suffix (``a.nii.gz`` -> ``a``)."""
     suffix = scan_suffix(path)
-    return printable(path.name[: len(path.name) - len(suffix)] if suffix else path.name)
+    return safe_name(path.name[: len(path.name) - len(suffix)] if suffix else path.name)
 
 
 def scan_suffix(path: Path) -> str:
@@ -247,7 +251,13 @@ def _open(path: Source) -> Opened:
     with _readable(path):
         opened = _reader(path).open(path)
     check_scalar(opened, path)
-    return replace(opened, shape=spatial_shape(opened.shape, path))
+    opened = replace(opened, shape=spatial_shape(opened.shape, path))
+    if isinstance(path, Series):
+        check_memory(math.prod(opened.shape) * opened.voxel_bytes, path)
+    else:
+        with _readable(path):
+            check_size(opened, (scan_suffix(path) == ".mhd" and voxel_file(path)) or path)
+    return opened
 
 
 def _opened_array(image: np.ndarray, affine: np.ndarray | None, spacing: Spacing | None) -> Opened:

@@ -1,7 +1,8 @@
 """What every format offers, and the steps that all of them share."""
 
+import math
+import os
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from poscon.errors import PosconError
+from poscon.memory import usable_memory
+
+MOST_PACKED = 1032
+"""No byte of a file that is packed by deflate holds more bytes (https://zlib.net/zlib_tech.html)."""
+
+
+LONGEST_HEADER = 4 * 2**20
+"""Bytes of the text at the beginning of a file in which its header is looked for."""
+_DATA_FILE = re.compile(rb"^ElementDataFile\s*[=:]\s*(.+?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Opened:
         scalar: whether a voxel has one number.
         header: the header, as an object of the format's library.
         voxel_bytes: about how many bytes a voxel takes while the file is read.
+        stored_bytes: how many it takes in the file, unpacked.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +41,7 @@ class Opened:
     scalar: bool
     header: Any
     voxel_bytes: int = 4
+    stored_bytes: int = 1
 
 
 class Reader(Protocol):
@@ -106,6 +116,43 @@ def check_scalar(opened: Opened, where: object) -> None:
         )
 
 
+def check_size(opened: Opened, path: Path) -> None:
+    """Refuse voxels that a file cannot hold, or that no memory holds, before they are read.
+
+    Args:
+        opened: its header.
+        path: the file of the voxels.
+
+    Raises:
+        PosconError: they are too many.
+    """
+    voxels, size = math.prod(opened.shape), path.stat().st_size
+    if voxels * opened.stored_bytes > MOST_PACKED * size:
+        raise PosconError(
+            f"{path}: its header states {voxels} voxels, which a file of {size} bytes cannot hold; "
+            "is it truncated or damaged? Fetch it again"
+        )
+    check_memory(voxels * opened.voxel_bytes, path)
+
+
+def check_memory(n_bytes: int, where: object) -> None:
+    """Refuse voxels that need more memory than the process may use.
+
+    Args:
+        n_bytes: how much they need.
+        where: the file, for the message.
+
+    Raises:
+        PosconError: they do.
+    """
+    usable = usable_memory()
+    if n_bytes > usable:
+        raise PosconError(
+            f"{where}: its voxels need {n_bytes / 2**30:.3g} GiB of memory, and this process may "
+            f"use {usable / 2**30:.3g} GiB; is its header right? Else use a larger machine"
+        )
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn the errors of the format libraries on a broken file into one line that names it."""
@@ -113,24 +160,22 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except PosconError:
         raise
-    except (
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
+    except Exception as error:  # of many kinds
         reason = _reason(error, path)
         raise PosconError(f"{path}: cannot be read ({reason}); {_advice(path, reason)}") from error
 
 
 def voxel_file(path: Path) -> Path | None:
     """The file of the voxels that a .mhd header names, or None if it names none."""
-    stated = re.search(rb"^ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
-    name = "" if stated is None else stated[1].decode("utf-8", "replace")
-    return None if name in ("", "LOCAL", "LIST") or "%" in name else path.parent / name
+    with path.open("rb") as file:
+        found = _DATA_FILE.search(file.read(LONGEST_HEADER))
+    name = "" if found is None else found[1].decode("utf-8", "replace")
+    return None if name in ("", "LOCAL") or not is_plain(name) else path.parent / name
+
+
+def is_plain(name: str) -> bool:
+    """Whether a header names one file beside it by a name: no path, no list and no pattern."""
+    return name != "LIST" and not re.search(r"[/\\%\0]|^\.*$|^(SKIP)?LIST\b", name)
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -148,7 +193,11 @@ def _advice(path: Path, reason: str) -> str:
     """Say what a user can do about a file that cannot be read."""
     if "domain axes" in reason:
         return "write it as 3-D files, or with frames as a fourth axis of space"
-    if path.suffix.lower() == ".mhd" and (voxels := voxel_file(path)) and not voxels.is_file():
+    if (
+        path.suffix.lower() == ".mhd"
+        and (voxels := voxel_file(path))
+        and not os.path.isfile(voxels)
+    ):
         return f"its voxels should be in {voxels.name} beside it, which is missing"
     if "spacing" in reason or "direction" in reason or "determinant" in reason:
         return "correct its header"

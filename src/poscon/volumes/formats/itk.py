@@ -1,5 +1,6 @@
 """NRRD, MHA and MetaImage, by SimpleITK."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import SimpleITK
 
 from poscon.errors import PosconError
 from poscon.volumes.affine import positive_sizes
-from poscon.volumes.formats.base import Opened
+from poscon.volumes.formats.base import LONGEST_HEADER, Opened, is_plain
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # errors are raised anyway
+_BLANK = re.compile(rb"\r?\n\r?\n")  # the end of a header of NRRD
+_LAST = re.compile(rb"^\s*ElementDataFile.*$", re.MULTILINE)  # the same of MetaImage
+_PAIR = re.compile(rb"[^:]{1,200}:=")  # a key and a value of NRRD, which may be long
+_ELSEWHERE = re.compile(rb"\s*(?:data ?file|ElementDataFile)\s*[:=]\s*(.*)", re.IGNORECASE)
+_LONGEST_LINE = 1000
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 
@@ -20,12 +26,14 @@ class Itk:
     """See :class:`poscon.volumes.formats.base.Format`."""
 
     def open(self, source: Path) -> Opened:
+        _check_text(source)
         reader = _reader(source)
         reader.ReadImageInformation()
         _check_axes(reader, source)
         scalar = reader.GetNumberOfComponents() == 1
-        taken = 2 * _voxel_bytes(reader.GetPixelID())  # ITK's own, and a copy
-        return Opened(tuple(reader.GetSize()), _affines(reader), scalar, reader, taken)
+        stored = _voxel_bytes(reader.GetPixelID())
+        shape, taken = tuple(reader.GetSize()), 2 * stored  # ITK's own, and a copy
+        return Opened(shape, _affines(reader), scalar, reader, taken, stored)
 
     def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
         image = _reader(source).Execute()
@@ -68,6 +76,33 @@ def _voxel_bytes(pixel: int) -> int:
     """Bytes of a type of voxels of ITK, whose name begins with the bits (``16-bit ...``)."""
     bits = SimpleITK.GetPixelIDValueAsString(pixel).partition("-bit")[0]
     return int(bits) // 8 if bits.isdecimal() else 8
+
+
+def _check_text(path: Path) -> None:
+    """Refuse a header that names a file elsewhere, or by which ITK would end the process.
+
+    ITK reads whatever file the header names, and copies its lines to places of a fixed size.
+
+    Raises:
+        PosconError: it is one.
+    """
+    with path.open("rb") as file:
+        text = file.read(LONGEST_HEADER)
+    nrrd = path.suffix.lower() == ".nrrd"
+    end = (_BLANK if nrrd else _LAST).search(text)
+    lines = text[: None if end is None else end.end()].splitlines()
+    for line in lines:
+        if len(line) > _LONGEST_LINE and not (nrrd and _PAIR.match(line)):
+            raise PosconError(
+                f"{path}: a line of its header has {len(line)} bytes; is it damaged? Fetch it again"
+            )
+        stated = _ELSEWHERE.match(line)
+        name = "LOCAL" if stated is None else stated[1].decode("utf-8", "replace").strip()
+        if name != "LOCAL" and not is_plain(name):
+            raise PosconError(
+                f"{path}: its voxels are in {name[:80]!r}; poscon reads them from the file itself, "
+                "or from one file beside it: write it so"
+            )
 
 
 def _check_axes(reader: Any, path: Path) -> None:

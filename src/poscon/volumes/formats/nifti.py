@@ -36,9 +36,8 @@ class Nifti:
         taken = kind.itemsize
         if mended.get_slope_inter() not in _UNSCALED:
             taken += _scaled_type(kind).itemsize
-        return Opened(
-            mended.get_data_shape(), nifti_affines(header), kind.kind in "biuf", header, taken
-        )
+        shape, scalar = mended.get_data_shape(), kind.kind in "biuf"
+        return Opened(shape, nifti_affines(header), scalar, header, taken, kind.itemsize)
 
     def voxels(self, source: Path, opened: Opened) -> tuple[np.ndarray, Any]:
         proxy = ArrayProxy(source, _mended(opened.header))

@@ -9,8 +9,8 @@ from typing import Any
 
 from poscon import plugins
 from poscon.errors import PosconError
-from poscon.files import printable
-from poscon.volumes.case import Dataset
+from poscon.files import safe_name
+from poscon.volumes.case import NO_ID, Dataset
 from poscon.volumes.drawing import Drawing
 from poscon.volumes.formats.base import voxel_file
 from poscon.volumes.layouts import (
@@ -191,9 +191,9 @@ def _with_safe_ids(dataset: Dataset) -> Dataset:
     cases = [
         replace(
             case,
-            id=re.sub(r"[^\w.%-]+", "_", printable(case.id)).lstrip("."),
-            subject=printable(case.subject),
-            frame=None if case.frame is None else printable(case.frame),
+            id=re.sub(NO_ID, "_", safe_name(case.id)).lstrip(".") or "_",
+            subject=safe_name(case.subject),
+            frame=None if case.frame is None else safe_name(case.frame),
         )
         for case in dataset.cases
     ]

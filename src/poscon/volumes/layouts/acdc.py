@@ -56,7 +56,7 @@ def _frame_name(folder: Path, number: int) -> str:
     """The name ``ED`` or ``ES`` if the patient's ``Info.cfg`` says so, else ``frameNN``."""
     info = folder / "Info.cfg"
     text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
-    stated = re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", text, flags=re.MULTILINE)
+    stated = re.findall(r"^\s*(ED|ES)\s*:\s*([0-9]{1,9})\b", text, flags=re.MULTILINE)
     names = {int(frame): name for name, frame in stated}
     return names.get(number, f"frame{number:02d}")
 

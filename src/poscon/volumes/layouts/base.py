@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.files import printable
+from poscon.files import safe_name
 from poscon.volumes.case import Case, Dataset
 from poscon.volumes.drawing import SUFFIXES as OBJECTS
 from poscon.volumes.drawing import files_of, objects_in
@@ -75,7 +75,7 @@ def label_files(folder: Path) -> list[Path]:
 
 def label_stem(path: Path) -> str:
     """The file name of a label map without its suffix, also that of a DICOM object."""
-    return printable(path.stem) if path.suffix.lower() in OBJECTS else scan_stem(path)
+    return safe_name(path.stem) if path.suffix.lower() in OBJECTS else scan_stem(path)
 
 
 def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:

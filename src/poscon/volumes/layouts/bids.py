@@ -184,9 +184,9 @@ def _classes(root: Path) -> LabelScheme | None:
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PosconError(f"{path}: cannot be read ({error}); correct or remove it") from error
-    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 
 LAYOUT = Layout(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.volumes.case import LabelScheme, label_scheme, label_value
+from poscon.volumes.case import LabelScheme, check_name, label_scheme, label_value
 from poscon.volumes.layouts.regions import classes_of_regions
 
 FILE = "dataset.json"
@@ -70,7 +70,10 @@ def channel_names(root: Path, description: dict[str, Any]) -> dict[int, str]:
             f'{root / FILE}: channel_names (or modality) must be like {{"0": "CT"}}, '
             f"found {stated!r}"
         )
-    return names
+    return {
+        number: check_name(name, f"{root / FILE}: channel {number}")
+        for number, name in names.items()
+    }
 
 
 def choose_channels(root: Path, names: dict[int, str], channel: int | str | None) -> dict[int, str]:
@@ -130,6 +133,7 @@ def labels_of_description(root: Path, description: dict[str, Any]) -> LabelSchem
     values: dict[str, int] = {}
     for key, entry in labels.items():
         value, name = (key, entry) if value_first else (entry, key)
+        name = check_name(name, f"{path}: a class")
         if name in values:
             raise PosconError(f"{path}: the class name {name!r} occurs twice; names must differ")
         values[name] = label_value(value, where=f"{path}: label {name!r}")

@@ -67,7 +67,8 @@ def _written(
     """The value that nnU-Net writes for each region. It writes later regions over earlier ones."""
     if order is None:
         return {}
-    if not isinstance(order, list) or len(order) != len(own):
+    stated = isinstance(order, list) and all(isinstance(value, int) for value in order)
+    if not stated or len(order) != len(own):
         raise PosconError(
             f"{where}: regions_class_order is {order!r}, but must have one value for each of the "
             f"{len(own)} labels other than background and ignore"

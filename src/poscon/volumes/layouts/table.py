@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poscon.errors import PosconError
-from poscon.files import printable
+from poscon.files import safe_name
 from poscon.volumes.case import Case, Dataset
 from poscon.volumes.layouts.base import Layout, frames_of, refuse_channel
 from poscon.volumes.layouts.labels_json import stated_scheme
@@ -97,14 +97,14 @@ def read_rows(table: Path) -> list[Row]:
             one twice, a label map is an image, or a subject is in two splits.
     """
     lines = _lines(table)
-    images = [table.parent / fields["image"] for _, fields in lines]
+    images = [_path(table, fields["image"], where) for where, fields in lines]
     rows = [
         Row(
             where,
             image,
-            table.parent / fields["label"] if fields["label"] else None,
+            _path(table, fields["label"], where) if fields["label"] else None,
             name,
-            printable(fields["subject"] or name),
+            safe_name(fields["subject"] or name),
             fields["split"],
         )
         for (where, fields), image, name in zip(lines, images, _names(images), strict=True)
@@ -124,6 +124,18 @@ def read_rows(table: Path) -> list[Row]:
                 f"{other.split!r} in {other.where}; a subject is in one split"
             )
     return rows
+
+
+def _path(table: Path, stated: str, where: str) -> Path:
+    """A path as a table states it.
+
+    Raises:
+        PosconError: no file can have it.
+    """
+    path = table.parent / stated
+    if "\0" in stated or not scan_stem(path):
+        raise PosconError(f"{where}: {stated[:80]!r} is no path of a file; correct it")
+    return path
 
 
 def _lines(table: Path) -> list[tuple[str, dict[str, str]]]:
@@ -169,7 +181,7 @@ def _lines(table: Path) -> list[tuple[str, dict[str, str]]]:
 
 def _names(images: Sequence[Path]) -> list[str]:
     """A name for each image: the shortest end of its path, without suffix, that no other has."""
-    paths = [image.with_name(scan_stem(image)).parts for image in images]
+    paths = [(*image.parts[:-1], scan_stem(image)) for image in images]
     ends = Counter(parts[-depth:] for parts in paths for depth in range(1, len(parts) + 1))
     names = []
     for parts in paths:
@@ -180,9 +192,9 @@ def _names(images: Sequence[Path]) -> list[str]:
 
 
 def _check_file(path: Path, what: str) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PosconError(f"{what}: a folder; give one file, {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name may be too long for a file
         raise PosconError(f"{what}: no such file; paths are relative to the folder of the table")
     if not scan_suffix(path):
         raise PosconError(f"{what}: not a file that poscon reads here, {', '.join(SUFFIXES)}")

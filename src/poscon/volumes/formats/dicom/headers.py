@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from poscon.errors import PosconError
+from poscon.volumes.formats.dicom.files import read_file
 from poscon.volumes.formats.dicom.mosaic import COUNT, IMAGE, SERIES, is_mosaic, tiles
 from poscon.volumes.series import Piece
 
@@ -108,9 +109,8 @@ def read_images(path: Path) -> list[Image] | str:
         PosconError: the header cannot be read.
     """
     try:
-        header = pydicom.dcmread(
+        header = read_file(
             path,
-            force=True,
             stop_before_pixels=True,
             specific_tags=[*(_tag(name) for name in _TAGS), IMAGE, SERIES, COUNT],
         )
@@ -126,9 +126,7 @@ def read_images(path: Path) -> list[Image] | str:
 
 def read_value(path: Path, keyword: str) -> str:
     """The text of one attribute of a file, such as ``PatientID``; empty if it has none."""
-    header = pydicom.dcmread(
-        path, force=True, stop_before_pixels=True, specific_tags=[_tag(keyword)]
-    )
+    header = read_file(path, stop_before_pixels=True, specific_tags=[_tag(keyword)])
     return str(header.get(keyword) or "").strip()
 
 

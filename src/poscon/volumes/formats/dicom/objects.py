@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
@@ -18,6 +17,7 @@ from poscon.volumes.affine import Spacing, checked_affine, spacing_of
 from poscon.volumes.case import LabelScheme
 from poscon.volumes.drawing import Drawing
 from poscon.volumes.formats.dicom import segments, structures
+from poscon.volumes.formats.dicom.files import read_file
 from poscon.volumes.formats.dicom.headers import check_name
 from poscon.volumes.scan import Scan, ScanHeader
 from poscon.volumes.series import is_dicom
@@ -57,13 +57,11 @@ def read_object(path: Path) -> Object | None:
         PosconError: its header cannot be read.
     """
     with _readable(path):
-        stated = pydicom.dcmread(
-            path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"]
-        )
+        stated = read_file(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         kind = _KINDS.get(stated.get("SOPClassUID"))
         if kind is None:
             return None
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        header = read_file(path, stop_before_pixels=True)
         found = (_references(header, name) for name in kind.REFERENCES)
         nothing = (frozenset[str](), frozenset[str]())
         instances, series = next((one for one in found if one[0] or one[1]), nothing)
@@ -113,7 +111,7 @@ def read_drawing_header(drawing: Drawing, spacing: Spacing | None = None) -> Sca
     own = np.array(drawing.affine)
     for path in drawing.files:
         with _readable(path):
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            header = read_file(path, stop_before_pixels=True)
             _KINDS[header.SOPClassUID].check(path, header, drawing.shape, own)
     affine = checked_affine((own,), spacing, where=str(drawing))
     return ScanHeader(drawing.shape, spacing_of(affine), affine)
@@ -142,7 +140,7 @@ def read_drawing(drawing: Drawing, scheme: LabelScheme, spacing: Spacing | None 
     values = np.zeros(drawing.shape, np.int32)
     for path in drawing.files:
         with _readable(path):
-            stored = pydicom.dcmread(path, force=True)
+            stored = read_file(path)
             pieces = _KINDS[stored.SOPClassUID].voxels(path, stored, drawing.shape, own, chosen)
             for name, voxels in pieces:
                 taken = values[voxels]

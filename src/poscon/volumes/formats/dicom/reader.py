@@ -1,16 +1,15 @@
 """The voxels of a DICOM series."""
 
-import struct
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 
 from poscon.errors import PosconError
-from poscon.volumes.formats.base import Opened
+from poscon.volumes.formats.base import Opened, check_memory
+from poscon.volumes.formats.dicom.files import read_file
 from poscon.volumes.series import Piece, Series
 
 AIR_HU = -1000
@@ -51,17 +50,13 @@ def _type_of(pieces: tuple[Piece, ...]) -> np.dtype:
 def _stored(file: Path) -> np.ndarray:
     """The stored numbers of a file, (frames, rows, columns)."""
     try:
-        pixels = np.asarray(pydicom.dcmread(file, force=True).pixel_array)
-    except (
-        AttributeError,
-        EOFError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        struct.error,
-    ) as error:
+        stored = read_file(file)
+        frames = int(stored.get("NumberOfFrames") or 1)
+        check_memory(frames * stored.Rows * stored.Columns * stored.BitsAllocated // 8, file)
+        pixels = np.asarray(stored.pixel_array)
+    except PosconError:
+        raise
+    except Exception as error:  # of many kinds
         raise PosconError(
             f"{file}: its pixels cannot be read ({type(error).__name__}); is it truncated or "
             "damaged? Fetch it again"

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from highdicom import (
     UID,
     AlgorithmIdentificationSequence,
@@ -24,6 +23,7 @@ from pydicom.valuerep import DA, TM
 from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.version import __version__
+from poscon.volumes.formats.dicom.files import read_file
 from poscon.volumes.formats.dicom.headers import flat_frames
 from poscon.volumes.series import Fault, Series
 
@@ -171,7 +171,7 @@ def _descriptions(classes: dict[int, str], model: str) -> list[SegmentDescriptio
 
 
 def _header(file: Path) -> Dataset:
-    return pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    return read_file(file, stop_before_pixels=True)
 
 
 def _usable(header: Dataset, series: Series) -> Dataset:
