@@ -359,7 +359,7 @@ def test_a_pre_training_stays_usable_and_an_unfinished_fine_tuning_does_not(
         finetune(unlabelled, tmp_path / "seg", init=tmp_path / "pre", iterations=4, settings=few)
     put(maps / "b.nii.gz", drawn(0, 1, 2), AFFINES["b"])
     label(unlabelled, maps, **GIVEN)
-    with pytest.raises(PosconError, match=r"case b is not what .* was started with; resume"):
+    with pytest.raises(PosconError, match=r"case 'b' is not what .* was started with; resume"):
         finetune(unlabelled, tmp_path / "seg", resume=True)
     found = suggest(
         unlabelled, tmp_path / "next", budget=1, strategy="coverage", init=tmp_path / "pre"

@@ -246,10 +246,9 @@ def _open(out: Path, about: dict[str, object]) -> None:
     if path.is_file():
         theirs = read_json(path)
         if theirs != about:
-            raise PosconError(
-                f"{out}: holds a demo of other arguments, {theirs}; choose another folder or "
-                "delete it"
-            )
+            pairs = theirs.items() if isinstance(theirs, dict) else ()
+            of = ", ".join(f"{name} {value}" for name, value in pairs) or "other arguments"
+            raise PosconError(f"{out}: holds a demo of {of}; choose another folder or delete it")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PosconError(f"{out}: exists and is no demo; choose another folder")
     else:

@@ -98,7 +98,10 @@ def write_evaluation(evaluation: Evaluation, paths: Sequence[Path]) -> None:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """Make the summary for the terminal. Its caption says what was left out."""
+    """Make the summary for the terminal. Its caption says what was left out.
+
+    It has the measures that fit into 80 characters. The files have all of them.
+    """
     notes = [
         f"{len(ids)} {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
         for ids, what in (
@@ -124,7 +127,7 @@ def summary_table(evaluation: Evaluation) -> Table:
     table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
     table.add_column("class")
     nsd = f"NSD ({evaluation.rows[0].nsd_tolerance_mm:g} mm)"
-    for heading in ("Dice", "HD95 (mm)", "ASSD (mm)", nsd, "RVD", "cases", "missed"):
+    for heading in ("Dice", "HD95 (mm)", nsd, "cases", "missed"):
         table.add_column(heading, justify="right")
     *classes, mean = evaluation.summary()
     for row in classes:
@@ -163,9 +166,7 @@ def _cells(row: Summary) -> list[str]:
         mean = f"{spread.mean:.{digits}f}"
         return mean if math.isnan(spread.std) else f"{mean} ± {spread.std:.{digits}f}"
 
-    distances = text(row.hd95_mm, 2), text(row.assd_mm, 2)
-    shares = text(row.nsd, 3), text(row.rvd, 3)
-    measures = text(row.dice, 3), *distances, *shares
+    measures = text(row.dice, 3), text(row.hd95_mm, 2), text(row.nsd, 3)
     return [escape(row.name), *measures, str(row.measured), str(row.missed)]
 
 
