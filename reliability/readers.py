@@ -369,8 +369,8 @@ def _runs(readers: Readers, store: Path, pretrained: Path, finetuned: Path) -> N
     opened = Store(store)
 
     def config(place: Path) -> None:
-        settings = RunFolder(place.parent).resume("finetune")["settings"]
-        resolve(FinetuneSettings, "finetune", {"finetune": settings})
+        folder = RunFolder(place.parent)
+        folder.kept_settings(FinetuneSettings, folder.resume("finetune"))
 
     def cases(place: Path) -> None:
         RunFolder(place.parent).resume_cases("finetune", opened)
@@ -385,8 +385,7 @@ def _runs(readers: Readers, store: Path, pretrained: Path, finetuned: Path) -> N
     small.mkdir()
     for name in ("config.yaml", "cases.json", "metrics.csv", "model.safetensors"):
         shutil.copy(finetuned / name, small / name)
-    words = ("config.yaml", "setting", "recipe", "run_config")
-    readers.add("run config", "config.yaml", "yaml", [], config, beside=small, words=words, cost=4)
+    readers.add("run config", "config.yaml", "yaml", [], config, beside=small, cost=4)
     readers.add("run cases", "cases.json", "json", [], cases, beside=small, words=("store",))
     readers.add(
         "run metrics",

@@ -230,8 +230,7 @@ class Request:
             PosconError: the folder has no such run, or the store has changed.
         """
         config = folder.resume("finetune")
-        elsewhere = {} if device is None else {"device": device}
-        settings = validate(FinetuneSettings, {**config["settings"], **elsewhere})
+        settings = folder.kept_settings(FinetuneSettings, config, device)
         init = config["inputs"]["init"]
         # once there is a checkpoint, the encoder's file is not needed any more
         needed = init is not None and folder.checkpoint is None

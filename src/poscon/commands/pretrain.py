@@ -154,8 +154,7 @@ class Request:
             PosconError: the folder has no such run, or the store has changed.
         """
         config = folder.resume("pretrain")
-        elsewhere = {} if device is None else {"device": device}
-        settings = validate(PretrainSettings, {**config["settings"], **elsewhere})
+        settings = folder.kept_settings(PretrainSettings, config, device)
         cases = folder.resume_cases("pretrain", store)["pretrain"]
         size = slice_size(cases, settings.size, settings.network.stride)
         return cls(store, settings, cases, size, resumed=True)

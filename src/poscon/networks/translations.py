@@ -279,10 +279,11 @@ def _own_layout(tensors: Mapping[str, Tensor], naming: Naming, width: int) -> di
     found = dict(tensors)
     for level in range(LEVELS):
         wide = width * 2**level
-        up, reading = f"{naming.up(level)}.weight", f"{naming.decoder(level, 0)[0]}.weight"
-        if {up, reading} <= found.keys() and found[up].ndim == found[reading].ndim == 4:
-            found[up] = found[up][:, :wide]
-            found[f"{naming.up(level)}.bias"] = found[f"{naming.up(level)}.bias"][:wide]
+        up, bias = f"{naming.up(level)}.weight", f"{naming.up(level)}.bias"
+        reading = f"{naming.decoder(level, 0)[0]}.weight"
+        whole = {up, bias, reading} <= found.keys()  # what is missing is named later
+        if whole and found[up].ndim == found[reading].ndim == 4 and found[bias].ndim == 1:
+            found[up], found[bias] = found[up][:, :wide], found[bias][:wide]
             halves = found[reading][:, : 2 * wide].chunk(2, 1)
             found[reading] = torch.cat(halves[::-1] if naming.up_first else halves, 1)
     return found

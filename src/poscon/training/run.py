@@ -29,7 +29,7 @@ from msgspec.structs import asdict, replace
 from poscon.errors import PosconError
 from poscon.files import complete, holds_nothing, parse_json, read_csv, whole_number, write_text
 from poscon.progress import console
-from poscon.settings import parse_yaml
+from poscon.settings import S, parse_yaml, validate
 from poscon.store.slices import with_slices
 from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
 from poscon.store.training_range import TrainingRange
@@ -225,6 +225,26 @@ class RunFolder:
         if config["command"] != command:
             raise PosconError(f"{self.path}: a run of poscon {config['command']}, not {command}")
         return config
+
+    def kept_settings(
+        self, model: type[S], config: Mapping[str, Any], device: str | None = None
+    ) -> S:
+        """The settings of the run to be continued.
+
+        Args:
+            model: their class.
+            config: what :meth:`resume` returned.
+            device: where to go on; None: as before.
+
+        Raises:
+            PosconError: the file holds a setting that cannot be used, in another version or by a
+                change of the file.
+        """
+        elsewhere = {} if device is None else {"device": device}
+        try:
+            return validate(model, {**config["settings"], **elsewhere})
+        except PosconError as error:
+            raise PosconError(f"{self.config_path}: {error}") from error
 
     def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
         """The cases of the run to be continued, by role, as the store has them.
