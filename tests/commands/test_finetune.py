@@ -278,6 +278,17 @@ def test_a_run_goes_on_with_no_other_arguments_than_it_began_with(
         finetune(store, finetuned, resume=True, **arguments)
 
 
+def test_a_changed_setting_of_a_run_is_refused_with_the_name_of_its_file(
+    store: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finetuned, tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["settings"]["method"] = "supervise"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(PosconError, match=r"config\.yaml: .*'supervise' is unknown"):
+        finetune(store, run, resume=True)
+
+
 def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
     store: Path,
     tmp_path: Path,
@@ -338,12 +349,12 @@ def test_what_is_trained_is_compiled_and_what_is_looked_at_is_not(
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda part, **how: usual(part, backend=backend, **how)
     )
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # of shapes, by itself 8
-    (tmp_path / "watch.txt").write_text("phantom_004\n")
-    for name, batch in (("first", 8), ("second", 6)):
-        settings = [*SMALL, "compile=true", "checkpoint_every=2", f"batch={batch}"]
-        run = tmp_path / name
-        finetune(store, run, iterations=4, validation=tmp_path / "watch.txt", settings=settings)
+    with torch._dynamo.config.patch(recompile_limit=1):  # of shapes, by itself 8
+        (tmp_path / "watch.txt").write_text("phantom_004\n")
+        for name, batch in (("first", 8), ("second", 6)):
+            settings = [*SMALL, "compile=true", "checkpoint_every=2", f"batch={batch}"]
+            run = tmp_path / name
+            finetune(store, run, iterations=4, validation=tmp_path / "watch.txt", settings=settings)
     assert len(compiled) == 4, "an encoder and a decoder in each run"
 
 

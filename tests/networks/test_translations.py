@@ -180,6 +180,13 @@ def test_monai_computes_what_this_package_does_and_gives_the_weights_back() -> N
         assert all(torch.equal(values[name], expected[name]) for name in expected)
 
 
+def test_a_network_of_monai_without_a_bias_of_its_decoder_is_one_line() -> None:
+    tensors = basic_unet(our_network().state_dict(), WIDTH)
+    del tensors["upcat_3.upsample.deconv.bias"]
+    with pytest.raises(PosconError, match=r"but upcat_3\.upsample\.deconv\.bias is missing"):
+        translate(tensors, BASIC_UNET, where="model.pt")
+
+
 @torch.no_grad()
 def test_of_a_network_of_monai_itself_the_encoder_is_taken() -> None:
     """Its last upsampling has twice the channels; its convolutions may have a bias."""
