@@ -208,7 +208,7 @@ class RunFolder:
             not isinstance(config, dict)
             or not isinstance(config.get("settings"), dict)
             or not isinstance(config.get("store"), str)
-            or "command" not in config
+            or config.get("command") not in ("pretrain", "finetune")
         ):
             raise PosconError(f"{self.config_path}: damaged; start the run anew")
         return config
