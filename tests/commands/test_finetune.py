@@ -283,10 +283,14 @@ def test_a_changed_setting_of_a_run_is_refused_with_the_name_of_its_file(
 ) -> None:
     run = Path(shutil.copytree(finetuned, tmp_path / "run"))
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["settings"]["method"] = "supervise"
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(PosconError, match=r"config\.yaml: .*'supervise' is unknown"):
-        finetune(store, run, resume=True)
+    settings = config["settings"] | {"method": "supervise"}
+    for changed, words in (
+        ({"settings": settings}, "'supervise' is unknown"),
+        ({"command": "fine-tune"}, "damaged"),
+    ):
+        (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
+        with pytest.raises(PosconError, match=rf"config\.yaml: .*{words}"):
+            finetune(store, run, resume=True)
 
 
 def test_a_class_that_dies_out_is_named_and_a_resumed_run_knows_of_it(
