@@ -384,6 +384,15 @@ def test_rows_of_repeated_steps_are_dropped(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_without_a_checkpoint_begins_its_rows_anew(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append({"step": 10, "loss": 1.0})
+    file.forget_after(0)
+    assert file.rows() == []
+    file.append({"step": 10, "loss": 2.0})
+    assert file.rows() == [{"step": "10", "loss": "2.0"}]
+
+
 def test_a_row_costs_the_same_after_thousands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,7 +326,9 @@ class MetricsFile:
         """Remove the rows of steps that will be done again."""
         rows = self.rows()
         kept = [row for row in rows if int(row["step"]) <= step]
-        if len(kept) < len(rows):
+        if not kept:
+            self.path.unlink(missing_ok=True)
+        elif len(kept) < len(rows):
             self._write(kept)
 
     def append(self, row: dict[str, Any]) -> None:
