@@ -6,9 +6,9 @@ an organ in one patient is carried to every other patient by the position, and c
 centroid of the organ there. The label maps are read for this comparison only, and of the uncut
 scans, so the truth is known outside the cut too.
 
-``best shift`` is the lower bound for placing volumes without scaling: the shifts that fit the
-centroids themselves best. OUT has the cut data sets, a store and its picture for each, and
-``positions.csv``.
+``best shift`` and ``best shift and scale`` are fitted to the centroids themselves. They show what
+placing whole volumes can reach at best. OUT has the cut data sets, a store and its picture for
+each, and ``positions.csv``.
 
     python experiments/positions.py Dataset101_BTCV OUT --seeds 0 1 2
 """
@@ -31,6 +31,9 @@ from poscon.store.store import Store
 ORGANS = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
 LEAST = 0.3
 PIXEL_MM = 4.0
+ROUNDS = 300
+SCALES = 0.7, 1.4
+"""Least and largest scale of a volume."""
 Line = tuple[float, float]
 """Position at slice 0 of the uncut scan, and from one slice to the next."""
 
@@ -81,21 +84,37 @@ def lines(store: Store, kind: str, cuts: Mapping[str, tuple[int, int]]) -> dict[
     return found
 
 
-def best_shifts(
-    known: Mapping[str, Mapping[str, float]], mm: Mapping[str, float]
+def best_fits(
+    known: Mapping[str, Mapping[str, float]], mm: Mapping[str, float], scaled: bool
 ) -> dict[str, Line]:
-    """The shifts with the least squared distance of the centroids of each organ."""
-    shifts = dict.fromkeys(known, 0.0)
-    for _ in range(100):
+    """The shifts, and scales if wanted, that bring the centroids of each organ nearest together.
+
+    They are fitted to the mean of each organ by least squares, time after time. The geometric mean
+    of the scales is 1, and none is beyond :data:`SCALES`.
+    """
+    shifts, scales = dict.fromkeys(known, 0.0), dict.fromkeys(known, 1.0)
+    for _ in range(ROUNDS):
         means = {
             organ: np.mean(
-                [shifts[case] + mm[case] * at[organ] for case, at in known.items() if organ in at]
+                [
+                    shifts[case] + scales[case] * mm[case] * at[organ]
+                    for case, at in known.items()
+                    if organ in at
+                ]
             )
             for organ in ORGANS
         }
         for case, at in known.items():
-            shifts[case] = float(np.mean([means[o] - mm[case] * at[o] for o in at]))
-    return {case: (shift, mm[case]) for case, shift in shifts.items()}
+            x = np.array([mm[case] * at[organ] for organ in at])
+            y = np.array([means[organ] for organ in at])
+            if scaled:
+                slope = np.cov(x, y, bias=True)[0, 1] / max(x.var(), 1e-12)
+                scales[case] = float(np.clip(slope, *SCALES))
+            shifts[case] = float(y.mean() - scales[case] * x.mean())
+        unit = float(np.exp(np.mean(np.log(list(scales.values())))))
+        shifts = {case: shift / unit for case, shift in shifts.items()}
+        scales = {case: scale / unit for case, scale in scales.items()}
+    return {case: (shifts[case], scales[case] * mm[case]) for case in known}
 
 
 def errors(
@@ -153,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         mm = {case.id: case.spacing[0] for case in store.cases}
         length = float(np.mean([case.shape[0] * case.spacing[0] for case in store.cases]))
         kinds = {kind: lines(store, kind, cuts) for kind in ("relative", "physical", "learned")}
-        for kind, positions in {**kinds, "best shift": best_shifts(known, mm)}.items():
+        kinds["best shift"] = best_fits(known, mm, scaled=False)
+        kinds["best shift and scale"] = best_fits(known, mm, scaled=True)
+        for kind, positions in kinds.items():
             distances = errors(positions, known, cuts, mm)
             spread = spreads(positions, known, length if kind == "relative" else 1.0)
             row = {
