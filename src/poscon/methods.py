@@ -34,6 +34,8 @@ class Method(nn.Module):
     """What data it needs, for ``poscon methods``."""
     distances: ClassVar[tuple[str, ...]] = ()
     """The settings of the loss that are distances between positions."""
+    cyclic: ClassVar[tuple[str, ...]] = ()
+    """The settings of the loss that are distances between phases, if they are set."""
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         """The loss of one batch.

@@ -19,6 +19,8 @@ class SliceBatch:
             channel (o + k) * channels + c.
         positions: (B,) float, each slice's position, of the kind that the setting ``position``
             says (see :mod:`poscon.positions`).
+        phases: (B,) float from 0 to just below 1, the time of each slice as a share of a cycle;
+            None: some volume of the training has none.
         labels: (B, canvas, canvas) uint8 class indices, ``IGNORE`` where a pixel is not labelled
             (see :mod:`poscon.volumes.case`), or None.
         slice_ids: (B,) int64, each slice's number among all slices of the training.
@@ -35,6 +37,7 @@ class SliceBatch:
     volumes: Tensor | None = None
     unlabelled: "SliceBatch | None" = None
     possible: Tensor | None = None
+    phases: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "SliceBatch":
         """The batch as a method is given it: on a device, images in float32.

@@ -23,6 +23,8 @@ from poscon.pretext.pcl import (
     in_grey_zone,
     kernel_weights,
     near,
+    phase_distances,
+    phased_weights,
     positional_contrast,
     positional_contrastive_loss,
 )
@@ -380,7 +382,14 @@ def test_of_many_views_there_are_never_all_pairs(monkeypatch):
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"kernel": "gaussian"}, {"kernel": "triangular"}, {"grey": 0.3}],
+    [
+        {},
+        {"kernel": "gaussian"},
+        {"kernel": "triangular"},
+        {"grey": 0.3},
+        {"phase": 0.2},
+        {"phase": 0.2, "grey": 0.3},
+    ],
     ids=lambda how: "-".join(map(str, how.values())) or "box",
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -388,6 +397,8 @@ def test_many_views_have_the_loss_of_few(dtype, how, monkeypatch):
     """Just above the limit and just below it all that is said of a batch is the same."""
     n = 300
     positions = (torch.arange(n) % 100 + 1) / 100
+    if "phase" in how:
+        positions = torch.stack([positions, torch.arange(n) % 7 / 7], dim=1)
     results = []
     for limit in (n, n - 1):
         monkeypatch.setattr(contrast, "DENSE", limit)
@@ -400,7 +411,7 @@ def test_many_views_have_the_loss_of_few(dtype, how, monkeypatch):
     torch.testing.assert_close(of_many, of_few)
     if "grey" in how:
         assert float(many.chance) == pytest.approx(float(few.chance))
-        assert float(many.chance) < math.log(n - 50)
+        assert float(many.chance) < math.log(n - 30)
     else:
         assert many.chance == few.chance == math.log(n - 1)
     assert float(many.floor) == pytest.approx(float(few.floor))
@@ -497,6 +508,89 @@ def test_chance_without_the_grey_zone_is_the_loss_of_equal_embeddings():
     )
     assert float(step.chance) == pytest.approx(math.log(4))
     assert float(step.loss) == pytest.approx(float(step.chance), rel=1e-5)
+
+
+# The phase of a cine
+
+
+def slow_phased_loss(embeddings, places, *, threshold, temperature, phase, kernel, grey):
+    """As `slow_loss`, with the product of two kernels, one of them around the cycle."""
+    z = [row / row.norm() for row in embeddings.double()]
+    n = len(z)
+    per_anchor = []
+    for i in range(n):
+        weights, left_out = {}, set()
+        for j in set(range(n)) - {i}:
+            level = abs(float(places[i, 0] - places[j, 0]))
+            turns = [float(places[i, 1] - places[j, 1]) + turn for turn in (-1, 0, 1)]
+            time = min(abs(turn) for turn in turns)
+            weights[j] = slow_weight(level, kernel, threshold) * slow_weight(time, kernel, phase)
+            if grey is not None and REACH[kernel] * threshold <= level < grey:
+                left_out |= {j} if time < REACH[kernel] * phase else set()
+        positives = [j for j, weight in weights.items() if weight > 0]
+        if not positives:
+            continue
+        logits = {k: torch.dot(z[i], z[k]) / temperature for k in weights}
+        rest = torch.stack([logits[k] for k in weights if k not in left_out]).logsumexp(0)
+        terms = [weights[j] * (logits[j] - rest) for j in positives]
+        per_anchor.append(-sum(terms) / sum(weights[j] for j in positives))
+    return sum(per_anchor) / len(per_anchor) if per_anchor else embeddings.double().sum() * 0
+
+
+@settings(deadline=None)
+@given(batches(), st.data())
+def test_value_and_gradient_of_a_cine_are_those_of_the_formula(batch, data):
+    embeddings, positions, how = batch
+    assume(how["threshold"] > 0)
+    n = len(embeddings)
+    sixteenths = data.draw(st.lists(st.integers(0, 15), min_size=n, max_size=n))
+    places = torch.stack([positions, torch.tensor(sixteenths).double() / 16], dim=1)
+    how["phase"] = data.draw(st.sampled_from([1 / 16, 1 / 8, 1 / 2]))
+    fast, slow = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
+    loss = positional_contrastive_loss(fast, places, **how)
+    expected = slow_phased_loss(slow, places, **how)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+    loss.backward()
+    expected.backward()
+    lengths = embeddings.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(fast.grad * lengths, slow.grad * lengths, rtol=1e-8, atol=1e-9)
+
+
+def test_the_last_frame_is_near_the_first_one():
+    phases = torch.tensor([0.0, 0.05, 0.5, 0.95])
+    expected = [[0, 0.05, 0.5, 0.05], [0.05, 0, 0.45, 0.1]]
+    torch.testing.assert_close(phase_distances(phases[:2], phases), torch.tensor(expected))
+
+
+def test_a_positive_of_a_cine_is_near_in_both():
+    places = torch.tensor([[0.5, 0.0], [0.55, 0.95], [0.5, 0.5], [0.9, 0.0]])
+    weights = phased_weights(places[:1], places, kernel="box", threshold=0.1, phase=0.1)
+    assert weights.tolist() == [[True, True, False, False]]
+    weights = phased_weights(places[:1], places, kernel="triangular", threshold=0.1, phase=0.1)
+    torch.testing.assert_close(weights, torch.tensor([[1, 0.25, 0, 0]]))
+
+
+@settings(deadline=None)
+@given(batches(), st.integers(0, 15))
+def test_the_same_phase_everywhere_changes_nothing(batch, sixteenths):
+    embeddings, positions, how = batch
+    places = torch.stack([positions, torch.full_like(positions, sixteenths / 16)], dim=1)
+    phased = positional_contrastive_loss(embeddings, places, phase=0.1, **how)
+    torch.testing.assert_close(phased, positional_contrastive_loss(embeddings, positions, **how))
+
+
+@settings(deadline=None)
+@given(batches(), st.data())
+def test_where_a_cycle_begins_does_not_matter(batch, data):
+    embeddings, positions, how = batch
+    n = len(embeddings)
+    sixteenths = data.draw(st.lists(st.integers(0, 15), min_size=n, max_size=n))
+    losses = []
+    for begin in (0, data.draw(st.integers(1, 15))):
+        phases = (torch.tensor(sixteenths).double() + begin) % 16 / 16
+        places = torch.stack([positions, phases], dim=1)
+        losses.append(positional_contrastive_loss(embeddings, places, phase=0.125, **how))
+    torch.testing.assert_close(*losses)
 
 
 # The method

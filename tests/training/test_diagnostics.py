@@ -113,7 +113,11 @@ def reader_of(*cases):
         None,
         [
             SimpleNamespace(
-                subject=name, shape=(n, 1, 1), positions=np.arange(1, n + 1) / n, ranges={}
+                subject=name,
+                shape=(n, 1, 1),
+                positions=np.arange(1, n + 1) / n,
+                ranges={},
+                phase=None,
             )
             for name, n in cases
         ],

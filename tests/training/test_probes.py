@@ -78,6 +78,15 @@ def test_slices_of_the_same_subject_do_not_count():
     assert position_retrieval(features, positions, ["a"] * 4) is None
 
 
+def test_phases_are_compared_around_the_cycle() -> None:
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    phases = torch.tensor([0.0, 0.9, 0.5, 0.4])
+    found = position_retrieval(features, phases, list("abab"), cyclic=True)
+    assert found is not None
+    assert found.error == pytest.approx(0.1)
+    assert found.chance == pytest.approx((0.1 + 0.4 + 0.4 + 0.1) / 4)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1])
 def test_an_encoder_that_maps_all_to_one_point_is_at_chance(value):
     positions = torch.rand(40, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.parts import SegmentationNetwork
 from poscon.pretext.contrast import two_views
-from poscon.pretext.pcl import PositionalSettings, positional_contrastive_loss
+from poscon.pretext.pcl import PositionalSettings, places_of, positional_contrastive_loss
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -38,6 +38,7 @@ class SupervisedWithContrast(FinetuneMethod):
     citation = "poscon's own, of Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "labelled and unlabelled slices, and their positions"
     distances = ("threshold", "grey")
+    cyclic = ("phase",)
     uses_unlabelled = True
     uses_positions = True
 
@@ -65,13 +66,15 @@ class SupervisedWithContrast(FinetuneMethod):
             lambda logits, s: supervised_loss(logits, labels[:, ::s, ::s]),
             self.logits_of([level[:n] for level in features]),
         )
+        unlabelled = places_of(batch.unlabelled, self.loss.phase)
         contrast = positional_contrastive_loss(
             self.head(features[-1]),
-            torch.cat([batch.positions, batch.unlabelled.positions.repeat(2)]),
+            torch.cat([places_of(batch, self.loss.phase), unlabelled, unlabelled]),
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
             kernel=self.loss.kernel,
             grey=self.loss.grey,
+            phase=self.loss.phase,
         )
         return Step(
             supervised + self.loss.weight * contrast,

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Literal, Self
 
+import torch
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from poscon.networks.embedding import embed
 from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
+from poscon.pretext.blockwise import Related
 from poscon.pretext.contrast import contrast, two_views
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
@@ -39,7 +41,7 @@ def near(anchors: Tensor, positions: Tensor, threshold: float) -> Tensor:
     Returns:
         (A, B) bool.
     """
-    return (anchors[:, None] - positions).abs() < threshold * (1 - ROUNDING)
+    return _below(_distances(anchors, positions), threshold)
 
 
 def kernel_weights(
@@ -68,12 +70,7 @@ def kernel_weights(
     Returns:
         (A, B): bool for ``box``, else in the dtype of the positions.
     """
-    within = near(anchors, positions, REACH[kernel] * threshold)
-    if kernel == "box":
-        return within
-    widths = (anchors[:, None] - positions).abs() / threshold
-    weights = 1 - widths if kernel == "triangular" else (-widths.square() / 2).exp()
-    return weights.masked_fill(~within, 0)
+    return _weights_of(_distances(anchors, positions), kernel, threshold)
 
 
 def in_grey_zone(
@@ -95,36 +92,138 @@ def in_grey_zone(
     return near(anchors, positions, grey) & ~positives
 
 
+def phase_distances(anchors: Tensor, phases: Tensor) -> Tensor:
+    """How far phases are from anchors on the cycle, at most half of it.
+
+    Args:
+        anchors: (A,) shares of a cycle, from 0 to 1.
+        phases: (B,).
+
+    Returns:
+        (A, B), from 0 to 0.5: 0.95 and 0.05 are 0.1 apart.
+    """
+    apart = _distances(anchors, phases)
+    return torch.minimum(apart, 1 - apart)
+
+
+def phased_weights(
+    anchors: Tensor, places: Tensor, *, kernel: Kernel, threshold: float, phase: float
+) -> Tensor:
+    """How much each slice of a cine counts as a positive of each anchor.
+
+    It is the product of two kernels (:func:`kernel_weights`): that of the distance in position, and
+    that of the distance in phase (:func:`phase_distances`), whose width is ``phase``. So a positive
+    is near in both.
+
+    Args:
+        anchors: (A, 2) position and phase.
+        places: (B, 2).
+        kernel: form of both kernels.
+        threshold: width in units of the positions.
+        phase: width as a share of the cycle.
+
+    Returns:
+        (A, B): bool for ``box``, else in the dtype of the places.
+    """
+    levels = _weights_of(_distances(anchors[:, 0], places[:, 0]), kernel, threshold)
+    phases = _weights_of(phase_distances(anchors[:, 1], places[:, 1]), kernel, phase)
+    return levels & phases if kernel == "box" else levels * phases
+
+
+def in_phased_grey_zone(
+    anchors: Tensor,
+    places: Tensor,
+    *,
+    kernel: Kernel,
+    threshold: float,
+    grey: float,
+    phase: float,
+) -> Tensor:
+    """The grey zone of a cine: :func:`in_grey_zone` by position, among slices of a near phase.
+
+    A slice at another phase of the cycle is a negative at every level, also at the same one.
+
+    Args:
+        anchors: (A, 2) position and phase.
+        places: (B, 2).
+        kernel: form of both kernels, see :func:`phased_weights`.
+        threshold: width in units of the positions.
+        grey: distance in position at which the grey zone ends.
+        phase: width as a share of the cycle.
+
+    Returns:
+        (A, B) bool.
+    """
+    zone = in_grey_zone(anchors[:, 0], places[:, 0], kernel=kernel, threshold=threshold, grey=grey)
+    return zone & _below(phase_distances(anchors[:, 1], places[:, 1]), REACH[kernel] * phase)
+
+
+def _distances(anchors: Tensor, positions: Tensor) -> Tensor:
+    return (anchors[:, None] - positions).abs()
+
+
+def _below(distances: Tensor, threshold: float) -> Tensor:
+    return distances < threshold * (1 - ROUNDING)
+
+
+def _weights_of(distances: Tensor, kernel: Kernel, threshold: float) -> Tensor:
+    within = _below(distances, REACH[kernel] * threshold)
+    if kernel == "box":
+        return within
+    widths = distances / threshold
+    weights = 1 - widths if kernel == "triangular" else (-widths.square() / 2).exp()
+    return weights.masked_fill(~within, 0)
+
+
+def places_of(batch: SliceBatch, phase: float | None) -> Tensor:
+    """What a contrast by position goes by.
+
+    Args:
+        batch: slices.
+        phase: setting of the loss.
+
+    Returns:
+        (B,) positions of the slices; (B, 2) with their phases, if ``phase`` is set.
+    """
+    if phase is None:
+        return batch.positions
+    assert batch.phases is not None  # no training begins without them
+    return torch.stack([batch.positions, batch.phases], dim=1)
+
+
 def positional_contrast(
     embeddings: Tensor,
-    positions: Tensor,
+    places: Tensor,
     *,
     threshold: float,
     temperature: float,
     kernel: Kernel = "box",
     grey: float | None = None,
+    phase: float | None = None,
 ) -> Step:
     """:func:`positional_contrastive_loss` with its chance level, floor and logs; same arguments."""
-    left_out = None
+    related: Related = partial(kernel_weights, kernel=kernel, threshold=threshold)
+    left_out: Related | None = None
     if grey is not None:
         left_out = partial(in_grey_zone, kernel=kernel, threshold=threshold, grey=grey)
-    return contrast(
-        embeddings,
-        positions,
-        partial(kernel_weights, kernel=kernel, threshold=threshold),
-        temperature=temperature,
-        left_out=left_out,
-    )
+    if phase is not None:
+        related = partial(phased_weights, kernel=kernel, threshold=threshold, phase=phase)
+        if grey is not None:
+            left_out = partial(
+                in_phased_grey_zone, kernel=kernel, threshold=threshold, grey=grey, phase=phase
+            )
+    return contrast(embeddings, places, related, temperature=temperature, left_out=left_out)
 
 
 def positional_contrastive_loss(
     embeddings: Tensor,
-    positions: Tensor,
+    places: Tensor,
     *,
     threshold: float,
     temperature: float,
     kernel: Kernel = "box",
     grey: float | None = None,
+    phase: float | None = None,
 ) -> Tensor:
     """The PCL loss, Eq. 1 and 2 of Zeng et al. 2021, with weights.
 
@@ -136,7 +235,8 @@ def positional_contrastive_loss(
 
     where D_i sums exp(z_i.z_k / T) over all k != i that are not in G(i). The paper has the kernel
     ``box`` and no grey zone: P(i) = {j != i : |p_i - p_j| < t} (strictly less), w_ij = 1 and
-    W_i = |P(i)|.
+    W_i = |P(i)|. With ``phase``, w_ij and G(i) are those of :func:`phased_weights` and
+    :func:`in_phased_grey_zone`.
 
     The loss is the mean of L_i over the anchors that have a positive. If no anchor has one, the
     loss is 0 and its gradient is 0. With a threshold of 0 or less there are no positives, not even
@@ -146,22 +246,25 @@ def positional_contrastive_loss(
     Args:
         embeddings: (B, D), of any length other than zero. Each view of a slice has its own row. In
             a distributed training they are those of this process, and the loss is over all.
-        positions: (B,).
+        places: (B,) positions; with ``phase`` (B, 2), position and phase.
         threshold: in units of the positions.
         temperature: greater than zero.
         kernel: how much a positive counts at its distance.
         grey: distance at which the grey zone ends, in units of the positions. None: there is none.
+        phase: distance in phase below which slices are positives, as a share of the cycle. None:
+            phases do not matter.
 
     Returns:
         Scalar, in the dtype of the embeddings but at least float32.
     """
     return positional_contrast(
         embeddings,
-        positions,
+        places,
         threshold=threshold,
         temperature=temperature,
         kernel=kernel,
         grey=grey,
+        phase=phase,
     ).loss
 
 
@@ -175,12 +278,15 @@ class PositionalSettings(settings.Settings):
         kernel: how much a positive counts at its distance, see :func:`kernel_weights`.
         grey: slices that are too far for a positive and closer than this are no negatives either.
             None: all others are negatives.
+        phase: for cines: positives are closer than this on the cycle too, as a share of it; with
+            another kernel than ``box``, the width of the kernel there. None: phases do not matter.
         temperature: temperature of the softmax.
     """
 
     threshold: PositiveFloat = 0.1
     kernel: Kernel = "box"
     grey: PositiveFloat | None = None
+    phase: PositiveFloat | None = None
     temperature: PositiveFloat = 0.1
 
     @model_validator(mode="after")
@@ -190,6 +296,11 @@ class PositionalSettings(settings.Settings):
             raise ValueError(
                 f"grey = {self.grey:g} has no effect, as kernel {self.kernel} with threshold = "
                 f"{self.threshold:g} has positives up to {reach:g}; set more, or leave it out"
+            )
+        if self.phase is not None and self.phase > 0.5:
+            raise ValueError(
+                f"phase = {self.phase:g} is beyond half the cycle, and no two phases are further "
+                "apart than 0.5; set less, or leave it out"
             )
         return self
 
@@ -204,6 +315,7 @@ class PositionalContrast(PretextMethod):
     citation = "Zeng et al., MICCAI 2021, arXiv 2106.09157"
     needs = "slices and their positions"
     distances = ("threshold", "grey")
+    cyclic = ("phase",)
     in_processes = True
     uses_grad_cache = True
 
@@ -215,11 +327,13 @@ class PositionalContrast(PretextMethod):
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         images = two_views(batch, views, seed)
         embeddings = embed(self.encoder, self.head, images, self.grad_cache_chunk)
+        places = places_of(batch, self.loss.phase)
         return positional_contrast(
             embeddings,
-            batch.positions.repeat(2),
+            torch.cat([places, places]),
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
             kernel=self.loss.kernel,
             grey=self.loss.grey,
+            phase=self.loss.phase,
         )

@@ -14,7 +14,7 @@ from poscon.networks.heads import HeadSettings, ProjectionHead
 from poscon.networks.parts import Encoder
 from poscon.pretext.base import PretextMethod
 from poscon.pretext.mae import count_hidden, masked_error, masked_views, spread, to_pixels
-from poscon.pretext.pcl import PositionalSettings, positional_contrast
+from poscon.pretext.pcl import PositionalSettings, places_of, positional_contrast
 from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 
@@ -43,6 +43,7 @@ class ContrastAndRestore(PretextMethod):
     citation = "poscon's own, of Zeng et al. (arXiv 2106.09157) and He et al. (arXiv 2111.06377)"
     needs = "slices and their positions"
     distances = ("threshold", "grey")
+    cyclic = ("phase",)
     in_processes = True
     parts = ("encoder", "decoder")
 
@@ -67,13 +68,15 @@ class ContrastAndRestore(PretextMethod):
         )
         whole = views(batch.images, seed, view=1)
         features = self.encoder(torch.cat([visible, whole]))
+        places = places_of(batch, self.loss.phase)
         by_position = positional_contrast(
             self.head(features[-1]),
-            batch.positions.repeat(2),
+            torch.cat([places, places]),
             threshold=self.loss.threshold,
             temperature=self.loss.temperature,
             kernel=self.loss.kernel,
             grey=self.loss.grey,
+            phase=self.loss.phase,
         )
         of_visible = [level[: len(visible)] for level in features]
         restored = self.to_pixels(self.decoder(of_visible)[-1])

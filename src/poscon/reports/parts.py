@@ -14,10 +14,13 @@ from poscon.store.store import CaseRecord, Store
 
 DIAGNOSTICS = {
     "retrieval_error": "position retrieval error, across subjects",
+    "phase_error": "phase retrieval error, across subjects",
     "effective_rank": "effective rank of the features",
     "alignment": "alignment: squared distance of two views",
     "uniformity": "uniformity: 0 = all slices at one point",
 }
+CHANCE = {"retrieval_error": "retrieval_chance", "phase_error": "phase_chance"}
+"""The column that has the level of chance of a diagnostic."""
 
 
 def diagnostics(
@@ -60,14 +63,15 @@ def _curve(
             lines[name] = (steps, values)
     if not lines:
         return []
-    chance = [row.get("retrieval_chance") for rows in metrics.values() for row in rows]
+    level = CHANCE.get(column, "")
+    chance = [row.get(level) for rows in metrics.values() for row in rows if level in row]
     figure = figures.curves(
         lines,
         title,
         "step",
         "",
         of=names,
-        level=chance[0] if column == "retrieval_error" and chance else None,
+        level=chance[0] if chance else None,
         from_zero=column != "uniformity",
     )
     return [Picture(svg(figure, f"diagnostics-{title}"), title)]

@@ -267,6 +267,7 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
             None if case.label is None or label is None else _label_source(case, job.root)
         ),
         frame_index=case.frame_index,
+        phase=case.phase,
         geometry=GeometryRecord(**asdict(geometry)),
         spacing_from=(
             "user" if job.preparation.source_spacing else "layout" if case.spacing else "header"

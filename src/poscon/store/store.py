@@ -49,9 +49,9 @@ from poscon.volumes.affine import Spacing
 from poscon.volumes.case import MOST_CLASSES, NO_ID, check_name, label_scheme
 from poscon.volumes.ranges import Range
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 _LABEL_FILE = re.compile(r"label(-[0-9a-f]+)?\.npy")
-_READ_VERSIONS = (3, 4, 5, SCHEMA_VERSION)
+_READ_VERSIONS = (3, 4, 5, 6, SCHEMA_VERSION)
 """Of 3 every label map is whole. 3 and 4 have no ranges, and no affines of the scans."""
 MANIFEST = "manifest.json"
 OPEN_ARRAYS = 400
@@ -186,6 +186,7 @@ class CaseRecord(_Entry, frozen=True):
         affine: (4, 4), the scan's voxel index to mm, RAS+. Where a voxel size was stated it has
             that one. None: the store was written by an earlier version.
         axis: where the case lies on the axis of all cases; None: they were not aligned.
+        phase: see :class:`poscon.volumes.case.Case`; None also in a store of an earlier version.
     """
 
     id: str
@@ -206,6 +207,7 @@ class CaseRecord(_Entry, frozen=True):
     label_file: str = LABEL_FILE
     affine: tuple[tuple[float, ...], ...] | None = None
     axis: AxisRecord | None = None
+    phase: float | None = None
 
     @property
     def source(self) -> str:
@@ -299,7 +301,7 @@ class Manifest(_Record):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    schema_version: Literal[3, 4, 5, 6]
+    schema_version: Literal[3, 4, 5, 6, 7]
     poscon_version: str
     layout: str
     preparation: Preparation
@@ -316,7 +318,7 @@ class Manifest(_Record):
 class _ManifestFile(Struct, forbid_unknown_fields=True):
     """The file of a manifest, of which the cases are checked as they are read."""
 
-    schema_version: Literal[3, 4, 5, 6]
+    schema_version: Literal[3, 4, 5, 6, 7]
     poscon_version: str
     layout: str
     preparation: dict[str, Any]

@@ -97,6 +97,9 @@ def conclude(title: str, rows: Sequence[dict[str, float]], in_unit: str = "") ->
         chance = last["retrieval_chance"]
         error = beside("retrieval_error", ".3f", chance=chance)
         parts.append(f"position retrieval error{in_unit} {error}")
+    if "phase_error" in last:
+        error = beside("phase_error", ".3f", chance=last["phase_chance"])
+        parts.append(f"phase retrieval error {error}")
     console.print(f"{title}: {'; '.join(parts)}", soft_wrap=True)
     if "loss" in last and (found := symptoms(last)):
         _warn(f"in the end {'; '.join(found)}")

@@ -111,20 +111,28 @@ def check_size(size: int, encoder: Encoder) -> None:
 
 
 def check_distances(chosen: TrainingSettings, readers: Sequence[SliceReader]) -> None:
-    """Refuse distances in millimetres that cannot be meant for these slices.
+    """Refuse distances that cannot be meant for these slices.
 
     Below the spacing of the slices, no neighbour is within the distance. That is often a share of
     the volume that was meant for relative positions. At the range of all positions or above it,
     everything is within the distance. Distances between relative positions need no slices, and are
-    checked with the settings.
+    checked with the settings. Distances between phases need a phase of every volume.
 
     Args:
         chosen: the settings.
         readers: what the training reads.
 
     Raises:
-        PosconError: a distance is too small or too large.
+        PosconError: a distance is too small or too large, or a volume has no phase.
     """
+    for name in chosen.method_class(chosen.method).cyclic:
+        without = (case for reader in readers for case in reader.cases if case.phase is None)
+        if chosen.loss[name] is not None and (case := next(without, None)) is not None:
+            raise PosconError(
+                f"setting loss.{name} = {chosen.loss[name]:g}: case {case.id} has no phase, as it "
+                "is no frame of a 4-D series of known length; leave it out of the training, or the "
+                "setting"
+            )
     kind = POSITIONS[chosen.position]
     if kind.limits is not None:
         return

@@ -42,6 +42,7 @@ class SliceReader:
 
     Attributes:
         positions: (n,) float32, position of each slice.
+        phases: (n,) float32, phase of each slice's volume; None: a volume has none.
         limits: the lowest and the highest position, of the kind or else of the slices.
     """
 
@@ -69,6 +70,10 @@ class SliceReader:
         kind = POSITIONS[position]
         positions = np.concatenate([kind.of_slices(case) for case in self.cases])
         self.positions = positions.astype(np.float32)
+        self.phases: np.ndarray | None = None
+        if all(case.phase is not None for case in self.cases):
+            phases = np.array([case.phase for case in self.cases], np.float32)
+            self.phases = phases[self.case_of]
         self.limits = kind.limits or (float(positions.min()), float(positions.max()))
         names, subjects = np.unique([case.subject for case in self.cases], return_inverse=True)
         self.subjects = [str(name) for name in names]
@@ -203,6 +208,7 @@ class SliceReader:
             labels,
             slice_ids=torch.from_numpy(indices.astype(np.int64)),
             volumes=torch.from_numpy(self.case_of[indices].astype(np.int64)),
+            phases=None if self.phases is None else torch.from_numpy(self.phases[indices]),
         )
 
 

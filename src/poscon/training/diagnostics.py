@@ -117,6 +117,11 @@ class Diagnostics:
         retrieval = position_retrieval(centred, positions, subjects)
         if retrieval is not None:
             values |= {"retrieval_error": retrieval.error, "retrieval_chance": retrieval.chance}
+        if self.reader.phases is not None:
+            phases = torch.from_numpy(self.reader.phases[self.sample])
+            retrieval = position_retrieval(centred, phases, subjects, cyclic=True)
+            if retrieval is not None:
+                values |= {"phase_error": retrieval.error, "phase_chance": retrieval.chance}
         return values
 
     def _features(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, interpolate
 from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.parts import Encoder
 from poscon.pretext.contrast import unit
+from poscon.pretext.pcl import phase_distances
 from poscon.store.store import CaseRecord, Store
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import batch_slices
@@ -64,9 +65,11 @@ class Retrieval(NamedTuple):
 
 
 def position_retrieval(
-    features: Tensor, positions: Tensor, subjects: Sequence[str]
+    features: Tensor, positions: Tensor, subjects: Sequence[str], *, cyclic: bool = False
 ) -> Retrieval | None:
     """Measure whether slices with similar features lie at the same level of their volumes.
+
+    With phases in place of positions it measures whether they show the same time of the cycle.
 
     The nearest slice is the one with the greatest cosine. Where several are equally near, the
     mean over them is taken. So an encoder that maps all slices to one point is at chance.
@@ -75,6 +78,7 @@ def position_retrieval(
         features: (N, D), features of each slice.
         positions: (N,), position of each slice, in any unit.
         subjects: N names. A slice is compared with slices of other subjects only.
+        cyclic: whether they are phases, of which 0 follows on 1.
 
     Returns:
         The distances, or None if all slices belong to one subject.
@@ -88,7 +92,7 @@ def position_retrieval(
     cosine = (z @ z.T).masked_fill(~others, -torch.inf)
     nearest = cosine >= cosine.amax(dim=1, keepdim=True) - TIE
     at = positions.double().cpu()
-    distance = (at[:, None] - at).abs()
+    distance = phase_distances(at, at) if cyclic else (at[:, None] - at).abs()
 
     def mean(of: Tensor) -> float:
         return float(((distance * of).sum(dim=1) / of.sum(dim=1)).mean())

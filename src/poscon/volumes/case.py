@@ -56,6 +56,8 @@ class Case:
             objects, see :func:`poscon.volumes.label_maps.read_labels`; or None.
         frame: the name of the time point (``ED``, ``frame01``, ...), or None.
         frame_index: number of the frame in a 4-D ``image``, from 0, or None for a 3-D file.
+        phase: the time of the frame as a share of the cycle that the series covers, from 0 to just
+            below 1; None: the volume is no frame of a series, or of one of unknown length.
         spacing: the voxel size in mm along the file's axes, where the data set states it because
             the file's header is wrong; None: the header's is used.
         modality: ``"CT"`` or ``"MR"``, or None where the layout does not know.
@@ -71,6 +73,7 @@ class Case:
     label: LabelSource | None = None
     frame: str | None = None
     frame_index: int | None = None
+    phase: float | None = None
     spacing: tuple[float, float, float] | None = None
     modality: str | None = None
     channels: tuple[Channel, ...] = ()

@@ -58,6 +58,27 @@ def test_acdc_cine_adds_the_frames_that_have_no_file_of_their_own(tmp_path: Path
     assert len(labelled(dataset)) == 4
 
 
+def test_acdc_phase_counts_from_end_diastole(tmp_path: Path) -> None:
+    put_acdc(tmp_path)
+    assert [case.phase for case in read_dataset(tmp_path).cases] == [None] * 4
+    put(tmp_path, "patient002/patient002_4d.nii.gz", frames=10)  # frame 2 is ED
+    dataset = read_dataset(tmp_path)
+    phases = {case.id.removeprefix("patient"): case.phase for case in dataset.cases}
+    assert phases["001_frame01"] is None  # nothing says how many frames there are
+    assert phases["002_frame02"] == 0
+    assert phases["002_frame09"] == pytest.approx(0.7)
+    assert phases["002_4d_frame01"] == pytest.approx(0.9)
+    assert phases["002_4d_frame03"] == pytest.approx(0.1)
+    info = tmp_path / "patient001" / "Info.cfg"
+    info.write_text(info.read_text() + "\nNbFrame: 30\n")
+    cases = {case.id: case.phase for case in read_dataset(tmp_path).cases}
+    assert cases["patient001_frame01"] == 0
+    assert cases["patient001_frame12"] == pytest.approx(11 / 30)
+    info.write_text("ED: 1\nES: 12\nNbFrame: 5\n")  # frame 12 of 5 there cannot be
+    cases = {case.id: case.phase for case in read_dataset(tmp_path).cases}
+    assert cases["patient001_frame12"] is None
+
+
 def test_acdc_cine_alone(tmp_path: Path) -> None:
     put(tmp_path, "patient001/patient001_4d.nii.gz", frames=2)
     (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 2\n")

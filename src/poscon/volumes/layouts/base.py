@@ -143,6 +143,8 @@ def frames_of(case: Case) -> list[Case]:
 def split_frames(case: Case) -> list[Case]:
     """Make a case of each frame (``ID_frame01``, ...) of a 4-D image. A 3-D case stays as it is.
 
+    The phase of a frame is its share of the series, which is taken for one whole cycle.
+
     An image that cannot be read stays one case, so that it does not stop the others of its folder.
     The commands say what is wrong with it when they read it.
     """
@@ -155,6 +157,12 @@ def split_frames(case: Case) -> list[Case]:
     width = max(2, len(str(shape[3])))
     names = [f"frame{number:0{width}d}" for number in range(1, shape[3] + 1)]
     return [
-        replace(case, id=f"{case.id}_{name}", frame=name, frame_index=index)
+        replace(
+            case,
+            id=f"{case.id}_{name}",
+            frame=name,
+            frame_index=index,
+            phase=index / len(names),
+        )
         for index, name in enumerate(names)
     ]
