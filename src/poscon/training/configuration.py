@@ -130,8 +130,8 @@ def check_distances(chosen: TrainingSettings, readers: Sequence[SliceReader]) ->
         if chosen.loss[name] is not None and (case := next(without, None)) is not None:
             raise PosconError(
                 f"setting loss.{name} = {chosen.loss[name]:g}: case {case.id} has no phase, as it "
-                "is no frame of a 4-D series of known length; leave it out of the training, or the "
-                "setting"
+                "is no frame of a 4-D series of known length; the case or the setting must be left "
+                "out"
             )
     kind = POSITIONS[chosen.position]
     if kind.limits is not None:
