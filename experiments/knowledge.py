@@ -8,7 +8,9 @@ encoder is taken out of the model. It sees the slices of the test subjects. Step
 itself. Two things are measured, and printed as a table:
 
 - **position**: how far the slice of another subject with the nearest features lies away
-  (:func:`poscon.training.probes.position_retrieval`), as a share of the volume;
+  (:func:`poscon.training.probes.position_retrieval`), as a share of the volume. With ``--organs``
+  it is in mm, and the truth comes from the organs of the uncut scans (``positions.py``): for scans
+  that were cut with ``--seeds 0``;
 - **likeness** to the network from the random start after as many steps: linear CKA of the pooled
   features (Kornblith et al. 2019, Eq. 4), from 0 to 1.
 """
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from lengths import STYLES
 from matplotlib.figure import Figure
+from positions import by_organs
 from torch import Tensor, nn
 
 from poscon.comparison.compare import Comparison, open_comparison
@@ -81,6 +84,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--finetuning", required=True, help="NAME of the fine-tunings")
     parser.add_argument("--labelled", type=int, default=2, help="number of labelled subjects")
+    parser.add_argument("--organs", type=Path, help="nnU-Net data set whose scans were cut")
     arguments = parser.parse_args()
     comparison = open_comparison(arguments.comparison)
     jobs = [
@@ -97,6 +101,9 @@ def main() -> None:
     cases = [case for case in store.cases if case.id in test]
     reader = SliceReader(store, cases, jobs[0].settings["size"])
     positions = torch.from_numpy(reader.positions)
+    if arguments.organs is not None:
+        positions = torch.from_numpy(by_organs(arguments.organs, 0, reader.cases))
+    digits = 3 if arguments.organs is None else 1
     subjects = [reader.cases[number].subject for number in reader.case_of]
     found: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for start, steps, encoder in encoders(comparison, jobs, arguments.finetuning):
@@ -116,15 +123,16 @@ def main() -> None:
             if steps in found[RANDOM] and start != RANDOM:
                 likeness[steps] = linear_cka(of, found[RANDOM][steps])
             alike = f"{likeness[steps]:.2f}" if steps in likeness else ""
-            print(f"| {start} | {steps} | {errors[steps]:.3f} | {alike} |")
+            print(f"| {start} | {steps} | {errors[steps]:.{digits}f} | {alike} |")
         colour, marker = STYLES[number % len(STYLES)]
         style = {"color": colour, "marker": marker, "ms": 5, "lw": 1.5, "label": start}
         left.plot([*errors], [*errors.values()], **style)
         right.plot([*likeness], [*likeness.values()], **style)
-    print(f"| chance | | {chance:.3f} | |")
+    print(f"| chance | | {chance:.{digits}f} | |")
     left.axhline(chance, color="#767676", ls="--", lw=1)
     left.text(0, chance, "chance", va="bottom", color="#555555", fontsize=9)
-    left.set_ylabel("error of the position found by features", fontsize=10)
+    unit = "" if arguments.organs is None else ", mm"
+    left.set_ylabel(f"error of the position found by features{unit}", fontsize=10)
     right.set_ylabel("likeness to the random start (CKA)", fontsize=10)
     left.set_ylim(0)
     right.set_ylim(0, 1.02)

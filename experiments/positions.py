@@ -26,7 +26,7 @@ from poscon.commands.align import align
 from poscon.commands.prepare import prepare
 from poscon.positions import POSITIONS
 from poscon.seeds import stream
-from poscon.store.store import Store
+from poscon.store.store import CaseRecord, Store
 
 ORGANS = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
 LEAST = 0.3
@@ -45,16 +45,24 @@ def draw_cut(n_slices: int, generator: np.random.Generator) -> tuple[int, int]:
     return first, first + kept
 
 
+def draw_cuts(data: Path, seed: int) -> dict[str, tuple[int, int]]:
+    """By case: what :func:`draw_cut` keeps of it."""
+    cuts = {}
+    for label in sorted((data / "labelsTr").glob("*.nii.gz")):
+        case = label.name.removesuffix(".nii.gz")
+        generator = np.random.default_rng(stream(seed, "cut", case))
+        cuts[case] = draw_cut(nib.load(label).shape[2], generator)
+    return cuts
+
+
 def cut_data(data: Path, out: Path, seed: int) -> dict[str, tuple[int, int]]:
     """Write a copy of the data set with cut scans and label maps; what was kept of each."""
     for folder in ("imagesTr", "labelsTr"):
         (out / folder).mkdir(parents=True)
     shutil.copy(data / "dataset.json", out)
-    cuts = {}
-    for label in sorted((data / "labelsTr").glob("*.nii.gz")):
-        case = label.name.removesuffix(".nii.gz")
-        generator = np.random.default_rng(stream(seed, "cut", case))
-        first, end = cuts[case] = draw_cut(nib.load(label).shape[2], generator)
+    cuts = draw_cuts(data, seed)
+    for case, (first, end) in cuts.items():
+        label = data / "labelsTr" / f"{case}.nii.gz"
         for file in (label, *(data / "imagesTr").glob(f"{case}_*.nii.gz")):
             kept = nib.load(file).slicer[:, :, first:end]
             nib.save(kept, out / file.parent.name / file.name)
@@ -115,6 +123,24 @@ def best_fits(
         shifts = {case: shift / unit for case, shift in shifts.items()}
         scales = {case: scale / unit for case, scale in scales.items()}
     return {case: (shifts[case], scales[case] * mm[case]) for case in known}
+
+
+def by_organs(data: Path, seed: int, cases: Sequence[CaseRecord]) -> np.ndarray:
+    """Positions in mm of the slices of cut scans, case after case, by the organs of the uncut ones.
+
+    They come from the best shifts and scales, see :func:`best_fits`.
+    """
+    known, cuts = centroids(data), draw_cuts(data, seed)
+    mm = {
+        case: float(nib.load(data / "labelsTr" / f"{case}.nii.gz").header.get_zooms()[2])
+        for case in known
+    }
+    fits = best_fits(known, mm, scaled=True)
+    found = []
+    for case in cases:
+        start, step = fits[case.id]
+        found.append(start + step * (cuts[case.id][0] + np.arange(case.shape[0])))
+    return np.concatenate(found)
 
 
 def errors(
