@@ -9,6 +9,7 @@ from poscon.finetuning.supervised_pcl import SupervisedWithContrast
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
 from poscon.pretext.contrast import two_views
+from poscon.pretext.pcl import positional_contrastive_loss
 from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
@@ -142,3 +143,21 @@ def test_every_setting_of_the_contrast_has_an_effect(change):
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(SupervisedWithContrast.Settings, wrong)
+
+
+def test_with_phases_a_positive_is_near_in_both():
+    both, slices, seed = method(phase=0.2), batch(), 5
+    slices.phases = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    slices.unlabelled.phases = torch.tensor([0.95, 0.4, 0.6, 0.0])
+    seen = []
+    both.head.register_forward_hook(lambda *args: seen.append(args[2].detach()))
+    step = both.step(slices, VIEWS, seed, 0.5)
+    of_unlabelled = slices.unlabelled
+    positions = torch.cat([slices.positions, of_unlabelled.positions.repeat(2)])
+    phases = torch.cat([slices.phases, of_unlabelled.phases.repeat(2)])
+    expected = positional_contrastive_loss(
+        seen[0], torch.stack([positions, phases], 1), threshold=0.3, temperature=0.1, phase=0.2
+    )
+    assert float(step.logs["contrast"]) == pytest.approx(float(expected), rel=1e-5)
+    without = slow_contrast(seen[0], positions, 0.3, 0.1)
+    assert float(step.logs["contrast"]) != pytest.approx(float(without), rel=1e-3)

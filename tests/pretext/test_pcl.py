@@ -710,3 +710,18 @@ def test_a_few_steps_bring_positions_together():
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(PositionalContrast.Settings, wrong)
+
+
+def test_a_step_goes_by_phases_if_it_is_asked_to():
+    contrasted, slices = method(phase=0.2), batch()
+    slices.phases = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    seen = []
+    contrasted.head.register_forward_hook(lambda *args: seen.append(args[2].detach()))
+    step = contrasted.step(slices, VIEWS, 5, 0.0)
+    places = torch.stack([slices.positions, slices.phases], dim=1).repeat(2, 1)
+    expected = positional_contrastive_loss(
+        seen[0], places, threshold=0.3, temperature=0.1, phase=0.2
+    )
+    assert float(step.loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+    without = method().step(slices, VIEWS, 5, 0.0)
+    assert float(step.loss.detach()) != pytest.approx(float(without.loss.detach()), rel=1e-3)

@@ -11,6 +11,7 @@ from poscon.networks.build import build_encoder
 from poscon.networks.heads import HeadSettings
 from poscon.networks.settings import NetworkSettings
 from poscon.pretext.mae import MaskedAutoencoder, hidden_patches
+from poscon.pretext.pcl import positional_contrastive_loss
 from poscon.pretext.pcl_mae import ContrastAndRestore
 from poscon.seeds import stream
 from poscon.settings import validate
@@ -162,3 +163,16 @@ def test_every_setting_of_the_contrast_has_an_effect(change):
 def test_settings_that_cannot_work(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(ContrastAndRestore.Settings, wrong)
+
+
+def test_with_phases_a_positive_is_near_in_both():
+    both, slices = method(phase=0.2), batch()
+    slices.phases = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    step, _, embeddings, _ = run(both, slices)
+    places = torch.stack([slices.positions, slices.phases], dim=1).repeat(2, 1)
+    expected = positional_contrastive_loss(
+        embeddings, places, threshold=0.3, temperature=0.1, phase=0.2
+    )
+    assert float(step.logs["contrast"]) == pytest.approx(float(expected), rel=1e-5)
+    without = slow_contrast(embeddings, slices.positions.repeat(2), 0.3, 0.1)
+    assert float(step.logs["contrast"]) != pytest.approx(without, rel=1e-3)
