@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from poscon.comparison.summary import Row, by_subject, difference, trainings_ahead, won_lost
+from poscon.comparison.summary import Row, by_subject
+from poscon.comparison.tables import difference, trainings_ahead, won_lost
 from poscon.statistics import differences
 
 

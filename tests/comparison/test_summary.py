@@ -1,90 +1,23 @@
 import math
-from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
+from summary_examples import PLAN, SUBJECTS, row, schedule_and_rows
 
 from poscon.comparison.summary import (
-    OptimisticDice,
     by_subject,
     measures_of,
-    optimistic_table,
     pooled_dice,
-    protocol_lines,
     results_csv,
-    spread,
     summarise,
+)
+from poscon.comparison.tables import (
     summary_md,
-    summary_tex,
     trainings_ahead,
     verdict,
-    won_lost,
 )
-
-PLAN: Any = SimpleNamespace(
-    metrics=("dice", "hd95_mm"),
-    amounts=(2,),
-    unit="subjects",
-    rows=["random | supervised", "pcl | supervised", "mae | supervised"],
-    baseline_row="random | supervised",
-    description="a test",
-    draws=2,
-    seed=0,
-    order="random",
-    flaws=SimpleNamespace(select_on_test=False, pooled_dice=False),
-)
-SUBJECTS = [f"s{i}" for i in range(12)]
-
-
-def row(
-    run: str, fold: int, draw: int, subject: str, case: str, name: str, dice: float | None
-) -> Any:
-    return {
-        "run": run,
-        "fold": str(fold),
-        "draw": str(draw),
-        "subject": subject,
-        "case": case,
-        "class": name,
-        "dice": "" if dice is None else repr(dice),
-        "hd95_mm": "" if dice is None else repr(10 * (1 - dice)),
-        "volume_ml": "3.0",
-        "reference_volume_ml": "5.0",
-        "spacing_x_mm": "2.0",
-        "spacing_y_mm": "1.0",
-        "spacing_z_mm": "0.5",
-    }
-
-
-def schedule_and_rows(shift: dict[str, float]) -> tuple[Any, dict[str, list[Any]]]:
-    """Two folds, two draws, two frames a subject, two classes."""
-    rng = np.random.default_rng(3)
-    base = {key: rng.uniform(0.4, 0.7) for key in product(SUBJECTS, "ab", ("ED", "ES"), (0, 1))}
-    jobs, rows = [], {}
-    for name, (fold, draw) in product(PLAN.rows, product((0, 1), (0, 1))):
-        start = name.split(" | ")[0]
-        job = SimpleNamespace(
-            name=f"{start}-{fold}-{draw}", row=name, labelled=2, fold=fold, draw=draw
-        )
-        jobs.append(job)
-        noise = np.random.default_rng([fold, draw, len(start)])
-        rows[job.name] = [
-            row(
-                job.name,
-                fold,
-                draw,
-                subject,
-                f"{subject}_{frame}",
-                klass,
-                base[subject, klass, frame, draw] + shift[start] + noise.normal(0, 0.01),
-            )
-            for subject, klass, frame in product(SUBJECTS[fold::2], "ab", ("ED", "ES"))
-        ]
-    folds = [SimpleNamespace(test=tuple(SUBJECTS[f::2])) for f in (0, 1)]
-    return SimpleNamespace(finetunings=jobs, jobs=[], folds=folds, protocol="Inductive."), rows
 
 
 def test_a_subject_is_the_mean_over_classes_then_over_frames_and_draws() -> None:
@@ -252,86 +185,9 @@ def test_a_cell_in_which_nobody_is_measured_is_empty() -> None:
     assert cells["pcl | supervised"].against["dice"] is not None
 
 
-def test_of_distances_the_less_is_won() -> None:
-    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
-    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
-    for metric in ("dice", "hd95_mm"):
-        found = cells["pcl | supervised"].against[metric]
-        assert found is not None
-        assert won_lost(found, metric) == "12, 0 of 12"
-
-
-def test_different_budgets_are_not_called_the_same() -> None:
-    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
-    told = {"iterations": 5, "batch": 4, "size": 32, "network": {"width": 2}}
-    schedule.jobs = [SimpleNamespace(command="finetune", settings=told)]
-    assert "Every method has the same budget." in protocol_lines(PLAN, schedule)[-1]
-    schedule.jobs.append(SimpleNamespace(command="finetune", settings={**told, "iterations": 6}))
-    assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, schedule)[-1]
-
-
-@pytest.mark.parametrize(
-    ("fold", "draws", "words"),
-    [
-        (None, 2, "All folds and draws start from one pre-training of a method: no figure here"),
-        (0, 2, "The draws of a fold start from one pre-training of a method."),
-        (0, 1, None),
-    ],
-)
-def test_a_pretraining_that_trainings_share_is_told(
-    fold: int | None, draws: int, words: str | None
-) -> None:
-    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
-    told = {"epochs": 5, "batch": 4, "size": 32, "network": {"width": 2}}
-    schedule.jobs = [SimpleNamespace(command="pretrain", fold=fold, settings=told)]
-    plan = SimpleNamespace(**{**vars(PLAN), "draws": draws})
-    lines = protocol_lines(plan, schedule)  # type: ignore[arg-type]
-    assert [line for line in lines if "start from one" in line] == [
-        line for line in lines if words is not None and line.startswith(words)
-    ]
-    assert len(lines) == 3 + (words is not None)
-
-
-def test_tables_say_what_was_measured() -> None:
-    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
-    cells = summarise(PLAN, schedule, Any, rows)  # type: ignore[arg-type]
-    text = summary_md(PLAN, schedule, cells, "t")
-    best = next(cell for cell in cells if cell.row == "pcl | supervised")
-    assert f"| 2 | pcl | supervised | {spread(best.measures['dice'], 'dice')} |" in text
-    assert "Inductive." in text
-    latex = summary_tex(PLAN, cells)
-    assert rf"{best.measures['dice'].mean:.3f} \pm {best.measures['dice'].std:.3f}^{{*}}" in latex
-    assert latex.count(r"\\") == 2 + len(PLAN.rows)
-    lines = results_csv([r for of_run in rows.values() for r in of_run]).splitlines()
-    assert len(lines) == 1 + sum(map(len, rows.values()))
-
-
 def test_results_of_an_earlier_version_lack_a_column() -> None:
     rows = [{"run": "old", "dice": "0.5"}, {"run": "new", "dice": "1", "more": "x"}]
     assert results_csv(rows).splitlines() == ["run,dice,more", "old,0.5,", "new,1,x"]
-
-
-@pytest.mark.parametrize("selected", [False, True])
-@pytest.mark.parametrize("pooled", [False, True])
-def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bool) -> None:
-    found = OptimisticDice(
-        last=0.5 if selected else None,
-        best=0.625 if selected else None,
-        pooled=0.75 if pooled else None,
-    )
-    cell: Any = SimpleNamespace(
-        labelled=2,
-        row="pcl | supervised",
-        measures={"dice": SimpleNamespace(mean=0.5)},
-        optimistic=found,
-    )
-    text, head, rows = optimistic_table([cell])
-    asked = ["0.500", "0.625", "+0.125"] if selected else []
-    asked += ["0.750", "+0.250"] if pooled else []
-    assert rows == [["2", "pcl", "supervised", "0.500", *asked]]
-    assert len(head) == len(rows[0])
-    assert ("best on the test subjects" in head) == ("watched" in text) == selected
-    assert ("pooled voxels" in head) == ("put together" in text) == pooled
 
 
 def test_pooled_dice_is_that_of_all_voxels_together() -> None:

@@ -15,7 +15,7 @@ from examples import nnunet_plans
 from outcomes import Promise
 
 from poscon.commands.prepare import prepare
-from poscon.comparison.summary import _LATEX, _markdown
+from poscon.comparison.tables import _LATEX, _markdown
 from poscon.errors import LONGEST, PosconError, harmless
 from poscon.files import cell_of_path, parse_json, read_csv, safe_name
 from poscon.models import Model

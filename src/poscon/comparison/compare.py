@@ -20,20 +20,16 @@ from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, read_plan, row_headings
 from poscon.comparison.slices import SLICES
 from poscon.comparison.summary import (
-    METRIC_NAMES,
     Cell,
     by_subject,
     check_measured,
     collect,
-    difference,
-    mean_and_std,
     read_rows,
     result_rows,
     results_csv,
     summarise,
-    summary_md,
-    summary_tex,
 )
+from poscon.comparison.tables import METRIC_NAMES, difference, mean_and_std, summary_md, summary_tex
 from poscon.comparison.work import RUNS, WORK, ComparisonFolder, guarded, seconds_of
 from poscon.errors import PosconError
 from poscon.executors import Engine, check_engine, open_engine

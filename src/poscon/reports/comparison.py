@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 
 from poscon.comparison.compare import Comparison
-from poscon.comparison.summary import (
+from poscon.comparison.summary import Cell, Row, collect, summarise
+from poscon.comparison.tables import (
     HOW_TO_READ,
     METRIC_NAMES,
     OVERLAPS,
-    Cell,
-    Row,
     budget,
     cell_headings,
-    collect,
     optimistic_table,
     protocol_lines,
     results_table,
-    summarise,
 )
 from poscon.comparison.work import COST
 from poscon.files import read_json

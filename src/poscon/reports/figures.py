@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from poscon.comparison.summary import METRIC_NAMES, Cell
+from poscon.comparison.summary import Cell
+from poscon.comparison.tables import METRIC_NAMES
 from poscon.reports.embeddings import Embeddings
 from poscon.reports.page import GRID, INK
 

@@ -1,0 +1,98 @@
+"""The words and tables of a comparison."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from summary_examples import PLAN, schedule_and_rows
+
+from poscon.comparison.summary import (
+    OptimisticDice,
+    results_csv,
+    summarise,
+)
+from poscon.comparison.tables import (
+    optimistic_table,
+    protocol_lines,
+    spread,
+    summary_md,
+    summary_tex,
+    won_lost,
+)
+
+
+def test_of_distances_the_less_is_won() -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    cells = {cell.row: cell for cell in summarise(PLAN, schedule, Any, rows)}  # type: ignore[arg-type]
+    for metric in ("dice", "hd95_mm"):
+        found = cells["pcl | supervised"].against[metric]
+        assert found is not None
+        assert won_lost(found, metric) == "12, 0 of 12"
+
+
+def test_different_budgets_are_not_called_the_same() -> None:
+    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
+    told = {"iterations": 5, "batch": 4, "size": 32, "network": {"width": 2}}
+    schedule.jobs = [SimpleNamespace(command="finetune", settings=told)]
+    assert "Every method has the same budget." in protocol_lines(PLAN, schedule)[-1]
+    schedule.jobs.append(SimpleNamespace(command="finetune", settings={**told, "iterations": 6}))
+    assert "Budgets DIFFER (finetune: 5 iterations" in protocol_lines(PLAN, schedule)[-1]
+
+
+@pytest.mark.parametrize(
+    ("fold", "draws", "words"),
+    [
+        (None, 2, "All folds and draws of a method share one pre-training. So no figure here says"),
+        (0, 2, "The draws of a fold share one pre-training of each method."),
+        (0, 1, None),
+    ],
+)
+def test_a_pretraining_that_trainings_share_is_told(
+    fold: int | None, draws: int, words: str | None
+) -> None:
+    schedule, _ = schedule_and_rows({"random": 0, "pcl": 0, "mae": 0})
+    told = {"epochs": 5, "batch": 4, "size": 32, "network": {"width": 2}}
+    schedule.jobs = [SimpleNamespace(command="pretrain", fold=fold, settings=told)]
+    plan = SimpleNamespace(**{**vars(PLAN), "draws": draws})
+    lines = protocol_lines(plan, schedule)  # type: ignore[arg-type]
+    told_of = [line for line in lines if "pre-training" in line]
+    assert len(told_of) == (words is not None)
+    assert words is None or told_of[0].startswith(words)
+    assert len(lines) == 3 + len(told_of)
+
+
+def test_tables_say_what_was_measured() -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    cells = summarise(PLAN, schedule, Any, rows)  # type: ignore[arg-type]
+    text = summary_md(PLAN, schedule, cells, "t")
+    best = next(cell for cell in cells if cell.row == "pcl | supervised")
+    assert f"| 2 | pcl | supervised | {spread(best.measures['dice'], 'dice')} |" in text
+    assert "Inductive." in text
+    latex = summary_tex(PLAN, cells)
+    assert rf"{best.measures['dice'].mean:.3f} \pm {best.measures['dice'].std:.3f}^{{*}}" in latex
+    assert latex.count(r"\\") == 2 + len(PLAN.rows)
+    lines = results_csv([r for of_run in rows.values() for r in of_run]).splitlines()
+    assert len(lines) == 1 + sum(map(len, rows.values()))
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_only_the_flaws_that_were_asked_for_are_shown(selected: bool, pooled: bool) -> None:
+    found = OptimisticDice(
+        last=0.5 if selected else None,
+        best=0.625 if selected else None,
+        pooled=0.75 if pooled else None,
+    )
+    cell: Any = SimpleNamespace(
+        labelled=2,
+        row="pcl | supervised",
+        measures={"dice": SimpleNamespace(mean=0.5)},
+        optimistic=found,
+    )
+    text, head, rows = optimistic_table([cell])
+    asked = ["0.500", "0.625", "+0.125"] if selected else []
+    asked += ["0.750", "+0.250"] if pooled else []
+    assert rows == [["2", "pcl", "supervised", "0.500", *asked]]
+    assert len(head) == len(rows[0])
+    assert ("best on the test subjects" in head) == ("watched" in text) == selected
+    assert ("pooled voxels" in head) == ("put together" in text) == pooled
