@@ -45,8 +45,7 @@ import torch
 
 from poscon.memory import keep_freed_memory, usable_memory
 from poscon.store.local import LocalFolder
-from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
-from poscon.store.store import (
+from poscon.store.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     CaseRecord,
@@ -55,9 +54,10 @@ from poscon.store.store import (
     IntensityRecord,
     Manifest,
     Preparation,
-    Store,
     write_manifest,
 )
+from poscon.store.remote import CACHE_VARIABLE, RemoteFolder
+from poscon.store.store import Store
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.inference import choose_device
 from poscon.training.pretrain_settings import PretrainSettings, assemble

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from poscon.models import Model
-from poscon.store.store import Store, read_names
+from poscon.store.names import read_names
+from poscon.store.store import Store
 from poscon.training.inference import largest_component, network_inputs
 
 AS_IT_IS = (0.0, 1.0)

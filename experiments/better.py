@@ -25,7 +25,8 @@ from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, s
 import poscon
 from poscon.commands.finetune import mean_dice
 from poscon.models import Model
-from poscon.store.store import MANIFEST, Store
+from poscon.store.manifest import MANIFEST
+from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
 
 LABELLED = 3

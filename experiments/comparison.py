@@ -53,7 +53,8 @@ import poscon
 from poscon.finetuning import METHODS as FINETUNINGS
 from poscon.pretext import METHODS as STARTS
 from poscon.statistics import differences
-from poscon.store.store import MANIFEST, Store
+from poscon.store.manifest import MANIFEST
+from poscon.store.store import Store
 
 TABLES = ("pretraining", "finetuning", "budget", "standard", "encoders")
 DRAWS = (0, 1, 2)

@@ -51,8 +51,10 @@ import poscon
 from poscon.errors import PosconError
 from poscon.files import alone, check_outside, complete, read_json, write_text
 from poscon.statistics import differences
+from poscon.store.manifest import MANIFEST, write_json
+from poscon.store.names import read_names
 from poscon.store.selection import draw_subjects
-from poscon.store.store import MANIFEST, Store, read_names, write_json
+from poscon.store.store import Store
 from poscon.training.run import RunFolder, part_file
 from poscon.volumes.layouts import read_dataset
 

@@ -26,7 +26,8 @@ from poscon.commands.align import align
 from poscon.commands.prepare import prepare
 from poscon.positions import POSITIONS
 from poscon.seeds import stream
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 
 ORGANS = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
 LEAST = 0.3

@@ -19,7 +19,8 @@ from pathlib import Path
 from outcomes import Promise, finish
 
 from poscon.seeds import stream
-from poscon.store.store import MANIFEST, SCHEMA_VERSION, Store
+from poscon.store.manifest import MANIFEST, SCHEMA_VERSION
+from poscon.store.store import Store
 
 MOST_SECONDS = 1.0
 NAME = "CASE"

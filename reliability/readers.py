@@ -33,8 +33,9 @@ from poscon.networks.settings import NetworkSettings
 from poscon.networks.translations import basic_unet
 from poscon.predictions import PredictionsFile
 from poscon.settings import load_recipe, recipe_names, recipe_text, resolve
+from poscon.store.names import read_names
 from poscon.store.slices import read_slice_table
-from poscon.store.store import Store, read_names
+from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.loop import ChunkMeans, restore
 from poscon.training.pretrain_settings import PretrainSettings

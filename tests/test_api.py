@@ -18,7 +18,8 @@ import poscon
 from poscon.cli import app
 from poscon.errors import PosconError
 from poscon.settings import resolve
-from poscon.store.store import Store, read_names
+from poscon.store.names import read_names
+from poscon.store.store import Store
 from poscon.training.pretrain_settings import PretrainSettings
 
 FUNCTIONS = [name for name in poscon.__all__ if name not in ("PosconError", "__version__")]

@@ -22,7 +22,8 @@ from poscon.errors import PosconError
 from poscon.executors import LocalEngine, outcomes
 from poscon.files import printable
 from poscon.reports.report import report
-from poscon.store.store import Store, read_names
+from poscon.store.names import read_names
+from poscon.store.store import Store
 from poscon.volumes.scan import read_header
 
 LATIN = os.fsdecode(b"gr\xf6sse")

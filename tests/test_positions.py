@@ -12,7 +12,7 @@ from poscon.positions import (
     physical_positions,
     relative_positions,
 )
-from poscon.store.store import AxisRecord
+from poscon.store.manifest import AxisRecord
 
 
 def test_positions_follow_the_paper():

@@ -11,7 +11,7 @@ from typing import Any
 
 from poscon.errors import PosconError
 from poscon.files import parse_json
-from poscon.store.store import write_json
+from poscon.store.manifest import write_json
 
 SEEN_FILE = "seen.json"
 

@@ -24,6 +24,7 @@ from poscon.networks.weights import (
     weights_file,
 )
 from poscon.progress import console
+from poscon.store.manifest import ClassRecord, Preparation
 from poscon.store.preparation import (
     bytes_read,
     case_geometry,
@@ -34,7 +35,6 @@ from poscon.store.preparation import (
     stated_spacing,
     stored_size,
 )
-from poscon.store.store import ClassRecord, Preparation
 from poscon.store.training_range import Difference, SpacingFrom, TrainingRange
 from poscon.training.average_views import VIEWS
 from poscon.training.inference import (

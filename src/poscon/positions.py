@@ -21,7 +21,7 @@ class Axis(Protocol):
 
 
 class SliceStack(Protocol):
-    """What a position can depend on. A :class:`poscon.store.store.CaseRecord` is one.
+    """What a position can depend on. A :class:`poscon.store.manifest.CaseRecord` is one.
 
     Attributes:
         shape: (slices, rows, columns).

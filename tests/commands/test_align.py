@@ -12,8 +12,9 @@ from poscon.commands.align import align
 from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
+from poscon.store.manifest import AxisRecord
 from poscon.store.placing import place_cases
-from poscon.store.store import AxisRecord, Store
+from poscon.store.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32", "-s", "batch=16"]

@@ -19,8 +19,9 @@ from poscon.commands.suggest import suggest
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.finetuning.supervised import Supervised
+from poscon.store.manifest import CaseRecord, read_case
 from poscon.store.oddities import find_oddities
-from poscon.store.store import CaseRecord, Store, read_case
+from poscon.store.store import Store
 from poscon.volumes.case import IGNORE
 
 SHAPE = (12, 10, 8)

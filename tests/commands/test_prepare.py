@@ -15,8 +15,9 @@ from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.positions import relative_positions
+from poscon.store.manifest import Preparation
 from poscon.store.preparation import case_geometry, prepare_image, read_case_volumes
-from poscon.store.store import Preparation, Store
+from poscon.store.store import Store
 from poscon.volumes.case import Case
 from poscon.volumes.geometry import slice_geometry
 from poscon.volumes.scan import read_header

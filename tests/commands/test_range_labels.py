@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from poscon.commands.finetune import finetune
 from poscon.commands.prepare import prepare
 from poscon.finetuning.fixmatch import FixMatch
-from poscon.store.store import MANIFEST
+from poscon.store.manifest import MANIFEST
 
 SHAPE = (16, 16, 6)
 TINY = [

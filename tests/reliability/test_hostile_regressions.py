@@ -26,7 +26,8 @@ from poscon.networks.weights import network_settings, read_weights, save_weights
 from poscon.progress import HarmlessConsole
 from poscon.reports.page import Section, Table, render
 from poscon.settings import parse_yaml, resolve
-from poscon.store.store import Store, read_case
+from poscon.store.manifest import read_case
+from poscon.store.store import Store
 from poscon.training.pretrain_settings import PretrainSettings
 from poscon.training.run import MetricsFile
 from poscon.volumes.case import label_scheme

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.store.selection import choose_cases, draw_subjects, slice_size
-from poscon.store.store import (
+from poscon.store.manifest import (
     SCHEMA_VERSION,
     CaseRecord,
     ChannelRecord,
@@ -14,9 +13,10 @@ from poscon.store.store import (
     IntensityRecord,
     Manifest,
     Preparation,
-    Store,
     write_manifest,
 )
+from poscon.store.selection import choose_cases, draw_subjects, slice_size
+from poscon.store.store import Store
 
 
 def record(name: str, subject: str, *, labelled: bool = True, shape=(3, 10, 12)) -> CaseRecord:

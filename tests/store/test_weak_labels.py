@@ -9,7 +9,8 @@ import pytest
 from poscon.commands.inspect import inspect, inspection_record
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
-from poscon.store.store import SCHEMA_VERSION, Store
+from poscon.store.manifest import SCHEMA_VERSION
+from poscon.store.store import Store
 from poscon.store.weak_labels import add_ranges, possible_classes, ranges_line
 from poscon.volumes.ranges import Ranges
 

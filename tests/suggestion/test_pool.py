@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from poscon.store.store import AxisRecord, Store
+from poscon.store.manifest import AxisRecord
+from poscon.store.store import Store
 from poscon.suggestion.pool import LEVELS, Slices, labelled_slices, unit
 
 

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
 from poscon.seeds import stream
+from poscon.store.manifest import CaseRecord
 from poscon.store.slices import with_slices
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.training.data import (
     Batches,
     LabelledBatches,

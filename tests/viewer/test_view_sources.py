@@ -17,7 +17,8 @@ import SimpleITK as sitk
 from poscon.commands.evaluate import evaluate
 from poscon.errors import PosconError
 from poscon.pictures.contact_sheet import COLOURS
-from poscon.store.store import AxisRecord, Store
+from poscon.store.manifest import AxisRecord
+from poscon.store.store import Store
 from poscon.viewer.resources import resources
 from poscon.viewer.sources import TEST, collect
 from poscon.viewer.volume import canonical, class_file, image_file

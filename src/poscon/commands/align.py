@@ -14,14 +14,10 @@ from poscon.errors import PosconError
 from poscon.files import alone, complete
 from poscon.pictures.alignment import draw_alignment
 from poscon.positions import learned_positions
+from poscon.store.manifest import SCHEMA_VERSION, AxisRecord, write_manifest
 from poscon.store.placing import place_cases
 from poscon.store.remote import is_url
-from poscon.store.store import (
-    SCHEMA_VERSION,
-    AxisRecord,
-    Store,
-    write_manifest,
-)
+from poscon.store.store import Store
 
 PICTURE = "alignment.png"
 AGAINST = "reversed.txt"

@@ -21,9 +21,10 @@ from poscon.evaluation.results import Evaluation
 from poscon.files import complete, read_json, write_text
 from poscon.pictures.predictions import draw_predictions
 from poscon.progress import console
+from poscon.store.manifest import MANIFEST, write_json
 from poscon.store.selection import choose_cases, draw_subjects
 from poscon.store.slices import read_slice_table
-from poscon.store.store import MANIFEST, Store, write_json
+from poscon.store.store import Store
 from poscon.training.run import MODEL, part_file
 from poscon.volumes.phantom import MODALITIES, write_phantom
 

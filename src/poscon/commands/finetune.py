@@ -24,8 +24,10 @@ from poscon.networks.weights import load_by_name, save_weights
 from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
+from poscon.store.manifest import CaseRecord
+from poscon.store.names import Names, names_place, read_names
 from poscon.store.selection import slice_size
-from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
+from poscon.store.store import Store
 from poscon.store.training_range import TrainingRange
 from poscon.training.configuration import check_distances
 from poscon.training.curve import rise_at_end
@@ -104,7 +106,7 @@ def finetune(
             counted as in the store. The other slices are used without labels, by methods that do
             so. None: all.
         cases: the cases or subjects to use or draw from: a file that names them (see
-            :func:`poscon.store.store.read_names`), or a list of names; None: all labelled ones.
+            :func:`poscon.store.names.read_names`), or a list of names; None: all labelled ones.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
         unlabelled: the cases to use without their labels, for methods that do so: a file or a
             list; None: the rest of the cases to draw from.

@@ -17,9 +17,10 @@ from poscon.errors import PosconError
 from poscon.files import cell_of_path, complete
 from poscon.pictures.contact_sheet import check_target, draw_contact_sheet
 from poscon.pictures.labelled_slices import draw_labelled_slices
+from poscon.store.manifest import Manifest
 from poscon.store.oddities import DAMAGED, Oddity, find_oddities
 from poscon.store.remote import is_url
-from poscon.store.store import Manifest, Store, labelled_voxels, sparse_line
+from poscon.store.store import Store, labelled_voxels, sparse_line
 from poscon.store.weak_labels import ranges_line
 
 CONTACT_SHEET = "contact_sheet.png"

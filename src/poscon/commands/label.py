@@ -20,6 +20,8 @@ from poscon.store.labelling import (
     without_label,
     write_label,
 )
+from poscon.store.manifest import CaseRecord, ClassRecord
+from poscon.store.names import Names, names_place, read_names
 from poscon.store.remote import is_url
 from poscon.store.slices import (
     NONEMPTY,
@@ -28,7 +30,7 @@ from poscon.store.slices import (
     check_slice_table,
     read_slice_table,
 )
-from poscon.store.store import CaseRecord, ClassRecord, Names, Store, names_place, read_names
+from poscon.store.store import Store
 from poscon.store.weak_labels import ranges_line
 from poscon.volumes.case import IGNORE, LabelScheme
 from poscon.volumes.drawing import files_of
@@ -138,7 +140,7 @@ def label(
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`; None: the ranges stay as they are.
         remove: names of the cases or subjects whose labels are taken out of the store: a file (see
-            :func:`poscon.store.store.read_names`), or a list. Their ranges stay. When no label and
+            :func:`poscon.store.names.read_names`), or a list. Their ranges stay. When no label and
             no range is left, the store has no classes either. None: no label is taken out.
 
     Returns:

@@ -19,9 +19,10 @@ from poscon.memory import check_room, free_memory
 from poscon.models import Model, PreparedScan, say_differences
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar, say_lines
+from poscon.store.manifest import write_json
+from poscon.store.names import Names
 from poscon.store.preparation import case_geometry, stated_spacing
 from poscon.store.selection import cases_named
-from poscon.store.store import Names, write_json
 from poscon.store.training_range import Difference
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case

@@ -19,6 +19,16 @@ from poscon.files import alone, holds_nothing, read_json, sweep
 from poscon.memory import free_memory
 from poscon.progress import progress_bar, raise_first, say_lines
 from poscon.settings import GivenSettings, Recipe, Settings, resolve
+from poscon.store.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    ClassRecord,
+    Manifest,
+    Preparation,
+    write_json,
+    write_manifest,
+)
+from poscon.store.names import Names
 from poscon.store.preparation import (
     Job,
     bytes_to_prepare,
@@ -35,17 +45,7 @@ from poscon.store.slices import (
     check_slice_table,
     read_slice_table,
 )
-from poscon.store.store import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    ClassRecord,
-    Manifest,
-    Names,
-    Preparation,
-    Store,
-    write_json,
-    write_manifest,
-)
+from poscon.store.store import Store
 from poscon.store.weak_labels import add_ranges
 from poscon.version import __version__
 from poscon.volumes.affine import Spacing
@@ -146,7 +146,7 @@ def prepare(
         channel: number (from 0) or name of the channel of a multi-channel data set, or several with
             commas between them; None: all channels.
         reverse: names of the cases or subjects whose slices run the other way: a file (see
-            :func:`poscon.store.store.read_names`), or a list.
+            :func:`poscon.store.names.read_names`), or a list.
         on_gap: what to do where slices of a DICOM series are missing or lie at uneven distances:
             ``refuse`` (None means the same), ``interpolate`` them, or ``split`` the series.
         case_name: DICOM attribute by which cases are named, such as ``PatientID``; None: they are

@@ -15,8 +15,10 @@ from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
+from poscon.store.manifest import CaseRecord
+from poscon.store.names import Names
 from poscon.store.selection import choose_cases, slice_size
-from poscon.store.store import CaseRecord, Names, Store
+from poscon.store.store import Store
 from poscon.training.collapse import CollapseWatch, conclude
 from poscon.training.diagnostics import Diagnostics, numbers
 from poscon.training.inference import choose_device
@@ -59,7 +61,7 @@ def pretrain(
         run: folder to write, see :mod:`poscon.training.run`.
         method: pre-training method; None: that of the recipe, else ``pcl``.
         cases: the cases or subjects to use: a file that names them (see
-            :func:`poscon.store.store.read_names`), or a list of names; None: all.
+            :func:`poscon.store.names.read_names`), or a list of names; None: all.
         exclude: the subjects to leave out, such as the test subjects: a file or a list.
         epochs: how often every slice is seen; None: as the recipe says, else 10.
         seed: seed of every random choice; None: that of the recipe, else 0.

@@ -16,8 +16,10 @@ from poscon.pictures.suggestion import draw_suggestion
 from poscon.positions import POSITIONS
 from poscon.progress import console
 from poscon.seeds import stream
+from poscon.store.manifest import write_json
+from poscon.store.names import Names
 from poscon.store.selection import choose_cases
-from poscon.store.store import Names, Store, write_json
+from poscon.store.store import Store
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Choice, Strategy
 from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty

@@ -36,7 +36,8 @@ from poscon.executors import Engine, check_engine, open_engine
 from poscon.files import alone, holds_nothing, read_json, sweep, write_text
 from poscon.progress import console
 from poscon.settings import GivenSettings
-from poscon.store.store import Store, write_json
+from poscon.store.manifest import write_json
+from poscon.store.store import Store
 from poscon.training.run import RESULTS
 
 PLAN = "plan.yaml"

@@ -9,7 +9,8 @@ from poscon.comparison.plan import DataSettings, Plan, read_plan
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
 from poscon.settings import GivenSettings
-from poscon.store.store import MANIFEST, Store, write_json
+from poscon.store.manifest import MANIFEST, write_json
+from poscon.store.store import Store
 from poscon.volumes.layouts import folder_of_paths, is_dataset
 from poscon.volumes.phantom import write_phantom
 

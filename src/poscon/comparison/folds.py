@@ -8,8 +8,10 @@ import numpy as np
 
 from poscon.comparison.plan import FoldFiles, Plan
 from poscon.errors import PosconError
+from poscon.store.manifest import CaseRecord
+from poscon.store.names import read_names
 from poscon.store.selection import subject_order
-from poscon.store.store import CaseRecord, Store, read_names
+from poscon.store.store import Store
 
 
 @dataclass(frozen=True)

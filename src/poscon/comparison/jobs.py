@@ -33,8 +33,9 @@ from poscon.errors import PosconError
 from poscon.finetuning import find_method
 from poscon.networks.build import build_network
 from poscon.networks.settings import fit_channels
+from poscon.store.manifest import CaseRecord
 from poscon.store.selection import slice_size
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.training.finetune_settings import make_learner
 from poscon.training.pretrain_settings import assemble
 from poscon.version import __version__

@@ -82,7 +82,7 @@ class DataSettings(Settings):
 
 
 class FoldFiles(Settings):
-    """A fold, given by files that name subjects (see :func:`poscon.store.store.read_names`).
+    """A fold, given by files that name subjects (see :func:`poscon.store.names.read_names`).
 
     Attributes:
         test: file of the subjects to test on.

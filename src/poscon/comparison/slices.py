@@ -12,8 +12,9 @@ from poscon.errors import PosconError
 from poscon.files import read_csv, whole_number
 from poscon.models import FeatureExtractor, Model
 from poscon.seeds import stream
+from poscon.store.manifest import CaseRecord
 from poscon.store.slices import draw_slices
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.suggestion import find_strategy
 from poscon.suggestion.base import Pool
 from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty

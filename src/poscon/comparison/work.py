@@ -24,7 +24,8 @@ from poscon.errors import PosconError
 from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import NSD_TOLERANCE_MM
-from poscon.store.store import Store, write_json
+from poscon.store.manifest import write_json
+from poscon.store.store import Store
 from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
 
 RUNS = "runs"

@@ -18,7 +18,7 @@ from poscon.files import markdown_cell, parse_json
 from poscon.finetuning import find_method as find_finetuning
 from poscon.models import Model
 from poscon.pretext import find_method as find_pretraining
-from poscon.store.store import write_json
+from poscon.store.manifest import write_json
 from poscon.training.run import MetricsFile, RunFolder
 from poscon.version import __version__
 

@@ -32,7 +32,7 @@ from poscon.models import Model
 from poscon.networks.checkpoints import save_pickled
 from poscon.networks.translations import LEVELS, basic_unet
 from poscon.store import intensity, resample
-from poscon.store.store import write_json
+from poscon.store.manifest import write_json
 from poscon.training import inference
 from poscon.version import __version__
 from poscon.volumes import slabs

@@ -13,7 +13,8 @@ from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
 from poscon.pictures.plain import PLAIN
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 
 MOST_BARS = 60
 """More volumes are not drawn; of more, an even sample."""

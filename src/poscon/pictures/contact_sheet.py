@@ -16,7 +16,8 @@ from poscon.errors import PosconError
 from poscon.files import complete
 from poscon.pictures.orientation import caption, radiological
 from poscon.pictures.plain import PLAIN
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.volumes.case import IGNORE
 
 LineStyle = Literal["solid", "dashed", "dotted"]

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from poscon.files import complete
 from poscon.pictures.contact_sheet import SOFTWARE
 from poscon.pictures.plain import PLAIN
-from poscon.store.store import CaseRecord
+from poscon.store.manifest import CaseRecord
 
 MOST_ROWS = 40
 LABELLED, OTHER = "#0072B2", "#DDDDDD"  # dark and light: told apart without colour too

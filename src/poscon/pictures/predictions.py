@@ -15,7 +15,8 @@ from poscon.files import complete
 from poscon.pictures.contact_sheet import COLOURS
 from poscon.pictures.orientation import radiological
 from poscon.pictures.plain import PLAIN
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.volumes.case import IGNORE, LabelClass, LabelScheme
 from poscon.volumes.geometry import SliceGeometry
 from poscon.volumes.layouts.base import scan_files

@@ -12,8 +12,9 @@ from poscon.errors import PosconError
 from poscon.models import load_encoder
 from poscon.positions import POSITIONS
 from poscon.pretext.contrast import unit
+from poscon.store.manifest import CaseRecord
 from poscon.store.placing import place_cases
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.training.data import SliceReader
 from poscon.training.inference import batch_slices
 from poscon.training.probes import frozen, pooled_features

@@ -10,7 +10,8 @@ from poscon.positions import POSITIONS, PositionName
 from poscon.reports import figures
 from poscon.reports.embeddings import embed
 from poscon.reports.page import Picture, Section, Slices, svg
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 
 DIAGNOSTICS = {
     "retrieval_error": "position retrieval error, across subjects",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.files import safe_name
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
 from poscon.volumes.drawing import Drawing, LabelSource, files_of
 from poscon.volumes.label_maps import (

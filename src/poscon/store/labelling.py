@@ -14,19 +14,18 @@ from msgspec.structs import asdict, replace
 
 from poscon.errors import PosconError
 from poscon.files import complete, printable, sweep
-from poscon.store.preparation import class_stack, count_labels, refuse_other_grid
-from poscon.store.resample import resample_classes
-from poscon.store.slices import LabelledSlices, only_slices
-from poscon.store.store import (
+from poscon.store.manifest import (
     LABEL_FILE,
     SCHEMA_VERSION,
     CaseRecord,
     ClassRecord,
-    Store,
-    slices_sha256,
     write_case,
     write_manifest,
 )
+from poscon.store.preparation import class_stack, count_labels, refuse_other_grid
+from poscon.store.resample import resample_classes
+from poscon.store.slices import LabelledSlices, only_slices
+from poscon.store.store import Store, slices_sha256
 from poscon.store.weak_labels import add_ranges, check_label
 from poscon.volumes.case import IGNORE, LabelScheme
 from poscon.volumes.drawing import LabelSource, files_of

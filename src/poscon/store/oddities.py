@@ -9,7 +9,8 @@ import numpy as np
 
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
-from poscon.store.store import CaseRecord, Store, labelled_voxels, slices_sha256
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store, labelled_voxels, slices_sha256
 from poscon.volumes.case import IGNORE
 
 DAMAGED = "damaged"

@@ -10,7 +10,8 @@ from poscon.alignment.thumbnails import thumbnails
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
 from poscon.seeds import stream
-from poscon.store.store import AxisRecord, CaseRecord, Store
+from poscon.store.manifest import AxisRecord, CaseRecord
+from poscon.store.store import Store
 
 FEWEST = 3
 """Subjects that it takes to find what they share."""

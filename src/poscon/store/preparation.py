@@ -18,9 +18,7 @@ from poscon.store.intensity import (
     intensity_of,
     normalised,
 )
-from poscon.store.resample import resample_classes, resample_images, resampled_size
-from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
-from poscon.store.store import (
+from poscon.store.manifest import (
     LABEL_FILE,
     CaseRecord,
     ChannelRecord,
@@ -28,9 +26,11 @@ from poscon.store.store import (
     IntensityRecord,
     Preparation,
     read_case,
-    slices_sha256,
     write_case,
 )
+from poscon.store.resample import resample_classes, resample_images, resampled_size
+from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
+from poscon.store.store import slices_sha256
 from poscon.volumes.affine import Spacing, apart_mm, same_place
 from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
 from poscon.volumes.drawing import Drawing, LabelSource

@@ -7,7 +7,9 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from poscon.errors import PosconError
-from poscon.store.store import CaseRecord, Names, Store, names_place, read_names
+from poscon.store.manifest import CaseRecord
+from poscon.store.names import Names, names_place, read_names
+from poscon.store.store import Store
 from poscon.volumes.case import Case
 
 LARGEST_AUTO_SIZE = 128

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from poscon.errors import PosconError
 from poscon.files import whole_number
 from poscon.seeds import stream
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.volumes.case import IGNORE
 
 COLUMNS = ("case", "slice")

@@ -15,7 +15,8 @@ from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from poscon.errors import PosconError
-from poscon.store.store import CaseRecord, IntensityRecord, Preparation, Store
+from poscon.store.manifest import CaseRecord, IntensityRecord, Preparation
+from poscon.store.store import Store
 from poscon.volumes.geometry import SliceGeometry
 
 COARSER = 2.0

@@ -6,7 +6,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from poscon.errors import PosconError
-from poscon.store.store import SCHEMA_VERSION, CaseRecord, Manifest
+from poscon.store.manifest import SCHEMA_VERSION, CaseRecord, Manifest
 from poscon.volumes.case import IGNORE
 from poscon.volumes.ranges import Range, Ranges, check_cases
 

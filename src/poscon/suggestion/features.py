@@ -8,7 +8,8 @@ import torch
 from poscon.errors import PosconError
 from poscon.models import FeatureExtractor, Model, ScanPreparer
 from poscon.progress import progress_bar
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.suggestion.disagreement import disagreement, trained_with_mirrors
 
 

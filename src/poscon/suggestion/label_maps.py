@@ -10,7 +10,8 @@ from msgspec.structs import asdict
 
 from poscon.errors import PosconError
 from poscon.models import Model
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.suggestion.pool import labelled_slices
 from poscon.training.inference import largest_component, predicted_classes
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme

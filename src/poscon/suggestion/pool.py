@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from poscon.positions import POSITIONS, PositionName
-from poscon.store.store import CaseRecord
+from poscon.store.manifest import CaseRecord
 from poscon.suggestion.base import Pool
 
 LEVELS = 4

@@ -14,7 +14,8 @@ from poscon.errors import PosconError
 from poscon.positions import POSITIONS, PositionName, neighbours
 from poscon.seeds import stream
 from poscon.step import SliceBatch
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.store.weak_labels import possible_classes
 from poscon.training.samplers import SAMPLERS, SamplerName
 from poscon.volumes.case import IGNORE

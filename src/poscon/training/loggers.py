@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from poscon.errors import PosconError
 from poscon.files import printable, read_json
-from poscon.store.store import write_json
+from poscon.store.manifest import write_json
 from poscon.training.run import RunFolder
 
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]

@@ -16,8 +16,9 @@ from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
 from poscon.settings import Settings
+from poscon.store.manifest import CaseRecord
 from poscon.store.placing import place_cases
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.training.configuration import TrainingSettings, check_distances, check_size
 from poscon.training.data import SliceReader, UnlabelledBatches
 from poscon.training.samplers import SamplerName

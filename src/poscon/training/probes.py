@@ -13,7 +13,8 @@ from poscon.finetuning.supervised import supervised_loss
 from poscon.networks.parts import Encoder
 from poscon.pretext.contrast import unit
 from poscon.pretext.pcl import phase_distances
-from poscon.store.store import CaseRecord, Store
+from poscon.store.manifest import CaseRecord
+from poscon.store.store import Store
 from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.inference import batch_slices
 from poscon.volumes.case import IGNORE

@@ -6,9 +6,11 @@ from pathlib import Path
 from poscon.errors import PosconError
 from poscon.finetuning import METHODS, find_method
 from poscon.progress import console
+from poscon.store.manifest import CaseRecord
+from poscon.store.names import Names, names_place, read_names
 from poscon.store.selection import choose_cases, draw_subjects, leave_out
 from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
-from poscon.store.store import CaseRecord, Names, Store, labelled_voxels, names_place, read_names
+from poscon.store.store import Store, labelled_voxels
 
 Roles = dict[str, list[CaseRecord]]
 """Cases by role: ``labelled``, and where there are such ``unlabelled`` and ``validation``."""

@@ -30,8 +30,9 @@ from poscon.errors import PosconError
 from poscon.files import complete, holds_nothing, parse_json, read_csv, whole_number, write_text
 from poscon.progress import console
 from poscon.settings import S, parse_yaml, validate
+from poscon.store.manifest import AxisRecord, CaseRecord, write_json
 from poscon.store.slices import with_slices
-from poscon.store.store import AxisRecord, CaseRecord, Store, write_json
+from poscon.store.store import Store
 from poscon.store.training_range import TrainingRange
 from poscon.version import __version__
 from poscon.volumes.ranges import Range

@@ -12,9 +12,10 @@ from poscon.errors import PosconError
 from poscon.evaluation.pairs import Reference
 from poscon.pictures.predictions import read_prediction
 from poscon.positions import learned_positions, relative_positions
+from poscon.store.manifest import CaseRecord
 from poscon.store.preparation import one_volume, refuse_other_grid
 from poscon.store.resample import resample_classes
-from poscon.store.store import CaseRecord, Store
+from poscon.store.store import Store
 from poscon.viewer.volume import Volume, canonical
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import IGNORE, MOST_CLASSES, Case, LabelScheme, whole_values

@@ -11,8 +11,9 @@ from poscon.evaluation.pairs import Reference, find_label_maps, find_references
 from poscon.evaluation.schemes import folder_of, stated_labels
 from poscon.leakage import read_entries
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
+from poscon.store.manifest import MANIFEST, CaseRecord
 from poscon.store.remote import is_url
-from poscon.store.store import MANIFEST, CaseRecord, Store
+from poscon.store.store import Store
 from poscon.training.run import PREDICTIONS, RESULTS, RunFolder
 from poscon.viewer.results import has_dice, mean_dice, read_dice
 from poscon.viewer.shown import Collection, Shown, ShownRecord, ShownScan

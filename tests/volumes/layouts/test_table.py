@@ -7,7 +7,7 @@ import pytest
 from layout_examples import ids, labelled, put, put_table
 
 from poscon.errors import PosconError
-from poscon.store.store import read_names
+from poscon.store.names import read_names
 from poscon.volumes.layouts import read_dataset
 
 
