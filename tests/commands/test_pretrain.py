@@ -67,6 +67,7 @@ def test_leaves_a_complete_run_folder(pretrained: Path, store: Path) -> None:
         "threshold": 0.1,
         "kernel": "box",
         "grey": None,
+        "phase": None,
         "temperature": 0.1,
     }
     assert config["settings"]["position"] == "relative"

@@ -77,16 +77,16 @@ def test_positions_are_of_the_kind_that_is_asked_for(store):
 
 
 def test_a_slice_has_the_phase_of_its_volume(store):
-    """Cases of 4, 3 and 6 slices. A phase is there only if every volume has one."""
+    """A phase is there only if every volume has one."""
     cases = [replace(case, phase=number / 3) for number, case in enumerate(store.cases)]
     read = SliceReader(store, cases, 8)
     expected = [0.0] * cases[0].shape[0] + [1 / 3] * cases[1].shape[0] + [2 / 3] * cases[2].shape[0]
     np.testing.assert_array_equal(read.phases, np.float32(expected))
     generator = np.random.default_rng(0)
     for batch in (
-        read.centred(np.array([12, 0, 5])),
-        read.windows(np.array([12, 0, 5]), generator, 4),
-        read.windows(np.array([12, 0, 5]), generator, 4, oversample_foreground=0.5),
+        read.centred(np.array([12, 0, cases[0].shape[0]])),
+        read.windows(np.array([12, 0, cases[0].shape[0]]), generator, 4),
+        read.windows(np.array([12, 0, cases[0].shape[0]]), generator, 4, oversample_foreground=0.5),
     ):
         np.testing.assert_array_equal(batch.phases, np.float32([2 / 3, 0, 1 / 3]))
     read = SliceReader(store, [*cases[:2], store.cases[2]], 8)
