@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kill import trial as kill
 from stops import asked_to_end, helper_hit, requeued, two_at_once
-from warm import COMMANDS, Command, reference, warm_up
+from warm import COMMANDS, Command, TooLate, reference, warm_up
 
 
 @pytest.fixture(scope="module")
@@ -53,4 +53,11 @@ def test_it_goes_on_as_if_nothing_had_been(
     name: str, trial: Callable[..., str | None], world: Path
 ) -> None:
     expected, seconds = reference(world, command(name))
-    assert trial(world, command(name), expected, 0.6 * seconds, 1) is None
+    for share in 2 * (0.6, 0.4, 0.7, 0.5, 0.3, 0.2):  # the machine may be faster or slower now
+        try:
+            wrong = trial(world, command(name), expected, share * seconds, 1)
+        except TooLate:
+            continue
+        assert wrong is None
+        return
+    raise TooLate
