@@ -45,8 +45,9 @@ def read(root: Path, channel: int | str | None) -> Dataset:
         cases.append(_in_cycle(case, number, _info(folder), len(cines.get((folder, subject), ()))))
         own.add((subject, number))
     for (folder, _), frames in cines.items():
+        info = _info(folder)
         cases += [
-            _in_cycle(case, number, _info(folder), len(frames))
+            _in_cycle(case, number, info, len(frames))
             for number, case in enumerate(frames, start=1)
             if (case.subject, number) not in own  # else the same picture would be read twice
         ]
