@@ -18,7 +18,7 @@ import torch
 from examples import nnunet_plans, write_slice, write_structures
 from torch import nn
 
-from poscon.comparison.plan import plan_names, plan_text, read_plan
+from poscon.comparison.plan_files import plan_names, plan_text, read_plan
 from poscon.comparison.slices import read_chosen, slice_table
 from poscon.comparison.summary import read_rows as read_result_rows
 from poscon.evaluation.results import Evaluation, Row

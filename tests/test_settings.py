@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from poscon.errors import PosconError
-from poscon.settings import Settings, load_recipe, nearest, recipe_names, resolve, validate
+from poscon.settings import Settings, load_recipe, merged, nearest, recipe_names, resolve, validate
 
 
 class Optimiser(Settings):
@@ -212,3 +212,9 @@ def test_a_recipe_by_name_is_not_a_file(tmp_path, monkeypatch):
 def test_nearest():
     assert nearest("treshold", ["threshold", "temperature"]) == " (did you mean 'threshold'?)"
     assert nearest("xyz", ["threshold"]) == ""
+
+
+def test_merged_goes_deep_and_leaves_its_arguments_alone() -> None:
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged(base, {"a": {"c": 4}, "d": {"e": 5}}) == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}

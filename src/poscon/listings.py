@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from poscon import finetuning, pretext, suggestion
-from poscon.comparison.plan import plan_names, read_plan
+from poscon.comparison.plan_files import plan_names, read_plan
 from poscon.errors import PosconError
 from poscon.networks.architectures import find_architecture, known_architectures
 from poscon.settings import load_recipe, recipe_names

@@ -9,7 +9,7 @@ from poscon.commands.evaluate import evaluate
 from poscon.commands.prepare import prepare
 from poscon.commands.suggest import suggest
 from poscon.comparison.data import located
-from poscon.comparison.plan import DataSettings
+from poscon.comparison.plan_parts import DataSettings
 from poscon.store.selection import choose_cases
 from poscon.store.store import Store
 

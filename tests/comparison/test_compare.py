@@ -19,7 +19,8 @@ from poscon import executors
 from poscon.comparison import work
 from poscon.comparison.compare import compare, comparison_tables, open_comparison
 from poscon.comparison.data import prepare_once
-from poscon.comparison.plan import DataSettings, read_plan
+from poscon.comparison.plan_files import read_plan
+from poscon.comparison.plan_parts import DataSettings
 from poscon.errors import PosconError
 
 TINY: dict[str, Any] = {

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from poscon.comparison.dry_run import PlannedRun, dry_run_tables, planned_runs
 from poscon.comparison.jobs import make_schedule
-from poscon.comparison.plan import read_plan
+from poscon.comparison.plan_files import read_plan
 from poscon.errors import PosconError
 from poscon.store.store import Store
 

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from poscon.commands.prepare import prepare
 from poscon.comparison.jobs import Job, Schedule, make_schedule
-from poscon.comparison.plan import Plan, plan_names, read_plan
+from poscon.comparison.plan import Plan
+from poscon.comparison.plan_files import plan_names, read_plan
 from poscon.errors import PosconError
 from poscon.settings import validate
 from poscon.store.store import Store
@@ -65,9 +66,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
     split = {"train": everyone[:16], "validation": everyone[16:], "test": everyone[16:]}
     folder = Path(found["data"].path)
     (folder / "split.json").write_text(json.dumps(split))
-    for name, part in (("hippocampus-train", "train"), ("hippocampus-tune", "test")):
-        (folder / f"{name}.txt").write_text("\n".join(split[part]))
-    (folder / "btcv-test.txt").write_text("\n".join(split["test"]))
+    (folder / "hippocampus-train.txt").write_text("\n".join(split["train"]))
+    for name in ("hippocampus-tune", "hippocampus-test", "btcv-test"):
+        (folder / f"{name}.txt").write_text("\n".join(split["test"]))
     return found
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poscon.comparison.plan import merged, plan_names, read_plan
+from poscon.comparison.plan_files import read_plan
 from poscon.errors import PosconError
 
 MINIMAL = {
@@ -18,17 +18,6 @@ def write(folder: Path, **changes: object) -> str:
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump({**MINIMAL, **changes}))
     return str(path)
-
-
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("name", [*plan_names(), *map(str, EXPERIMENTS)])
-def test_every_plan_that_comes_along_is_valid_and_explained(name: str) -> None:
-    plan = read_plan(name)
-    assert len(plan.description) > 40
-    assert plan.baseline_row.startswith("random | ")
-    assert plan.finetuning[0].method == "supervised"
 
 
 def test_a_method_alone_is_an_entry_and_the_random_start_the_baseline(tmp_path: Path) -> None:
@@ -183,17 +172,6 @@ def test_a_plan_that_cannot_be_meant_is_refused_in_one_line(
     assert str(caught.value).startswith(f"plan {tmp_path / 'plan.yaml'}: ")
 
 
-def test_files_that_are_no_plan(tmp_path: Path) -> None:
-    with pytest.raises(PosconError, match=r"a known plan \(did you mean 'small'"):
-        read_plan("smal")
-    (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(PosconError, match="expected settings"):
-        read_plan(str(tmp_path / "list.yaml"))
-    (tmp_path / "broken.yaml").write_text("a: [\n")
-    with pytest.raises(PosconError, match="not valid YAML"):
-        read_plan(str(tmp_path / "broken.yaml"))
-
-
 def test_a_recipes_preparation_goes_under_the_plans(tmp_path: Path) -> None:
     recipe = {"prepare": {"spacing": 1.0, "plane": "axial"}, "finetune": {"iterations": 3}}
     told = {"phantom": {"subjects": 8}, "prepare": {"spacing": 2.0}}
@@ -207,9 +185,3 @@ def test_a_recipes_preparation_goes_under_the_plans(tmp_path: Path) -> None:
 def test_overrides_reach_into_groups(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path), ["labelled=[1, 3]", "pretrain.epochs=2", "data.layout=acdc"])
     assert (plan.labelled, plan.pretrain, plan.data.layout) == ((1, 3), {"epochs": 2}, "acdc")
-
-
-def test_merged_goes_deep_and_leaves_its_arguments_alone() -> None:
-    base = {"a": {"b": 1, "c": 2}, "d": 3}
-    assert merged(base, {"a": {"c": 4}, "d": {"e": 5}}) == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
-    assert base == {"a": {"b": 1, "c": 2}, "d": 3}

@@ -17,7 +17,8 @@ from rich.table import Table
 from poscon.arguments import checked
 from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
-from poscon.comparison.plan import Plan, read_plan, row_headings
+from poscon.comparison.plan import Plan, row_headings
+from poscon.comparison.plan_files import read_plan
 from poscon.comparison.slices import SLICES
 from poscon.comparison.summary import (
     Cell,

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from poscon.commands.prepare import prepare
-from poscon.comparison.plan import DataSettings, Plan, read_plan
+from poscon.comparison.plan import Plan
+from poscon.comparison.plan_files import read_plan
+from poscon.comparison.plan_parts import DataSettings
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
 from poscon.settings import GivenSettings

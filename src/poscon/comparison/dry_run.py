@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from poscon.comparison.data import plan_with_data
-from poscon.comparison.plan import RANDOM, Entry, Plan, StrategyEntry
+from poscon.comparison.plan import Plan
+from poscon.comparison.plan_parts import RANDOM, Entry, StrategyEntry
 from poscon.executors import check_engine
 from poscon.settings import GivenSettings, given_keys, load_recipe
 from poscon.training import finetune_settings, pretrain_settings

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from poscon.comparison.plan import FoldFiles, Plan
+from poscon.comparison.plan import Plan
+from poscon.comparison.plan_parts import FoldFiles
 from poscon.errors import PosconError
 from poscon.store.manifest import CaseRecord
 from poscon.store.names import read_names

@@ -18,16 +18,8 @@ from poscon.comparison.folds import (
     make_folds,
     shared_scans,
 )
-from poscon.comparison.plan import (
-    PATIENTS,
-    RANDOM,
-    Entry,
-    Plan,
-    Size,
-    StrategyEntry,
-    naming,
-    row_name,
-)
+from poscon.comparison.plan import Plan, Size, naming, row_name
+from poscon.comparison.plan_parts import PATIENTS, RANDOM, Entry, StrategyEntry
 from poscon.comparison.slices import n_slices
 from poscon.errors import PosconError
 from poscon.finetuning import find_method

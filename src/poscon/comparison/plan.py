@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -16,134 +14,29 @@ from pydantic import (
     model_validator,
 )
 
+from poscon.comparison.plan_parts import (
+    PATIENTS,
+    RANDOM,
+    DataSettings,
+    Entry,
+    FinetuneEntry,
+    Flaws,
+    FoldFiles,
+    StrategyEntry,
+)
 from poscon.errors import PosconError
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.networks.settings import NetworkSettings
-from poscon.settings import (
-    GivenSettings,
-    Settings,
-    apply_settings,
-    load_recipe,
-    merged,
-    nearest,
-    parse_yaml,
-    resolve,
-    validate,
-)
+from poscon.settings import Settings, load_recipe, merged, nearest, resolve
 from poscon.suggestion import find_strategy, known_strategies
 from poscon.training import finetune_settings, pretrain_settings
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.pretrain_settings import PretrainSettings
 
-_PLANS = files("poscon") / "plans"
-RANDOM = "random"
-"""The pre-training method that is a random initialisation. Nothing is pre-trained for it."""
-PATIENTS = "patients"
-"""The strategy that labels whole subjects, as a comparison of labelled subjects does."""
 FIRST = "spread"
 """The strategy of the first round, for one that cannot choose without a model."""
 
 Size = PositiveInt | Literal["auto"]
-
-
-class PhantomSettings(Settings):
-    """Settings of the built-in synthetic scans, see :mod:`poscon.volumes.phantom`."""
-
-    subjects: int = Field(30, ge=4)
-    seed: NonNegativeInt = 0
-    modality: Literal["mr", "ct"] = "mr"
-
-    @field_validator("modality", mode="before")
-    @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        """``MR`` is read as ``mr``."""
-        return value.lower() if isinstance(value, str) else value
-
-
-class DataSettings(Settings):
-    """A data set.
-
-    Attributes:
-        folder: folder of the data set; ``--data`` of the command line overrides it.
-        phantom: synthetic scans, drawn if no folder is given.
-        layout, labels, ignore_label, channel, reverse: the options of ``poscon prepare`` with these
-            names.
-        prepare: settings of ``poscon prepare``.
-    """
-
-    folder: str | None = None
-    phantom: PhantomSettings | None = None
-    layout: str | None = None
-    labels: str | None = None
-    ignore_label: PositiveInt | None = None
-    channel: NonNegativeInt | str | None = None
-    reverse: str | None = None
-    prepare: dict[str, Any] = Field(default_factory=dict)
-
-
-class FoldFiles(Settings):
-    """A fold, given by files that name subjects (see :func:`poscon.store.names.read_names`).
-
-    Attributes:
-        test: file of the subjects to test on.
-        train: file of the subjects to pre-train on and to draw from; None: all others.
-    """
-
-    test: str
-    train: str | None = None
-
-
-class Entry(Settings):
-    """A method that takes part, with settings of its own.
-
-    Attributes:
-        name: name in the tables.
-        method: name of a method, see ``poscon methods``.
-        settings: settings of its pre-training or fine-tuning; they override those that all share.
-    """
-
-    name: str = Field(pattern=r"^[\w.+=-]+$")
-    method: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class FinetuneEntry(Entry):
-    """A fine-tuning that takes part.
-
-    Attributes:
-        inits: names of the initialisations that it starts from; None: all of them.
-    """
-
-    inits: tuple[str, ...] | None = Field(None, min_length=1)
-
-
-class StrategyEntry(Settings):
-    """A strategy that chooses the labelled slices.
-
-    Attributes:
-        name: ``patients``, or name of a strategy, see ``poscon methods``.
-        init: name of the pre-training whose encoder it chooses by; None if it needs none.
-    """
-
-    name: str
-    init: str | None = None
-
-    @property
-    def label(self) -> str:
-        """Its name in tables: ``spread``, or ``coverage-pcl`` for one with an encoder."""
-        return self.name if self.init is None else f"{self.name}-{self.init}"
-
-
-class Flaws(Settings):
-    """Flawed ways of reporting, to show by how much they flatter. The results do not change.
-
-    Attributes:
-        select_on_test: also give the Dice of the checkpoint that is best on the test subjects.
-        pooled_dice: also give one Dice of the voxels of all test subjects together.
-    """
-
-    select_on_test: bool = False
-    pooled_dice: bool = False
 
 
 class Plan(Settings):
@@ -558,48 +451,3 @@ def naming(section: str, entry: Entry) -> Iterator[None]:
         yield
     except PosconError as error:
         raise PosconError(f"{section}, {entry.name}: {error}") from error
-
-
-def plan_names() -> list[str]:
-    """The names of the plans that come with poscon."""
-    names = (entry.name for entry in _PLANS.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-def plan_text(plan: str) -> str:
-    """The text of a plan, by name or from a file.
-
-    Raises:
-        PosconError: there is no such file or name, or the file cannot be read.
-    """
-    if plan in plan_names():
-        return (_PLANS / f"{plan}.yaml").read_text(encoding="utf-8")
-    try:
-        return Path(plan).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = plan_names()
-        raise PosconError(
-            f"plan {plan!r}: neither a file nor a known plan{nearest(plan, known)}; "
-            f"known are {', '.join(known)}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PosconError(f"plan {plan}: cannot be read ({error})") from error
-
-
-def read_plan(plan: str, overrides: GivenSettings = ()) -> Plan:
-    """Read a plan by name or from a file, override its settings, and check it as a whole.
-
-    Raises:
-        PosconError: there is no such plan, or a setting of it or of a training in it is wrong.
-    """
-    content = parse_yaml(plan_text(plan), where=f"plan {plan}")
-    if not isinstance(content, dict):
-        raise PosconError(f"plan {plan}: expected settings, key: value")
-    try:
-        read = validate(Plan, apply_settings(content, overrides)).complete()
-        for init, entry in read.combinations:
-            read.pretrain_settings(init, "auto")
-            read.finetune_settings(entry, init, 0, "auto")
-    except PosconError as error:
-        raise PosconError(f"plan {plan}: {error}") from error
-    return read

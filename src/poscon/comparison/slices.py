@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from poscon.comparison.plan import PATIENTS
+from poscon.comparison.plan_parts import PATIENTS
 from poscon.errors import PosconError
 from poscon.files import read_csv, whole_number
 from poscon.models import FeatureExtractor, Model

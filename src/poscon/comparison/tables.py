@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from poscon.comparison.jobs import Job, Schedule
-from poscon.comparison.plan import PATIENTS, Plan, row_headings
+from poscon.comparison.plan import Plan, row_headings
+from poscon.comparison.plan_parts import PATIENTS
 from poscon.comparison.summary import Cell, Measure
 from poscon.files import markdown_cell
 from poscon.statistics import Difference

@@ -18,7 +18,7 @@ from poscon.commands.finetune import finetune
 from poscon.commands.predict import predict
 from poscon.commands.pretrain import pretrain
 from poscon.comparison.jobs import Job, SliceChoice
-from poscon.comparison.plan import DataSettings
+from poscon.comparison.plan_parts import DataSettings
 from poscon.comparison.slices import SLICES, choose, read_chosen, slice_table
 from poscon.errors import PosconError
 from poscon.files import read_json, write_text

@@ -42,7 +42,7 @@ def plans(
     as_json: Json = False,
 ) -> None:
     """List the plans of poscon compare, or print one to change it."""
-    from poscon.comparison.plan import plan_text
+    from poscon.comparison.plan_files import plan_text
     from poscon.listings import list_plans
 
     if name is None:
