@@ -21,7 +21,8 @@ def align(
 ) -> None:
     """Learn positions in the anatomy from the images, for scans that begin and end anywhere.
 
-    Writes positions.json, a picture, and the list of volumes that run the other way into the store.
+    Writes the positions into the manifest of the store. A picture and the list of volumes that run
+    the other way lie beside it.
     """
     from poscon.commands import align as module
 
