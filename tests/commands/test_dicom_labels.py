@@ -116,6 +116,29 @@ def test_labels_are_added_to_a_store(
     assert "--ignore-label has no effect on SEG and RTSTRUCT" in err
 
 
+def test_what_a_seg_has_drawn_is_in_the_map_to_fill_in(
+    poscon: Cli, labelled: Path, scans: Path, tmp_path: Path
+) -> None:
+    image, label = phantom(scans, 0)
+    (tmp_path / "scans").mkdir()
+    nib.save(image, tmp_path / "scans" / "p0.nii.gz")
+    (tmp_path / "drawn").mkdir()
+    shutil.copy(labelled / "seg0.dcm", tmp_path / "drawn" / "p0.dcm")
+    (tmp_path / "slices.csv").write_text("case,slice\np0,6\n")
+    store, table = tmp_path / "store", tmp_path / "slices.csv"
+    assert poscon("prepare", tmp_path / "scans", store, "--spacing", "6")[0] == 0
+    code, _, err = poscon("label", store, tmp_path / "drawn", "--labelled-slices", table)
+    assert code == 0, err
+    how = ("--budget", "2", "--source", tmp_path / "scans")
+    code, _, err = poscon("suggest", store, tmp_path / "next", *how)
+    assert code == 0, err
+    found = np.asanyarray(nib.load(tmp_path / "next" / "labels" / "p0.nii.gz").dataobj)
+    truth = np.asanyarray(label.dataobj)
+    assert truth[:, :, 6].any()
+    np.testing.assert_array_equal(found[:, :, 6], truth[:, :, 6])
+    assert (found != 255).all(axis=(0, 1)).sum() == 3  # that one and the two suggested ones
+
+
 @pytest.fixture(scope="module")
 def predicted(
     series: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory

@@ -162,6 +162,56 @@ def test_what_was_drawn_is_labelled_and_the_next_round_goes_on(
     assert kept
 
 
+def test_labels_of_two_files_stay_when_a_map_is_given_back(
+    scans: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The last file given does not have the slices of the first; the store has both."""
+    store, drawn, case = tmp_path / "store", tmp_path / "drawn", "phantom_000"
+    (tmp_path / "first.csv").write_text(f"case,slice\n{case},10\n{case},11\n")
+    prepare(scans, store, spacing=6.0, processes=1, labelled_slices=tmp_path / "first.csv")
+    truth = nib.load(scans / "labelsTr" / f"{case}.nii.gz")
+    labels = np.zeros(truth.shape, np.uint8)
+    labels[:, :, 13] = np.asanyarray(truth.dataobj)[:, :, 13]
+    drawn.mkdir()
+    nib.save(nib.Nifti1Image(labels, truth.affine), drawn / f"{case}.nii.gz")
+    assert poscon("label", store, drawn, "--labelled-slices", "nonempty")[0] == 0
+    (record,) = (one for one in Store(store).cases if one.id == case)
+    assert record.labelled_slice_numbers.tolist() == [10, 11, 13]
+    before = Store(store).label(record)
+    assert all(np.unique(before[n]).size > 1 for n in (10, 11, 13))
+
+    found = suggest(store, tmp_path / "next", budget=2, source=scans, cases=[case])
+    shown = np.asanyarray(nib.load(found.label_maps[0]).dataobj)
+    assert (shown[:, :, (10, 11)] == IGNORE).all()
+    np.testing.assert_array_equal(shown[:, :, 13], labels[:, :, 13])
+    code, out, _ = poscon("label", store, tmp_path / "next" / "labels")
+    assert code == 0
+    assert "2 added, 0 changed" in out
+    (record,) = (one for one in Store(store).cases if one.id == case)
+    after = Store(store).label(record)
+    np.testing.assert_array_equal(after[[10, 11, 13]], before[[10, 11, 13]])
+
+
+def test_values_that_the_files_alone_know_are_not_labelled(scans: Path, tmp_path: Path) -> None:
+    """The store was prepared with another value for "not labelled" than the map to fill in has."""
+    source, case = tmp_path / "scans", "phantom_000"
+    shutil.copytree(scans, source)
+    path = source / "labelsTr" / f"{case}.nii.gz"
+    truth = nib.load(path)
+    labels = np.asanyarray(truth.dataobj).astype(np.uint8)
+    labels[:8, :, 12] = 9
+    labels[:, :, :11] = 9
+    nib.save(nib.Nifti1Image(labels, truth.affine), path)
+    prepare(source, tmp_path / "store", spacing="native", processes=1, ignore_label=9)
+    (made,) = suggest(
+        tmp_path / "store", tmp_path / "next", budget=1, source=source, cases=[case]
+    ).label_maps
+    shown = np.asanyarray(nib.load(made).dataobj)
+    np.testing.assert_array_equal(
+        shown[:, :, 11:], np.where(labels == 9, IGNORE, labels)[:, :, 11:]
+    )
+
+
 def test_the_value_for_not_labelled(partly: tuple[Path, Path], tmp_path: Path) -> None:
     source, store = partly
     found = suggest(store, tmp_path / "a", budget=1, source=source, ignore_label=9)

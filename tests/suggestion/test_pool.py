@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from poscon.store.manifest import AxisRecord
 from poscon.store.store import Store
-from poscon.suggestion.pool import LEVELS, Slices, labelled_slices, unit
+from poscon.suggestion.pool import LEVELS, Slices, unit
 
 
 def test_slices_of_cases(store: Path) -> None:
@@ -18,7 +18,6 @@ def test_slices_of_cases(store: Path) -> None:
     assert slices.middles[row] == pytest.approx(cases[1].positions[2] - 0.5 / cases[1].shape[0])
     assert slices.subject_names[slices.subject_of[row]] == cases[1].subject
     assert slices.labelled.all()
-    assert labelled_slices(cases[0]).tolist() == list(range(cases[0].shape[0]))
 
 
 def test_learned_positions_are_shares_of_all_slices(store: Path) -> None:

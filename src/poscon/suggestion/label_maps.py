@@ -11,12 +11,12 @@ from msgspec.structs import asdict
 from poscon.errors import PosconError
 from poscon.models import Model
 from poscon.store.manifest import CaseRecord
+from poscon.store.resample import resample_classes
 from poscon.store.store import Store
-from poscon.suggestion.pool import labelled_slices
 from poscon.training.inference import largest_component, predicted_classes
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
 from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
-from poscon.volumes.label_maps import read_labels
+from poscon.volumes.label_maps import on_grid, read_labels
 from poscon.volumes.layouts import dicom, folder_of_paths, read_dataset
 from poscon.volumes.scan import NIFTI, Scan, first_volume, label_suffix, read_scan, write_labels
 
@@ -125,6 +125,8 @@ class OpenLabelMaps:
     def values(self, case: CaseRecord, numbers: np.ndarray) -> np.ndarray:
         """The label values of a case: of what is labelled already, of the open slices, and ignored.
 
+        A labelled slice is ignored too if the last label map of the case does not have it.
+
         Args:
             case: the case.
             numbers: numbers of its open slices, as in the store.
@@ -132,22 +134,44 @@ class OpenLabelMaps:
         Returns:
             (X, Y, Z) on the grid of the file, in its own axis order.
         """
-        geometry = SliceGeometry(**asdict(case.geometry))
-        stack = np.full(geometry.stack_shape, self.scheme.ignore, np.int32)
-        labelled = labelled_slices(case)
-        if case.source_label is not None and len(labelled):
-            path = folder_of_paths(self.source) / case.source_label
-            if not path.exists():
-                raise PosconError(
-                    f"{path}: no such file, but the labels of case {case.id} of {self.store.path} "
-                    "are from it; put it back"
-                )
-            known = read_labels(path, self.scheme, spacing=case.stated_spacing).data
-            stack[labelled] = geometry.to_stack(known)[labelled]
+        stack = self._known(case)
         stack[numbers] = 0
         if self.model is not None:
             stack[numbers] = self._predicted(case, self.model)[numbers]
-        return geometry.to_volume(stack).astype(np.min_scalar_type(int(stack.max())))
+        volume = SliceGeometry(**asdict(case.geometry)).to_volume(stack)
+        return volume.astype(np.min_scalar_type(int(stack.max())))
+
+    def _known(self, case: CaseRecord) -> np.ndarray:
+        """What the last label map of a case says of the slices that are labelled.
+
+        The store may have labels of several files. A slice that the last of them does not have as
+        the store has it is ignored here, so that the store keeps it when the map is given back.
+
+        Returns:
+            (slices, rows, columns) int32 label values on the scan's own grid.
+        """
+        geometry = SliceGeometry(**asdict(case.geometry))
+        stack = np.full(geometry.stack_shape, self.scheme.ignore, np.int32)
+        labelled = case.labelled_slice_numbers
+        if case.source_label is None or not len(labelled):
+            return stack
+        path = folder_of_paths(self.source) / case.source_label
+        if not path.exists():
+            raise PosconError(
+                f"{path}: no such file, but the labels of case {case.id} of {self.store.path} "
+                "are from it; put it back"
+            )
+        drawn = path if case.affine is None else on_grid(path, geometry.shape, case.affine)
+        values = read_labels(drawn, self.scheme, spacing=case.stated_spacing).data
+        values = geometry.to_stack(values)[labelled]
+        meant = [0, *(value for one in self.scheme.classes for value in one.values)]
+        values = np.where(np.isin(values, meant), values, self.scheme.ignore)
+        classes = self.scheme.to_classes(values, where=str(path))
+        _, rows, columns = case.shape
+        prepared = resample_classes(classes, (rows, columns), len(self.scheme.classes) + 1)
+        same = (prepared == self.store.label(case)[labelled]).all(axis=(1, 2))
+        stack[labelled[same]] = values[same]
+        return stack
 
     def _predicted(self, case: CaseRecord, model: Model) -> np.ndarray:
         """(slices, rows, columns) label values that the model predicts, on the scan's own grid."""

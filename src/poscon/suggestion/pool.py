@@ -14,11 +14,6 @@ LEVELS = 4
 """Parts of equal length of the stack, whose mean features describe a subject."""
 
 
-def labelled_slices(case: CaseRecord) -> np.ndarray:
-    """Numbers of the slices that are labelled."""
-    return case.labelled_slice_numbers
-
-
 @dataclass(frozen=True)
 class Slices:
     """All slices of some cases, one row each: case after case, from the first slice to the last.
@@ -71,7 +66,7 @@ class Slices:
         else:
             middles, ends = _shares(positions)
             edges = ends[case_of]
-        labelled = [np.isin(np.arange(c.shape[0]), labelled_slices(c)) for c in cases]
+        labelled = [np.isin(np.arange(c.shape[0]), c.labelled_slice_numbers) for c in cases]
         return cls(
             cases=tuple(cases),
             case_of=case_of,
