@@ -18,6 +18,7 @@ ROOMS = [
     *("pretext", "finetuning"),
     *(
         "training",
+        "scan_preparation",
         "models",
         "suggestion",
         "pictures",

@@ -41,7 +41,7 @@ class PredictionsFile:
             self.cases = {name: dict(facts) for name, facts in content["cases"].items()}
             self.failed = dict(content["failed"])
             for name in self.cases:
-                self.views(name)
+                self.views(name), self.emptied(name), self.stated_spacing(name)
         except _DAMAGED as error:
             raise PosconError(
                 f"{self.path}: damaged; remove it together with the label maps"
@@ -75,6 +75,17 @@ class PredictionsFile:
     def views(self, name: str) -> int:
         """How many views of a slice a label map is the mean of; older ones are of one."""
         return int(self.cases[name].get("views", 1))
+
+    def emptied(self, name: str) -> dict[str, list[int]]:
+        """The ranges outside which classes of a label map were removed; none in older files."""
+        return dict(self.cases[name].get("emptied_outside", {}))
+
+    def stated_spacing(self, name: str) -> list[float] | None:
+        """The voxel size in mm that ``--source-spacing`` gave, as (slice, row, column), or None."""
+        facts = self.cases[name]
+        return (
+            [*map(float, facts["scan_spacing_mm"])] if facts.get("spacing_from") == "user" else None
+        )
 
     def _write(self) -> None:
         content = {"model_sha256": self.model_sha256, "cases": {}, "failed": self.failed}

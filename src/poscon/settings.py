@@ -120,6 +120,9 @@ def load_recipe(recipe: Recipe) -> dict[str, Any]:
 
     A recipe has a ``description`` and a section a command (``prepare``, ``pretrain``,
     ``finetune``), each a mapping of settings.
+
+    Raises:
+        PosconError: there is no such recipe, it cannot be read, or it has another form.
     """
     content: Any
     if isinstance(recipe, str):
@@ -301,7 +304,11 @@ def _parse_value(text: str, *, where: str) -> Any:
 
 
 def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
-    """Build settings, turning what pydantic reports into one line."""
+    """Build settings, turning what pydantic reports into one line.
+
+    Raises:
+        PosconError: a setting is unknown or has a wrong value.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from poscon.errors import PosconError
 
 RESAMPLES = 9999
+EQUAL = 1e-12
+"""Relative difference of means that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,9 @@ def mean_interval(
     values: ArrayLike,
     subjects: Sequence[Hashable] | None = None,
     *,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Bootstrap confidence interval of a mean over subjects.
+    """95 % bootstrap confidence interval of a mean over subjects.
 
     It is bias-corrected and accelerated (BCa; Efron 1987, J. Am. Stat. Assoc. 82:171), by
     :func:`scipy.stats.bootstrap`. With ``subjects``, whole subjects are drawn, each with all of its
@@ -43,7 +44,6 @@ def mean_interval(
     Args:
         values: (n,), finite.
         subjects: (n,), the subject of each value. None: each value has its own subject.
-        confidence: between 0 and 1.
         seed: seed of the draws.
 
     Raises:
@@ -57,7 +57,9 @@ def mean_interval(
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     owner = np.array([number[name] for name in names])
     sums, counts = np.bincount(owner, values), np.bincount(owner)
-    if len(sums) == 1 or np.ptp(sums / counts) == 0:
+    means = sums / counts
+    # of equal means the bias of the bootstrap is 0 / 0, also if they differ by rounding
+    if np.ptp(means) <= EQUAL * np.abs(means).max():
         return Interval(float(values.mean()), float(values.mean()))
 
     def pooled(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
@@ -67,7 +69,7 @@ def mean_interval(
         (sums, counts),
         pooled,
         paired=True,
-        confidence_level=confidence,
+        confidence_level=0.95,
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -136,15 +138,12 @@ class Difference:
 def differences(
     baseline: Mapping[str, float],
     methods: Mapping[str, Mapping[str, float]],
-    *,
-    seed: int = 0,
 ) -> dict[str, Difference]:
     """Compare methods with one baseline, subject by subject.
 
     Args:
         baseline: one value per subject, such as its mean Dice over frames, classes and draws.
         methods: one value per subject for each method, by the name of the method.
-        seed: seed of the bootstrap.
 
     Raises:
         PosconError: a method has other subjects than the baseline, or a value is not finite.
@@ -164,7 +163,7 @@ def differences(
     return {
         name: Difference(
             mean=float(apart.mean()),
-            interval=mean_interval(apart, seed=seed),
+            interval=mean_interval(apart),
             p=p,
             wins=int((apart > 0).sum()),
             losses=int((apart < 0).sum()),

@@ -92,7 +92,15 @@ def test_volumes_of_one_and_of_two_slices_are_placed_among_whole_ones() -> None:
     shift = np.median(found.ends[:8, 0] - 10 * np.arange(8))
     assert found.ends[8, 0] - shift == pytest.approx(200, abs=4 * SPACING)
     assert found.ends[8, 0] == found.ends[8, 1]
+    assert not found.determined[8]  # of one slice all orders are the same
     assert found.ends[9, 0] - shift == pytest.approx(150, abs=4 * SPACING)
+
+
+def test_two_frames_of_one_subject_have_nothing_to_be_compared_with() -> None:
+    depths = [SPACING * np.arange(30)] * 2
+    found = align([volume(0, 30, 1), volume(0, 30, 2)], depths, ["s", "s"])
+    assert (found.directions == 1).all()
+    assert np.isfinite(found.ends).all()
 
 
 def test_slices_that_are_all_alike_determine_nothing() -> None:

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -468,6 +469,26 @@ def test_minutes_become_a_number_of_steps(
     finetune(store, tmp_path / "again", iterations=steps, settings=SMALL)
     for name, value in weights(tmp_path / "again").items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+
+
+def test_looks_at_validation_cases_take_of_the_minutes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from poscon.commands import finetune as module
+
+    waits, look = iter([4.0]), module.mean_dice
+
+    def slow_look(*of: Any) -> dict[str, float]:
+        """The first look, which is timed, takes long."""
+        time.sleep(next(waits, 0.0))
+        return look(*of)
+
+    monkeypatch.setattr(module, "time_loop", lambda training, steps: 5.0)
+    monkeypatch.setattr(module, "mean_dice", slow_look)
+    few = [*SMALL, "checkpoint_every=1"]
+    finetune(store, tmp_path / "run", minutes=1, validation=["phantom_004"], settings=few)
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]
+    assert 1 <= settings["iterations"] <= 6  # of 11 without looks
 
 
 def test_minutes_that_are_too_few_are_refused(store: Path, tmp_path: Path) -> None:

@@ -184,6 +184,18 @@ def test_averaged_views_are_recorded_and_not_mixed_with_others(
     assert len(predict(finetuned, scans, out, average_views=True, resume=True)) > 1
 
 
+def test_a_stated_voxel_size_is_not_mixed_with_others(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("phantom_000\n")
+    out, mm = tmp_path / "out", (1.5, 1.5, 6.0)
+    predict(finetuned, scans, out, cases=tmp_path / "one.txt", source_spacing=mm)
+    for other in (None, (1.5, 1.5, 7.0)):
+        with pytest.raises(PosconError, match="was made with another voxel size"):
+            predict(finetuned, scans, out, source_spacing=other, resume=True)
+    assert len(predict(finetuned, scans, out, source_spacing=mm, resume=True)) > 1
+
+
 def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("phantom_003\n")
     (tmp_path / "two.txt").write_text("phantom_003\nphantom_004\n")
@@ -510,6 +522,10 @@ def test_a_class_is_removed_outside_its_range(
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]
     assert record["a"]["emptied_outside"] == {name: [first, last], other: []}
     assert record["b"]["emptied_outside"] == {}
+
+    with pytest.raises(PosconError, match=r"a\.nii\.gz: was made with other ranges"):
+        predict(finetuned, tmp_path / "in", tmp_path / "out", resume=True)
+    assert predict(finetuned, tmp_path / "in", tmp_path / "out", ranges=ranges, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,12 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ),
         ({"pretraining": ["random"], "pretrain": {"epochs": 1}}, "pretrain has no effect"),
         ({"labelled": 2}, "labelled"),
+        ({"finetune": {"minutes": 5}}, "finetune.minutes: give iterations, because runs that"),
+        ({"recipe": {"finetune": {"minutes": 5}}}, "finetune.minutes: give iterations"),
+        (
+            {"finetuning": [{"name": "s", "method": "supervised", "settings": {"minutes": 5}}]},
+            "s: settings.minutes: give iterations",
+        ),
         ({"folds": {"test": "x"}}, "folds"),
         ({"description": 3}, "description"),
         ({"data": "x"}, "data"),

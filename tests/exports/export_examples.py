@@ -15,7 +15,12 @@ SMALL: dict[str, Any] = {"width": 2, "levels": 2, "channels": 1}
 
 
 def fake_run(
-    like: Path, folder: Path, *, preparation: dict[str, Any] | None = None, **network: Any
+    like: Path,
+    folder: Path,
+    *,
+    preparation: dict[str, Any] | None = None,
+    first_value: int | None = None,
+    **network: Any,
 ) -> Path:
     """A run folder with another network than the run that it is like; random weights.
 
@@ -23,6 +28,7 @@ def fake_run(
         like: a fine-tuning run, whose records are taken.
         folder: to write.
         preparation: what is changed of the preparation.
+        first_value: the label value of the first class; None: as it is.
         network: what is changed of the network's settings.
     """
     settings = NetworkSettings(**{**SMALL, **network})
@@ -39,6 +45,9 @@ def fake_run(
         "network": settings.model_dump(),
         "preparation": {**about["preparation"], **(preparation or {})},
     }
+    if first_value is not None:
+        first, *others = about["classes"]
+        about["classes"] = [{**first, "values": [first_value]}, *others]
     save_weights(folder / "model.safetensors", model, about)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "cases.json").write_bytes((like / "cases.json").read_bytes())

@@ -22,7 +22,7 @@ def test_names_are_taken_with_what_is_above_them_and_the_rest_is_not() -> None:
     assert [node.name for node in classes] == ["Intensity"]
     assert [ast.unparse(d) for d in classes[0].decorator_list] == ["dataclass(frozen=True)"]
     assert "AIR_HU = -1000.0" in source
-    assert "def padding_of" not in source
+    assert "def normalise" not in source
     assert "poscon." not in source
     assert source.index("import os") < source.index("class Intensity")
 

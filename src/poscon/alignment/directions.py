@@ -36,7 +36,7 @@ def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     matrix = (matrix + matrix.T).tocsr()
     if n < 3 or not matrix.nnz:
         signs = np.ones(n)
-        if n == 2 and votes[0] < 0:
+        if votes and votes[0] < 0:  # two volumes, of two subjects
             signs[1] = -1
     else:
         start = np.ones(n) / np.sqrt(n)  # else ARPACK starts at random

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from poscon.alignment.likeness import squared_distances
+
 MOST = 200
 """Volumes that are looked at; of more, an even sample."""
 NEIGHBOURS = 5
@@ -62,8 +64,12 @@ def chamfer(first: np.ndarray, second: np.ndarray) -> float:
     """Mean squared distance of the slices of one volume to the nearest ones of another.
 
     It is taken for the volume of which it is smaller, because one may show a part of the other.
+
+    Args:
+        first: (N, D), features of the slices of one volume.
+        second: (M, D), of the other.
     """
-    distances = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    distances = squared_distances(first, second)
     return float(min(distances.min(axis=1).mean(), distances.min(axis=0).mean()))
 
 

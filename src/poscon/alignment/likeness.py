@@ -14,8 +14,21 @@ ENOUGH = 1e-6
 
 
 def split(rows: np.ndarray, volumes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Rows for all slices, volume after volume, as one array a volume."""
+    """Rows for all slices, volume after volume, as one array a volume.
+
+    Args:
+        rows: (N, ...), N slices in all.
+        volumes: (slices, ...) of each volume, for their numbers of slices.
+
+    Returns:
+        (slices, ...) of each volume.
+    """
     return np.split(rows, np.cumsum([len(volume) for volume in volumes])[:-1])
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, M) squared Euclidean distances of the rows of (N, D) and of (M, D)."""
+    return (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
 
 
 def compact(features: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -143,7 +156,7 @@ def evidence(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
         (N + M - 1,): number c is for the shift d = c - (N - 1), where slice i of the first lies on
         slice i + d of the second; and the same with the second volume turned round.
     """
-    distances = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    distances = squared_distances(first, second)
     distances = np.minimum(distances, np.median(distances))
     gains = distances.mean() - distances
     return _by_shift(gains), _by_shift(gains[:, ::-1])

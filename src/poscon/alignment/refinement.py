@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poscon.alignment.likeness import MeanCurve
+from poscon.alignment.likeness import MeanCurve, squared_distances
 
 SCALES = np.exp(np.arange(-4, 5) * 0.04)
 """Relative to the scale that a volume has, in one round."""
@@ -59,7 +59,7 @@ def refine(
     """
     others = np.array([[a != b for b in subjects] for a in subjects])
     n = len(components)
-    offsets, scales, found = offsets.astype(np.float64), np.ones(n), np.zeros(n)
+    offsets, scales = offsets.astype(np.float64), np.ones(n)
     for _ in range(ROUNDS):
         before = offsets, scales
         curve = MeanCurve(components, coordinates(depths, *before), width)
@@ -74,15 +74,16 @@ def refine(
             )
             for i in range(n)
         ]
-        offsets, scales, found = (np.array(column) for column in zip(*fits, strict=True))
+        offsets, scales, _ = (np.array(column) for column in zip(*fits, strict=True))
         unit = np.exp(np.log(scales).mean())  # the axis as a whole has no scale of its own
         offsets, scales = offsets / unit, scales / unit
         if np.abs(offsets - before[0]).max() < width / 8:
             break
     curve = MeanCurve(components, coordinates(depths, offsets, scales), width)
-    null = np.zeros(n)
+    found, null = np.zeros(n), np.zeros(n)  # by one curve, so that they can be compared
     for i in range(n):
         gains = _gains(components[i], curve, others[i])
+        found[i] = _best(gains, curve.grid, depths[i], offsets[i], scales[i], width)[2]
         for _ in range(ORDERS):
             shuffled = gains[generator.permutation(len(gains))]
             fit = _best(shuffled, curve.grid, depths[i], offsets[i], scales[i], width)
@@ -112,9 +113,7 @@ def _gains(components: np.ndarray, curve: MeanCurve, others: np.ndarray) -> np.n
         return gains
     sums = np.einsum("v,vnk->nk", others, curve.sums[:, known])
     means = sums / weights[known, None]
-    distances = (
-        (components**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * components @ means.T
-    )
+    distances = squared_distances(components, means)
     distances = np.minimum(distances, np.median(distances))
     found = distances.mean() - distances
     size = np.abs(found).mean()

@@ -397,6 +397,7 @@ def _steps_within(
     started = time.perf_counter()
     look = 0.0
     if watched := cases.get("validation"):
+        network.to(choose_device(chosen.device))  # as the training looks at them
         mean_dice(network, store, watched, chosen)
         look = time.perf_counter() - started
     with torch.random.fork_rng(devices=[]):  # the training itself begins as if untimed
@@ -405,8 +406,8 @@ def _steps_within(
     steps = int(left / (step + look / chosen.checkpoint_every))
     if steps < 1:
         raise PosconError(
-            f"--minutes {minutes:g}: {-left / 60:.1f} minutes less than it takes to find out how "
-            "long a step is; give more, or --iterations"
+            f"--minutes {minutes:g}: not enough for one step, which takes {step:.2g} seconds, "
+            f"after {minutes * 60 - left:.2g} seconds to find that out; give more, or --iterations"
         )
     console.print(f"{minutes:g} minutes: {steps} iterations of {step:.2g} seconds", soft_wrap=True)
     return steps
@@ -518,7 +519,7 @@ def mean_dice(
 ) -> dict[str, float]:
     """Mean Dice over classes and cases, on the store's own grid, in the training's precision.
 
-    What is not labelled is not counted.
+    What is not labelled is not counted. Afterwards the network is in training mode.
     """
     scores = []
     device = next(network.parameters()).device.type

@@ -16,9 +16,10 @@ from poscon.executors import usable_cores
 from poscon.files import alone, check_outside, read_json
 from poscon.leakage import describe, note_seen
 from poscon.memory import check_room, free_memory
-from poscon.models import Model, PreparedScan, say_differences
+from poscon.models import Model
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
 from poscon.progress import console, progress_bar, say_lines
+from poscon.scan_preparation import PreparedScan, say_differences
 from poscon.store.manifest import write_json
 from poscon.store.names import Names
 from poscon.store.preparation import case_geometry, stated_spacing
@@ -230,19 +231,40 @@ class _Prediction:
                 f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
                 "that poscon predict wrote it; choose another output"
             )
-        for job in existing:  # numbers of DICOM series change when series come or go
-            if record is not None and record.cases[job.case.id].get("series") != job.fingerprint:
-                raise PosconError(
-                    f"{job.target}: is the label map of another series, the DICOM files have "
-                    "changed; choose another output"
-                )
-            if record is not None and record.views(job.case.id) != self.model.views:
-                raise PosconError(
-                    f"{job.target}: was made with {record.views(job.case.id)} view(s) of a slice, "
-                    f"now it is {self.model.views}; choose another output, or change "
-                    "--average-views"
-                )
+        if record is not None:
+            for job in existing:
+                self._check_made_alike(job, record)
         return {job.target for job in existing}
+
+    def _check_made_alike(self, job: _Job, record: PredictionsFile) -> None:
+        """Refuse to keep a label map that was made in another way than the others will be.
+
+        Raises:
+            PosconError: it was.
+        """
+        name = job.case.id
+        # numbers of DICOM series change when series come or go
+        if record.cases[name].get("series") != job.fingerprint:
+            raise PosconError(
+                f"{job.target}: is the label map of another series, the DICOM files have changed; "
+                "choose another output"
+            )
+        if record.views(name) != self.model.views:
+            raise PosconError(
+                f"{job.target}: was made with {record.views(name)} view(s) of a slice, now it is "
+                f"{self.model.views}; choose another output, or change --average-views"
+            )
+        if record.emptied(name) != _limits(job.ranges):
+            raise PosconError(
+                f"{job.target}: was made with other ranges; choose another output, or give "
+                "--ranges as before"
+            )
+        now = self.model.preparation.source_spacing
+        if not _same_spacing(record.stated_spacing(name), now):
+            raise PosconError(
+                f"{job.target}: was made with another voxel size; choose another output, or give "
+                "--source-spacing as before"
+            )
 
     def _fitted(self, job: _Job) -> Case | PosconError:
         """The case as the model takes it, by the header of its file, or what is wrong with it."""
@@ -345,9 +367,21 @@ def _facts(prepared: PreparedScan, job: _Job, views: int) -> dict[str, Any]:
         "modalities": prepared.modalities,
         "views": views,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
-        "emptied_outside": {name: list(limits or ()) for name, limits in job.ranges.items()},
+        "emptied_outside": _limits(job.ranges),
         **({} if job.fingerprint is None else {"series": job.fingerprint}),
     }
+
+
+def _limits(ranges: Mapping[str, Range]) -> dict[str, list[int]]:
+    """Ranges as ``predictions.json`` has them: first and last slice, none of an absent class."""
+    return {name: list(limits or ()) for name, limits in ranges.items()}
+
+
+def _same_spacing(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
+    """Whether two voxel sizes in mm are equal, in any order of their axes. None: none was given."""
+    if before is None or now is None:
+        return before is now
+    return np.allclose(sorted(before), sorted(now))
 
 
 def _check_apart(source: Path, output: Path) -> None:

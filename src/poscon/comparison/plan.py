@@ -164,7 +164,7 @@ class Plan(Settings):
                     raise ValueError(f"{section}.{key}: {where}")
         for entry in (*self.pretraining, *self.finetuning):
             of_all = ("network", "size", "precision") if entry in self.finetuning else ()
-            for key in ("method", "seed", "transductive", "device", *of_all):
+            for key in ("method", "seed", "transductive", "device", "minutes", *of_all):
                 if key in entry.settings:
                     raise ValueError(f"{entry.name}: settings.{key}: {_ELSEWHERE[key]}")
         if self.pretrain and all(entry.method == RANDOM for entry in self.pretraining):
@@ -344,7 +344,11 @@ class Plan(Settings):
     def finetune_settings(
         self, entry: Entry, init: Entry, draw: int, size: Size
     ) -> FinetuneSettings:
-        """The settings of a fine-tuning from one of the initialisations, resolved."""
+        """The settings of a fine-tuning from one of the initialisations, resolved.
+
+        Raises:
+            PosconError: a setting is wrong or has no effect.
+        """
         shared = self._shared("finetune", entry.method, size)
         # the initialisation determines the network, also a random one
         network = self.pretrain_settings(init, size).network.model_dump()
@@ -380,7 +384,7 @@ class Plan(Settings):
         if not any(content.get(section) for section in SECTIONS):
             raise PosconError(f"{named}: has neither pretrain nor finetune, so it has no effect")
         for section in SECTIONS:
-            for key in ("seed", "device", "transductive"):
+            for key in ("seed", "device", "transductive", "minutes"):
                 if key in (content.get(section) or {}):
                     raise PosconError(f"{named}: {section}.{key}: {_ELSEWHERE[key]}")
         prepared = dict(content.pop("prepare", None) or {})
@@ -425,6 +429,7 @@ _ELSEWHERE = {
     "precision": "give the plan's own precision, which both trainings have",
     "transductive": "give the plan's own transductive",
     "device": "is an option of the command line",
+    "minutes": "give iterations, because runs that share a machine slow each other down",
 }
 
 

@@ -81,7 +81,7 @@ def write_monai(trained: Trained, folder: Path) -> float:
     network.load_state_dict(tensors)
     save_pickled(tensors, folder / MODEL)
     write_json(folder / CONFIG, inference_config(model, definition))
-    write_json(folder / METADATA, metadata(trained, model))
+    write_json(folder / METADATA, metadata(model))
     with torch.no_grad():
         found, expected = network.eval()(trained.images), trained.network(trained.images)
     difference = disagreement(found, expected)
@@ -126,7 +126,7 @@ def slices_source() -> str:
                 {
                     *("CT_PERCENTILES", "OUTER_PERCENTILES", "SAMPLED_VOXELS", "AIR_HU"),
                     *("LOWEST_HU", "PADDING_BELOW_HU", "PADDING_SHARE", "PADDING_VOXELS"),
-                    *("HOUNSFIELD_AIR", "Intensity", "guess_modality", "padding_of"),
+                    *("HOUNSFIELD_AIR", "Intensity", "guess_modality"),
                     *("normalise", "normalised", "intensity_of", "_padding_values", "_single"),
                     *("_filled", "_every", "_all_equal", "_percentiles", "_rising", "_value_of"),
                     "_without_margin",
@@ -206,7 +206,7 @@ def inference_config(model: Model, definition: dict[str, Any]) -> dict[str, Any]
                     "output_postfix": "",
                     "separate_folder": False,
                     "resample": False,
-                    "output_dtype": "$np.uint8",
+                    "output_dtype": f"$np.{np.min_scalar_type(max(model.scheme.values)).name}",
                     "print_log": False,
                 },
             ],
@@ -226,7 +226,7 @@ def inference_config(model: Model, definition: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def metadata(trained: Trained, model: Model) -> dict[str, Any]:
+def metadata(model: Model) -> dict[str, Any]:
     """The content of ``configs/metadata.json``."""
     settings = model.network.settings
     names = ["background", *(c.name for c in model.classes)]

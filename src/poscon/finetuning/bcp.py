@@ -58,7 +58,7 @@ def copy_paste(labelled: Pair, unlabelled: Pair, mask: Tensor) -> Tensor:
 
 
 def halves(batch: Tensor) -> Pair:
-    """The first and the last half of the rows. If the number is odd, the middle row is in both."""
+    """The first and the last half of (B, ...) rows. If B is odd, the middle row is in both."""
     n = (len(batch) + 1) // 2
     return batch[:n], batch[-n:]
 

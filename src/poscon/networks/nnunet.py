@@ -69,13 +69,12 @@ def plans_of(settings: NetworkSettings) -> NnunetPlans:
     return settings.plans
 
 
-def build_unet(plans: NnunetPlans, channels: int, n_classes: int = 1) -> Any:
-    """nnU-Net's network with random weights, as nnU-Net builds it.
+def build_unet(plans: NnunetPlans, channels: int) -> Any:
+    """nnU-Net's network with random weights, as nnU-Net builds it, with one output channel.
 
     Args:
         plans: name its class and the arguments.
         channels: of the images.
-        n_classes: with the background.
 
     Raises:
         PosconError: the library is not installed, or cannot build it.
@@ -93,7 +92,7 @@ def build_unet(plans: NnunetPlans, channels: int, n_classes: int = 1) -> Any:
     try:
         network = getattr(unet, plans.network_class.rpartition(".")[2])(
             input_channels=channels,
-            num_classes=n_classes,
+            num_classes=1,
             **{**arguments, "deep_supervision": False},
         )
     except (TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:

@@ -96,7 +96,11 @@ def parse_weights(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[s
 
 
 def network_settings(about: Mapping[str, Any], path: Path) -> NetworkSettings:
-    """The architecture that a file's weights belong to."""
+    """The architecture that a file's weights belong to.
+
+    Raises:
+        PosconError: the file does not state one that can be built.
+    """
     try:
         stated = about["network"]
         if isinstance(stated.get("plans"), str):  # the path of another file

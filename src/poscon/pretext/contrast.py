@@ -167,11 +167,15 @@ def _diagonal(mask: Tensor) -> Tensor:
 
 
 def two_views(batch: SliceBatch, views: ViewMaker, seed: int) -> Tensor:
-    """(2B, 1, size, size): a view of every slice, then another of every slice."""
+    """(2B, in_channels, size, size): a view of every slice, then another of every slice."""
     return torch.cat([views(batch.images, seed, view=0), views(batch.images, seed, view=1)])
 
 
 def mean_similarity(embeddings: Tensor) -> Tensor:
-    """Mean cosine of different rows. It is near 1 when all rows have the same direction."""
+    """Mean cosine of different rows. It is near 1 when all rows have the same direction.
+
+    Args:
+        embeddings: (N, D), N at least 2. No gradient flows back.
+    """
     z, n = unit(embeddings.detach()), len(embeddings)
     return (z.sum(0).square().sum() - n) / (n * (n - 1))

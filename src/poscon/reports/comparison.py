@@ -46,7 +46,7 @@ def comparison_page(comparison: Comparison) -> str:
     with style():
         sections = [
             _leakage(comparison),
-            _protocol(comparison, cells),
+            _protocol(comparison),
             _results(comparison, cells),
             *([_against_labelled(comparison, cells)] if len(plan.amounts) > 1 and complete else []),
             *([_differences(comparison, cells)] if any(_compared(c) for c in cells) else []),
@@ -70,7 +70,7 @@ def _leakage(comparison: Comparison) -> Section:
     return Section("Leakage", text, alarm=comparison.schedule.transductive)
 
 
-def _protocol(comparison: Comparison, cells: Sequence[Cell]) -> Section:
+def _protocol(comparison: Comparison) -> Section:
     plan, schedule = comparison.plan, comparison.schedule
     done = sum(comparison.place.is_done(job) for job in schedule.jobs)
     text = protocol_lines(plan, schedule)[1:]

@@ -35,7 +35,8 @@ class Intensity:
         high: upper limit, or None.
         mean: mean of the clipped voxels that count.
         std: standard deviation of the same voxels.
-        padding: share of the voxels that are padding of a CT, see :func:`padding_of`.
+        padding: share of the voxels that are padding of a CT: outside the circle that was
+            scanned, or added afterwards.
         percentiles: 1st and 99th percentile of the normalised voxels that count, by voxels at equal
             distances. They do not change when the intensities are scaled.
     """
@@ -85,22 +86,12 @@ def check_voxels(volume: np.ndarray, *, where: str) -> None:
         )
 
 
-def padding_of(volume: np.ndarray) -> np.ndarray:
-    """Which voxels of a CT are padding: outside the circle that was scanned, or added afterwards.
-
-    Scanners and converters write a constant far below air there: -2000, -2048, -3024 and others.
-
-    Args:
-        volume: voxels of any shape, in Hounsfield units.
-
-    Returns:
-        Booleans of the same shape.
-    """
-    return np.isin(volume.astype(np.float32), list(_padding_values(volume)))
-
-
 def _padding_values(volume: np.ndarray) -> dict[float, int]:
-    """The values that are padding of a CT, each with the number of its voxels."""
+    """The values that are padding of a CT, each with the number of its voxels.
+
+    Scanners and converters write a constant far below air where nothing was scanned: -2000, -2048,
+    -3024 and others.
+    """
     # a value that has its share of the whole has it in some part too
     candidates: set[float] = set()
     for values in _single(volume):

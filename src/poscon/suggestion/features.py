@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from poscon.errors import PosconError
-from poscon.models import FeatureExtractor, Model, ScanPreparer
+from poscon.models import FeatureExtractor, Model
 from poscon.progress import progress_bar
+from poscon.scan_preparation import ScanPreparer
 from poscon.store.manifest import CaseRecord
 from poscon.store.store import Store
 from poscon.suggestion.disagreement import disagreement, trained_with_mirrors

@@ -162,10 +162,10 @@ class OpenLabelMaps:
                 "are from it; put it back"
             )
         drawn = path if case.affine is None else on_grid(path, geometry.shape, case.affine)
-        values = read_labels(drawn, self.scheme, spacing=case.stated_spacing).data
-        values = geometry.to_stack(values)[labelled]
+        read = read_labels(drawn, self.scheme, spacing=case.stated_spacing)
+        values = geometry.to_stack(read.data)[labelled]
         meant = [0, *(value for one in self.scheme.classes for value in one.values)]
-        values = np.where(np.isin(values, meant), values, self.scheme.ignore)
+        values[~np.isin(values, meant)] = self.scheme.ignore
         classes = self.scheme.to_classes(values, where=str(path))
         _, rows, columns = case.shape
         prepared = resample_classes(classes, (rows, columns), len(self.scheme.classes) + 1)

@@ -269,7 +269,8 @@ class ChunkMeans:
 
     def load_state_dict(self, known: dict[str, Any]) -> None:
         """Go on with what :meth:`state_dict` gave."""
-        self.sums.update(known["sums"])
+        for name, value in known["sums"].items():
+            self.sums[name] = value.to(self.device) if isinstance(value, Tensor) else value
         self.counts.update(known["counts"])
 
     @property

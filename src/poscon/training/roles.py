@@ -107,7 +107,7 @@ def roles_of_method(store: Store, roles: Roles, selection: Selection, method: st
         if selection.unlabelled is not None:
             raise PosconError(f"--unlabelled: has no effect with method {method}")
         return {role: cases for role, cases in roles.items() if role != "unlabelled"}
-    # the other slices of a partly labelled case are such too, if the user does not say what is
+    # the other slices of a partly labelled case are enough, but then --unlabelled has no effect
     partly = selection.unlabelled is None and any(c.partly_labelled for c in roles["labelled"])
     if not roles.get("unlabelled") and not partly:
         given = selection.unlabelled

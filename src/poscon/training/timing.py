@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from poscon.methods import Method
@@ -159,6 +159,8 @@ class Stepper:
         with clock.measure("backward"):
             loss.backward()
         with clock.measure("optimiser"):
+            if training.optimiser.clip is not None:
+                nn.utils.clip_grad_norm_(training.method.parameters(), training.optimiser.clip)
             self.optimiser.step()
             self.optimiser.zero_grad()
         training.method.after_step()

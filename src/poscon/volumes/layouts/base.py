@@ -97,7 +97,11 @@ def pair_files(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Pair]:
 
 
 def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Make a dictionary of files by case. Two files for one case are refused."""
+    """Make a dictionary of files by case.
+
+    Raises:
+        PosconError: there are two files for one case.
+    """
     table: dict[str, Path] = {}
     for case, path in files:
         if table.setdefault(case, path) != path:
@@ -108,6 +112,15 @@ def by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
+    """Refuse a label map without its image.
+
+    Args:
+        images: the cases with an image.
+        labels: label maps by case.
+
+    Raises:
+        PosconError: there is one.
+    """
     for case, label in labels.items():
         if case not in images:
             raise PosconError(
@@ -117,6 +130,11 @@ def refuse_orphans(images: Collection[str], labels: Mapping[str, Path]) -> None:
 
 
 def refuse_channel(channel: int | str | None, layout: str) -> None:
+    """Refuse a channel that was asked for of a layout without channels.
+
+    Raises:
+        PosconError: one was.
+    """
     if channel is not None:
         raise PosconError(
             f"channel {channel} was asked for, but layout {layout!r} has no channels; "
