@@ -90,7 +90,9 @@ def test_who_was_scanned_is_in_nothing_that_is_written(
         assert code == 0, err
         said.append((out + err).replace(HIDDEN, ""))  # the user's own name of a folder
     assert "note: a SEG names the patient and the study of its series" in said[5]
-    for path in (tmp_path / "seg").glob("*.dcm"):  # an archive files it by its patient
+    segments = list((tmp_path / "seg").glob("*.dcm"))
+    assert segments
+    for path in segments:  # an archive files it by its patient
         content = path.read_bytes()
         path.unlink()
         assert PLANTED["PatientID"].encode() in content

@@ -525,6 +525,8 @@ def test_real_scans_through_the_command_line(shared_data: Path, tmp_path: Path) 
     assert np.isfinite([float(row["hd95_mm"]) for row in found if row["hd95_mm"]]).all()
     assert not any(row["seen"] for row in found)
     assert "report:" in output
-    for path in (tmp_path / "out" / "runs").glob("finetune-*/cases.json"):
+    chosen = list((tmp_path / "out" / "runs").glob("finetune-*/cases.json"))
+    assert len(chosen) == 4
+    for path in chosen:
         labelled = {e["subject"] for e in json.loads(path.read_text()) if e["role"] == "labelled"}
         assert labelled == {names["train"][0]}
