@@ -61,7 +61,7 @@ PARTS = {
     "loading the model": ["models.read_weights"],
     "reading headers and scans": ["commands.predict.read_header", "models.read_scan"],
     "checking voxels": ["store.preparation.check_voxels"],
-    "hashing voxels": ["models.pixels_sha256"],
+    "hashing voxels": ["scan_preparation.pixels_sha256"],
     "normalising": ["store.preparation.normalise"],
     "resampling": ["store.preparation.resample_images"],
     "network": ["networks.parts.SegmentationNetwork.forward"],

@@ -20,6 +20,7 @@ ROOMS = [
         "training",
         "scan_preparation",
         "models",
+        "prediction_jobs",
         "suggestion",
         "pictures",
         "viewer",

@@ -1,10 +1,9 @@
 """``poscon predict`` segments scans. The label maps have the scans' own geometry."""
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,33 +12,29 @@ import numpy as np
 from poscon.arguments import checked
 from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
-from poscon.files import alone, check_outside, read_json
+from poscon.files import alone, read_json
 from poscon.leakage import describe, note_seen
 from poscon.memory import check_room, free_memory
 from poscon.models import Model
+from poscon.prediction_jobs import (
+    Job,
+    as_segments,
+    check_apart,
+    file_job,
+    folder_jobs,
+    with_ranges,
+)
 from poscon.predictions import PREDICTIONS_FILE, PredictionsFile
-from poscon.progress import console, progress_bar, say_lines
+from poscon.progress import console, progress_bar
 from poscon.scan_preparation import PreparedScan, say_differences
 from poscon.store.manifest import write_json
 from poscon.store.names import Names
 from poscon.store.preparation import case_geometry, stated_spacing
-from poscon.store.selection import cases_named
-from poscon.store.training_range import Difference
-from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case
-from poscon.volumes.layouts import is_dataset, read_dataset
+from poscon.volumes.layouts import is_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
-from poscon.volumes.ranges import Range, check_ranges, empty_outside, read_ranges
-from poscon.volumes.scan import (
-    NIFTI,
-    first_volume,
-    label_suffix,
-    read_header,
-    scan_stem,
-    scan_suffix,
-    write_labels,
-)
-from poscon.volumes.series import Series
+from poscon.volumes.ranges import Range, check_ranges, empty_outside
+from poscon.volumes.scan import first_volume, read_header, scan_suffix, write_labels
 
 READERS = 4
 """Largest number of threads that read scans. There is one for every two cores."""
@@ -111,11 +106,11 @@ def predict(
         raise PosconError(f"--to {to}: must be seg; leave it out for the format of the scan")
     model = Model(run, device or "auto", source_spacing, average_views=average_views)
     source, output = Path(input), Path(output)
-    _check_apart(source, output)
+    check_apart(source, output)
     jobs = (
-        _folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
+        folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
         if is_dataset(source)
-        else _file_job(
+        else file_job(
             source,
             output,
             model.preparation.source_spacing,
@@ -126,36 +121,13 @@ def predict(
         )
     )
     if to == "seg":
-        jobs = _as_segments(jobs, source, model)
+        jobs = as_segments(jobs, source, model)
     if ranges is not None:
-        jobs = _with_ranges(jobs, Path(ranges), model)
+        jobs = with_ranges(jobs, Path(ranges), model)
     if not (is_dataset(source) or output.is_dir() or not scan_suffix(output)):
         return _Prediction(model, None, jobs).do(resume)
     with alone(output, "predict"):
         return _Prediction(model, output, jobs).do(resume)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A scan to segment.
-
-    Attributes:
-        case: the case with its files.
-        target: the label map to write.
-        difference: how the names of its channels differ from those of the training, or None.
-        ranges: where its structures begin and end, by class, for those that are known.
-        ranges_from: the file and the case that the ranges are of.
-        fingerprint: what tells whether the DICOM series is still the same; None for a file.
-        segments: the series to which a DICOM-SEG is written; None: a label map is written.
-    """
-
-    case: Case
-    target: Path
-    difference: Difference | None = None
-    ranges: Mapping[str, Range] = field(default_factory=dict)
-    ranges_from: str = ""
-    fingerprint: str | None = None
-    segments: Series | None = None
 
 
 class _Prediction:
@@ -167,7 +139,7 @@ class _Prediction:
         jobs: the scans.
     """
 
-    def __init__(self, model: Model, folder: Path | None, jobs: Sequence[_Job]) -> None:
+    def __init__(self, model: Model, folder: Path | None, jobs: Sequence[Job]) -> None:
         self.model, self.folder, self.jobs = model, folder, jobs
         self.record = None if folder is None else PredictionsFile(folder)
         self.failed: dict[str, str] = {}
@@ -236,7 +208,7 @@ class _Prediction:
                 self._check_made_alike(job, record)
         return {job.target for job in existing}
 
-    def _check_made_alike(self, job: _Job, record: PredictionsFile) -> None:
+    def _check_made_alike(self, job: Job, record: PredictionsFile) -> None:
         """Refuse to keep a label map that was made in another way than the others will be.
 
         Raises:
@@ -266,7 +238,7 @@ class _Prediction:
                 "--source-spacing as before"
             )
 
-    def _fitted(self, job: _Job) -> Case | PosconError:
+    def _fitted(self, job: Job) -> Case | PosconError:
         """The case as the model takes it, by the header of its file, or what is wrong with it."""
         try:
             spacing = stated_spacing(job.case, self.model.preparation)
@@ -296,7 +268,7 @@ class _Prediction:
         scan.stacks.clear()  # nothing needs them any more
         return classes
 
-    def _finish(self, one: tuple[_Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
+    def _finish(self, one: tuple[Job, PreparedScan | PosconError, list[np.ndarray]]) -> None:
         """Write a label map, or note why there is none. One thread makes all notes here."""
         job, scan, classes = one
         if isinstance(scan, PreparedScan):
@@ -308,7 +280,7 @@ class _Prediction:
         if self.record is not None:
             self.record.could_not(job.case.id, str(scan))
 
-    def _write(self, job: _Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
+    def _write(self, job: Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
         name, scan, geometry = job.case.id, prepared.scan, prepared.geometry
         if job.ranges:
             names = self.model.scheme.names
@@ -356,7 +328,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan, job: _Job, views: int) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, job: Job, views: int) -> dict[str, Any]:
     """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
@@ -384,23 +356,6 @@ def _same_spacing(before: Sequence[float] | None, now: Sequence[float] | None) -
     return np.allclose(sorted(before), sorted(now))
 
 
-def _check_apart(source: Path, output: Path) -> None:
-    """Refuse to write among the scans. The next call would take the label maps as scans.
-
-    Raises:
-        PosconError: the output is the input, or lies in it.
-    """
-    if source.is_dir():
-        check_outside(output, source)
-        return
-    if is_dataset(source):  # a table names its scans, whatever else is written beside them
-        return
-    inside, outside = output.resolve(), source.resolve()
-    into_folder = output.is_dir() or not scan_suffix(output)
-    if source.is_file() and outside == (inside / source.name if into_folder else inside):
-        raise PosconError(f"{output}: the label map would replace the scan; choose another output")
-
-
 def _in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
@@ -419,103 +374,6 @@ def _in_threads(
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
-
-
-def _file_job(
-    source: Path,
-    output: Path,
-    spacing: Spacing | None,
-    **folder_options: object,
-) -> list[_Job]:
-    """The job of one scan. Its target is ``output``, or lies in it if that is a folder."""
-    for name, value in folder_options.items():
-        if value is not None:
-            option = name.replace("_", "-")
-            raise PosconError(f"--{option}: no effect on a single scan, {source} is no folder")
-    read_header(source, spacing=spacing)
-    case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
-    if not scan_suffix(output):
-        return [_Job(case, output / source.name)]
-    if (scan_suffix(source) in NIFTI) != (scan_suffix(output) in NIFTI):
-        raise PosconError(
-            f"{output}: cannot carry the geometry of {source.name}; write it as "
-            f"{scan_suffix(source)}"
-        )
-    return [_Job(case, output)]
-
-
-def _as_segments(jobs: list[_Job], source: Path, model: Model) -> list[_Job]:
-    """The jobs with DICOM-SEG objects as targets.
-
-    Raises:
-        PosconError: the scans are no DICOM series, or a class cannot be a segment.
-    """
-    from poscon.volumes.formats.dicom.writer import check_names  # few need pydicom
-
-    found = []
-    for job in jobs:
-        series = job.case.image
-        if not isinstance(series, Series):
-            raise PosconError(
-                f"{source}: --to seg has no effect on scans that are no DICOM series; leave it out"
-            )
-        found.append(
-            replace(job, target=job.target.with_name(f"{job.case.id}.dcm"), segments=series)
-        )
-    check_names(model.scheme.names)
-    return found
-
-
-def _with_ranges(jobs: list[_Job], path: Path, model: Model) -> list[_Job]:
-    """The jobs with the ranges of their scans.
-
-    Raises:
-        PosconError: the file cannot be used, or names a case that is not segmented.
-    """
-    ranges = read_ranges(path, model.scheme.names)
-    if unknown := ranges.keys() - {job.case.id for job in jobs}:
-        raise PosconError(f"{path}: no case {min(unknown)!r} among the {len(jobs)} scan(s)")
-    return [
-        replace(job, ranges=ranges.get(job.case.id, {}), ranges_from=f"{path}, case {job.case.id}")
-        for job in jobs
-    ]
-
-
-def _folder_jobs(
-    source: Path,
-    output: Path,
-    model: Model,
-    cases: Names | None,
-    **how: Any,
-) -> list[_Job]:
-    """The jobs of a folder of scans: one for each case, or for each 4-D series.
-
-    If the channels of the data set have names, the model takes those that it was trained on. The
-    further arguments say how to read the folder, see :func:`poscon.volumes.layouts.read_dataset`.
-    """
-    if output.is_file() or scan_suffix(output):
-        raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")
-    dataset = read_dataset(source, **how)
-    notes = dataset.passed_over if not dataset.origins else (*dataset.notes, *dataset.passed_over)
-    say_lines([*dataset.origins, *(f"note: {line}" for line in notes)])
-    order = model.channel_order(dataset.channels)
-    difference = model.channel_difference(dataset.channels) if order is None else None
-    chosen = list(dataset.cases)
-    if cases is not None:
-        chosen = cases_named(chosen, cases, source)
-    jobs = {}
-    for case in chosen:
-        if case.frame_index is not None:
-            series = re.sub(r"_frame\d+$", "", case.id)
-            case = replace(case, id=series, frame=None, frame_index=None)
-        if order is not None and case.channels:
-            channels = tuple(case.channels[number] for number in order)
-            case = replace(case, image=channels[0].file, channels=channels)
-        target = output / f"{case.id}{label_suffix(case.image)}"
-        image = case.image
-        mark = image.fingerprint(source) if isinstance(image, Series) else None
-        jobs[case.id] = _Job(case, target, difference, fingerprint=mark)
-    return list(jobs.values())
 
 
 def _write_labels_file(folder: Path, model: Model) -> None:
