@@ -11,6 +11,8 @@ from poscon.store.names import read_names
     [
         ("l.txt", "a\n\n  b  # second\n# none\nc", ["a", "b", "c"]),
         ("l.csv", "a", ["a"]),
+        ("l.txt", "\ufeffa\r\nb\r\n", ["a", "b"]),  # as Notepad and Excel write it
+        ("l.json", '\ufeff["a"]', ["a"]),
         ("l.json", '["a", "b"]', ["a", "b"]),
         ("l.json:train", '{"train": ["a"], "test": ["b"]}', ["a"]),
         ("l.json:two words", '{"two words": ["a"]}', ["a"]),

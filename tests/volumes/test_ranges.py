@@ -46,6 +46,8 @@ def test_columns_may_stand_in_any_order_behind_a_byte_order_mark(tmp_path: Path)
         ("case,class,first,last\na,liver,4,\n", "line 2: first '4' and last ''"),
         ("case,class,first,last\na,liver,-1,2\n", "line 2: first '-1'"),
         ("case,class,first,last\na,liver,1.5,2\n", "line 2: first '1.5'"),
+        ("case,class,first,last\na,liver\n", "line 2: must hold four fields"),  # cut off
+        ("case,class,first,last\na,liver,1,2,3\n", "line 2: must hold four fields"),
         (
             "case,class,first,last\na,liver,1,2\na,liver,1,3\n",
             "line 3: the range of liver in case a is there twice",

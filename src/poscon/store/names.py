@@ -1,7 +1,7 @@
 """Names of cases or subjects, from a file or a list."""
 
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def read_names(source: Names) -> list[str]:
     if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw:
         raise PosconError(f"{path}: cannot read the list of names; save it as plain text in UTF-8")
     # a file name may be no UTF-8, and then neither is a list that names it
-    text = printable(raw.decode("utf-8", errors="surrogateescape"))
+    text = printable(raw.removeprefix(BOM_UTF8).decode("utf-8", errors="surrogateescape"))
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]

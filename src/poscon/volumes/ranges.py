@@ -47,6 +47,8 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
                 raise PosconError(f"{path}: must hold the columns {', '.join(COLUMNS)}")
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
+                if None in row or None in row.values():
+                    raise PosconError(f"{where}: must hold four fields, one for each column")
                 case, name = (row["case"] or "").strip(), (row["class"] or "").strip()
                 if name not in classes:
                     raise PosconError(
