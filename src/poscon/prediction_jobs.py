@@ -67,7 +67,12 @@ def file_job(
     spacing: Spacing | None,
     **folder_options: object,
 ) -> list[Job]:
-    """The job of one scan. Its target is ``output``, or lies in it if that is a folder."""
+    """The job of one scan. Its target is ``output``, or lies in it if that is a folder.
+
+    Raises:
+        PosconError: the scan cannot be read, an option is for folders, or the target has a format
+            that cannot carry the scan's geometry.
+    """
     for name, value in folder_options.items():
         if value is not None:
             option = name.replace("_", "-")
@@ -132,6 +137,9 @@ def folder_jobs(
 
     If the channels of the data set have names, the model takes those that it was trained on. The
     further arguments say how to read the folder, see :func:`poscon.volumes.layouts.read_dataset`.
+
+    Raises:
+        PosconError: the folder cannot be read, a name is no case of it, or the output is a file.
     """
     if output.is_file() or scan_suffix(output):
         raise PosconError(f"{output}: {source} is a folder of scans, so the output must be one too")

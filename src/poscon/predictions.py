@@ -41,7 +41,9 @@ class PredictionsFile:
             self.cases = {name: dict(facts) for name, facts in content["cases"].items()}
             self.failed = dict(content["failed"])
             for name in self.cases:
-                self.views(name), self.emptied(name), self.stated_spacing(name)
+                self.views(name)
+                self.emptied(name)
+                self.stated_spacing(name)
         except _DAMAGED as error:
             raise PosconError(
                 f"{self.path}: damaged; remove it together with the label maps"
@@ -83,9 +85,9 @@ class PredictionsFile:
     def stated_spacing(self, name: str) -> list[float] | None:
         """The voxel size in mm that ``--source-spacing`` gave, as (slice, row, column), or None."""
         facts = self.cases[name]
-        return (
-            [*map(float, facts["scan_spacing_mm"])] if facts.get("spacing_from") == "user" else None
-        )
+        if facts.get("spacing_from") != "user":
+            return None
+        return [float(mm) for mm in facts["scan_spacing_mm"]]
 
     def _write(self) -> None:
         content = {"model_sha256": self.model_sha256, "cases": {}, "failed": self.failed}

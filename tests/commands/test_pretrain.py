@@ -624,14 +624,6 @@ def test_compiled_equals_eager(store: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(compiled_weights[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_means_go_on_where_the_training_runs() -> None:
-    """A checkpoint is read into the memory of the CPU; the sums of a GPU's steps belong there."""
-    means = loop.ChunkMeans(torch.device("meta"))
-    means.load_state_dict({"sums": {"loss": torch.tensor(2.0), "rate": 1.0}, "counts": {"loss": 1}})
-    assert means.sums["loss"].device.type == "meta"
-    assert means.sums["rate"] == 1.0
-
-
 def test_what_a_gpu_still_works_on_counts(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

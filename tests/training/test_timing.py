@@ -7,6 +7,7 @@ import torch
 
 from poscon.methods import Method
 from poscon.store.store import Store
+from poscon.training.optimisation import OptimiserSettings
 from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import (
     PARTS,
@@ -34,6 +35,20 @@ def test_every_part_takes_its_time(store: Path, method: str) -> None:
     parts = time_parts(training(store, method), seconds=0.1)
     assert tuple(parts) == PARTS
     assert all(value > 0 for value in parts.values())
+
+
+def test_a_step_clips_as_the_training_does(store: Path) -> None:
+    """With the smallest clip SGD leaves the weights nearly where they are."""
+    moved = []
+    for clip in (None, 1e-9):
+        measured = training(store)
+        settings = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "warmup": 0.0, "clip": clip}
+        measured.optimiser = OptimiserSettings(**settings)
+        weights = next(measured.method.parameters())
+        before = weights.detach().clone()
+        time_parts(measured, seconds=0.05)
+        moved.append(float((weights.detach() - before).abs().max()))
+    assert moved[1] < 1e-6 < moved[0]
 
 
 def test_parts_leave_no_hook_behind(store: Path) -> None:
