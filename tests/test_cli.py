@@ -143,6 +143,28 @@ def test_bad_input_ends_the_process_so_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["pretrain", "a", "b", "--exclude", "x.txt", "--exclude", "y.txt"], "--exclude"),
+        (["predict", "a", "b", "c", "--resume", "--resume"], "--resume"),
+        (["compare", "small", "out", "--processes", "1", "--processes=2"], "--processes"),
+    ],
+)
+def test_an_option_of_one_value_is_said_once(
+    arguments: list[str], option: str, tmp_path: Path, here: Run
+) -> None:
+    result = here(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"Invalid value for '{option}': said twice; say it once" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_several_values_is_said_as_often(tmp_path: Path, here: Run) -> None:
+    result = here("pretrain", "a", "b", "-s", "epochs=2", "-s", "size=32", cwd=tmp_path)
+    assert "not a store" in result.stderr
+
+
+@pytest.mark.parametrize(
     "arguments", [["--nonsense"], ["prepare"], ["pretrain", "a", "b", "--epochs", "x"]]
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:

@@ -161,3 +161,15 @@ def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     assert target.read_text() == "whole"
     with pytest.raises(PosconError, match="File name too long"):
         write_text(tmp_path / ("n" * 256), "whole")
+
+
+def test_a_link_to_nothing_is_named_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nothing")
+    for place in (link, link / "below", link / "below" / "deeper"):
+        words = f"{link}: cannot be written .it is a link to {tmp_path / 'nothing'}, which is not"
+        with pytest.raises(PosconError, match=words), alone(place, "prepare"):
+            pass
+        with pytest.raises(PosconError, match=words), complete(place):
+            pass
+    assert sorted(tmp_path.iterdir()) == [link]

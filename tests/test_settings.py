@@ -66,8 +66,9 @@ def test_a_setting_told_twice_is_refused():
         resolve(Training, "pretrain", None, ["clip=7"], clip=8.0)
 
 
-def test_the_last_set_wins():
-    assert resolve(Training, "pretrain", None, ["epochs=2", "epochs=3"]).epochs == 3
+def test_one_setting_twice_on_the_command_line_is_refused():
+    with pytest.raises(PosconError, match="--set epochs=3: epochs is said twice; say it once"):
+        resolve(Training, "pretrain", None, ["epochs=2", "epochs=3"])
 
 
 def test_what_was_told_is_known(recipe):

@@ -35,6 +35,18 @@ class PosconError(Exception):
         super().__init__(line)
 
 
+class NotWritten(PosconError):
+    """What was computed could not be written.
+
+    Attributes:
+        result: what the function would have returned.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class PartlyDone(PosconError):
     """Some of many inputs could not be used; the others were done and are kept.
 

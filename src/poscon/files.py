@@ -42,6 +42,7 @@ def complete(path: Path) -> Iterator[Path]:
     Raises:
         PosconError: the disk is full, or the place cannot be written.
     """
+    _check_links(path)
     scratch, lock = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +134,7 @@ def alone(folder: Path, command: str) -> Iterator[None]:
     Raises:
         PosconError: another command is at work there, or the folder cannot be written.
     """
+    _check_links(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         found = _locked(folder)
@@ -184,6 +186,37 @@ def _locked(folder: Path) -> tuple[int, bool] | None:
             if os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
                 return lock, True
         os.close(lock)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made, before the work whose result goes there.
+
+    Args:
+        folder: the folder; it may be missing.
+
+    Raises:
+        PosconError: it, or what is to hold it, is no folder or cannot be written.
+    """
+    _check_links(folder)
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if not os.path.isdir(there):
+        raise PosconError(f"{there}: cannot be written into (it is no folder); name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PosconError(f"{there}: cannot be written into; name another place")
+
+
+def _check_links(place: Path) -> None:
+    """Refuse a place that is, or lies below, a link to nothing; no folder can be made there.
+
+    Raises:
+        PosconError: there is such a link.
+    """
+    for path in (place, *place.parents):
+        if os.path.islink(path) and not os.path.exists(path):
+            raise PosconError(
+                f"{path}: cannot be written (it is a link to {path.readlink()}, which is not "
+                "there); remove the link, or make what it leads to"
+            )
 
 
 def check_outside(output: Path, scans: Path) -> None:

@@ -274,13 +274,17 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
     """Settings with ``key=value`` texts applied; a dot in a key reaches into a group.
 
     Raises:
-        PosconError: a text of another form.
+        PosconError: a text of another form, or two of one key.
     """
     values = dict(values)
+    said: set[str] = set()
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator:
             raise PosconError(f"--set {text}: write key=value")
+        if key.strip() in said:
+            raise PosconError(f"--set {text}: {key.strip()} is said twice; say it once")
+        said.add(key.strip())
         *groups, last = key.strip().split(".")
         target = values
         for group in groups:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,6 +312,38 @@ def test_both_files_or_none(folders, tmp_path, monkeypatch, number):
     with pytest.raises(PosconError, match="No space left on device"):
         evaluate(predictions, references, tmp_path / "new" / "results", labels="1=RV,2=MYO,3=LV")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_place_for_the_results_is_looked_at_first(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PosconError, match=r"file: cannot be written into .it is no folder"):
+        evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "file" / "below" / "results")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_forbidden_place_for_the_results_is_found_first(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(PosconError, match=r"closed: cannot be written into; name another place"):
+        evaluate(tmp_path / "missing", tmp_path / "missing", tmp_path / "closed" / "results")
+
+
+def test_a_full_disk_does_not_take_the_table(folders, tmp_path, monkeypatch, poscon):
+    predictions, references = folders
+    save(predictions / "p1.nii.gz", heart())
+    save(references / "p1.nii.gz", heart())
+
+    def full(evaluation, paths):
+        raise PosconError("results.csv: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("poscon.commands.evaluate.write_evaluation", full)
+    given = ("evaluate", predictions, references, "--labels", "1=RV,2=MYO,3=LV")
+    code, out, err = poscon(*given, "--out", tmp_path / "results")
+    assert (code, err) == (
+        2,
+        "error: results.csv: cannot be written (No space left on device)\n",
+    )
+    assert "MYO" in out
+    assert "1.000" in out
 
 
 def test_json_and_csv(folders, tmp_path):

@@ -471,6 +471,19 @@ def test_minutes_become_a_number_of_steps(
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
 
 
+def test_minutes_of_a_run_that_goes_on_are_those_it_was_begun_with(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poscon.commands.finetune.time_loop", lambda training, steps: 20.0)
+    finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
+    assert finetune(store, tmp_path / "run", minutes=1, settings=SMALL, resume=True).is_file()
+    with pytest.raises(PosconError, match=r"--minutes 9: the run of .*run was begun with 1\.0;"):
+        finetune(store, tmp_path / "run", minutes=9, resume=True)
+    finetune(store, tmp_path / "steps", iterations=1, settings=SMALL)
+    with pytest.raises(PosconError, match=r"--minutes 1: .* was begun with a number of steps;"):
+        finetune(store, tmp_path / "steps", minutes=1, resume=True)
+
+
 def test_looks_at_validation_cases_take_of_the_minutes(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

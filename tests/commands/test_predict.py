@@ -209,6 +209,19 @@ def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path
     assert (tmp_path / "out" / "phantom_004.nii.gz").exists()
 
 
+def test_a_named_file_that_is_there_is_never_taken_for_its_own(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    scan, out = scans / "imagesTr" / "phantom_003.nii.gz", tmp_path / "out.nii.gz"
+    out.write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(PosconError, match=r"out\.nii\.gz: exists already; choose another"):
+            predict(finetuned, scan, out, resume=resume)
+    assert out.read_text() == "mine"
+    out.unlink()
+    assert predict(finetuned, scan, out, resume=True) == [out]
+
+
 def test_original_label_values_come_back(scans: Path, tmp_path: Path) -> None:
     prepare(
         scans,

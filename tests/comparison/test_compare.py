@@ -19,6 +19,7 @@ from poscon import executors
 from poscon.comparison import work
 from poscon.comparison.compare import compare, comparison_tables, open_comparison
 from poscon.comparison.data import prepare_once
+from poscon.comparison.dry_run import planned_runs
 from poscon.comparison.plan_files import read_plan
 from poscon.comparison.plan_parts import DataSettings
 from poscon.errors import PosconError
@@ -490,6 +491,28 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     with pytest.raises(PosconError, match="no comparison"):
         open_comparison(tmp_path / "out")
+
+
+def test_a_folder_among_the_scans_is_refused_before_any_work(scans: Path, tmp_path: Path) -> None:
+    shutil.copytree(scans, tmp_path / "scans")
+    plan = plan_file(tmp_path, data={"folder": str(tmp_path / "scans")})
+    with pytest.raises(PosconError, match="out: is in the folder of the scans"):
+        compare(plan, tmp_path / "scans" / "out")
+    assert not (tmp_path / "scans" / "out").exists()
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_device_that_this_machine_lacks_is_refused_before_any_work(
+    engine: str, tmp_path: Path
+) -> None:
+    if engine == "local":
+        with pytest.raises(PosconError, match="device 'gpu' is unknown; use auto, cpu or cuda"):
+            compare(plan_file(tmp_path), tmp_path / "out", device="gpu")
+        with pytest.raises(PosconError, match="device 'gpu' is unknown"):
+            planned_runs(plan_file(tmp_path), device="gpu")
+    else:  # whose machines have devices of their own
+        assert planned_runs(plan_file(tmp_path), device="cuda", engine="ray")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from poscon.cli.commands.report import report
 from poscon.cli.commands.suggest import suggest
 from poscon.cli.commands.view import view
 from poscon.cli.errors import one_line_errors
+from poscon.cli.once import OnceCommand
 from poscon.cli.output import say
 from poscon.environment import open_streams, quiet_libraries, write_anything
 from poscon.memory import keep_freed_memory
@@ -67,7 +68,7 @@ app = typer.Typer(
     "contrasting slices by their position, fine-tune with a few labelled patients.",
 )
 for _command, _example in COMMANDS:
-    app.command(epilog=f"Example: poscon {_example}")(_command)
+    app.command(epilog=f"Example: poscon {_example}", cls=OnceCommand)(_command)
 
 
 def _version(wanted: bool) -> None:

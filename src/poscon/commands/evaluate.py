@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from poscon.arguments import checked
-from poscon.errors import PartlyDone, PosconError
+from poscon.errors import NotWritten, PartlyDone, PosconError
 from poscon.evaluation.labelled import LabelledOfCases, only_labelled, read_labelled
 from poscon.evaluation.measuring import class_maps, measure
 from poscon.evaluation.pairs import find_label_maps, find_references, make_pairs
@@ -68,7 +68,9 @@ def evaluate(
 
     Raises:
         PosconError: no prediction has a reference, the class names differ, the table of slices
-            does not fit, the tolerance is not above 0, or ``out`` exists.
+            does not fit, the tolerance is not above 0, or ``out`` exists or lies where nothing can
+            be written.
+        NotWritten: everything is measured, and ``out`` could not be written.
         PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
             or a file cannot be read. The others are measured, and the results are written.
     """
@@ -141,7 +143,10 @@ def evaluate(
     evaluation = Evaluation(
         tuple(rows), names, unmatched, alone, tuple(not_annotated), failed, coverage
     )
-    write_evaluation(evaluation, outputs)
+    try:
+        write_evaluation(evaluation, outputs)
+    except PosconError as error:
+        raise NotWritten(str(error), evaluation) from error
     if failed:
         what = "pair(s) of label maps could not be measured"
         raise PartlyDone(what, failed, len(pairs), evaluation)

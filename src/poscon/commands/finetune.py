@@ -171,7 +171,14 @@ def _check_same_run(
     """
     # the run has the minutes as iterations
     check_kept({k: v for k, v in stated.items() if k != "minutes"}, request.settings, folder.path)
-    began = folder.read_config()["inputs"]["init"]
+    inputs = folder.read_config()["inputs"]
+    began, for_minutes = inputs["init"], inputs.get("minutes")
+    if "minutes" in stated and float(stated["minutes"]) != for_minutes:
+        raise PosconError(
+            f"--minutes {stated['minutes']}: the run of {folder.path} was begun with "
+            f"{'a number of steps' if for_minutes is None else for_minutes}; leave it out or "
+            "start a new run"
+        )
     if init is not None and str(init) != began:
         raise PosconError(
             f"--init {init}: the run of {folder.path} was begun with {began}; leave it out or "
@@ -265,6 +272,7 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
             cases,
             earlier=[] if init is None else seen_before(init),
             init=None if init is None else str(init),
+            minutes=request.settings.minutes,
             loaded=loaded,
         )
     assert isinstance(training.method, FinetuneMethod)

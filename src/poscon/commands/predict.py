@@ -191,21 +191,22 @@ class _Prediction:
             PosconError: there are some and ``resume`` is false, or poscon did not write them.
         """
         existing = [job for job in self.jobs if job.target.exists()]
-        if existing and not resume:
+        if not existing:
+            return set()
+        if self.record is None:  # nothing says how one named file was made
+            raise PosconError(f"{existing[0].target}: exists already; choose another output")
+        if not resume:
             raise PosconError(
                 f"{existing[0].target}: exists already; choose another output, or --resume to add "
                 "the rest"
             )
-        record = self.record
-        unknown = [j for j in existing if record is not None and j.case.id not in record.cases]
-        if unknown:
-            raise PosconError(
-                f"{unknown[0].target}: is there, but {PREDICTIONS_FILE} beside it does not say "
-                "that poscon predict wrote it; choose another output"
-            )
-        if record is not None:
-            for job in existing:
-                self._check_made_alike(job, record)
+        for job in existing:
+            if job.case.id not in self.record.cases:
+                raise PosconError(
+                    f"{job.target}: is there, but {PREDICTIONS_FILE} beside it does not say "
+                    "that poscon predict wrote it; choose another output"
+                )
+            self._check_made_alike(job, self.record)
         return {job.target for job in existing}
 
     def _check_made_alike(self, job: Job, record: PredictionsFile) -> None:

@@ -31,10 +31,17 @@ from poscon.comparison.summary import (
     summarise,
 )
 from poscon.comparison.tables import METRIC_NAMES, difference, mean_and_std, summary_md, summary_tex
-from poscon.comparison.work import RUNS, WORK, ComparisonFolder, guarded, seconds_of
+from poscon.comparison.work import (
+    RUNS,
+    WORK,
+    ComparisonFolder,
+    check_machine,
+    guarded,
+    seconds_of,
+)
 from poscon.errors import PosconError
-from poscon.executors import Engine, check_engine, open_engine
-from poscon.files import alone, holds_nothing, read_json, sweep, write_text
+from poscon.executors import Engine, open_engine
+from poscon.files import alone, check_outside, holds_nothing, read_json, sweep, write_text
 from poscon.progress import console
 from poscon.settings import GivenSettings
 from poscon.store.manifest import write_json
@@ -111,8 +118,11 @@ def compare(
             run. Or a run failed. The other runs are then done and kept.
     """
     known, out = plan_with_data(plan, settings, data, pretrain_data), Path(out).resolve()
-    check_engine(engine, address, processes)
+    check_machine(engine, address, processes, device)
     _check_folder(out)
+    for scans in (known.data, known.pretrain_data):
+        if scans is not None and scans.folder is not None:
+            check_outside(out, Path(scans.folder))
     with alone(out, "compare"):
         if not (out / DATA).is_file():
             write_json(out / DATA, {})

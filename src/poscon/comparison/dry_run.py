@@ -12,7 +12,7 @@ from rich.text import Text
 from poscon.comparison.data import plan_with_data
 from poscon.comparison.plan import Plan
 from poscon.comparison.plan_parts import RANDOM, Entry, StrategyEntry
-from poscon.executors import check_engine
+from poscon.comparison.work import check_machine
 from poscon.settings import GivenSettings, given_keys, load_recipe
 from poscon.training import finetune_settings, pretrain_settings
 
@@ -102,7 +102,7 @@ def planned_runs(
         PosconError: the plan or an argument cannot be used.
     """
     read = plan_with_data(plan, settings, data, pretrain_data)
-    check_engine(engine, address, processes)
+    check_machine(engine, address, processes, device)
     origins = _Origins(read, settings, device)
     folds = range(read.folds if isinstance(read.folds, int) else len(read.folds))
     runs: dict[str, PlannedRun] = {}

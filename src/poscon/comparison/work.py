@@ -21,11 +21,13 @@ from poscon.comparison.jobs import Job, SliceChoice
 from poscon.comparison.plan_parts import DataSettings
 from poscon.comparison.slices import SLICES, choose, read_chosen, slice_table
 from poscon.errors import PosconError
+from poscon.executors import check_engine
 from poscon.files import read_json, write_text
 from poscon.leakage import describe, read_seen
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.store.manifest import write_json
 from poscon.store.store import Store
+from poscon.training.inference import choose_device
 from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
 
 RUNS = "runs"
@@ -33,6 +35,20 @@ LOGS = "logs"
 WORK = ".work"
 JOB = "job.json"
 COST = "cost.json"
+
+
+def check_machine(
+    engine: str, address: str | None, processes: int | None, device: str | None
+) -> None:
+    """Refuse what no run could be done with, before the first. The arguments are `compare`'s.
+
+    Raises:
+        PosconError: the engine is unknown, has no such option, or this machine has no such device.
+            Machines of a Ray cluster are not asked.
+    """
+    check_engine(engine, address, processes)
+    if device is not None and engine == "local":
+        choose_device(device)
 
 
 @dataclass(frozen=True)

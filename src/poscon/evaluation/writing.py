@@ -14,7 +14,7 @@ from rich.table import Table
 
 from poscon.errors import PosconError
 from poscon.evaluation.results import Evaluation, Row, Spread, Summary
-from poscon.files import complete, json_text
+from poscon.files import check_writable, complete, json_text
 from poscon.leakage import describe
 from poscon.volumes.range_differences import range_line
 
@@ -68,7 +68,8 @@ def output_files(out: Path | None) -> list[Path]:
         out: a name with suffix .json or .csv, or without suffix for both; None: nothing.
 
     Raises:
-        PosconError: one of them exists, or ``out`` is a folder or has another suffix.
+        PosconError: one of them exists, ``out`` is a folder or has another suffix, or nothing can
+            be written there.
     """
     if out is None:
         return []
@@ -80,6 +81,7 @@ def output_files(out: Path | None) -> list[Path]:
     for path in paths:
         if path.exists():
             raise PosconError(f"{path}: exists already and is not overwritten; choose another name")
+    check_writable(out.parent)
     return paths
 
 

@@ -17,7 +17,7 @@ from poscon.cli.options import (
     whole_or_word,
 )
 from poscon.cli.output import print_json, show
-from poscon.errors import PartlyDone
+from poscon.errors import NotWritten, PartlyDone
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate(
             source_spacing=triple("--source-spacing", source_spacing),
             nsd_tolerance=nsd_tolerance,
         )
-    except PartlyDone as error:
+    except (NotWritten, PartlyDone) as error:
         evaluation, incomplete = error.result, error
     if as_json:
         print_json(evaluation_record(evaluation))
