@@ -70,7 +70,8 @@ def measure(volumes: int, slices: int, dimension: int) -> Measured:
     depths = [np.arange(slices) * SPACING_MM] * volumes
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
-    found = align(features, depths, [str(number) for number in range(volumes)])
+    each = [str(number) for number in range(volumes)]
+    found = align(features, depths, each, each)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     apart = found.ends.mean(axis=1) - starts * SPACING_MM

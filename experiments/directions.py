@@ -33,7 +33,7 @@ def main() -> None:
             generator = np.random.default_rng(stream(seed, "turned"))
             turned = generator.random(len(features)) < 0.5
             shown = [x[::-1] if t else x for x, t in zip(features, turned, strict=True)]
-            found = align(shown, depths, subjects, seed)
+            found = align(shown, depths, subjects, [case.id for case in store.cases], seed)
             wrong = int(((found.directions < 0) != turned).sum())
             print(
                 f"| {store.name} | {seed} | {len(turned)} | {turned.sum()} | "

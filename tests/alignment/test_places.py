@@ -21,7 +21,8 @@ def volume(first: float, n_slices: int, patient: int, scale: float = 1.0) -> np.
 
 def aligned(volumes: list[np.ndarray]) -> Alignment:
     depths = [SPACING * np.arange(len(x)) for x in volumes]
-    return align(volumes, depths, [str(i) for i in range(len(volumes))], seed=0)
+    each = [str(i) for i in range(len(volumes))]
+    return align(volumes, depths, each, each, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_volumes_of_one_and_of_two_slices_are_placed_among_whole_ones() -> None:
 
 def test_two_frames_of_one_subject_have_nothing_to_be_compared_with() -> None:
     depths = [SPACING * np.arange(30)] * 2
-    found = align([volume(0, 30, 1), volume(0, 30, 2)], depths, ["s", "s"])
+    found = align([volume(0, 30, 1), volume(0, 30, 2)], depths, ["s", "s"], ["a", "b"])
     assert (found.directions == 1).all()
     assert np.isfinite(found.ends).all()
 
@@ -124,5 +125,29 @@ def test_volumes_of_one_subject_do_not_speak_for_each_other(
     every = [*frames, *volumes[1:]]
     depths = [SPACING * np.arange(len(x)) for x in every]
     subjects = ["s", "s", *map(str, range(len(volumes) - 1))]
-    found = align(every, depths, subjects)
+    found = align(every, depths, subjects, [str(i) for i in range(len(every))])
     assert np.flatnonzero(found.directions < 0).tolist() == [0, 1]
+
+
+def test_frames_of_one_file_run_the_same_way(cut: tuple[np.ndarray, list[np.ndarray]]) -> None:
+    """Of three frames one was turned round, which no file can be: the other two decide."""
+    _, volumes = cut
+    frames = [volumes[0], volumes[0] + 1e-3, volumes[0][::-1]]
+    every = [*frames, *volumes[1:]]
+    depths = [SPACING * np.arange(len(x)) for x in every]
+    rest = [str(i) for i in range(len(volumes) - 1)]
+    subjects = ["s", "s", "s", *rest]
+    alone = align(every, depths, subjects, [str(i) for i in range(len(every))])
+    assert np.flatnonzero(alone.directions < 0).tolist() == [2]
+    found = align(every, depths, subjects, ["cine", "cine", "cine", *rest])
+    assert (found.directions == 1).all()
+    assert len(set(found.clearness[:3])) == 1
+    assert found.clearness[0] < alone.clearness[0]
+
+
+def test_two_files_whose_frames_run_against_each_other() -> None:
+    whole = volume(0, 40, 1)
+    every = [whole, whole + 1e-3, volume(0, 40, 2)[::-1]]
+    depths = [SPACING * np.arange(40)] * 3
+    found = align(every, depths, ["a", "a", "b"], ["a", "a", "b"])
+    assert found.directions.tolist() == [1, 1, -1]

@@ -50,6 +50,7 @@ def align(
     features: Sequence[np.ndarray],
     depths: Sequence[np.ndarray],
     subjects: Sequence[str],
+    files: Sequence[str],
     seed: int = 0,
 ) -> Alignment:
     """Place volumes on one axis, so that slices of the same coordinate are alike.
@@ -66,6 +67,7 @@ def align(
         features: (slices, D) of each volume, in the order of its slices.
         depths: (slices,) of each volume, rising, mm along the slice axis.
         subjects: (V,) the subject of each volume. Volumes of one subject are not compared.
+        files: (V,) the file of each volume. The frames of one file run the same way.
         seed: decides the partners, where there are too many for all pairs, and the random orders.
 
     Returns:
@@ -84,7 +86,7 @@ def align(
     for number in range(ROUNDS + 1):
         resampled = [resample(x, d, spacing) for x, d in zip(best, depths, strict=True)]
         pairs = compare(resampled, wanted)
-        turned, clearness = find_directions(pairs)
+        turned, clearness = find_directions(pairs, files)
         turned = np.where(clearness < CLEAR, 1, turned)
         if (turned < 0).any():
             signs = signs * turned

@@ -1,5 +1,7 @@
 """Which volumes run the other way: every pair votes, and the votes are brought together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import eigsh
@@ -7,7 +9,7 @@ from scipy.sparse.linalg import eigsh
 from poscon.alignment.pairs import Pairs
 
 
-def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def find_directions(pairs: Pairs, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Find the volumes whose slices run against those of the majority.
 
     A pair is fitted as it is and with one of the two turned round. Its vote v is the difference of
@@ -16,27 +18,31 @@ def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     (spectral synchronisation, Singer, Applied and Computational Harmonic Analysis 2011). They are
     then changed one by one as long as that raises the sum of s_i v_ij s_j.
 
+    The frames of one file run the same way. They have one sign, and their votes are summed.
+
     Args:
         pairs: the evidence of all pairs.
+        files: (V,) the file of each volume.
 
     Returns:
         (V,) +1 for the majority and -1 for the others, and (V,) how clear it is: the sum of the
-        votes of all partners for it, over the sum of their sizes; from 0 (undecided) to 1.
+        votes of all partners for its file, over the sum of their sizes; from 0 (undecided) to 1.
     """
-    n = len(pairs.lengths)
+    names, file_of = np.unique(np.asarray(files, str), return_inverse=True)
+    n = len(names)
     i, j, votes = [], [], []
     for pair, behind in sorted(pairs.turned.items()):
         ahead = pairs.evidence[pair].max()
         against = behind.max()
         total = abs(ahead) + abs(against)
-        i.append(pair[0])
-        j.append(pair[1])
+        i.append(file_of[pair[0]])
+        j.append(file_of[pair[1]])
         votes.append((ahead - against) / total if total > 0 else 0.0)
     matrix = coo_array((votes, (i, j)), shape=(n, n)).tocsr()
     matrix = (matrix + matrix.T).tocsr()
     if n < 3 or not matrix.nnz:
         signs = np.ones(n)
-        if votes and votes[0] < 0:  # two volumes, of two subjects
+        if n == 2 and matrix.sum() < 0:  # two files, of two subjects
             signs[1] = -1
     else:
         start = np.ones(n) / np.sqrt(n)  # else ARPACK starts at random
@@ -48,8 +54,9 @@ def find_directions(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         if turned[worst] >= 0:
             break
         signs[worst] = -signs[worst]
-    if signs.sum() < 0:
+    if signs[file_of].sum() < 0:
         signs = -signs
-    sizes = abs(matrix).sum(axis=1)
+    given = coo_array((np.abs(votes), (i, j)), shape=(n, n)).tocsr()
+    sizes = (given + given.T).sum(axis=1)
     clearness = signs * (matrix @ signs) / np.where(sizes > 0, sizes, 1)
-    return signs, clearness
+    return signs[file_of], clearness[file_of]

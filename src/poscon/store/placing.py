@@ -44,7 +44,8 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
         )
     features = _features(store, cases)
     depths = [np.arange(case.shape[0]) * case.spacing[0] for case in cases]
-    found = align(features, depths, subjects, stream(seed, "align"))
+    files = [case.id if case.frame_index is None else case.source for case in cases]
+    found = align(features, depths, subjects, files, stream(seed, "align"))
     if not found.determined.any():
         raise PosconError(
             f"{store.path}: the slices of its volumes are too alike to say where they lie; use "
