@@ -70,11 +70,14 @@ def _in_cycle(case: Case, number: int, info: Mapping[str, int], n_frames: int) -
     """The case as frame ``number``, counted from 1, of the heartbeat.
 
     Its name is ``ED`` or ``ES`` if the patient's ``Info.cfg`` says so, else ``frameNN``. The number
-    of frames is that of the cine, or else that of ``Info.cfg``.
+    of frames is that of the cine, or else that of ``Info.cfg``. It has no phase where ``Info.cfg``
+    does not name one of these frames as ED.
     """
     names = {info[name]: name for name in ("ED", "ES") if name in info}
     total = n_frames or info.get("NbFrame", 0)
-    phase = (number - info.get("ED", 1)) % total / total if 1 <= number <= total > 1 else None
+    start = info.get("ED", 0)
+    known = 1 <= number <= total > 1 and 1 <= start <= total
+    phase = (number - start) % total / total if known else None
     return replace(case, frame=names.get(number, f"frame{number:02d}"), phase=phase)
 
 
