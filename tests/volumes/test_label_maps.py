@@ -115,6 +115,14 @@ def test_masks_that_cannot_be_merged(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_mask_with_voxels_that_are_no_number(odd: float, tmp_path: Path) -> None:
+    put_masks(tmp_path, liver=regions() == 1)
+    save(tmp_path / "spleen.nii.gz", np.where(regions() == 2, odd, 0).astype(np.float32))
+    with pytest.raises(PosconError, match=r"spleen\.nii\.gz: has voxels that are no number"):
+        read_labels(tmp_path, ORGANS)
+
+
 def test_masks_that_lie_elsewhere(tmp_path: Path) -> None:
     put_masks(tmp_path, liver=regions() == 1)
     save(tmp_path / "spleen.nii.gz", (regions() == 2).astype(np.uint8), np.diag([1, 1, 2, 1]))

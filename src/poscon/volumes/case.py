@@ -170,8 +170,9 @@ class LabelScheme:
             where: what to name in an error message: the file or the option.
 
         Raises:
-            PosconError: the value means something else already.
+            PosconError: the value means something else already, or is no label value.
         """
+        label_value(value, where=where)
         taken = {0: "background", **dict.fromkeys(self.background, "background")}
         for label_class in self.classes:
             taken.update(dict.fromkeys(label_class.values, f"the class {label_class.name!r}"))

@@ -360,6 +360,11 @@ def _merged(folder: Path, scheme: LabelScheme, spacing: Spacing | None) -> Scan:
         mask = read_scan(masks[name], spacing=spacing)
         inside = _unscaled(mask) != 0
         found = present_values(mask.data)
+        if not np.isfinite(found).all():
+            raise PosconError(
+                f"{mask.path}: has voxels that are no number (NaN or infinite); a mask has 0 and "
+                "one other value"
+            )
         if len(found) > 2 or (len(found) == 2 and found[0] != 0):
             raise PosconError(
                 f"{mask.path}: {len(found)} values, but a mask has 0 and one other value"

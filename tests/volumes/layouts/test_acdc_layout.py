@@ -79,6 +79,15 @@ def test_acdc_phase_counts_from_end_diastole(tmp_path: Path) -> None:
     assert cases["patient001_frame12"] is None
 
 
+@pytest.mark.parametrize("stated", ["ED: 0\n", "ED: 11\n", "ES: 4\n", "ED: two\n", ""])
+def test_acdc_without_an_end_diastole_among_its_frames_has_no_phase(
+    stated: str, tmp_path: Path
+) -> None:
+    put(tmp_path, "patient001/patient001_4d.nii.gz", frames=10)
+    (tmp_path / "patient001" / "Info.cfg").write_text(stated)
+    assert {case.phase for case in read_dataset(tmp_path).cases} == {None}
+
+
 def test_acdc_cine_alone(tmp_path: Path) -> None:
     put(tmp_path, "patient001/patient001_4d.nii.gz", frames=2)
     (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 2\n")
