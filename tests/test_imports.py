@@ -10,7 +10,17 @@ import poscon
 SOURCE = Path(poscon.__file__).parent
 
 ROOMS = [
-    *("version", "environment", "errors", "files", "memory", "progress", "seeds", "stops"),
+    *(
+        "version",
+        "environment",
+        "errors",
+        "files",
+        "csv_tables",
+        "memory",
+        "progress",
+        "seeds",
+        "stops",
+    ),
     *("settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
     *("volumes", "positions", "alignment", "store", "leakage", "evaluation", "predictions"),

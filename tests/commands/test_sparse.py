@@ -197,14 +197,14 @@ def test_an_interrupted_prepare_has_the_same_slices(source, tmp_path, poscon):
         ("x,0\n", "there is no case 'x' among those of"),
         ("d,0\n", "case d has no label map"),
         ("a,-1\n", "line 2: '-1' is no slice number"),
-        ("a,1\na\n", "line 3: '' is no slice number"),
+        ("a,1\na\n", "line 3: 1 fields, but 2 columns"),
         ("", "names no slice"),
     ],
 )
 def test_tables_that_are_refused(source, tmp_path, refused, rows, message):
     slices = table(tmp_path / "slices.csv", rows)
     line = refused("prepare", source, tmp_path / "s", "--labelled-slices", slices)
-    assert line.startswith(f"error: {slices}: ")
+    assert line.startswith(f"error: {slices}")
     assert message in line
     assert not (tmp_path / "s").exists()
 
@@ -225,7 +225,7 @@ def test_a_table_without_the_columns(source, tmp_path, refused):
     (tmp_path / "slices.csv").write_text("name,slice\na,1\n")
     arguments = ("prepare", source, tmp_path / "s", "--labelled-slices")
     assert "has no column 'case'" in refused(*arguments, tmp_path / "slices.csv")
-    assert "cannot read the table of slices" in refused(*arguments, tmp_path / "absent.csv")
+    assert "absent.csv: cannot be read (No such file" in refused(*arguments, tmp_path / "absent.csv")
     assert not (tmp_path / "s").exists()
 
 
@@ -314,7 +314,7 @@ def test_slices_of_a_file_and_resume(store, tmp_path, poscon, power_cut):
     [
         (["--labelled-slices", "25"], "there are 24 labelled slices of 3 subject(s)"),
         (["--labelled-slices", "0"], "--labelled-slices 0: give 1 or more"),
-        (["--labelled-slices", "absent.csv"], "cannot read the table of slices"),
+        (["--labelled-slices", "absent.csv"], "absent.csv: cannot be read (No such file"),
         (["--labelled-slices", "x.csv", "--labelled", "2"], "--labelled: has no effect"),
         (["--labelled", "1", "--labelled-slices", "9"], "there are 8 labelled slices"),
     ],

@@ -175,7 +175,7 @@ def test_tables_that_are_refused(
     code, printed, err = poscon("evaluate", *folders, "--labelled-slices", slices, "--out", out)
     assert (code, printed) == (2, "")
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
-    assert line.startswith(f"error: {slices}: ")
+    assert line.startswith(f"error: {slices}")
     assert message in line
     assert not list(out.parent.glob("results*"))
 

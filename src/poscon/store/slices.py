@@ -1,6 +1,5 @@
 """Which slices are labelled: tables of slices, and drawing some of them."""
 
-import csv
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from msgspec.structs import replace
 
+from poscon.csv_tables import read_table
 from poscon.errors import PosconError
 from poscon.files import whole_number
 from poscon.seeds import stream
@@ -40,31 +40,20 @@ def read_slice_table(path: Path, *, in_files: bool = False) -> dict[str, tuple[i
             is read in place of ``slice`` if there is one.
 
     Raises:
-        PosconError: the file cannot be read, lacks a column, has no slice, or a number that is
-            none.
+        PosconError: the file cannot be read, lacks a column, has no slice, a row with other
+            columns, or a number that is none.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            absent = [name for name in COLUMNS if name not in names]
-            column = FILE_SLICE if in_files and FILE_SLICE in names else "slice"
-            rows = [] if absent else [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PosconError(f"{path}: cannot read the table of slices ({error})") from error
-    if absent:
-        raise PosconError(
-            f"{path}: has no column {absent[0]!r}; its first line should be 'case,slice'"
-        )
     found: dict[str, set[int]] = defaultdict(set)
-    for line, row in rows:
-        text = (row[column] or "").strip()
+    for where, row in read_table(path, COLUMNS):
+        text = row["slice"]
+        if in_files:
+            text = row.get(FILE_SLICE, text)
         number = whole_number(text)
         if number is None:
             raise PosconError(
-                f"{path}: line {line}: {text[:40]!r} is no slice number; write whole numbers from 0"
+                f"{where}: {text[:40]!r} is no slice number; write whole numbers from 0"
             )
-        found[(row["case"] or "").strip()].add(number)
+        found[row["case"]].add(number)
     if not found:
         raise PosconError(f"{path}: names no slice")
     return {case: tuple(sorted(numbers)) for case, numbers in found.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poscon.csv_tables import read_table
 from poscon.errors import PosconError
 from poscon.files import whole_number
 from poscon.volumes.geometry import SliceGeometry
@@ -40,27 +41,13 @@ def read_ranges(path: Path, classes: Collection[str]) -> Ranges:
             row of a case and class.
     """
     found: dict[str, dict[str, Range]] = defaultdict(dict)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, strict=True)
-            if set(rows.fieldnames or ()) != set(COLUMNS):
-                raise PosconError(f"{path}: must hold the columns {', '.join(COLUMNS)}")
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if None in row or None in row.values():
-                    raise PosconError(f"{where}: must hold four fields, one for each column")
-                case, name = (row["case"] or "").strip(), (row["class"] or "").strip()
-                if name not in classes:
-                    raise PosconError(
-                        f"{where}: no class {name!r}; the classes are {', '.join(classes)}"
-                    )
-                if name in found[case]:
-                    raise PosconError(f"{where}: the range of {name} in case {case} is there twice")
-                found[case][name] = _range(row["first"], row["last"], where)
-    except OSError as error:
-        raise PosconError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PosconError(f"{path}: cannot be read as CSV ({error})") from error
+    for where, row in read_table(path, COLUMNS, ()):
+        case, name = row["case"], row["class"]
+        if name not in classes:
+            raise PosconError(f"{where}: no class {name!r}; the classes are {', '.join(classes)}")
+        if name in found[case]:
+            raise PosconError(f"{where}: the range of {name} in case {case} is there twice")
+        found[case][name] = _range(row["first"], row["last"], where)
     if not found:
         raise PosconError(f"{path}: must hold at least one row below its heading")
     return dict(found)
@@ -80,8 +67,7 @@ def write_template(path: Path, cases: Iterable[str], classes: Sequence[str]) -> 
         writer.writerows((case, name, OPEN, OPEN) for case in cases for name in classes)
 
 
-def _range(first: str | None, last: str | None, where: str) -> Range:
-    first, last = (first or "").strip(), (last or "").strip()
+def _range(first: str, last: str, where: str) -> Range:
     if not first and not last:
         return None
     if OPEN in (first, last):

@@ -74,12 +74,12 @@ def test_splits_name_subjects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image;label"], "has the columns 'image;label'; write image, label, subject, split"),
-        (["label,subject", "a,b"], "has the columns"),
-        (["image,age", "../a.nii.gz,60"], "has the columns 'image, age'"),
-        (["image,label,image", "../a.nii.gz,,../a.nii.gz"], "column image is there twice"),
+        (["image;label"], "has no row below its heading"),
+        (["label,subject", "a,b"], "no column 'image'; .* 'image,label,subject,split'"),
+        (["image,age", "../a.nii.gz,60"], "a column 'age' that poscon does not know"),
+        (["image,label,image", "../a.nii.gz,,../a.nii.gz"], "column 'image' is there twice"),
         (["image"], "no row below its heading"),
-        ([], "has the columns ''"),
+        ([], "no column 'image'"),
         (["image,label", "../a.nii.gz"], "line 2: 1 fields, but 2 columns"),
         (["image,label", "../a.nii.gz,,x"], "line 2: 3 fields, but 2 columns"),
         (["image,subject", ",p1"], "line 2: names no image"),

@@ -13,14 +13,13 @@ its own, and one of ``split`` for a scan of no split. Each frame of a 4-D file i
 folder of scans.
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from poscon.csv_tables import read_table
 from poscon.errors import PosconError
 from poscon.files import safe_name
 from poscon.volumes.case import Case, Dataset
@@ -140,40 +139,13 @@ def _path(table: Path, stated: str, where: str) -> Path:
 
 def _lines(table: Path) -> list[tuple[str, dict[str, str]]]:
     """Each row of a table: its place for messages, and a text for each of ``COLUMNS``."""
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise PosconError(f"{table}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise PosconError(f"{table}: no text in UTF-8; save it as CSV in UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        heading = [column.strip() for column in next(reader, [])]
-        if "image" not in heading or not set(heading) <= set(COLUMNS):
-            raise PosconError(
-                f"{table}: has the columns {', '.join(heading)[:80]!r}; write "
-                f"{', '.join(COLUMNS)}, separated by commas; only image must be there"
-            )
-        if twice := [column for column in heading if heading.count(column) > 1]:
-            raise PosconError(f"{table}: the column {twice[0]} is there twice; remove one")
-        lines = []
-        for row in reader:
-            where = f"{table}, line {reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(heading):
-                raise PosconError(
-                    f"{where}: {len(row)} fields, but {len(heading)} columns; a path with a comma "
-                    "stands in quotes"
-                )
-            fields = dict.fromkeys(COLUMNS, "") | {
-                column: field.strip() for column, field in zip(heading, row, strict=True)
-            }
-            if not fields["image"]:
-                raise PosconError(f"{where}: names no image; write its path, or remove the line")
-            lines.append((where, fields))
-    except csv.Error as error:
-        raise PosconError(f"{table}: cannot be read as CSV ({error})") from error
+    lines = [
+        (where, dict.fromkeys(COLUMNS, "") | fields)
+        for where, fields in read_table(table, COLUMNS[:1], COLUMNS[1:])
+    ]
+    for where, fields in lines:
+        if not fields["image"]:
+            raise PosconError(f"{where}: names no image; write its path, or remove the line")
     if not lines:
         raise PosconError(f"{table}: has no row below its heading; write one for each scan")
     return lines
