@@ -104,6 +104,13 @@ KINDS = (
         "known one, or says which command lists them.",
     ),
     Kind(
+        "A table cannot be used",
+        r"no column|the column|has a column|fields, but",
+        "The first line of a CSV file does not have the columns that are needed, or a row does not "
+        "have as many fields. Commas, semicolons and tabs between fields are understood.",
+        "Write the first line that the message shows, or correct the row.",
+    ),
+    Kind(
         "The scan or label map cannot be used",
         r"voxel|affine|header|mask|segment|printable text|no path of a file|class NAME|'dataset'|"
         r"grid|shape|dimension|label value|values must be whole|one number per|"
@@ -134,7 +141,7 @@ KINDS = (
     Kind(
         "A value that is not allowed",
         r"must be|must hold|written as|one reference for|in a folder of this machine|plan PLAN|"
-        r"setting KEY|settings: |"
+        r"setting KEY|settings: |recipe RECIPE|WHERE: ERROR|said twice|name another|"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
         r"in one split|in UTF-8|once more|fields, but|poscon reads|"
         r"was begun with|at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
@@ -139,6 +140,80 @@ def test_unknown_keys_in_a_recipe(recipe):
 def test_values_that_do_not_fit(override, expected):
     message = refusal(Training, "pretrain", None, [override])
     assert any(part in message for part in expected.split("|"))
+
+
+class Group(Settings):
+    method: str
+    rate: float = 1.0
+
+
+class Kinds(Settings):
+    number: int = 1
+    share: float = 0.5
+    flag: bool = True
+    words: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    pair: tuple[float, float] = (0.0, 1.0)
+    group: Optimiser = Optimiser()
+    either: int | str = Field(1, pattern="^auto$")
+    entries: tuple[str | Group, ...] = ()
+    anything: dict[str, Any] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("number=x", "setting number = 'x': must be a whole number"),
+        ("number=1.5", "setting number = 1.5: must be a whole number"),
+        ("share=x", "setting share = 'x': must be a number"),
+        ("flag=3", "setting flag = 3: must be true or false"),
+        ("words=x", "setting words = 'x': must be a list, such as [a, b]"),
+        ("words=[3]", "setting words = 3: must be a text"),
+        ("numbers=3", "setting numbers = 3: must be a list, such as [a, b]"),
+        ("pair=[1]", "setting pair = [1]: must have more members"),
+        ("group=3", "setting group = 3: must be settings, such as {key: value}"),
+        ("number=yes", "number = True must not be true or false (yes or no)"),
+        ("numbers=[1, no]", "numbers = [1, False] must not be true or false (yes or no)"),
+        ("group.lr=on", "lr = True must not be true or false (yes or no)"),
+        ("entries=[{mehtod: x}]", "unknown setting 'entries.mehtod' (did you mean 'method'?)"),
+        ("entries=[{method: x, rate: y}]", "setting entries.rate = 'y': must be a number"),
+        ("entries=[{rate: 2}]", "setting entries.method: must be stated"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_of_the_user(override, expected):
+    assert expected in refusal(Kinds, "pretrain", None, [override])
+
+
+def test_true_and_false_where_they_are_meant():
+    told = resolve(Kinds, "pretrain", None, ["flag=no", "anything={x: yes}"])
+    assert told.flag is False
+    assert told.anything == {"x": True}
+
+
+def test_a_key_that_stands_twice_is_refused(recipe):
+    name = recipe("pretrain: {epochs: 2}\npretrain: {epochs: 3}")
+    assert "the key 'pretrain' stands twice" in refusal(Training, "pretrain", name)
+    name = recipe("pretrain: {epochs: 2, optimiser: {lr: 1, lr: 2}}")
+    assert "the key 'lr' stands twice" in refusal(Training, "pretrain", name)
+    assert "twice" in refusal(Training, "pretrain", None, ["optimiser={lr: 1, lr: 2}"])
+
+
+def test_a_key_over_one_that_is_merged_in_does_not_stand_twice(recipe):
+    name = recipe(
+        "prepare: &all {epochs: 2, clip: 1}\npretrain: {<<: *all, epochs: 3}\n"
+        "finetune: {<<: *all, epochs: 4}"
+    )
+    assert resolve(Training, "pretrain", name).epochs == 3
+    assert resolve(Training, "finetune", name).clip == 1
+
+
+def test_a_wrong_setting_of_a_file_names_the_file(recipe):
+    name = recipe("pretrain: {epoch: 3}")
+    for overrides in ([], ["epochs=3"]):
+        message = refusal(Training, "pretrain", name, overrides)
+        assert message.startswith(f"recipe {name}, pretrain: unknown setting 'epoch' (did you")
+    good = recipe("pretrain: {epochs: 3}")
+    assert refusal(Training, "pretrain", good, ["epochs=0"]).startswith("setting epochs = 0")
 
 
 def test_a_single_value_is_no_group(recipe):

@@ -1,7 +1,8 @@
 """Settings: declared with pydantic, read from a recipe, overridden by ``--set``, never ignored."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -26,9 +27,24 @@ class Settings(BaseModel):
             return values
         completed = dict(values)
         for name, field in cls.model_fields.items():
+            if _has_bool(values.get(name)) and not _takes_bool(field.annotation):
+                raise ValueError(f"{name} = {values[name]} must not be true or false (yes or no)")
             if isinstance(field.default, Settings) and isinstance(values.get(name), Mapping):
                 completed[name] = {**field.default.model_dump(), **values[name]}
         return completed
+
+
+def _has_bool(value: Any) -> bool:
+    """Whether a value is true or false, or a list with one of them. YAML reads ``yes`` as true."""
+    if isinstance(value, list | tuple):
+        return any(isinstance(member, bool) for member in value)
+    return isinstance(value, bool)
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a field may be true or false. pydantic would take these for 1 and 0."""
+    kinds = get_args(annotation)
+    return annotation in (bool, Any) or any(_takes_bool(kind) for kind in kinds)
 
 
 S = TypeVar("S", bound=Settings)
@@ -75,11 +91,11 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """What a YAML text says.
 
     Raises:
-        PosconError: it is no YAML, is nested too deeply, or is too large with all that its aliases
-            stand for.
+        PosconError: it is no YAML, has a key twice, is nested too deeply, or is too large with all
+            that its aliases stand for.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_OnceLoader)  # a safe one
         size = _extent(content, {})
     except (yaml.YAMLError, ValueError) as error:  # a date may be none
         raise PosconError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
@@ -88,6 +104,22 @@ def parse_yaml(text: str, *, where: str) -> Any:
     if size > _MOST_VALUES:
         raise PosconError(f"{where}: more than {_MOST_VALUES} values; are its aliases right?")
     return content
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that stands twice in a mapping. YAML forbids that."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        said: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in said and isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                said.add(key.value)
+        return node
 
 
 _MOST_VALUES = 100_000
@@ -162,16 +194,21 @@ def resolve(
     Raises:
         PosconError: an unknown key or a value that does not fit, with the nearest known key.
     """
-    return validate(model, stated_values(section, recipe, overrides, **arguments))
+    return validate(model, stated_values(model, section, recipe, overrides, **arguments))
 
 
 def stated_values(
-    section: str, recipe: Recipe | None, overrides: GivenSettings = (), **arguments: Any
+    model: type[Settings],
+    section: str,
+    recipe: Recipe | None,
+    overrides: GivenSettings = (),
+    **arguments: Any,
 ) -> dict[str, Any]:
     """The settings that a caller states, nested. The arguments are those of :func:`resolve`.
 
     Raises:
-        PosconError: a setting is stated twice, or the recipe has no such section.
+        PosconError: a setting is stated twice, the recipe has no such section, or a setting of a
+            recipe's file is wrong.
     """
     overrides = _read_once(overrides)
     values: dict[str, Any] = {}
@@ -180,6 +217,11 @@ def stated_values(
         if section not in content:
             raise PosconError(f"recipe {recipe}: has no section {section!r}, so it has no effect")
         values = dict(content[section] or {})
+        if isinstance(recipe, str):
+            try:
+                validate(model, values)
+            except PosconError as error:
+                raise PosconError(f"recipe {recipe}, {section}: {error}") from error
     values = apply_settings(values, overrides)
     stated = set(given_keys(overrides))
     for name, value in arguments.items():
@@ -316,34 +358,70 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        # of a union, what fits best; a name that is misspelt before one that is missing
+        first = max(found, key=lambda each: (len(each["loc"]), each["type"] == "extra_forbidden"))
         location = [str(part) for part in first["loc"]]
+        # pydantic also counts members, and which kind of a union it tried; these are no settings
+        names = [p for i, p in enumerate(location) if p in _fields(model, location[:i])]
         if first["type"] == "extra_forbidden":
             known = _fields(model, location[:-1])
-            key = ".".join([prefix, *location] if prefix else location)
+            key = ".".join([*([prefix] if prefix else []), *names, location[-1]])
             raise PosconError(
                 f"unknown setting {key!r}{nearest(location[-1], known)}; "
                 f"known here: {', '.join(known) or 'none'}"
             ) from error
-        message = first["msg"].removeprefix("Value error, ")
-        # pydantic also counts which member of a union it tried; that is no setting's name
-        names = [p for i, p in enumerate(location) if p in _fields(model, location[:i])]
+        alike = [e for e in found if e["input"] is first["input"] and e["loc"] != first["loc"]]
+        same_place = [e for e in alike if e["loc"][:-1] == first["loc"][:-1]]
+        message = " or ".join(dict.fromkeys(map(_in_words, [first, *same_place])))
+        message = message.replace(" or must be ", " or ")
         key = ".".join([prefix, *names] if prefix else names)
         if not key:  # several settings that do not go together
             raise PosconError(f"settings: {message}") from error
+        if first["type"] in ("missing", "value_error") and isinstance(first["input"], Mapping):
+            raise PosconError(f"setting {key}: {message}") from error  # the input is all of a group
         raise PosconError(f"setting {key} = {first['input']!r}: {message}") from error
+
+
+_IN_WORDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "tuple": "must be a list, such as [a, b]",
+    "list": "must be a list, such as [a, b]",
+    "string": "must be a text",
+    "dict": "must be settings, such as {key: value}",
+    "model": "must be settings, such as {key: value}",
+    "missing": "must be stated",
+}
+"""What is wrong, by the first word of pydantic's name for it, where it says what type is wanted."""
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    """What pydantic found, in the words of a user."""
+    if error["type"] == "missing" and isinstance(error["loc"][-1], int):
+        return "must have more members"
+    wanted, _, what = error["type"].partition("_")
+    if what in ("type", "parsing", "parsing_size", "from_float", "") and wanted in _IN_WORDS:
+        return _IN_WORDS[wanted]
+    message = error["msg"].removeprefix("Value error, ")
+    return re.sub(r"^(?:Input|String|Tuple|List|Dictionary) should ", "must ", message)
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     """The fields of the settings group that ``path`` leads to."""
     for part in path:
         field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        candidates = [annotation, *get_args(annotation)]
-        model = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model
-        )
+        model = next(_groups(field.annotation if field else None), model)
     return sorted(model.model_fields)
+
+
+def _groups(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings groups that a field may hold, by itself or as members of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for kind in get_args(annotation):
+        yield from _groups(kind)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

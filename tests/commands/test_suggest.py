@@ -227,7 +227,7 @@ def test_the_value_for_not_labelled(partly: tuple[Path, Path], tmp_path: Path) -
     assert set(np.unique(read_scan(found.label_maps[0]).data)) == {0, 7}
     with pytest.raises(PosconError, match="--ignore-label 2: the value 2 cannot mean"):
         suggest(store, tmp_path / "d", budget=1, source=source, ignore_label=2)
-    with pytest.raises(PosconError, match="--ignore-label 3000000000: .* no whole number from 0"):
+    with pytest.raises(PosconError, match=r"--ignore-label 3000000000: .* no whole number from 0"):
         suggest(store, tmp_path / "d", budget=1, source=source, ignore_label=3_000_000_000)
     with pytest.raises(PosconError, match="--ignore-label: no effect without --source"):
         suggest(store, tmp_path / "d", budget=1, ignore_label=2)

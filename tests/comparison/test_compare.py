@@ -2,6 +2,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -481,6 +482,34 @@ def test_what_cannot_be_meant_is_found_before_any_run(
     with pytest.raises(PosconError, match=words.replace("(", r"\(")):
         compare(plan_file(tmp_path), out, **told)
     assert not (out / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("data.prepare={spacing: big}", "data: setting prepare.spacing = 'big': must be a number"),
+        ("data.prepare={sapcing: 2}", "data: unknown setting 'prepare.sapcing' (did you mean"),
+        ("data.layout=foo", "data: layout 'foo' is unknown"),
+        ("data.labels=RV", "data: --labels: cannot read 'RV'"),
+        ("folds=[{test: none.txt}]", "none.txt: cannot read the list of names"),
+        ("folds=[{test: empty.txt}]", "empty.txt: names no case"),
+        ("folds=[{test: some.txt, train: none.txt}]", "none.txt: cannot read the list of names"),
+    ],
+)
+def test_what_a_plan_says_of_its_data_is_checked_by_a_dry_run_too(
+    told: str, words: str, scans: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scans, tmp_path / "scans")
+    (tmp_path / "scans" / "some.txt").write_text("phantom_000\n")
+    (tmp_path / "scans" / "empty.txt").write_text("\n")
+    plan = plan_file(tmp_path, data={"folder": str(tmp_path / "scans")})
+    for check in (
+        lambda: planned_runs(plan, settings=[told]),
+        lambda: compare(plan, tmp_path / "out", settings=[told]),
+    ):
+        with pytest.raises(PosconError, match=re.escape(words)):
+            check()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

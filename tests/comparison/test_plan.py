@@ -132,7 +132,7 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
         ({"metrics": ["rvd", "dice"]}, "rvd has no better side"),
         ({"nsd_tolerance_mm": 0}, "greater than 0"),
         ({"metrics": ["hd95_mm"], "flaws": {"pooled_dice": True}}, "not among the metrics"),
-        ({"pretraining": [{"name": "a b", "method": "pcl"}]}, "pattern"),
+        ({"pretraining": [{"name": "a b", "method": "pcl"}]}, "a name has 1 to 60 letters"),
         (
             {"finetuning": [{"name": "s", "method": "supervised", "inits": ["randm"]}]},
             "did you mean 'random'",

@@ -135,6 +135,7 @@ def finetune(
     """
     folder, opened = RunFolder(run), Store(store)
     stated = stated_values(
+        FinetuneSettings,
         "finetune",
         recipe,
         settings,

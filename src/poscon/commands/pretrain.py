@@ -85,6 +85,7 @@ def pretrain(
     folder = RunFolder(run)
     opened = Store(store)
     stated = stated_values(
+        PretrainSettings,
         "pretrain",
         recipe,
         settings,

@@ -4,16 +4,18 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from poscon.commands.prepare import prepare
+from poscon.commands.prepare import PrepareSettings, prepare
+from poscon.comparison.folds import check_fold_files
 from poscon.comparison.plan import Plan
 from poscon.comparison.plan_files import read_plan
 from poscon.comparison.plan_parts import DataSettings
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
-from poscon.settings import GivenSettings
+from poscon.settings import GivenSettings, validate
 from poscon.store.manifest import MANIFEST, write_json
 from poscon.store.store import Store
-from poscon.volumes.layouts import folder_of_paths, is_dataset
+from poscon.volumes.case import parse_labels
+from poscon.volumes.layouts import find_layout, folder_of_paths, is_dataset
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
@@ -37,7 +39,8 @@ def plan_with_data(
             the plan names.
 
     Raises:
-        PosconError: the plan cannot be used, a folder is not there, or a folder has no effect.
+        PosconError: the plan or what it says of its data cannot be used, a folder or a file of a
+            fold is not there, or a folder has no effect.
     """
     read = read_plan(str(plan), settings)
     if pretrain_data is not None and read.pretrain_data is None:
@@ -45,7 +48,27 @@ def plan_with_data(
     found = {"data": located(read.data, data, "--data")}
     if read.pretrain_data is not None:
         found["pretrain_data"] = located(read.pretrain_data, pretrain_data, "--pretrain-data")
+    for name, told in found.items():
+        _check_told(told, f"plan {plan}: {name}")
+    if found["data"].folder is not None:
+        check_fold_files(read, Path(found["data"].folder))
     return read.model_copy(update=found)
+
+
+def _check_told(told: DataSettings, where: str) -> None:
+    """Refuse what ``poscon prepare`` would refuse, before any scan is read.
+
+    Raises:
+        PosconError: the layout, the labels or a setting of ``prepare`` cannot be used.
+    """
+    try:
+        validate(PrepareSettings, told.prepare, "prepare")
+        if told.layout is not None:
+            find_layout(told.layout)
+        if told.labels is not None:
+            parse_labels(told.labels)
+    except PosconError as error:
+        raise PosconError(f"{where}: {error}") from error
 
 
 def located(told: DataSettings, folder: Path | str | None, option: str) -> DataSettings:

@@ -99,6 +99,22 @@ def _listed_fold(
     return Fold(number, train, test)
 
 
+def check_fold_files(plan: Plan, folder: Path) -> None:
+    """Refuse a plan that names a file of subjects which cannot be read.
+
+    Args:
+        plan: the plan.
+        folder: folder of the data, which the files lie in if their paths are not absolute.
+
+    Raises:
+        PosconError: there is such a file, or it names nobody.
+    """
+    for files in () if isinstance(plan.folds, int) else plan.folds:
+        for names in (files.test, files.train):
+            if names is not None:
+                read_names(_place(names, folder))
+
+
 def _subjects(names: str, store: Store, folder: Path) -> tuple[str, ...]:
     """The subjects that a file names, in the order of the file."""
     where = _place(names, folder)

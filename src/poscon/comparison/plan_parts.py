@@ -1,5 +1,6 @@
 """The parts of a plan: data sets, folds, the methods and strategies that take part."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -37,7 +38,7 @@ class DataSettings(Settings):
         prepare: settings of ``poscon prepare``.
     """
 
-    folder: str | None = None
+    folder: str | None = Field(None, min_length=1)
     phantom: PhantomSettings | None = None
     layout: str | None = None
     labels: str | None = None
@@ -68,9 +69,16 @@ class Entry(Settings):
         settings: settings of its pre-training or fine-tuning; they override those that all share.
     """
 
-    name: str = Field(pattern=r"^[\w.+=-]+$")
+    name: str
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+=-]{1,60}", name):
+            raise ValueError("a name has 1 to 60 letters, digits and characters of . _ + = -")
+        return name
 
 
 class FinetuneEntry(Entry):

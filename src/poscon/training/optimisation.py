@@ -38,6 +38,10 @@ class OptimiserSettings(Settings):
     def _has_effect(self) -> Self:
         if self.momentum is not None and self.name != "sgd":
             raise ValueError(f"momentum has no effect on {self.name}; remove it or use sgd")
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ValueError(
+                f"min_lr = {self.min_lr:g} must be at most lr = {self.lr:g}; lower it too"
+            )
         return self
 
 

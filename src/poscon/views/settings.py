@@ -1,8 +1,12 @@
 """The settings of views."""
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from poscon.settings import Settings
+
+Zoom = Annotated[float, Field(ge=0.05, le=20)]
 
 
 class ViewSettings(Settings):
@@ -36,16 +40,16 @@ class ViewSettings(Settings):
     mirror: bool = False
     warp_probability: float = Field(1.0, ge=0, le=1)
     rotation: float = Field(30.0, ge=0, le=180)
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.3)
-    shift: NonNegativeFloat = 0.1
-    elastic: NonNegativeFloat = 0.02
-    elastic_points: PositiveInt = 6
-    brightness: NonNegativeFloat = 0.1
-    contrast: NonNegativeFloat = 0.25
-    gamma: NonNegativeFloat = 0.4
-    noise: NonNegativeFloat = 0.15
-    blur: NonNegativeFloat = 0.0
-    low_resolution: float = Field(1.0, ge=1)
+    scale: tuple[Zoom, Zoom] = (0.7, 1.3)
+    shift: float = Field(0.1, ge=0, le=1)
+    elastic: float = Field(0.02, ge=0, le=1)
+    elastic_points: int = Field(6, ge=1, le=100)
+    brightness: float = Field(0.1, ge=0, le=100)
+    contrast: float = Field(0.25, ge=0, le=100)
+    gamma: float = Field(0.4, ge=0, le=100)
+    noise: float = Field(0.15, ge=0, le=100)
+    blur: float = Field(0.0, ge=0, le=100)
+    low_resolution: float = Field(1.0, ge=1, le=100)
     intensity_probability: float = Field(1.0, ge=0, le=1)
 
     @field_validator("scale")
