@@ -71,7 +71,7 @@ def file_job(
 
     Raises:
         PosconError: the scan cannot be read, an option is for folders, or the target has a format
-            that cannot carry the scan's geometry.
+            that cannot carry the scan's geometry, or no format of scans at all.
     """
     for name, value in folder_options.items():
         if value is not None:
@@ -80,6 +80,11 @@ def file_job(
     read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
+        if re.fullmatch(r"\.[A-Za-z]{2,4}", output.suffix) and not output.is_dir():
+            raise PosconError(
+                f"{output}: {output.suffix} is no format of a label map; end it in "
+                f"{scan_suffix(source)}, or name a folder"
+            )
         return [Job(case, output / source.name)]
     if (scan_suffix(source) in NIFTI) != (scan_suffix(output) in NIFTI):
         raise PosconError(

@@ -73,6 +73,14 @@ def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
     )
     assert code == 0
     assert "1 volume(s) run against the others, such as phantom_002" in err
+    assert "or use position=learned" in err
+    code, _, err = poscon(
+        *("finetune", tmp_path / "store", tmp_path / "supervised", "--iterations", 1),
+        *TINY,
+    )
+    assert code == 0
+    assert "1 volume(s) run against the others, such as phantom_002" in err
+    assert "position=learned" not in err  # the method uses no positions
 
 
 def test_pretraining_by_learned_positions_keeps_those_that_it_began_with(

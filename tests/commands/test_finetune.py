@@ -279,6 +279,14 @@ def test_a_run_goes_on_with_no_other_arguments_than_it_began_with(
         finetune(store, finetuned, resume=True, **arguments)
 
 
+def test_a_run_from_random_weights_says_so_where_it_is_to_go_on_from_others(
+    store: Path, tmp_path: Path
+) -> None:
+    finetune(store, tmp_path / "run", iterations=1, settings=SMALL)
+    with pytest.raises(PosconError, match=r"--init elsewhere: .* was begun with random weights;"):
+        finetune(store, tmp_path / "run", init="elsewhere", resume=True)
+
+
 def test_a_changed_setting_of_a_run_is_refused_with_the_name_of_its_file(
     store: Path, finetuned: Path, tmp_path: Path
 ) -> None:

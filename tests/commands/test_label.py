@@ -499,7 +499,7 @@ def test_other_classes_than_those_of_the_store_are_refused(
 def test_tables_that_do_not_fit(unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run) -> None:
     table = tmp_path / "table.csv"
     given = ("--ignore-label", IGNORE, "--suggestion", table)
-    refused(unlabelled, maps, "cannot read the table of slices", poscon, *given)
+    refused(unlabelled, maps, "table.csv: cannot be read", poscon, *given)
     table.write_text("case,slice\nz,0\n")
     refused(unlabelled, maps, "there is no case 'z' among those of", poscon, *given)
     table.write_text("case,slice\na,8\n")
@@ -702,6 +702,7 @@ def test_removals_that_are_refused(
         ((maps, "--remove", "a"), "--remove: takes labels out of the store; to add label maps"),
         (("--remove", "a", "--labels", "1=RV"), "--labels: no effect without label maps"),
         (("--remove", tmp_path / "none.json:key"), "cannot read the list of names"),
+        (("--remove", tmp_path / "none.txt"), "none.txt: cannot read the list of names"),
     ):
         code, out, err = poscon("label", unlabelled, *options)
         assert (code, out) == (2, "")

@@ -209,6 +209,17 @@ def test_resume_makes_the_rest_only(finetuned: Path, scans: Path, tmp_path: Path
     assert (tmp_path / "out" / "phantom_004.nii.gz").exists()
 
 
+def test_a_file_that_cannot_be_a_label_map_does_not_become_a_folder(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    scan = scans / "imagesTr" / "phantom_003.nii.gz"
+    with pytest.raises(PosconError, match=r"out\.png: \.png is no format of a label map; end"):
+        predict(finetuned, scan, tmp_path / "out.png")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.png").mkdir()
+    assert predict(finetuned, scan, tmp_path / "out.png") == [tmp_path / "out.png" / scan.name]
+
+
 def test_a_named_file_that_is_there_is_never_taken_for_its_own(
     finetuned: Path, scans: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,18 @@ def partly(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_command_that_gives_labels_back_can_be_pasted(
+    oblique: Path, oblique_store: Path, tmp_path: Path, poscon: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "next slices"
+    code, said, _ = poscon("suggest", oblique_store, out, "--budget", 2, "--source", oblique)
+    assert code == 0
+    command = said.partition("give them back: poscon ")[2].strip()
+    code, said, err = poscon(*shlex.split(command))
+    assert (code, said) == (2, "")
+    assert "next slices/labels: no label map has a structure" in err  # nothing is drawn yet
 
 
 def test_label_maps_are_open_at_the_chosen_slices_of_any_scan(
@@ -395,6 +408,8 @@ def test_an_encoder_that_only_draws_is_said_to(
         (["--budget", 4, "--unit", "subject"], "only 3 subject(s) without labels are left"),
         (["--budget", 2, "--unit", "case"], "--unit case: is unknown; write slice or subject"),
         (["--budget", 2, "--strategy", "sprad"], "did you mean 'spread'"),
+        (["--budget", 2, "--strategy", ""], "strategy '' is unknown"),
+        (["--budget", 2, "--device", "cpu"], "--device: no effect without --init or --model"),
         (["--budget", 2, "--strategy", "coverage"], "needs an encoder"),
         (["--budget", 2, "--strategy", "uncertain"], "needs a model"),
         (["--budget", 2, "--model", "{finetuned}"], "--model: no effect"),

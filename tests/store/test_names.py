@@ -32,6 +32,7 @@ def test_names_by_path(tmp_path):
     ("name", "text", "expected"),
     [
         ("l.txt", "# nothing\n", "names no case"),
+        ("l.csv", "image,subject\na.nii,a\n", "l.csv:SPLIT for the subjects of one of its splits"),
         ("l.json", "[]", "names no case"),
         ("l.json", "{", "not valid JSON"),
         ("l.json", '{"train": ["a"]}', "expected a list of names"),

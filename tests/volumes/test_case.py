@@ -89,6 +89,11 @@ def test_other_floating_point_labels_are_refused(value: float) -> None:
 def test_undeclared_values_are_listed() -> None:
     with pytest.raises(PosconError, match=r"a_gt.nii.gz: label value\(s\) 1, 2 not declared"):
         MMWHS.to_classes(np.array([500, 2, 1]), where="a_gt.nii.gz")
+    scheme, values = parse_labels("1=RV"), np.array([1, 9])
+    with pytest.raises(PosconError, match="state them with --labels, or with --ignore-label 9 "):
+        scheme.to_classes(values, where="a_gt.nii.gz")
+    with pytest.raises(PosconError, match="state them with --labels$"):
+        scheme.with_ignore(7, where="here").to_classes(values, where="a_gt.nii.gz")
     with pytest.raises(PosconError, match=r"10, \.\.\. \(99 in all\)"):
         MMWHS.to_classes(np.arange(1, 100), where="a_gt.nii.gz")
 

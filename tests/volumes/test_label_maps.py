@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from poscon.errors import PosconError
 from poscon.volumes.case import label_scheme
 from poscon.volumes.label_maps import (
+    choose_scheme,
     looks_like_label_map,
     read_label_header,
     read_labels,
@@ -39,6 +40,24 @@ def put_masks(folder: Path, **masks: np.ndarray) -> Path:
     for organ, mask in masks.items():
         save(folder / f"{organ}.nii.gz", mask.astype(np.uint8))
     return folder
+
+
+# What the values mean
+
+
+@pytest.mark.parametrize(
+    ("values", "noted"), [((0, 1, 255), True), ((0, 255), False), ((0, 1, 2), False)]
+)
+def test_a_value_that_often_means_not_labelled_is_noted_where_nothing_says_what_it_means(
+    values: tuple[int, ...], noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "a.nii.gz", np.resize(np.array(values, np.uint8), SHAPE))
+    scheme = choose_scheme(None, None, None, [(path, None)], where="labels")
+    assert scheme.values == tuple(value for value in values if value)
+    note = "note: labels: the value 255 is taken for a class; if it means 'not labelled', say"
+    assert (note in capsys.readouterr().err) == noted
+    choose_scheme(None, None, 255, [(path, None)], where="labels")
+    assert "note" not in capsys.readouterr().err
 
 
 # Integers with a scale

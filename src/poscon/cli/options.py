@@ -148,7 +148,8 @@ def names_or_file(given: list[str] | None) -> str | list[str] | None:
     """Names as they are given; one that names a file, or ``FILE.json:KEY``, as one text."""
     if given is not None and len(given) == 1:
         (name,) = given
-        if ".json:" in name or ".csv:" in name or Path(name).is_file():
+        named_like_a_file = Path(name).suffix in (".txt", ".json", ".csv")
+        if ".json:" in name or ".csv:" in name or named_like_a_file or Path(name).is_file():
             return name
     return given
 

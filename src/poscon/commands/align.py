@@ -1,5 +1,6 @@
 """``poscon align``: positions in the anatomy, learned from the images of a store."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ class Aligned:
             least = min(self.axis[case].clearness for case in turned)
             yield (
                 f"{_some(turned)} run against the others (clearness at least {least:.2f} of 1); "
-                f"look at them, then turn them with poscon prepare --reverse {self.against}"
+                "look at them, then turn them with poscon prepare --reverse "
+                f"{shlex.quote(str(self.against))}"
             )
         if self.groups is not None:
             first, second = self.groups
@@ -68,7 +70,8 @@ class Aligned:
                 "stores"
             )
         yield f"picture: {self.picture}"
-        yield f"use the positions with: poscon pretrain {self.store} RUN -s position=learned"
+        store = shlex.quote(str(self.store))
+        yield f"use the positions with: poscon pretrain {store} RUN -s position=learned"
 
 
 @checked

@@ -182,8 +182,8 @@ def _check_same_run(
         )
     if init is not None and str(init) != began:
         raise PosconError(
-            f"--init {init}: the run of {folder.path} was begun with {began}; leave it out or "
-            "start a new run"
+            f"--init {init}: the run of {folder.path} was begun with "
+            f"{'random weights' if began is None else began}; leave it out or start a new run"
         )
     if selection != Selection():
         chosen = request.settings
@@ -229,7 +229,8 @@ class Request:
             raise PosconError("setting init_parts: has no effect without --init")
         watched = roles.get("validation", [])
         _check_unseen(store, init, selection.exclude, watched, settings.transductive)
-        say_mixtures(store, [c for role in roles.values() for c in role])
+        every = [case for role in roles.values() for case in role]
+        say_mixtures(store, every, positions=find_method(settings.method).uses_positions)
         return cls(store, settings, roles, None if init is None else Path(init))
 
     @classmethod

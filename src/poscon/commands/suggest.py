@@ -139,9 +139,11 @@ def suggest(
         raise PosconError(f"--position {position}: is unknown; write relative, physical or learned")
     if budget < 1:
         raise PosconError(f"--budget {budget}: must be at least 1")
-    opened, name = Store(store), strategy or DEFAULT
+    opened, name = Store(store), DEFAULT if strategy is None else strategy
     chooser = find_strategy(name)()
     _check_options(name, chooser, unit, init, model, source)
+    if device is not None and init is None and model is None:
+        raise PosconError("--device: no effect without --init or --model; leave it out")
     if ignore_label is not None and source is None:
         raise PosconError("--ignore-label: no effect without --source; leave it out")
     folder = None if source is None else _source_folder(Path(source), out)

@@ -53,6 +53,11 @@ def read_names(source: Names) -> list[str]:
         raise PosconError(f"{path}: cannot read the list of names; save it as plain text in UTF-8")
     # a file name may be no UTF-8, and then neither is a list that names it
     text = printable(raw.removeprefix(BOM_UTF8).decode("utf-8", errors="surrogateescape"))
+    if path.suffix.lower() == ".csv" and "," in text:
+        raise PosconError(
+            f"{path}: is a table; write {path}:SPLIT for the subjects of one of its splits, or "
+            "give a text file with one name a line"
+        )
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]

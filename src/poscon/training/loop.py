@@ -332,5 +332,6 @@ class _Log:
         numbers = {name: value for name, value in row.items() if name != "step"}
         self._try(lambda logger: logger.write(numbers, int(row["step"])))
         if not console.is_terminal:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+            values = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            text = f"step {row['step']:.0f}  {values}"
             console.print(f"{self.title}: {text}", soft_wrap=True)

@@ -76,14 +76,20 @@ def inputs_record(store: Store, cases: Sequence[CaseRecord], size: int | str) ->
     }
 
 
-def say_mixtures(store: Store, cases: Sequence[CaseRecord]) -> None:
-    """Print notes on stderr: several planes or modalities, volumes that run the other way."""
+def say_mixtures(store: Store, cases: Sequence[CaseRecord], *, positions: bool) -> None:
+    """Print notes on stderr: several planes or modalities, volumes that run the other way.
+
+    Args:
+        store: the store.
+        cases: the cases to train on.
+        positions: whether the training uses positions.
+    """
     against = [case.id for case in cases if case.axis is not None and case.axis.against]
     texts = list(TrainingRange.of(store, cases).mixtures())
     if against:
         texts.append(
             f"{len(against)} volume(s) run against the others, such as {against[0]}; turn them "
-            "with poscon prepare --reverse, or use position=learned"
+            f"with poscon prepare --reverse{', or use position=learned' if positions else ''}"
         )
     for text in texts:
         console.print(f"note: {text}", soft_wrap=True, markup=False)

@@ -155,9 +155,12 @@ class LabelScheme:
             index[self.ignore] = IGNORE
         undeclared = [int(v) for v in whole if int(v) not in index]
         if undeclared:
+            one = undeclared[0]
+            ignored = f", or with --ignore-label {one} that it is not labelled"
             raise PosconError(
                 f"{where}: label value(s) {_listed(undeclared)} not declared; declared are "
                 f"{_listed(sorted(index))}; state them with --labels"
+                f"{ignored if len(undeclared) == 1 and self.ignore is None else ''}"
             )
         lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
         return by_slabs(lambda part: lookup[np.searchsorted(present, part)], values, dtype=np.uint8)
@@ -179,7 +182,7 @@ class LabelScheme:
         if value in taken:
             raise PosconError(
                 f"{where}: the value {value} cannot mean 'not labelled', it is {taken[value]}; "
-                "give another value, or other classes with --labels"
+                "give another value, or other classes"
             )
         return replace(self, ignore=value)
 

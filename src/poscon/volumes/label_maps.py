@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from poscon.errors import PosconError
-from poscon.progress import progress_bar
+from poscon.progress import progress_bar, say_lines
 from poscon.volumes.affine import Spacing, same_place
 from poscon.volumes.case import (
+    IGNORE,
     MOST_CLASSES,
     LabelScheme,
     discovered_scheme,
@@ -260,7 +261,15 @@ def choose_scheme(
     elif stated is not None and stated.classes:
         scheme = stated
     else:
-        scheme = discovered_scheme(_values(label_maps) - {ignore}, where=where)
+        values = _values(label_maps) - {ignore}
+        scheme = discovered_scheme(values, where=where)
+        if IGNORE in values and len(values - {0}) > 1:
+            say_lines(
+                [
+                    f"note: {where}: the value {IGNORE} is taken for a class; if it means "
+                    f"'not labelled', say --ignore-label {IGNORE}"
+                ]
+            )
     if len(scheme.classes) > MOST_CLASSES:
         raise PosconError(
             f"{where}: {len(scheme.classes)} label values, a store holds {MOST_CLASSES} classes; "

@@ -1,5 +1,6 @@
 """``poscon prepare``: the arguments, and what is printed."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -122,4 +123,4 @@ def prepare(
             say(line)
     for note in opened.manifest.notes:
         say(f"note: {note}")
-    say(f"look at it with: poscon inspect {store}")
+    say(f"look at it with: poscon inspect {shlex.quote(str(store))}")

@@ -1,5 +1,6 @@
 """``poscon suggest``: the arguments, and what is printed."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -95,6 +96,7 @@ def suggest(
         say(f"{len(suggestion.label_maps)} label map(s) to fill in: {maps}")
         if suggestion.ranges is not None:
             say(f"where structures begin and end, to fill in: {suggestion.ranges}")
-        say(f"then give them back: poscon label {store} {maps} --suggestion {suggestion.table}")
+        back = ["poscon", "label", store, str(maps), "--suggestion", str(suggestion.table)]
+        say(f"then give them back: {shlex.join(back)}")
     else:
         say("no label maps to fill in; --source DIR writes them")
