@@ -92,7 +92,7 @@ def test_undeclared_values_are_listed() -> None:
     scheme, values = parse_labels("1=RV"), np.array([1, 9])
     with pytest.raises(PosconError, match="state them with --labels, or with --ignore-label 9 "):
         scheme.to_classes(values, where="a_gt.nii.gz")
-    with pytest.raises(PosconError, match="state them with --labels$"):
+    with pytest.raises(PosconError, match=r"state them with --labels$"):
         scheme.with_ignore(7, where="here").to_classes(values, where="a_gt.nii.gz")
     with pytest.raises(PosconError, match=r"10, \.\.\. \(99 in all\)"):
         MMWHS.to_classes(np.arange(1, 100), where="a_gt.nii.gz")
