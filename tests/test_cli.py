@@ -259,8 +259,8 @@ def test_json_is_all_that_is_on_stdout(
 
 @pytest.mark.parametrize("modality", ["MR", "mr", "CT", "ct"])
 def test_a_modality_is_upper_or_lower_case(modality: str, scans: Path) -> None:
-    from poscon.commands.prepare import PrepareSettings
     from poscon.comparison.plan_parts import PhantomSettings
+    from poscon.store.prepare_settings import PrepareSettings
 
     assert PrepareSettings.model_validate({"modality": modality}).modality == modality.upper()
     assert PhantomSettings.model_validate({"modality": modality}).modality == modality.lower()

@@ -115,7 +115,7 @@ def test_an_unfinished_store_names_nobody(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("poscon.commands.prepare._conclude", killed)
+        patch.setattr("poscon.commands.prepare.conclude", killed)
         poscon("prepare", series, tmp_path / "store", "--spacing", "6")
     assert (tmp_path / "store/preparing.json").is_file()
     assert_nobody(tmp_path)

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from poscon.commands.prepare import PrepareSettings, prepare
+from poscon.commands.prepare import prepare
 from poscon.comparison.folds import check_fold_files
 from poscon.comparison.plan import Plan
 from poscon.comparison.plan_files import read_plan
@@ -13,6 +13,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, read_json
 from poscon.settings import GivenSettings, validate
 from poscon.store.manifest import MANIFEST, write_json
+from poscon.store.prepare_settings import PrepareSettings
 from poscon.store.store import Store
 from poscon.volumes.case import parse_labels
 from poscon.volumes.layouts import find_layout, folder_of_paths, is_dataset
