@@ -23,11 +23,11 @@ import torch
 from comparison import DRAWS, PLANS, SPLIT_SEED, finetune_once, pretrain_once, split
 
 import poscon
-from poscon.commands.finetune import mean_dice
 from poscon.models import Model
 from poscon.store.manifest import MANIFEST
 from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.validation import mean_dice
 
 LABELLED = 3
 TUNING = 20

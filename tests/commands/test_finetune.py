@@ -365,7 +365,7 @@ def test_what_is_trained_is_compiled_and_what_is_looked_at_is_not(
     with torch._dynamo.config.patch(recompile_limit=1):  # of shapes, by itself 8
         (tmp_path / "watch.txt").write_text("phantom_004\n")
         for name, batch in (("first", 8), ("second", 6)):
-            settings = [*SMALL, "compile=true", "checkpoint_every=2", f"batch={batch}"]
+            settings = [*SMALL[:-1], "compile=true", "checkpoint_every=2", f"batch={batch}"]
             run = tmp_path / name
             finetune(store, run, iterations=4, validation=tmp_path / "watch.txt", settings=settings)
     assert len(compiled) == 4, "an encoder and a decoder in each run"
@@ -467,7 +467,7 @@ def test_minutes_become_a_number_of_steps(
         time_loop(training, steps)
         return 5.0
 
-    monkeypatch.setattr("poscon.commands.finetune.time_loop", slow_loop)
+    monkeypatch.setattr("poscon.training.finetune_training.time_loop", slow_loop)
     finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]
     steps = settings["iterations"]
@@ -482,7 +482,7 @@ def test_minutes_become_a_number_of_steps(
 def test_minutes_of_a_run_that_goes_on_are_those_it_was_begun_with(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poscon.commands.finetune.time_loop", lambda training, steps: 20.0)
+    monkeypatch.setattr("poscon.training.finetune_training.time_loop", lambda training, steps: 20.0)
     finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
     assert finetune(store, tmp_path / "run", minutes=1, settings=SMALL, resume=True).is_file()
     with pytest.raises(PosconError, match=r"--minutes 9: the run of .*run was begun with 1\.0;"):
@@ -495,7 +495,7 @@ def test_minutes_of_a_run_that_goes_on_are_those_it_was_begun_with(
 def test_looks_at_validation_cases_take_of_the_minutes(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from poscon.commands import finetune as module
+    from poscon.training import finetune_training as module
 
     waits, look = iter([4.0]), module.mean_dice
 

@@ -14,7 +14,6 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from poscon import finetuning
-from poscon.commands.finetune import mean_dice
 from poscon.finetuning.supervised import Supervised
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
@@ -25,6 +24,7 @@ from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import predicted_classes
 from poscon.training.probes import linear_segmentation_probe
+from poscon.training.validation import mean_dice
 from poscon.volumes.case import IGNORE
 
 SHAPE = (12, 10, 8)

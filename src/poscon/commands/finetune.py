@@ -1,44 +1,26 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
-import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
-import torch
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
-from poscon.leakage import describe, roles_by_pixels
-from poscon.networks.build import build_network
-from poscon.networks.checkpoints import Checkpoint
-from poscon.networks.parts import SegmentationNetwork
-from poscon.networks.settings import NetworkSettings, fit_channels
-from poscon.networks.weights import load_by_name, save_weights
+from poscon.networks.weights import save_weights
 from poscon.progress import console
-from poscon.seeds import stream
 from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
 from poscon.store.manifest import CaseRecord
-from poscon.store.names import Names, names_place, read_names
+from poscon.store.names import Names
 from poscon.store.selection import slice_size
 from poscon.store.store import Store
-from poscon.store.training_range import TrainingRange
-from poscon.training.configuration import check_distances
 from poscon.training.curve import rise_at_end
-from poscon.training.data import LabelledBatches, SliceReader, without_label
-from poscon.training.finetune_settings import FinetuneSettings, make_learner
-from poscon.training.inference import (
-    choose_device,
-    choose_precision,
-    largest_component,
-    predicted_classes,
-)
+from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.finetune_training import finetune_training, steps_within
+from poscon.training.initial_network import check_unseen, initial_network
 from poscon.training.loggers import check_logger
 from poscon.training.loop import AfterChunk, train
 from poscon.training.lost_classes import LostClassWatch
@@ -56,14 +38,9 @@ from poscon.training.run import (
     inputs_record,
     say_mixtures,
 )
-from poscon.training.start import read_start, seen_before
-from poscon.training.timing import Training, time_loop
+from poscon.training.start import seen_before
+from poscon.training.validation import mean_dice
 from poscon.version import __version__
-from poscon.views import ViewMaker, canvas_size
-from poscon.volumes.case import IGNORE
-
-TIMED_STEPS = 10
-"""Steps whose time says how many there are in ``minutes``, after as many to warm up."""
 
 
 @checked
@@ -228,7 +205,7 @@ class Request:
         if init is None and settings.init_parts != "all":
             raise PosconError("setting init_parts: has no effect without --init")
         watched = roles.get("validation", [])
-        _check_unseen(store, init, selection.exclude, watched, settings.transductive)
+        check_unseen(store, init, selection.exclude, watched, settings.transductive)
         every = [case for role in roles.values() for case in role]
         say_mixtures(store, every, positions=find_method(settings.method).uses_positions)
         return cls(store, settings, roles, None if init is None else Path(init))
@@ -258,14 +235,14 @@ def _finetune(request: Request, folder: RunFolder) -> Path:
 
 def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     chosen, store, cases, init = request.settings, request.store, request.cases, request.init
-    network, loaded = _network(chosen, init, store, cases["labelled"])
+    network, loaded = initial_network(chosen, init, store, cases["labelled"])
     size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
     chosen = chosen.model_copy(update={"size": size, "network": network.settings})
     watched = cases.get("validation", [])
     if chosen.minutes is not None:
-        steps = _steps_within(chosen.minutes, chosen, store, cases, network)
+        steps = steps_within(chosen.minutes, chosen, store, cases, network)
         chosen = chosen.model_copy(update={"iterations": steps, "minutes": None})
-    training = _training(chosen, store, cases, network)
+    training = finetune_training(chosen, store, cases, network)
     if not request.resumed:
         folder.begin(
             "finetune",
@@ -347,205 +324,3 @@ def _say_rise(folder: RunFolder, method: FinetuneMethod) -> None:
             "--iterations (or --minutes) may give a better model",
             soft_wrap=True,
         )
-
-
-def _training(
-    chosen: FinetuneSettings,
-    store: Store,
-    cases: Roles,
-    network: SegmentationNetwork,
-) -> Training:
-    """The training of a network from its first step.
-
-    Args:
-        chosen: every setting; ``size`` and ``network`` are resolved.
-        store: the prepared data set.
-        cases: the cases by role.
-        network: trained in place.
-    """
-    size = int(chosen.size)
-    context = network.settings.context
-    views = ViewMaker(chosen.views, size, store.channels)
-    canvas = canvas_size(size, chosen.views)
-    unlabelled, which = None, None
-    if find_method(chosen.method).uses_unlabelled:
-        # the other slices of a partly labelled case are data without labels
-        rest = [*cases.get("unlabelled", ()), *(c for c in cases["labelled"] if c.partly_labelled)]
-        unlabelled = SliceReader(store, rest, canvas, context, chosen.position)
-        which = without_label(unlabelled, cases["labelled"])
-    reader = SliceReader(store, cases["labelled"], canvas, context, chosen.position)
-    check_distances(chosen, [reader] if unlabelled is None else [reader, unlabelled])
-    batches = LabelledBatches(
-        reader,
-        chosen.batch,
-        size,
-        chosen.iterations,
-        chosen.oversample_foreground,
-        chosen.seed,
-        chosen.checkpoint_every,
-        unlabelled,
-        chosen.unlabelled_batch,
-        which,
-    )
-    device = choose_device(chosen.device)
-    learner = make_learner(chosen, network, views)
-    return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
-
-
-def _steps_within(
-    minutes: float,
-    chosen: FinetuneSettings,
-    store: Store,
-    cases: Roles,
-    network: SegmentationNetwork,
-) -> int:
-    """How many steps fit into so many minutes from now, with their looks at validation cases.
-
-    Raises:
-        PosconError: not one does.
-    """
-    started = time.perf_counter()
-    look = 0.0
-    if watched := cases.get("validation"):
-        network.to(choose_device(chosen.device))  # as the training looks at them
-        mean_dice(network, store, watched, chosen)
-        look = time.perf_counter() - started
-    with torch.random.fork_rng(devices=[]):  # the training itself begins as if untimed
-        step = time_loop(_training(chosen, store, cases, deepcopy(network)), TIMED_STEPS)
-    left = minutes * 60 - (time.perf_counter() - started)
-    steps = int(left / (step + look / chosen.checkpoint_every))
-    if steps < 1:
-        raise PosconError(
-            f"--minutes {minutes:g}: not enough for one step, which takes {step:.2g} seconds, "
-            f"after {minutes * 60 - left:.2g} seconds to find that out; give more, or --iterations"
-        )
-    console.print(f"{minutes:g} minutes: {steps} iterations of {step:.2g} seconds", soft_wrap=True)
-    return steps
-
-
-def _check_unseen(
-    store: Store,
-    init: Path | str | None,
-    exclude: Names | None,
-    validation: Sequence[CaseRecord],
-    transductive: bool,
-) -> None:
-    """Refuse a start that has seen the cases which are kept apart, unless that is meant.
-
-    Raises:
-        PosconError: it has, or ``transductive`` has nothing to allow.
-    """
-    apart = list(validation)
-    if exclude is not None:
-        named = store.select(read_names(exclude), where=names_place(exclude))
-        subjects = {c.subject for c in named}
-        apart += [c for c in store.cases if c.subject in subjects]
-    known = {} if init is None else roles_by_pixels(seen_before(Path(init)))
-    seen = {c.id: known[c.pixels_sha256] for c in apart if c.pixels_sha256 in known}
-    if seen and not transductive:
-        raise PosconError(
-            f"--init {init}: {describe(seen)}, which --exclude or --validation keeps apart; "
-            "pre-train without them (pretrain --exclude), or say --set transductive=true and "
-            "report it"
-        )
-    if transductive and not seen:
-        raise PosconError(
-            "setting transductive: has no effect, no excluded or validation case was pre-trained on"
-        )
-
-
-def _network(
-    chosen: FinetuneSettings,
-    init: Path | str | None,
-    store: Store,
-    labelled: Sequence[CaseRecord],
-) -> tuple[SegmentationNetwork, str | None]:
-    """The network to start from, and a report of what was loaded."""
-    n_classes = len(store.class_names) + 1
-    torch.manual_seed(stream(chosen.seed, "initialisation"))
-    if init is None:
-        settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
-        return build_network(settings, n_classes), None
-    start = read_start(Path(init), chosen.init_parts)
-    theirs = fit_channels(start.settings, store.channels, store.path)
-    ours = chosen.network and fit_channels(chosen.network, store.channels, store.path)
-    if ours not in (None, theirs):
-        differing = _differences(theirs.model_dump(), ours.model_dump())
-        raise PosconError(f"{start.path}: a checkpoint of another architecture ({differing})")
-    _say_prepared_otherwise(start, store, labelled)
-    network = build_network(theirs, n_classes)
-    reports = []
-    for part, tensors in start.parts.items():
-        report = load_by_name(network.get_submodule(part), tensors, where=str(start.path))
-        reports.append(f"{part}: {report}")
-    if start.unused:
-        more = ", ..." * (len(start.unused) > 3)
-        reports.append(
-            f"{len(start.unused)} other tensors not used ({', '.join(start.unused[:3])}{more})"
-        )
-    loaded = "; ".join(reports)
-    console.print(f"from {init}: {loaded}", soft_wrap=True, markup=False)
-    return network, loaded
-
-
-def _say_prepared_otherwise(
-    start: Checkpoint, store: Store, labelled: Sequence[CaseRecord]
-) -> None:
-    """A note on stderr if the weights were trained on other slices, or do not say on what."""
-    if not start.about:
-        text = f"{start.path} does not say how the slices were prepared that it was trained on"
-    else:
-        here = {
-            **store.manifest.preparation.model_dump(mode="json"),
-            **TrainingRange.of(store, labelled).words,
-        }
-        words = TrainingRange.read(start.about, start.path).words
-        there = {**start.about.get("preparation", {}), **words}
-        if there == here:
-            return
-        text = (
-            f"{start.path} was pre-trained on slices prepared otherwise "
-            f"({_differences(there, here)})"
-        )
-    console.print(f"note: {text}", soft_wrap=True, markup=False)
-
-
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    return ", ".join(
-        f"other {key}"
-        if dict in map(type, (value, ours[key]))
-        else f"{key} {value} there, {ours[key]} here"
-        for key, value in theirs.items()
-        if value != ours[key]
-    )
-
-
-@torch.no_grad()
-def mean_dice(
-    network: SegmentationNetwork,
-    store: Store,
-    cases: Sequence[CaseRecord],
-    chosen: FinetuneSettings,
-) -> dict[str, float]:
-    """Mean Dice over classes and cases, on the store's own grid, in the training's precision.
-
-    What is not labelled is not counted. Afterwards the network is in training mode.
-    """
-    scores = []
-    device = next(network.parameters()).device.type
-    mixed = choose_precision(chosen.precision, device) == "bf16"
-    network.eval()
-    for case in cases:
-        stack = torch.from_numpy(store.image(case).astype(np.float32))
-        with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            predicted = predicted_classes(network, stack, int(chosen.size))
-        if chosen.keep_largest_component:
-            predicted = largest_component(predicted)
-        reference = store.label(case)
-        predicted = np.where(reference == IGNORE, IGNORE, predicted)
-        for index in range(1, network.n_classes):
-            a, b = predicted == index, reference == index
-            if total := int(a.sum()) + int(b.sum()):
-                scores.append(2 * int((a & b).sum()) / total)
-    network.train()
-    return {"validation_dice": float(np.mean(scores))}
