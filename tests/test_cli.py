@@ -146,7 +146,6 @@ def test_bad_input_ends_the_process_so_too(tmp_path: Path) -> None:
     ("arguments", "option"),
     [
         (["pretrain", "a", "b", "--exclude", "x.txt", "--exclude", "y.txt"], "--exclude"),
-        (["predict", "a", "b", "c", "--resume", "--resume"], "--resume"),
         (["compare", "small", "out", "--processes", "1", "--processes=2"], "--processes"),
     ],
 )
@@ -157,6 +156,28 @@ def test_an_option_of_one_value_is_said_once(
     assert result.returncode == 2
     assert f"Invalid value for '{option}': said twice; say it once" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_completion_of_a_shell_take_an_option_as_often_as_it_is_said(
+    tmp_path: Path, here: Run
+) -> None:
+    result = here("prepare", "--help", "--layout", "a", "--layout", "b", cwd=tmp_path)
+    assert (result.returncode, "--layout" in result.stdout) == (0, True)
+    code = "from poscon.cli import main; import sys; sys.argv = ['poscon']; main()"
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "_POSCON_COMPLETE": "complete_bash",
+            "COMP_WORDS": "poscon prepare --layout a --layout b --la",
+            "COMP_CWORD": "6",
+        },
+        check=False,
+    )
+    assert "Traceback" not in completed.stderr
+    assert "--labels" in completed.stdout
 
 
 def test_an_option_of_several_values_is_said_as_often(tmp_path: Path, here: Run) -> None:

@@ -1,11 +1,20 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from poscon.errors import PosconError
-from poscon.settings import Settings, load_recipe, merged, nearest, recipe_names, resolve, validate
+from poscon.settings import (
+    Settings,
+    load_recipe,
+    merged,
+    nearest,
+    parse_yaml,
+    recipe_names,
+    resolve,
+    validate,
+)
 
 
 class Optimiser(Settings):
@@ -65,11 +74,6 @@ def test_later_sources_override_earlier_ones(recipe):
 def test_a_setting_told_twice_is_refused():
     with pytest.raises(PosconError, match="--set clip: given as an option too"):
         resolve(Training, "pretrain", None, ["clip=7"], clip=8.0)
-
-
-def test_one_setting_twice_on_the_command_line_is_refused():
-    with pytest.raises(PosconError, match="--set epochs=3: epochs is said twice; say it once"):
-        resolve(Training, "pretrain", None, ["epochs=2", "epochs=3"])
 
 
 def test_what_was_told_is_known(recipe):
@@ -155,7 +159,7 @@ class Kinds(Settings):
     numbers: tuple[int, ...] = ()
     pair: tuple[float, float] = (0.0, 1.0)
     group: Optimiser = Optimiser()
-    either: int | str = Field(1, pattern="^auto$")
+    size: int | Literal["auto"] = "auto"
     entries: tuple[str | Group, ...] = ()
     anything: dict[str, Any] = Field(default_factory=dict)
 
@@ -177,6 +181,7 @@ class Kinds(Settings):
         ("group.lr=on", "lr = True must not be true or false (yes or no)"),
         ("entries=[{mehtod: x}]", "unknown setting 'entries.mehtod' (did you mean 'method'?)"),
         ("entries=[{method: x, rate: y}]", "setting entries.rate = 'y': must be a number"),
+        ("size=x", "setting size = 'x': must be a whole number or 'auto'"),
         ("entries=[{rate: 2}]", "setting entries.method: must be stated"),
     ],
 )
@@ -198,6 +203,53 @@ def test_a_key_that_stands_twice_is_refused(recipe):
     assert "twice" in refusal(Training, "pretrain", None, ["optimiser={lr: 1, lr: 2}"])
 
 
+def test_two_wrong_settings_of_one_value_are_not_mixed_up():
+    class Two(Settings):
+        epochs: int = Field(1, ge=1)
+        batch: int = Field(2, ge=2)
+
+    assert refusal(Two, "pretrain", None, {"epochs": 0, "batch": 0}) == (
+        "setting epochs = 0: must be greater than or equal to 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{<<: &a {x: 1}, <<: &b {y: 2}}", None),
+        ("{1: a, '1': b}", None),
+        ("{yes: 1, true: 2}", "the key 'true' stands twice"),
+        ("{0x10: 1, 16: 2}", "the key '16' stands twice"),
+        ("{{ name }}", "found unhashable key"),
+        ("{[1, 2]: 3}", "found unhashable key"),
+    ],
+)
+def test_keys_of_every_kind(text: str, words: str | None) -> None:
+    if words is None:
+        assert len(parse_yaml(text, where="here")) == 2
+        return
+    with pytest.raises(PosconError, match=f"here: not valid YAML.*{words}"):
+        parse_yaml(text, where="here")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["epochs=2", "epochs=3"],
+        ["optimiser.lr=1", "optimiser={name: sgd}"],
+        ["optimiser={lr: 1}", "optimiser.lr=2"],
+        {"optimiser.lr": 1, "optimiser": {"lr": 2}},
+    ],
+)
+def test_one_setting_twice_is_refused(overrides):
+    assert "twice" in refusal(Training, "pretrain", None, overrides)
+
+
+def test_a_group_and_another_setting_of_it_go_together():
+    told = resolve(Training, "pretrain", None, ["optimiser={lr: 3}", "optimiser.name=adam"])
+    assert told.optimiser == Optimiser(name="adam", lr=3)
+
+
 def test_a_key_over_one_that_is_merged_in_does_not_stand_twice(recipe):
     name = recipe(
         "prepare: &all {epochs: 2, clip: 1}\npretrain: {<<: *all, epochs: 3}\n"
@@ -212,8 +264,16 @@ def test_a_wrong_setting_of_a_file_names_the_file(recipe):
     for overrides in ([], ["epochs=3"]):
         message = refusal(Training, "pretrain", name, overrides)
         assert message.startswith(f"recipe {name}, pretrain: unknown setting 'epoch' (did you")
-    good = recipe("pretrain: {epochs: 3}")
+    good = recipe("pretrain: {epochs: 3, optimiser: {lr: 1}}")
     assert refusal(Training, "pretrain", good, ["epochs=0"]).startswith("setting epochs = 0")
+    assert refusal(Training, "pretrain", good, ["optimiser.rl=0"]).startswith("unknown setting")
+
+
+def test_a_recipe_may_be_right_only_with_what_the_caller_adds(recipe):
+    """Such as the settings of a method that the caller names."""
+    name = recipe("pretrain: {epochs: 13, optimiser: {lr: x}}")
+    told = resolve(Training, "pretrain", name, ["epochs=14", "optimiser.lr=2"])
+    assert (told.epochs, told.optimiser.lr) == (14, 2)
 
 
 def test_a_single_value_is_no_group(recipe):

@@ -2,13 +2,17 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from poscon.errors import PosconError
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between two fields. A spreadsheet program writes the second in many countries."""
+
+Lines = list[tuple[int, list[str]]]
+"""The lines of a table that have any text, by number, as fields without spaces around them."""
 
 
 def read_table(
@@ -38,54 +42,75 @@ def read_table(
     except UnicodeDecodeError as error:
         raise PosconError(f"{path}: no text in UTF-8; save it as CSV in UTF-8") from error
     try:
-        lines = _lines(text)
-        _, heading = next(lines, (1, []))
-        columns = [name.lower() for name in heading]
-        _check_columns(path, columns, needed, optional)
-        rows = []
-        for number, fields in lines:
-            where = f"{path}, line {number}"
-            if len(fields) > len(columns) and not any(fields[len(columns) :]):
-                fields = fields[: len(columns)]
-            if len(fields) != len(columns):
-                raise PosconError(
-                    f"{where}: {len(fields)} fields, but {len(columns)} columns; write one for "
-                    "each column, in quotes if it has a comma"
-                )
-            rows.append((where, dict(zip(columns, fields, strict=True))))
+        columns, lines = _separated(text, needed)
     except csv.Error as error:
         raise PosconError(f"{path}: cannot be read as CSV ({error})") from error
+    _check_columns(path, columns, needed, optional)
+    known = [*needed, *(optional or ())]
+    last = max((columns.index(name) for name in known if name in columns), default=-1)
+    rows = []
+    for number, fields in lines:
+        if len(fields) > len(columns) and not any(fields[len(columns) :]):
+            fields = fields[: len(columns)]
+        if optional is None and last < len(fields):  # what is missing is passed over anyway
+            fields = fields + [""] * (len(columns) - len(fields))
+        where = f"{path}, line {number}"
+        if len(fields) != len(columns):
+            raise PosconError(
+                f"{where}: {len(fields)} fields, but {len(columns)} columns; write one for "
+                "each column, in quotes if it has a comma"
+            )
+        rows.append((where, dict(zip(columns, fields, strict=True))))
     return rows
 
 
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines that have any text, by number; the first without the empty fields at its end."""
-    first = text.lstrip("\r\n").partition("\n")[0]
-    separator = next((mark for mark in SEPARATORS if mark in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    is_first = True
-    for fields in reader:
-        fields = [field.strip() for field in fields]
-        if not any(fields):
+def _separated(text: str, needed: Sequence[str]) -> tuple[list[str], Lines]:
+    """The names of the columns in lower case, and the lines below them.
+
+    The separator is the first by which the needed columns are there, else a comma.
+
+    Raises:
+        csv.Error: the text is no CSV by that separator.
+    """
+    stated = re.match(r"sep=(.)\r?\n", text)  # a line of Excel's
+    if stated:
+        text = "\n" + text[stated.end() :]
+    for separator in [stated[1]] if stated else SEPARATORS:
+        try:
+            columns, lines = _lines(text, separator)
+        except csv.Error:
             continue
-        while is_first and not fields[-1]:
-            fields.pop()
-        is_first = False
-        yield reader.line_num, fields
+        if set(needed) <= set(columns):
+            return columns, lines
+    return _lines(text, ",")
+
+
+def _lines(text: str, separator: str) -> tuple[list[str], Lines]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    found = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    lines = [(number, fields) for number, fields in found if any(fields)]
+    if not lines:
+        return [], []
+    heading = lines[0][1]
+    while not heading[-1]:
+        heading.pop()
+    return [name.lower() for name in heading], lines[1:]
 
 
 def _check_columns(
     path: Path, columns: Sequence[str], needed: Sequence[str], optional: Sequence[str] | None
 ) -> None:
-    known = ",".join([*needed, *(optional or ())])
+    may = f", and may name {','.join(optional)!r}" if optional else ""
+    first_line = f"its first line should name {','.join(needed)!r}{may}"
     for name in needed:
         if name not in columns:
-            raise PosconError(f"{path}: has no column {name!r}; its first line should be {known!r}")
-    for name in columns:
+            raise PosconError(f"{path}: has no column {name!r}; {first_line}")
+    for name in (*needed, *(optional or ())):
         if columns.count(name) > 1:
             raise PosconError(f"{path}: the column {name!r} is there twice; remove one")
-        if optional is not None and name not in (*needed, *optional):
+    for name in columns if optional is not None else ():
+        if name not in (*needed, *(optional or ())):
+            called = repr(name[:40]) if name else "without a name"
             raise PosconError(
-                f"{path}: has a column {name[:40]!r} that poscon does not know; its first line "
-                f"should be {known!r}"
+                f"{path}: has a column {called} that poscon does not know; {first_line}"
             )

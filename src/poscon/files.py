@@ -188,17 +188,18 @@ def _locked(folder: Path) -> tuple[int, bool] | None:
         os.close(lock)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written or made, before the work whose result goes there.
+def check_writable(place: Path) -> None:
+    """Refuse a file or folder that could not be written, before the work whose result goes there.
 
     Args:
-        folder: the folder; it may be missing.
+        place: the file or folder. Folders above it may be missing.
 
     Raises:
-        PosconError: it, or what is to hold it, is no folder or cannot be written.
+        PosconError: it lies below a link to nothing, or the first folder above it that is there is
+            no folder or cannot be written.
     """
-    _check_links(folder)
-    there = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    _check_links(place)
+    there = next(above for above in place.absolute().parents if os.path.exists(above))
     if not os.path.isdir(there):
         raise PosconError(f"{there}: cannot be written into (it is no folder); name another place")
     if not os.access(there, os.W_OK | os.X_OK):

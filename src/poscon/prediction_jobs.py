@@ -20,6 +20,12 @@ from poscon.volumes.ranges import Range, read_ranges
 from poscon.volumes.scan import NIFTI, label_suffix, read_header, scan_stem, scan_suffix
 from poscon.volumes.series import Series
 
+OTHER_FILES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pdf"),
+    *(".csv", ".json", ".txt", ".npy", ".npz", ".h5", ".mat", ".zip", ".gz", ".dcm"),
+)
+"""Ends of names that nobody gives to a folder."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,7 +86,7 @@ def file_job(
     read_header(source, spacing=spacing)
     case = Case(id=scan_stem(source), subject=scan_stem(source), image=source)
     if not scan_suffix(output):
-        if re.fullmatch(r"\.[A-Za-z]{2,4}", output.suffix) and not output.is_dir():
+        if output.suffix.lower() in OTHER_FILES and not output.is_dir():
             raise PosconError(
                 f"{output}: {output.suffix} is no format of a label map; end it in "
                 f"{scan_suffix(source)}, or name a folder"

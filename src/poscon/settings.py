@@ -47,6 +47,18 @@ def _takes_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(_takes_bool(kind) for kind in kinds)
 
 
+class WrongSetting(PosconError):
+    """A setting is unknown or has a wrong value.
+
+    Attributes:
+        key: its name, with a dot after each group; empty: several that do not go together.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 S = TypeVar("S", bound=Settings)
 
 Recipe = str | Mapping[str, Any]
@@ -106,6 +118,10 @@ def parse_yaml(text: str, *, where: str) -> Any:
     return content
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls the key ``<<``."""
+
+
 class _OnceLoader(yaml.SafeLoader):
     """Reads YAML, and refuses a key that stands twice in a mapping. YAML forbids that."""
 
@@ -113,12 +129,14 @@ class _OnceLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         said: set[Any] = set()
         for key, _ in node.value:
-            if key.value in said and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            name = self.construct_object(key)
+            if (type(name), name) in said:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
                 )
-            if isinstance(key, yaml.ScalarNode):
-                said.add(key.value)
+            said.add((type(name), name))
         return node
 
 
@@ -194,21 +212,45 @@ def resolve(
     Raises:
         PosconError: an unknown key or a value that does not fit, with the nearest known key.
     """
-    return validate(model, stated_values(model, section, recipe, overrides, **arguments))
+    stated = stated_values(section, recipe, overrides, **arguments)
+    return validate_stated(model, stated, section, recipe)
+
+
+def validate_stated(
+    model: type[S], stated: Mapping[str, Any], section: str, recipe: Recipe | None
+) -> S:
+    """Build settings of what a caller states, as :func:`validate` does.
+
+    Args:
+        model: the settings' class.
+        stated: see :func:`stated_values`.
+        section: the recipe's section.
+        recipe: the recipe. If what is wrong stands in its file, the message names the file.
+
+    Raises:
+        PosconError: a setting is unknown or has a wrong value.
+    """
+    try:
+        return validate(model, stated)
+    except WrongSetting as error:
+        if isinstance(recipe, str):
+            theirs: Any = load_recipe(recipe)[section] or {}
+            ours: Any = stated
+            for part in filter(None, error.key.split(".")):
+                theirs = theirs.get(part) if isinstance(theirs, Mapping) else None
+                ours = ours.get(part) if isinstance(ours, Mapping) else None
+            if theirs is not None and theirs == ours:
+                raise PosconError(f"recipe {recipe}, {section}: {error}") from error
+        raise
 
 
 def stated_values(
-    model: type[Settings],
-    section: str,
-    recipe: Recipe | None,
-    overrides: GivenSettings = (),
-    **arguments: Any,
+    section: str, recipe: Recipe | None, overrides: GivenSettings = (), **arguments: Any
 ) -> dict[str, Any]:
     """The settings that a caller states, nested. The arguments are those of :func:`resolve`.
 
     Raises:
-        PosconError: a setting is stated twice, the recipe has no such section, or a setting of a
-            recipe's file is wrong.
+        PosconError: a setting is stated twice, or the recipe has no such section.
     """
     overrides = _read_once(overrides)
     values: dict[str, Any] = {}
@@ -217,11 +259,6 @@ def stated_values(
         if section not in content:
             raise PosconError(f"recipe {recipe}: has no section {section!r}, so it has no effect")
         values = dict(content[section] or {})
-        if isinstance(recipe, str):
-            try:
-                validate(model, values)
-            except PosconError as error:
-                raise PosconError(f"recipe {recipe}, {section}: {error}") from error
     values = apply_settings(values, overrides)
     stated = set(given_keys(overrides))
     for name, value in arguments.items():
@@ -265,6 +302,10 @@ def apply_settings(values: Mapping[str, Any], given: GivenSettings) -> dict[str,
     given = _read_once(given)
     if not isinstance(given, Mapping):
         return override(values, given)
+    keys = given_keys(given)
+    for key in keys:
+        if keys.count(key) > 1:
+            raise PosconError(f"settings: {key} is given twice; give it once")
     for key, value in given.items():
         *groups, last = key.split(".")
         inner: dict[str, Any] = {last: value}
@@ -319,15 +360,18 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
         PosconError: a text of another form, or two of one key.
     """
     values = dict(values)
-    said: set[str] = set()
+    said: list[str] = []
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator:
             raise PosconError(f"--set {text}: write key=value")
-        if key.strip() in said:
-            raise PosconError(f"--set {text}: {key.strip()} is said twice; say it once")
-        said.add(key.strip())
-        *groups, last = key.strip().split(".")
+        key, parsed = key.strip(), _parse_value(value, where=f"--set {text}")
+        now = given_keys({key: parsed})
+        for earlier in said:  # a group as a value would replace what was said of the group
+            if any(f"{earlier}.".startswith(f"{name}.") for name in (key, *now)):
+                raise PosconError(f"--set {text}: {earlier} is said twice; say it once")
+        said += now
+        *groups, last = key.split(".")
         target = values
         for group in groups:
             inner = target.get(group, {})
@@ -335,7 +379,7 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
                 raise PosconError(f"--set {key}: {group!r} is a single value, not a group")
             target[group] = dict(inner)
             target = target[group]
-        target[last] = _parse_value(value, where=f"--set {text}")
+        target[last] = parsed
     return values
 
 
@@ -367,20 +411,26 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
         if first["type"] == "extra_forbidden":
             known = _fields(model, location[:-1])
             key = ".".join([*([prefix] if prefix else []), *names, location[-1]])
-            raise PosconError(
+            raise WrongSetting(
                 f"unknown setting {key!r}{nearest(location[-1], known)}; "
-                f"known here: {', '.join(known) or 'none'}"
+                f"known here: {', '.join(known) or 'none'}",
+                key,
             ) from error
-        alike = [e for e in found if e["input"] is first["input"] and e["loc"] != first["loc"]]
-        same_place = [e for e in alike if e["loc"][:-1] == first["loc"][:-1]]
-        message = " or ".join(dict.fromkeys(map(_in_words, [first, *same_place])))
+        alternatives = [
+            other
+            for other in found  # of a union: beside the first, and no field of its own
+            if other["loc"][:-1] == first["loc"][:-1]
+            and other["input"] is first["input"]
+            and not {*other["loc"][-1:], *first["loc"][-1:]} & {*_fields(model, location[:-1])}
+        ]
+        message = " or ".join(dict.fromkeys(map(_in_words, [first, *alternatives])))
         message = message.replace(" or must be ", " or ")
         key = ".".join([prefix, *names] if prefix else names)
         if not key:  # several settings that do not go together
-            raise PosconError(f"settings: {message}") from error
+            raise WrongSetting(f"settings: {message}", key) from error
         if first["type"] in ("missing", "value_error") and isinstance(first["input"], Mapping):
-            raise PosconError(f"setting {key}: {message}") from error  # the input is all of a group
-        raise PosconError(f"setting {key} = {first['input']!r}: {message}") from error
+            raise WrongSetting(f"setting {key}: {message}", key) from error
+        raise WrongSetting(f"setting {key} = {first['input']!r}: {message}", key) from error
 
 
 _IN_WORDS = {

@@ -320,6 +320,12 @@ def test_a_place_for_the_results_is_looked_at_first(tmp_path):
         evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "file" / "below" / "results")
 
 
+def test_a_link_to_nothing_is_no_place_for_the_results(tmp_path):
+    (tmp_path / "results.json").symlink_to(tmp_path / "nothing")
+    with pytest.raises(PosconError, match=r"results\.json: cannot be written .it is a link to"):
+        evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "results")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_forbidden_place_for_the_results_is_found_first(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)

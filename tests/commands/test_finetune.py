@@ -479,14 +479,32 @@ def test_minutes_become_a_number_of_steps(
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
 
 
+def test_a_recipe_may_have_settings_of_a_method_that_the_caller_names(
+    store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text("finetune: {loss: {weight: 0.3}}")
+    recipe = str(tmp_path / "r.yaml")
+    how: dict[str, Any] = {"recipe": recipe, "iterations": 1, "labelled": 2, "settings": SMALL}
+    finetune(store, tmp_path / "run", method="mean-teacher", **how)
+    with pytest.raises(PosconError, match=r"recipe .*r\.yaml, finetune: .*'loss\.weight'"):
+        finetune(store, tmp_path / "other", **how)
+
+
 def test_minutes_of_a_run_that_goes_on_are_those_it_was_begun_with(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("poscon.training.finetune_training.time_loop", lambda training, steps: 20.0)
     finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
     assert finetune(store, tmp_path / "run", minutes=1, settings=SMALL, resume=True).is_file()
-    with pytest.raises(PosconError, match=r"--minutes 9: the run of .*run was begun with 1\.0;"):
+    with pytest.raises(PosconError, match=r"--minutes 9: the run of .*run was begun with 1;"):
         finetune(store, tmp_path / "run", minutes=9, resume=True)
+    assert finetune(store, tmp_path / "run", settings=["minutes=null"], resume=True).is_file()
+    with pytest.raises(PosconError, match="setting minutes = 'abc': must be a number"):
+        finetune(store, tmp_path / "run", settings=["minutes=abc"], resume=True)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    del config["inputs"]["minutes"]  # as an earlier version wrote it
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert finetune(store, tmp_path / "run", minutes=1, settings=SMALL, resume=True).is_file()
     finetune(store, tmp_path / "steps", iterations=1, settings=SMALL)
     with pytest.raises(PosconError, match=r"--minutes 1: .* was begun with a number of steps;"):
         finetune(store, tmp_path / "steps", minutes=1, resume=True)

@@ -216,6 +216,11 @@ def test_a_file_that_cannot_be_a_label_map_does_not_become_a_folder(
     with pytest.raises(PosconError, match=r"out\.png: \.png is no format of a label map; end"):
         predict(finetuned, scan, tmp_path / "out.png")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "nothing")
+    with pytest.raises(PosconError, match=r"link\.nii\.gz: cannot be written .it is a link to"):
+        predict(finetuned, scan, tmp_path / "link.nii.gz")
+    (tmp_path / "link.nii.gz").unlink()
+    assert predict(finetuned, scan, tmp_path / "v1.new") == [tmp_path / "v1.new" / scan.name]
     (tmp_path / "out.png").mkdir()
     assert predict(finetuned, scan, tmp_path / "out.png") == [tmp_path / "out.png" / scan.name]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from poscon import executors
@@ -530,18 +531,26 @@ def test_a_folder_among_the_scans_is_refused_before_any_work(scans: Path, tmp_pa
     assert not (tmp_path / "scans" / "out").exists()
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_device_that_this_machine_lacks_is_refused_before_any_work(
-    engine: str, tmp_path: Path
-) -> None:
-    if engine == "local":
-        with pytest.raises(PosconError, match="device 'gpu' is unknown; use auto, cpu or cuda"):
-            compare(plan_file(tmp_path), tmp_path / "out", device="gpu")
-        with pytest.raises(PosconError, match="device 'gpu' is unknown"):
-            planned_runs(plan_file(tmp_path), device="gpu")
-    else:  # whose machines have devices of their own
-        assert planned_runs(plan_file(tmp_path), device="cuda", engine="ray")
+def test_an_unknown_device_is_refused_before_any_work(tmp_path: Path) -> None:
+    for check in (
+        lambda: compare(plan_file(tmp_path), tmp_path / "out", device="gpu"),
+        lambda: planned_runs(plan_file(tmp_path), device="gpu"),
+    ):
+        with pytest.raises(PosconError, match="--device gpu: is unknown; use auto, cpu or cuda"):
+            check()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_asked_for_before_the_first_run(
+    done: Path, tmp_path: Path
+) -> None:
+    assert planned_runs(plan_file(tmp_path), device="cuda")  # of another machine
+    with pytest.raises(PosconError, match=r"^device cuda: no CUDA GPU"):
+        compare(plan_file(tmp_path), tmp_path / "out", device="cuda")
+    assert not list((tmp_path / "out").glob("runs/*"))
+    copied = shutil.copytree(done, tmp_path / "done")
+    assert compare(plan_file(tmp_path), copied, device="cuda").cells()  # nothing is left to do
 
 
 @pytest.mark.slow

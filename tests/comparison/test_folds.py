@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from poscon.comparison.folds import (
     Fold,
+    check_fold_files,
     check_leakage,
     draw_labelled,
     make_folds,
@@ -111,6 +112,9 @@ def test_listed_subjects_are_taken_in_the_order_of_the_list(tmp_path: Path) -> N
     store = store_of(4)
     (fold,) = make_folds(plan, store, tmp_path)
     assert (fold.train, fold.test) == (("s03", "s00", "s02"), ("s01",))
+    (tmp_path / "scans.csv").write_text("image\na.nii\n")
+    assert make_folds(plan, store, tmp_path / "scans.csv") == [fold]
+    check_fold_files(plan, tmp_path / "scans.csv")
     for draw in range(2):
         assert {c.subject for c in draw_labelled(plan, fold, 2, draw, store)} == {"s03", "s00"}
 

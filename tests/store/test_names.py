@@ -10,7 +10,7 @@ from poscon.store.names import read_names
     ("name", "text", "expected"),
     [
         ("l.txt", "a\n\n  b  # second\n# none\nc", ["a", "b", "c"]),
-        ("l.csv", "a", ["a"]),
+        ("l.csv", "# from me, today\na\nb,c", ["a", "b,c"]),
         ("l.txt", "\ufeffa\r\nb\r\n", ["a", "b"]),  # as Notepad and Excel write it
         ("l.json", '\ufeff["a"]', ["a"]),
         ("l.json", '["a", "b"]', ["a", "b"]),
@@ -33,6 +33,8 @@ def test_names_by_path(tmp_path):
     [
         ("l.txt", "# nothing\n", "names no case"),
         ("l.csv", "image,subject\na.nii,a\n", "l.csv:SPLIT for the subjects of one of its splits"),
+        ("l.CSV", "Image;subject\na.nii;a\n", "l.CSV:SPLIT for the subjects of one of its"),
+        ("l.csv", "case,slice\na,1\n", "is a table; give a file with one name a line"),
         ("l.json", "[]", "names no case"),
         ("l.json", "{", "not valid JSON"),
         ("l.json", '{"train": ["a"]}', "expected a list of names"),

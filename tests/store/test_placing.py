@@ -42,6 +42,9 @@ def test_the_frames_of_a_cine_are_one_file(store: Path, monkeypatch: pytest.Monk
         replace(case, channels=source, frame_index=i) if i in (1, 2) else case
         for i, case in enumerate(opened.cases)
     ]
+    turned = replace(
+        cine[2], geometry=replace(cine[2].geometry, flips=(True, *cine[2].geometry.flips[1:]))
+    )
     found = placed(len(cine), against=[], undetermined=[])
     given: list[Sequence[str]] = []
 
@@ -53,3 +56,5 @@ def test_the_frames_of_a_cine_are_one_file(store: Path, monkeypatch: pytest.Monk
     place_cases(opened, cine, 0)
     assert given[0][1] == given[0][2]
     assert len(set(given[0])) == 4
+    place_cases(opened, [*cine[:2], turned, *cine[3:]], 0)
+    assert len(set(given[1])) == 5  # prepare --reverse has turned one frame by itself

@@ -91,9 +91,14 @@ def test_undeclared_values_are_listed() -> None:
         MMWHS.to_classes(np.array([500, 2, 1]), where="a_gt.nii.gz")
     scheme, values = parse_labels("1=RV"), np.array([1, 9])
     with pytest.raises(PosconError, match="state them with --labels, or with --ignore-label 9 "):
-        scheme.to_classes(values, where="a_gt.nii.gz")
-    with pytest.raises(PosconError, match=r"state them with --labels$"):
-        scheme.with_ignore(7, where="here").to_classes(values, where="a_gt.nii.gz")
+        scheme.to_classes(values, where="a_gt.nii.gz", ignorable=True)
+    for other, found, ignorable in (
+        (scheme, values, False),  # of a prediction
+        (scheme, -values, True),  # no value of the option
+        (scheme.with_ignore(7, where="here"), values, True),
+    ):
+        with pytest.raises(PosconError, match=r"state them with --labels$"):
+            other.to_classes(found, where="a_gt.nii.gz", ignorable=ignorable)
     with pytest.raises(PosconError, match=r"10, \.\.\. \(99 in all\)"):
         MMWHS.to_classes(np.arange(1, 100), where="a_gt.nii.gz")
 

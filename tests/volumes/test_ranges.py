@@ -36,7 +36,7 @@ def test_columns_may_stand_in_any_order_behind_a_byte_order_mark(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case,class,first\na,liver,1\n", "no column 'last'; .* 'case,class,first,last'"),
+        ("case,class,first\na,liver,1\n", "no column 'last'; .* name 'case,class,first,last'"),
         ("case,class,first,last\n", "must hold at least one row"),
         ("", "no column 'case'"),
         ("case,class,first,last\na,kidney,1,2\n", "line 2: no class 'kidney'; .* liver, spleen"),

@@ -22,10 +22,12 @@ class OnceCommand(TyperCommand):
         Raises:
             typer.BadParameter: an option that takes one value is said twice.
         """
-        _, _, said = self.make_parser(ctx).parse_args(args=list(args))
+        if ctx.resilient_parsing:  # for the completion of a shell, which has no errors
+            return super().parse_args(ctx, args)
+        values, _, said = self.make_parser(ctx).parse_args(args=list(args))
         for option in said:
-            once = isinstance(option, TyperOption) and not option.multiple
-            if once and said.count(option) > 1:
+            once = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
+            if once and said.count(option) > 1 and "help" not in values:
                 raise typer.BadParameter(
                     "said twice; say it once", ctx=ctx, param_hint=f"'{option.opts[0]}'"
                 )

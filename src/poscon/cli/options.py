@@ -1,5 +1,6 @@
 """The arguments and options that several commands share, with their help."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,8 +149,8 @@ def names_or_file(given: list[str] | None) -> str | list[str] | None:
     """Names as they are given; one that names a file, or ``FILE.json:KEY``, as one text."""
     if given is not None and len(given) == 1:
         (name,) = given
-        named_like_a_file = Path(name).suffix in (".txt", ".json", ".csv")
-        if ".json:" in name or ".csv:" in name or named_like_a_file or Path(name).is_file():
+        like_a_file = re.search(r"\.(txt|json|csv)$|\.(json|csv):", name, re.IGNORECASE)
+        if like_a_file or Path(name).is_file():
             return name
     return given
 

@@ -146,7 +146,8 @@ def evaluate(
     try:
         write_evaluation(evaluation, outputs)
     except PosconError as error:
-        raise NotWritten(str(error), evaluation) from error
+        others = "".join(f"; not measured: {why}" for why in failed.values())
+        raise NotWritten(f"{error}{others}", evaluation) from error
     if failed:
         what = "pair(s) of label maps could not be measured"
         raise PartlyDone(what, failed, len(pairs), evaluation)

@@ -12,7 +12,14 @@ from poscon.finetuning import find_method
 from poscon.finetuning.base import FinetuneMethod
 from poscon.networks.weights import save_weights
 from poscon.progress import console
-from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
+from poscon.settings import (
+    GivenSettings,
+    Recipe,
+    check_kept,
+    stated_values,
+    validate,
+    validate_stated,
+)
 from poscon.store.manifest import CaseRecord
 from poscon.store.names import Names
 from poscon.store.selection import slice_size
@@ -112,7 +119,6 @@ def finetune(
     """
     folder, opened = RunFolder(run), Store(store)
     stated = stated_values(
-        FinetuneSettings,
         "finetune",
         recipe,
         settings,
@@ -129,7 +135,7 @@ def finetune(
         _check_same_run(folder, request, stated, init, selection)
         return _finetune(request, folder)
     folder.check_new()
-    chosen = validate(FinetuneSettings, stated)
+    chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
@@ -150,12 +156,15 @@ def _check_same_run(
     # the run has the minutes as iterations
     check_kept({k: v for k, v in stated.items() if k != "minutes"}, request.settings, folder.path)
     inputs = folder.read_config()["inputs"]
-    began, for_minutes = inputs["init"], inputs.get("minutes")
-    if "minutes" in stated and float(stated["minutes"]) != for_minutes:
+    began = inputs["init"]
+    told = validate(FinetuneSettings, {"minutes": stated.get("minutes")}).minutes
+    # a run of an earlier version does not know
+    if told is not None and told != inputs.get("minutes", told):
+        for_minutes = inputs["minutes"]
         raise PosconError(
-            f"--minutes {stated['minutes']}: the run of {folder.path} was begun with "
-            f"{'a number of steps' if for_minutes is None else for_minutes}; leave it out or "
-            "start a new run"
+            f"--minutes {told:g}: the run of {folder.path} was begun with "
+            f"{'a number of steps' if for_minutes is None else f'{for_minutes:g}'}; leave it out "
+            "or start a new run"
         )
     if init is not None and str(init) != began:
         raise PosconError(

@@ -12,7 +12,7 @@ import numpy as np
 from poscon.arguments import checked
 from poscon.errors import PartlyDone, PosconError
 from poscon.executors import usable_cores
-from poscon.files import alone, read_json
+from poscon.files import alone, check_writable, read_json
 from poscon.leakage import describe, note_seen
 from poscon.memory import check_room, free_memory
 from poscon.models import Model
@@ -125,6 +125,7 @@ def predict(
     if ranges is not None:
         jobs = with_ranges(jobs, Path(ranges), model)
     if not (is_dataset(source) or output.is_dir() or not scan_suffix(output)):
+        check_writable(output)
         return _Prediction(model, None, jobs).do(resume)
     with alone(output, "predict"):
         return _Prediction(model, output, jobs).do(resume)

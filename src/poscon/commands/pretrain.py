@@ -14,7 +14,7 @@ from poscon.networks.weights import save_weights
 from poscon.positions import POSITIONS
 from poscon.pretext.base import PretextMethod
 from poscon.seeds import stream
-from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate
+from poscon.settings import GivenSettings, Recipe, check_kept, stated_values, validate_stated
 from poscon.store.manifest import CaseRecord
 from poscon.store.names import Names
 from poscon.store.selection import choose_cases, slice_size
@@ -85,7 +85,6 @@ def pretrain(
     folder = RunFolder(run)
     opened = Store(store)
     stated = stated_values(
-        PretrainSettings,
         "pretrain",
         recipe,
         settings,
@@ -103,7 +102,7 @@ def pretrain(
             check_same_cases(folder.path, {"pretrain": request.cases}, selected)
     else:
         folder.check_new()
-        chosen = validate(PretrainSettings, stated)
+        chosen = validate_stated(PretrainSettings, stated, "pretrain", recipe)
         request = Request.from_arguments(opened, chosen, cases, exclude)
     check_logger(request.settings.logger, folder.path)
     hardware = choose_device(request.settings.device)

@@ -10,7 +10,7 @@ import numpy as np
 
 from poscon.arguments import checked
 from poscon.errors import PosconError
-from poscon.files import check_outside, complete
+from poscon.files import check_outside, check_writable, complete
 from poscon.models import FeatureExtractor, Model
 from poscon.pictures.suggestion import draw_suggestion
 from poscon.positions import POSITIONS
@@ -133,6 +133,7 @@ def suggest(
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PosconError(f"{out}: exists already; choose another folder")
+    check_writable(out)
     if unit not in ("slice", "subject"):
         raise PosconError(f"--unit {unit}: is unknown; write slice or subject")
     if position not in POSITIONS:

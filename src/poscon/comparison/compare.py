@@ -46,6 +46,7 @@ from poscon.progress import console
 from poscon.settings import GivenSettings
 from poscon.store.manifest import write_json
 from poscon.store.store import Store
+from poscon.training.inference import choose_device
 from poscon.training.run import RESULTS
 
 PLAN = "plan.yaml"
@@ -210,6 +211,8 @@ def _do_all(
     console.print(f"{len(jobs)} runs, {len(jobs) - len(missing)} done already", soft_wrap=True)
     if not missing:
         return
+    if engine == "local":
+        choose_device(place.device or "auto")
     workers = open_engine(engine, address, processes, gpus=place.device != "cpu")
     board = Board(comparison, workers.capacity)
     running: dict[Future[str | None], Job] = {}

@@ -13,6 +13,7 @@ from poscon.store.manifest import CaseRecord
 from poscon.store.names import read_names
 from poscon.store.selection import subject_order
 from poscon.store.store import Store
+from poscon.volumes.layouts import folder_of_paths
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def check_fold_files(plan: Plan, folder: Path) -> None:
 
     Args:
         plan: the plan.
-        folder: folder of the data, which the files lie in if their paths are not absolute.
+        folder: folder of the data, or their table. The files lie there if their paths are not
+            absolute.
 
     Raises:
         PosconError: there is such a file, or it names nobody.
@@ -125,7 +127,7 @@ def _subjects(names: str, store: Store, folder: Path) -> tuple[str, ...]:
 
 
 def _place(names: str, folder: Path) -> str:
-    return names if Path(names).is_absolute() else str(folder / names)
+    return names if Path(names).is_absolute() else str(folder_of_paths(folder) / names)
 
 
 def draw_labelled(

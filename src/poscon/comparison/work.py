@@ -27,7 +27,6 @@ from poscon.leakage import describe, read_seen
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.store.manifest import write_json
 from poscon.store.store import Store
-from poscon.training.inference import choose_device
 from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
 
 RUNS = "runs"
@@ -43,12 +42,11 @@ def check_machine(
     """Refuse what no run could be done with, before the first. The arguments are `compare`'s.
 
     Raises:
-        PosconError: the engine is unknown, has no such option, or this machine has no such device.
-            Machines of a Ray cluster are not asked.
+        PosconError: the engine is unknown or has no such option, or the device is unknown.
     """
     check_engine(engine, address, processes)
-    if device is not None and engine == "local":
-        choose_device(device)
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise PosconError(f"--device {device}: is unknown; use auto, cpu or cuda")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def class_maps(
     names = of_references.names
     order = np.array([0, *(names.index(name) + 1 for name in of_predictions.names)], np.uint8)
     prediction = order[of_predictions.to_classes(scan.data, where=str(pair.path))]
-    reference = of_references.to_classes(reference_scan.data, where=str(pair.reference.path))
+    reference = of_references.to_classes(
+        reference_scan.data, where=str(pair.reference.path), ignorable=True
+    )
     x, y, z = reference.shape[:3]
     size = spacing or pair.reference.spacing or scan.spacing
     geometry = slice_geometry((x, y, z), reference_scan.affine)

@@ -81,7 +81,7 @@ def output_files(out: Path | None) -> list[Path]:
     for path in paths:
         if path.exists():
             raise PosconError(f"{path}: exists already and is not overwritten; choose another name")
-    check_writable(out.parent)
+        check_writable(path)
     return paths
 
 

@@ -5,6 +5,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection
 from pathlib import Path
 
+from poscon.csv_tables import SEPARATORS
 from poscon.errors import PosconError
 from poscon.files import parse_json, printable, safe_name
 
@@ -38,11 +39,10 @@ def read_names(source: Names) -> list[str]:
         if not source:
             raise PosconError(f"{names_place(source)}: names no case")
         return sorted(source) if isinstance(source, set | frozenset) else list(source)
-    table, separator, split = str(source).partition(".csv:")
-    if separator:
+    if table := re.fullmatch(r"(.*\.csv):(.*)", str(source), re.DOTALL | re.IGNORECASE):
         from poscon.volumes.layouts.table import subjects_of  # it imports the scan libraries
 
-        return subjects_of(Path(f"{table}.csv"), split)
+        return subjects_of(Path(table[1]), table[2])
     file, _, key = str(source).partition(".json:")
     path = Path(f"{file}.json" if key else str(source))
     try:
@@ -53,14 +53,10 @@ def read_names(source: Names) -> list[str]:
         raise PosconError(f"{path}: cannot read the list of names; save it as plain text in UTF-8")
     # a file name may be no UTF-8, and then neither is a list that names it
     text = printable(raw.removeprefix(BOM_UTF8).decode("utf-8", errors="surrogateescape"))
-    if path.suffix.lower() == ".csv" and "," in text:
-        raise PosconError(
-            f"{path}: is a table; write {path}:SPLIT for the subjects of one of its splits, or "
-            "give a text file with one name a line"
-        )
     if path.suffix != ".json":
         lines = (re.sub(r"#.*", "", line).strip() for line in text.splitlines())
         names = [line for line in lines if line]
+        _check_no_table(path, names)
     else:
         try:
             content = parse_json(text)
@@ -77,3 +73,18 @@ def read_names(source: Names) -> list[str]:
     if not names:
         raise PosconError(f"{path}: names no case")
     return [safe_name(name) for name in names]
+
+
+def _check_no_table(path: Path, lines: list[str]) -> None:
+    """Refuse a CSV file with several columns, whose lines would be taken for names.
+
+    Raises:
+        PosconError: it is one.
+    """
+    columns = re.split("|".join(SEPARATORS), lines[0].lower()) if lines else []
+    if path.suffix.lower() != ".csv" or len(columns) < 2:
+        return
+    split = f"{path}:SPLIT for the subjects of one of its splits, or "
+    raise PosconError(
+        f"{path}: is a table; give {split if 'image' in columns else ''}a file with one name a line"
+    )

@@ -44,7 +44,11 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
         )
     features = _features(store, cases)
     depths = [np.arange(case.shape[0]) * case.spacing[0] for case in cases]
-    files = [case.id if case.frame_index is None else case.source for case in cases]
+    # frames of one file run the same way, if none of them was turned by itself
+    files = [
+        case.id if case.frame_index is None else f"{case.source} {case.geometry.flips}"
+        for case in cases
+    ]
     found = align(features, depths, subjects, files, stream(seed, "align"))
     if not found.determined.any():
         raise PosconError(

@@ -335,7 +335,7 @@ def class_stack(
         (slices, rows, columns) uint8, ``IGNORE`` where a voxel is not labelled.
     """
     values = read_labels(path, scheme, spacing=spacing).data
-    return geometry.to_stack(scheme.to_classes(values, where=str(path)))
+    return geometry.to_stack(scheme.to_classes(values, where=str(path), ignorable=True))
 
 
 def count_labels(

@@ -130,12 +130,13 @@ class LabelScheme:
         """The value written for each foreground class."""
         return tuple(label_class.values[0] for label_class in self.classes)
 
-    def to_classes(self, values: np.ndarray, *, where: str) -> np.ndarray:
+    def to_classes(self, values: np.ndarray, *, where: str, ignorable: bool = False) -> np.ndarray:
         """Map voxel values to class indices.
 
         Args:
             values: label map of any shape. Floating point is accepted if every value is whole.
             where: name for an error message, usually the file.
+            ignorable: whether ``--ignore-label`` could say that a value is not labelled.
 
         Returns:
             Class indices, uint8, an array of the same shape; 0 is background and ``IGNORE`` is not
@@ -156,11 +157,12 @@ class LabelScheme:
         undeclared = [int(v) for v in whole if int(v) not in index]
         if undeclared:
             one = undeclared[0]
+            could = ignorable and self.ignore is None and len(undeclared) == 1 and one > 0
             ignored = f", or with --ignore-label {one} that it is not labelled"
             raise PosconError(
                 f"{where}: label value(s) {_listed(undeclared)} not declared; declared are "
                 f"{_listed(sorted(index))}; state them with --labels"
-                f"{ignored if len(undeclared) == 1 and self.ignore is None else ''}"
+                f"{ignored if could else ''}"
             )
         lookup = np.array([index[int(v)] for v in whole], dtype=np.uint8)
         return by_slabs(lambda part: lookup[np.searchsorted(present, part)], values, dtype=np.uint8)
@@ -175,7 +177,7 @@ class LabelScheme:
         Raises:
             PosconError: the value means something else already, or is no label value.
         """
-        label_value(value, where=where)
+        label_value(abs(value), where=where)
         taken = {0: "background", **dict.fromkeys(self.background, "background")}
         for label_class in self.classes:
             taken.update(dict.fromkeys(label_class.values, f"the class {label_class.name!r}"))

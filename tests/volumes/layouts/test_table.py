@@ -75,7 +75,10 @@ def test_splits_name_subjects(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (["image;label"], "has no row below its heading"),
-        (["label,subject", "a,b"], "no column 'image'; .* 'image,label,subject,split'"),
+        (
+            ["label,subject", "a,b"],
+            "no column 'image'; .* name 'image', and may name 'label,subject,split'",
+        ),
         (["image,age", "../a.nii.gz,60"], "a column 'age' that poscon does not know"),
         (["image,label,image", "../a.nii.gz,,../a.nii.gz"], "column 'image' is there twice"),
         (["image"], "no row below its heading"),
