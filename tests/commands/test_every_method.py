@@ -342,9 +342,9 @@ def test_the_number_of_unlabelled_slices_is_a_setting(
         return batch
 
     monkeypatch.setattr(LabelledBatches, "batch", watched)
-    settings = [*FINETUNE, "batch=4", "unlabelled_batch=6"]
+    settings = [*FINETUNE, "unlabelled_batch=6"]
     finetune(store, tmp_path / "run", method=name, labelled=2, iterations=2, settings=settings)
-    assert seen == {(4, 6)}
+    assert seen == {(8, 6)}
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 

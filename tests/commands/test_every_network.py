@@ -30,6 +30,7 @@ from poscon.training.run import part_file
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 TINY = ["network.width=2", "network.levels=2", "size=32"]
+WIDER = ["network.width=4", *TINY[1:]]
 RESIDUAL = ["network.architecture=residual", "network.blocks=[1,1,2]"]
 KINDS = {
     "residual": RESIDUAL,
@@ -130,7 +131,7 @@ def test_finetuning(name: str, kind: str, store: Path, two: Path, tmp_path: Path
     """The loss falls, with deep supervision and the unlabelled slices where they are used."""
     chosen = two if kind == "channels" else store
     given = settings_of(kind, tmp_path, width=4)
-    settings = [*TINY, "network.width=4", *given, "batch=6", "checkpoint_every=3"]
+    settings = [*WIDER, *given, "batch=6", "checkpoint_every=3"]
     run = tmp_path / "run"
     finetune(chosen, run, method=name, labelled=2, iterations=12, settings=settings)
     losses = [float(row.get("supervised", row["loss"])) for row in rows(run)]

@@ -441,7 +441,7 @@ def test_stuck_at_chance_is_said(
             "loss.threshold = 0.1: with position=physical .* at least 5",
         ),
         ({"settings": ["size=50"]}, "multiple of 16"),
-        ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: Input should be greater"),
+        ({"settings": ["grad_cache_chunk=1"]}, "grad_cache_chunk = 1: must be greater"),
         (
             {"settings": ["batch=8", "grad_cache_chunk=16"]},
             "has no effect with batch = 8, .* 16 views",
