@@ -17,17 +17,15 @@ from typing import Any
 
 import torch
 
-from poscon import finetuning
 from poscon.memory import keep_freed_memory
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.store.store import Store
-from poscon.training.data import LabelledBatches, SliceReader
 from poscon.training.finetune_settings import FinetuneSettings
+from poscon.training.finetune_training import finetune_training
 from poscon.training.inference import choose_device
 from poscon.training.pretrain_settings import PretrainSettings, assemble
 from poscon.training.timing import Training, measure_overhead
-from poscon.views import ViewMaker, canvas_size
 
 
 def main() -> None:
@@ -82,23 +80,11 @@ def pretraining(store: Store, size: int, device: str, chosen: PretrainSettings) 
 
 
 def finetuning_of(store: Store, size: int, device: str, chosen: FinetuneSettings) -> Training:
-    method = finetuning.find_method(chosen.method)
     settings = fit_channels(chosen.network or NetworkSettings(), store.channels, store.path)
     network = build_network(settings, len(store.class_names) + 1)
-    learner = method(
-        network, method.Settings(**chosen.loss), chosen.deep_supervision, chosen.ema_decay
-    )
-    batches = LabelledBatches(
-        SliceReader(store, [c for c in store.cases if c.labelled], canvas_size(size, chosen.views)),
-        chosen.batch,
-        size,
-        chosen.iterations,
-        chosen.oversample_foreground,
-        chosen.seed,
-        chosen.checkpoint_every,
-    )
-    views = ViewMaker(chosen.views, size, store.channels)
-    return Training(learner, views, batches, chosen.optimiser, device, chosen.precision)
+    sized = chosen.model_copy(update={"size": size, "device": device})
+    labelled = [case for case in store.cases if case.labelled]
+    return finetune_training(sized, store, {"labelled": labelled}, network)
 
 
 if __name__ == "__main__":
