@@ -6,7 +6,7 @@
 The store must be labelled. In turn, seven times each: the training loop as the commands run it
 (slices from the store, views, loss, optimiser, logging; all but its start and its checkpoints), and
 the same steps on one resident batch of random pictures. Pre-training by PCL, and fine-tuning of a
-random start, with the default settings but for those asked for.
+random start, with the default settings, except those asked for.
 """
 
 import argparse

@@ -8,7 +8,8 @@ DATASET is ``hippocampus`` (Decathlon Task04_Hippocampus), ``acdc`` (with its sp
 of
 
     pretraining   every start, then supervised fine-tuning; 2 and 6 labelled subjects
-    finetuning    every fine-tuning method, from a random start and from PCL; likewise
+    finetuning    every fine-tuning method, from a random start and from PCL; 2 and 6 labelled
+                  subjects
     budget        every start; 1, 2 and 4 labelled subjects; Dice along one long fine-tuning (with
                   1 subject half as long)
     standard      ACDC only: the first 3 and 7 training patients of split.json, as the literature
@@ -30,8 +31,8 @@ the baseline are those of :mod:`poscon.statistics` over subjects, adjusted over 
 of labelled subjects. All trainings are in bfloat16 mixed precision.
 
 The table of budgets is along one training: fine-tuning is at a constant rate, so that its state
-after n steps is what a training of n steps would give, but for the length of the warm-up. There the
-figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and classes,
+after n steps is what a training of n steps would give, except for the length of the warm-up. There
+the figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and classes,
 on the store's grid, of everything that is predicted. A second table tells how much would be gained
 by choosing the best checkpoint of each curve, which is of the very cases that are reported.
 """
@@ -165,7 +166,7 @@ def pretrain_once(store: Path, run: Path, **how: Any) -> None:
 
 
 def finetune_once(store: Path, run: Path, **how: Any) -> None:
-    """Fine-tune likewise."""
+    """Fine-tune, or go on where it was interrupted, unless it is done."""
     if not (run / "model.safetensors").is_file():
         started = (run / "config.yaml").is_file()
         poscon.finetune(store, run, **({"resume": True} if started else how))
@@ -452,7 +453,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--starts", help="only these, separated by commas")
-    parser.add_argument("--methods", help="only these fine-tunings, likewise")
+    parser.add_argument("--methods", help="only these fine-tunings, separated by commas")
     parser.add_argument("--iterations", type=int, help="of fine-tuning, instead of the plan's")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--show", action="store_true")

@@ -4,7 +4,7 @@ Without a process group there is one process, and every function returns what it
 
 The gradients are those of the sum of all processes' losses, and DistributedDataParallel divides by
 the number of processes. So if every process returns the loss of the whole batch, the parameters get
-the gradient of that loss, as if one process had the whole batch; but for BatchNorm, which
+the gradient of that loss, as if one process had the whole batch. BatchNorm is an exception: it
 normalises by the views of its own process, unless it is torch's SyncBatchNorm, which needs GPUs.
 """
 

@@ -68,7 +68,8 @@ class Step:
         loss: scalar to minimise.
         chance: the loss of a network that knows nothing, or None where that is not defined. What
             is computed of the batch is a tensor, because reading a number would wait for a GPU.
-        floor: about the least that the loss can come to on this batch, or None likewise.
+        floor: about the least that the loss can come to on this batch, or None where that is not
+            defined. It is a tensor for the same reason.
         logs: further scalars for metrics.csv.
     """
 

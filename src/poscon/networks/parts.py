@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         channels_of_level: channels of the features at each level, full resolution first.
         stride: extents of the images must be a multiple of this.
         even_levels: how many levels after level 0 have half the resolution of the one before along
-            every axis; all of them, but for a few networks of nnU-Net.
+            every axis: all of them, except in a few networks of nnU-Net.
         least_size: extents of the images must be this at least.
     """
 
