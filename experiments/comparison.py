@@ -32,9 +32,10 @@ of labelled subjects. All trainings are in bfloat16 mixed precision.
 
 The table of budgets is along one training: fine-tuning is at a constant rate, so that its state
 after n steps is what a training of n steps would give, except for the length of the warm-up. There
-the figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and classes,
-on the store's grid, of everything that is predicted. A second table tells how much would be gained
-by choosing the best checkpoint of each curve, which is of the very cases that are reported.
+the figure is the mean over all test cases (of hippocampus, of the first 20 test subjects) and
+classes, on the store's grid, of everything that is predicted. A second table tells how much would
+be gained by choosing the best checkpoint of each curve, which is of the very cases that are
+reported.
 """
 
 import argparse
