@@ -150,3 +150,9 @@ def test_an_encoder_is_held_back():
 def test_encoder_rates_that_cannot_be(wrong):
     with pytest.raises(PosconError, match=next(iter(wrong))):
         validate(EncoderRate, wrong)
+
+
+def test_a_rate_that_would_rise_to_its_end_is_refused():
+    with pytest.raises(PosconError, match="min_lr = 0.2 must be at most lr = 0.1; lower it too"):
+        validate(OptimiserSettings, {"lr": 0.1, "min_lr": 0.2})
+    assert OptimiserSettings(lr=0.1, min_lr=0.1).min_lr == 0.1
