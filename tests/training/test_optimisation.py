@@ -153,6 +153,6 @@ def test_encoder_rates_that_cannot_be(wrong):
 
 
 def test_a_rate_that_would_rise_to_its_end_is_refused():
-    with pytest.raises(PosconError, match="min_lr = 0.2 must be at most lr = 0.1; lower it too"):
+    with pytest.raises(PosconError, match=r"min_lr = 0.2 must be at most lr = 0.1; lower it too"):
         validate(OptimiserSettings, {"lr": 0.1, "min_lr": 0.2})
     assert OptimiserSettings(lr=0.1, min_lr=0.1).min_lr == 0.1
