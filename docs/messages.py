@@ -16,7 +16,7 @@ from textwrap import wrap
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "poscon"
 PAGE = ROOT / "docs" / "reference" / "messages.md"
-ERRORS = ("PosconError", "Fault")
+ERRORS = ("PosconError", "Fault", "NotWritten", "WrongSetting")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ ROOMS = [
         "seeds",
         "stops",
     ),
-    *("settings", "arguments", "plugins"),
+    *("wrong_settings", "settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
     *("volumes", "positions", "alignment", "store", "leakage", "evaluation", "predictions"),
     *("step", "views", "networks", "methods"),

@@ -9,12 +9,12 @@ from poscon.settings import (
     Settings,
     load_recipe,
     merged,
-    nearest,
     parse_yaml,
     recipe_names,
     resolve,
     validate,
 )
+from poscon.wrong_settings import nearest
 
 
 class Optimiser(Settings):

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from poscon.errors import PosconError
-from poscon.settings import nearest
+from poscon.wrong_settings import nearest
 
 PRETEXT = "poscon.pretext"
 FINETUNING = "poscon.finetuning"

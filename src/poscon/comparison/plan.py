@@ -27,11 +27,12 @@ from poscon.comparison.plan_parts import (
 from poscon.errors import PosconError
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.networks.settings import NetworkSettings
-from poscon.settings import Settings, load_recipe, merged, nearest, resolve
+from poscon.settings import Settings, load_recipe, merged, resolve
 from poscon.suggestion import find_strategy, known_strategies
 from poscon.training import finetune_settings, pretrain_settings
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.pretrain_settings import PretrainSettings
+from poscon.wrong_settings import nearest
 
 FIRST = "spread"
 """The strategy of the first round, for one that cannot choose without a model."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from poscon.comparison.plan import Plan
 from poscon.errors import PosconError
-from poscon.settings import GivenSettings, apply_settings, nearest, parse_yaml, validate
+from poscon.settings import GivenSettings, apply_settings, parse_yaml, validate
+from poscon.wrong_settings import nearest
 
 _PLANS = files("poscon") / "plans"
 
