@@ -37,14 +37,13 @@ def test_a_volume_that_is_not_placed_keeps_its_direction_and_has_the_usual_ends(
 
 def test_the_frames_of_a_cine_are_one_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Store(store)
-    source = opened.cases[1].channels
+    file = {"channels": opened.cases[1].channels, "geometry": opened.cases[1].geometry}
     cine = [
-        replace(case, channels=source, frame_index=i) if i in (1, 2) else case
+        replace(case, **file, frame_index=i) if i in (1, 2) else case
         for i, case in enumerate(opened.cases)
     ]
-    turned = replace(
-        cine[2], geometry=replace(cine[2].geometry, flips=(True, *cine[2].geometry.flips[1:]))
-    )
+    down, *others = cine[2].geometry.flips
+    turned = replace(cine[2], geometry=replace(cine[2].geometry, flips=(not down, *others)))
     found = placed(len(cine), against=[], undetermined=[])
     given: list[Sequence[str]] = []
 
