@@ -179,7 +179,7 @@ class ScanPreparer:
             header: header of its (first) file.
         """
         geometry = case_geometry(header, self.preparation_for(header))
-        rows, columns = stored_size(geometry, self.preparation.spacing)
+        rows, columns = stored_size(geometry, self.preparation.spacing, str(case.image))
         slices = geometry.stack_shape[0]
         series = len(header.shape) > 3 and not case.channels and case.frame_index is None
         frames = header.shape[3] if series else 1
@@ -219,6 +219,7 @@ class ScanPreparer:
                     known or channel.modality
                     for known, channel in zip(self.modalities, channels, strict=True)
                 ],
+                str(case.image),
             )
             prepared.stacks.append(torch.from_numpy(stack))
             prepared.size = (stack.shape[2], stack.shape[3])

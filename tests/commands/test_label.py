@@ -302,6 +302,54 @@ def test_an_empty_slice_is_labelled_and_named(unlabelled: Path, maps: Path, tmp_
     )
 
 
+def test_a_suggested_slice_that_was_not_drawn_can_be_taken_out(
+    unlabelled: Path, tmp_path: Path
+) -> None:
+    """Slices 0 and 7 are empty, 3 is drawn. Then all three get the value for 'not labelled'."""
+    table = tmp_path / "table.csv"
+    table.write_text("case,slice\na,0\na,3\n")
+    first = put(tmp_path / "first" / "a.nii.gz", drawn(1, 2, 4, 5, 6), AFFINES["a"]).parent
+    found = label(unlabelled, first, suggestion=table, **GIVEN)
+    assert (found.added, found.empty, found.unexpected) == (
+        {"a": (0, 3, 7)},
+        {"a": (0,)},
+        {"a": (7,)},
+    )
+    _, before = case_of(unlabelled, "a")
+    second = put(tmp_path / "second" / "a.nii.gz", drawn(0, 1, 2, 3, 5, 6, 7), AFFINES["a"]).parent
+    found = label(unlabelled, second, suggestion=table, **GIVEN)
+    assert (found.added, found.changed, found.withdrawn) == ({"a": (4,)}, {}, {"a": (0,)})
+    assert (found.missing, found.empty) == ({"a": (0,)}, {})
+    assert any(line.startswith("1 suggested slice(s) taken out") for line in found.lines())
+    _, after = case_of(unlabelled, "a")
+    assert (after[0] == IGNORE).all()
+    for kept in (3, 7):  # what has structure, and what was not suggested
+        np.testing.assert_array_equal(after[kept], before[kept])
+
+
+def test_nothing_is_taken_out_without_the_table(unlabelled: Path, tmp_path: Path) -> None:
+    first = put(tmp_path / "first" / "a.nii.gz", drawn(1, 2), AFFINES["a"]).parent
+    label(unlabelled, first, **GIVEN)
+    second = put(tmp_path / "second" / "a.nii.gz", drawn(0, 1), AFFINES["a"]).parent
+    found = label(unlabelled, second, **GIVEN)
+    assert (found.withdrawn, found.changed) == ({}, {})
+    assert (case_of(unlabelled, "a")[1][0] == 0).all()
+
+
+def test_a_case_whose_only_slice_is_taken_out_is_not_labelled(
+    unlabelled: Path, tmp_path: Path
+) -> None:
+    as_prepared = Store(unlabelled).cases[0]
+    table = tmp_path / "table.csv"
+    table.write_text("case,slice\na,0\n")
+    first = put(tmp_path / "first" / "a.nii.gz", drawn(1, 2, 3, 4, 5, 6, 7), AFFINES["a"]).parent
+    label(unlabelled, first, labels="1=RV,2=LV", ignore_label=IGNORE)
+    second = put(tmp_path / "second" / "a.nii.gz", drawn(*range(8)), AFFINES["a"]).parent
+    found = label(unlabelled, second, suggestion=table, **GIVEN)
+    assert found.withdrawn == {"a": (0,)}
+    assert Store(unlabelled).cases[0] == as_prepared
+
+
 @pytest.mark.parametrize("moment", ["write", "before", "after"])
 def test_a_killed_command_leaves_the_store_as_it_was_or_labelled(
     moment: str, unlabelled: Path, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -446,7 +494,11 @@ def test_a_label_map_on_another_grid_is_refused(unlabelled: Path, maps: Path, po
     nib.save(nib.Nifti1Image(drawn(), affine), a)
     words = f"{a}: lies up to 2 mm from its image a.nii.gz (the affines differ); fix or leave out"
     refused(unlabelled, maps, words, poscon, *given)
-    put(a, drawn(), AFFINES["b"])
+    turned = nib.load(put(a, drawn(), AFFINES["a"])).as_reoriented([[1, 1], [0, -1], [2, 1]])
+    nib.save(turned, a)
+    words = f"{a}: has the voxels of its image a.nii.gz, but stores them along other axes"
+    refused(unlabelled, maps, words, poscon, *given)
+    put(a, drawn(), AFFINES["c"])
     refused(unlabelled, maps, "(the affines differ)", poscon, *given)
     put(maps / "b.nii.gz", drawn(), AFFINES["a"])
     refused(unlabelled, maps, "(and 1 more file(s) with errors)", poscon, *given)
@@ -602,7 +654,13 @@ def test_masks_that_cannot_be_used(
     slices = tmp_path / "slices.csv"
     slices.write_text("case,slice\na,3\nb,3\n")
     options = ("--labelled-slices", slices)
-    refused(unlabelled, masks, "slices.csv: case b has no label map", poscon, *options)
+    refused(
+        unlabelled,
+        masks,
+        "slices.csv: names 1 case(s) that have no label map, such as b;",
+        poscon,
+        *options,
+    )
     shutil.copy(maps / "b.nii.gz", masks)
     refused(unlabelled, masks, "b.nii.gz: nothing says what its values mean, but", poscon)
     (masks / "b.nii.gz").unlink()

@@ -237,3 +237,13 @@ def test_parts_of_any_size_give_the_same(modality, monkeypatch):
         assert guess_modality(volume) == "CT"
         with pytest.raises(PosconError, match="label map, not a scan \\(3 whole values"):
             check_voxels((volume > 0).astype(np.int16) + (volume > 60), where="a.nii")
+
+
+@pytest.mark.parametrize("slices", [511, 512, 513])
+def test_the_sample_is_of_all_columns(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outer columns are air. A step of a whole row would see the first one alone."""
+    monkeypatch.setattr("poscon.store.intensity.SAMPLED_VOXELS", 4 * slices)
+    volume = np.random.default_rng(0).normal(20, 3, (4, slices, 512)).astype(np.int16)
+    volume[:, :, 100:400] += 380
+    expected = (np.percentile(volume, (1, 99)) - volume.mean()) / volume.std()
+    np.testing.assert_allclose(intensity_of(volume, "MR").percentiles, expected, atol=0.15)

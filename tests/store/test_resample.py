@@ -25,12 +25,12 @@ def noise(size, slices=2, seed=0):
     [(None, (10, 20)), (2.0, (10, 10)), (1.0, (20, 20)), (4.0, (5, 5)), (10.0, (2, 2))],
 )
 def test_the_field_of_view_is_kept(target, expected):
-    assert resampled_size((10, 20), (2.0, 1.0), target) == expected
+    assert resampled_size((10, 20), (2.0, 1.0), target, "a.nii") == expected
 
 
 @given(SIZES, st.floats(0.7, 1.4), st.floats(0.7, 1.4))
 def test_the_spacing_is_met_to_half_a_pixel(size, mm, target):
-    for n, m in zip(size, resampled_size(size, (mm, mm), target), strict=True):
+    for n, m in zip(size, resampled_size(size, (mm, mm), target, "a.nii"), strict=True):
         assert m >= 1
         if m > 1:
             assert abs(m - n * mm / target) <= 0.5 + 1e-9
@@ -38,8 +38,8 @@ def test_the_spacing_is_met_to_half_a_pixel(size, mm, target):
 
 @pytest.mark.parametrize("target", [1e-3, 1e3])
 def test_an_absurd_spacing_is_refused(target):
-    with pytest.raises(PosconError, match="choose another --spacing"):
-        resampled_size((10, 20), (2.0, 1.0), target)
+    with pytest.raises(PosconError, match=r"^a\.nii: .* choose another --spacing"):
+        resampled_size((10, 20), (2.0, 1.0), target, "a.nii")
 
 
 @given(SIZES)

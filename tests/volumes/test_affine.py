@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poscon.errors import PosconError
-from poscon.volumes.affine import apart_mm, checked_affine, nifti_affines, same_place, spacing_of
+from poscon.volumes.affine import (
+    apart_mm,
+    checked_affine,
+    nifti_affines,
+    same_place,
+    same_voxels,
+    spacing_of,
+    voxel_mm3,
+)
 
 SIZES = st.tuples(*[st.floats(0.3, 9)] * 3)
 ANGLES = st.tuples(*[st.floats(-np.pi, np.pi)] * 3)
@@ -48,8 +56,8 @@ def test_units_become_millimetres(
         getattr(header, form)(scaled, 1)
         header.set_xyzt_units(name)
         read = checked_affine(nifti_affines(header), None, where="here")
-        # float32 holds a quaternion near a half turn to sqrt(3 eps) = 6e-4
-        np.testing.assert_allclose(read, affine, atol=1e-3 * max(sizes))
+        # float32 holds a quaternion near a half turn to sqrt(3 eps) = 6e-4, an entry to twice that
+        np.testing.assert_allclose(read, affine, atol=2e-3 * max(sizes))
 
 
 @pytest.mark.parametrize(("unit", "per_mm"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1)])
@@ -154,3 +162,32 @@ def test_same_place_is_a_share_of_the_smallest_voxel_side(
     stretched[:3, column] *= 1 + share
     far = share * sizes[column] * (SHAPE[column] - 1)
     assert apart_mm(SHAPE, affine, stretched) == pytest.approx(far, rel=1e-6)
+
+
+@given(SIZES, ANGLES, st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))
+def test_the_same_voxels_in_another_order_of_axes(
+    sizes: tuple[float, ...], angles: tuple[float, ...], order: list[int], flips: tuple[int, ...]
+) -> None:
+    affine = affine_of(sizes, angles)
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    turned = image.as_reoriented(list(zip(order, flips, strict=True)))
+    assert same_voxels(SHAPE, affine, turned.shape, turned.affine)
+    moved = turned.affine.copy()
+    moved[:3, 3] += min(sizes) / 2
+    assert not same_voxels(SHAPE, affine, turned.shape, moved)
+    assert not same_voxels((5, 6, 8), affine, turned.shape, turned.affine)
+
+
+@given(SIZES, ANGLES)
+def test_the_volume_of_a_voxel(sizes: tuple[float, ...], angles: tuple[float, ...]) -> None:
+    """Slices that are tilted by 25 degrees lie nearer to each other than along the table."""
+    affine = affine_of(sizes, angles)
+    assert voxel_mm3(affine) == pytest.approx(np.prod(sizes))
+    tilt = np.radians(25)
+    tilted = affine.copy()
+    tilted[:3, 2] = np.cos(tilt) * affine[:3, 2] + np.sin(tilt) * affine[:3, 1] * (
+        sizes[2] / sizes[1]
+    )
+    assert voxel_mm3(tilted) == pytest.approx(np.prod(sizes) * np.cos(tilt))
+    doubled = (2 * sizes[0], sizes[1], sizes[2])
+    assert voxel_mm3(tilted, doubled) == pytest.approx(2 * np.prod(sizes) * np.cos(tilt))

@@ -180,6 +180,10 @@ def test_padding_becomes_air(tmp_path: Path) -> None:
     assert (ct[:, 1] == -2014).all()
     assert (mr[:, 0] == 0).all()
     assert (mr[:, 1] == -1990).all()
+    slope = {"RescaleSlope": 2, "RescaleIntercept": -4096, "PixelPaddingValue": 0}
+    volume[:, 0] = 0
+    write_series(tmp_path / "scaled", volume, Modality="MR", **slope)
+    assert (only(tmp_path / "scaled").data[:, 0] == -4096).all()
 
 
 @pytest.mark.parametrize("tag", ["EchoTime", "TemporalPositionIdentifier", "InstanceNumber"])

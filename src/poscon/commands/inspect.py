@@ -237,7 +237,7 @@ def _summary_table(inspection: Inspection) -> RenderableType:
         "labelled": f"{inspection.labelled_cases} of {inspection.labelled_subjects} subjects",
         **({} if (line := sparse_line(manifest.cases)) is None else {"labelled slices": line}),
         **({} if (line := ranges_line(manifest.cases)) is None else {"ranges": line}),
-        "channels": ", ".join(f"{i} {name}" for i, name in enumerate(manifest.channels)),
+        "channels": ", ".join(f"{name} ({i})" for i, name in enumerate(manifest.channels)),
         "modality": _counts(inspection.modalities),
         "plane": _counts(inspection.planes),
         "slices": f"{inspection.slices}, {_span(inspection.slice_range)} a case",

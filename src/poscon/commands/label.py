@@ -49,6 +49,7 @@ class Labelling:
         store: the store, opened again.
         added: the slices that are labelled now and were not before.
         changed: the slices that were labelled before and have other labels now.
+        withdrawn: the suggested slices that were empty and are not labelled any more.
         removed: the slices that were labelled before and are not now; None: none was to be.
         missing: the suggested slices that are not labelled.
         empty: the suggested slices that are labelled and show no structure.
@@ -58,6 +59,7 @@ class Labelling:
     store: Store
     added: SlicesOfCases = field(default_factory=dict)
     changed: SlicesOfCases = field(default_factory=dict)
+    withdrawn: SlicesOfCases = field(default_factory=dict)
     removed: SlicesOfCases | None = None
     missing: SlicesOfCases = field(default_factory=dict)
     empty: SlicesOfCases = field(default_factory=dict)
@@ -76,6 +78,11 @@ class Labelling:
         )
         if (ranges := ranges_line(self.store.cases)) is not None:
             yield ranges
+        if self.withdrawn:
+            yield (
+                f"{_count(self.withdrawn)} suggested slice(s) taken out, which had no structure "
+                f"and have the value for 'not labelled' now: {self._named(self.withdrawn)}"
+            )
         if self.missing:
             yield (
                 f"{_count(self.missing)} suggested slice(s) not labelled: "
@@ -84,13 +91,15 @@ class Labelling:
         if self.empty:
             yield (
                 f"{_count(self.empty)} suggested slice(s) without structure: "
-                f"{self._named(self.empty)}; was nothing to draw there, or were they not drawn?"
+                f"{self._named(self.empty)}; if they were not drawn, draw, or give them the value "
+                "for 'not labelled', and run label again"
             )
         if self.unexpected:
             yield (
                 f"warning: {_count(self.unexpected)} slice(s) that were not suggested are labelled "
-                f"now: {self._named(self.unexpected)}; what nobody looked at must have the value "
-                "for 'not labelled'"
+                f"now: {self._named(self.unexpected)}; if nobody looked at them, take these cases "
+                "out with --remove, give such slices the value for 'not labelled', and run label "
+                "again"
             )
 
     def _named(self, slices: SlicesOfCases) -> str:
@@ -119,8 +128,9 @@ def label(
     """Add label maps, or ranges of structures, to a prepared store; or take labels out of it.
 
     The scans are not read again. A voxel that a label map labels gets its label. Every other voxel
-    keeps what the store has. Called again with the same arguments after an interruption, it does
-    what is left to do.
+    keeps what the store has; except that a suggested slice without structure is taken out of the
+    store again, where the label map says that it is not labelled. Called again with the same
+    arguments after an interruption, it does what is left to do.
 
     Args:
         store: folder of the prepared store.
@@ -135,8 +145,8 @@ def label(
         labelled_slices: the labelled slices of the label maps, as for `prepare`: a CSV file with
             the columns ``case`` and ``slice``, or ``"nonempty"``. A label map that the file does
             not name adds nothing. None: all.
-        suggestion: table of `suggest`. Its slices are compared with those that are labelled. None:
-            nothing is compared.
+        suggestion: table of `suggest`. Its slices are compared with those that are labelled, and
+            can be taken out. None: nothing is compared, and nothing taken out.
         ranges: a CSV file with the first and the last slice of structures, see
             :mod:`poscon.volumes.ranges`; None: the ranges stay as they are.
         remove: names of the cases or subjects whose labels are taken out of the store: a file (see
@@ -188,13 +198,13 @@ def label(
         check_nonempty(scheme.ignore, labelled_slices, where=str(folder))
         labelled = _labelled_slices(opened, found, labelled_slices)
         known = {} if ranges is None else read_ranges(Path(ranges), scheme.names)
-        records = _add(opened, found, scheme, labelled, known, str(ranges))
+        records = _add(opened, found, scheme, labelled, table or {}, known, str(ranges))
     after = Store(store)
-    added, changed = _differences(opened, after, records)
+    added, changed, withdrawn = _differences(opened, after, records)
     if table is None:
         return Labelling(after, added, changed)
     missing, empty, unexpected = _compare(after, table, added)
-    return Labelling(after, added, changed, None, missing, empty, unexpected)
+    return Labelling(after, added, changed, withdrawn, None, missing, empty, unexpected)
 
 
 def _check_without_label_maps(
@@ -233,7 +243,10 @@ def _labelled_slices(
     _check_table(store, table, path)
     without = sorted(table.keys() - {case.id for case, _ in found})
     if without:
-        raise PosconError(f"{path}: case {without[0]} has no label map")
+        raise PosconError(
+            f"{path}: names {len(without)} case(s) that have no label map, such as {without[0]}; "
+            "take their lines out, or add their label maps"
+        )
     return {case.id: table.get(case.id, ()) for case, _ in found}
 
 
@@ -273,6 +286,7 @@ def _add(
     found: Found,
     scheme: LabelScheme,
     labelled_slices: Mapping[str, LabelledSlices] | None,
+    suggested: SlicesOfCases,
     ranges: Ranges,
     ranges_from: str,
 ) -> dict[str, CaseRecord]:
@@ -295,9 +309,16 @@ def _add(
                 added = read_added(case, path, scheme, numbers)
                 known = known_labels(store, case)
                 merged = np.where(added == IGNORE, known, added)
+                for number in suggested.get(case.id, ()):
+                    if (added[number] == IGNORE).all() and not _structure(known[number]):
+                        merged[number] = IGNORE
                 if (merged != known).any():
-                    records[case.id] = write_label(store, case, merged, path, len(scheme.classes))
-                labelled |= bool((added != IGNORE).any())
+                    records[case.id] = (
+                        write_label(store, case, merged, path, len(scheme.classes))
+                        if (merged != IGNORE).any()
+                        else without_label(store, case)
+                    )
+                labelled |= bool((added != IGNORE).any()) or case.id in records
                 progress.advance(task)
         if not labelled:
             raise PosconError(
@@ -316,19 +337,24 @@ def _add(
 
 def _differences(
     before: Store, after: Store, records: Mapping[str, CaseRecord]
-) -> tuple[SlicesOfCases, SlicesOfCases]:
-    """The slices that are labelled for the first time, and those that are labelled otherwise."""
-    added, changed = {}, {}
+) -> tuple[SlicesOfCases, SlicesOfCases, SlicesOfCases]:
+    """The slices that are labelled for the first time, otherwise, and not any more."""
+    added, changed, withdrawn = {}, {}, {}
     for case in before.cases:
         if case.id not in records:
             continue
-        now = records[case.id]
-        labels, earlier = after.label(now), known_labels(before, case)
+        labels, earlier = known_labels(after, records[case.id]), known_labels(before, case)
         differs = (labels != earlier).any(axis=(1, 2))
-        known = (earlier != IGNORE).any(axis=(1, 2))
+        known, still = ((of != IGNORE).any(axis=(1, 2)) for of in (earlier, labels))
         added[case.id] = np.flatnonzero(differs & ~known)
-        changed[case.id] = np.flatnonzero(differs & known)
-    return _numbers(added), _numbers(changed)
+        changed[case.id] = np.flatnonzero(differs & known & still)
+        withdrawn[case.id] = np.flatnonzero(known & ~still)
+    return _numbers(added), _numbers(changed), _numbers(withdrawn)
+
+
+def _structure(labels: np.ndarray) -> bool:
+    """Whether some voxel is of a class."""
+    return bool(((labels != 0) & (labels != IGNORE)).any())
 
 
 def _compare(
@@ -346,9 +372,8 @@ def _compare(
         labelled = np.intersect1d(numbers, cases[name].labelled_slice_numbers)
         missing[name] = np.setdiff1d(numbers, labelled)
         if len(labelled):
-            drawn = store.label(cases[name])[labelled]
-            structure = ((drawn != 0) & (drawn != IGNORE)).any(axis=(1, 2))
-            empty[name] = labelled[~structure]
+            drawn = store.label(cases[name])
+            empty[name] = np.array([n for n in labelled if not _structure(drawn[n])], int)
     unexpected = {
         name: np.setdiff1d(numbers, table.get(name, ())) for name, numbers in added.items()
     }

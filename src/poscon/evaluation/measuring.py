@@ -8,7 +8,7 @@ import numpy as np
 from poscon.evaluation.pairs import Pair, frame_names
 from poscon.evaluation.results import Coverage, Row
 from poscon.metrics import segmentation_metrics
-from poscon.volumes.affine import Spacing
+from poscon.volumes.affine import Spacing, voxel_mm3
 from poscon.volumes.case import IGNORE, LabelScheme
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
 from poscon.volumes.range_differences import range_differences
@@ -23,6 +23,7 @@ class ClassMaps:
         prediction: (X, Y, Z) uint8.
         reference: (X, Y, Z) uint8; ``IGNORE`` where a voxel is not labelled.
         spacing: voxel size in mm along X, Y, Z.
+        voxel_mm3: volume of a voxel.
         geometry: how the slices lie in the files.
         empty_is_unlabelled: whether a reference without any foreground has no labels, as most
             frames of a 4-D file.
@@ -32,6 +33,7 @@ class ClassMaps:
     prediction: np.ndarray
     reference: np.ndarray
     spacing: Spacing
+    voxel_mm3: float
     geometry: SliceGeometry
     empty_is_unlabelled: bool
 
@@ -74,11 +76,12 @@ def class_maps(
     )
     x, y, z = reference.shape[:3]
     size = spacing or pair.reference.spacing or scan.spacing
+    volume = voxel_mm3(reference_scan.affine, size)
     geometry = slice_geometry((x, y, z), reference_scan.affine)
     if reference.ndim == 3:
-        return [ClassMaps(pair.id, prediction, reference, size, geometry, False)]
+        return [ClassMaps(pair.id, prediction, reference, size, volume, geometry, False)]
     return [
-        ClassMaps(name, prediction[..., i], reference[..., i], size, geometry, True)
+        ClassMaps(name, prediction[..., i], reference[..., i], size, volume, geometry, True)
         for i, name in enumerate(frame_names(pair.id, reference.shape[3]))
     ]
 
@@ -105,7 +108,13 @@ def measure(
         maps.prediction, maps.reference, len(names), axis, maps.spacing[axis]
     )
     measured = segmentation_metrics(
-        maps.prediction, maps.reference, maps.spacing, names, counted, nsd_tolerance_mm
+        maps.prediction,
+        maps.reference,
+        maps.spacing,
+        names,
+        counted,
+        nsd_tolerance_mm,
+        maps.voxel_mm3,
     )
     for of_class, difference in zip(measured, ranges, strict=True):
         measures = {k: v for k, v in asdict(of_class).items() if k != "name"}

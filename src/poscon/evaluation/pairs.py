@@ -163,7 +163,10 @@ def make_pairs(predicted: dict[str, Path], found: dict[str, Reference], place: P
     pairs = [_pair(stem, path, found[stem]) for stem, path in predicted.items() if stem in found]
     if not pairs:
         stem, path = next(iter(predicted.items()))
-        raise PosconError(f"{path}: no reference named {stem!r} among the {len(found)} in {place}")
+        raise PosconError(
+            f"{path}: no reference named {stem!r} in {place}, and none for another prediction; "
+            "give a folder with label maps that have the names of the cases"
+        )
     for pair in pairs:
         ours, theirs = (
             {file.resolve() for file in files_of(one)} for one in (pair.path, pair.reference.path)

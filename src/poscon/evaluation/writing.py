@@ -22,7 +22,8 @@ OUT_SUFFIXES = (".json", ".csv")
 RULES = (
     "Dice = 2 |A and B| / (|A| + |B|).",
     "The surface of a class is its voxels with a face neighbour outside the class; what lies "
-    "outside the volume counts as outside the class.",
+    "outside the volume counts as outside the class. A volume of one slice has no neighbours "
+    "across it.",
     "HD95 = the larger of the two directed 95th percentiles (interpolated linearly) of the "
     "distances between surface voxel centres, in mm.",
     "ASSD = the mean of the surface distances of both directions, pooled, in mm.",
@@ -38,8 +39,9 @@ RULES = (
     "The row 'mean' is over cases of each case's mean over its measured classes.",
     "Voxels of a reference that are not labelled (its ignore label, and slices that are not "
     "labelled slices) do not count: both maps are cut to the labelled voxels before anything is "
-    "measured, volumes too. The cut makes surfaces of its own, so that HD95 and ASSD of partly "
-    "labelled references are not those of whole ones. 'unlabelled' has the number of these voxels "
+    "measured, volumes too. A neighbour that is not labelled makes no surface, so the surface of a "
+    "slice between slices without labels is its contour. HD95, ASSD and NSD of partly labelled "
+    "references are therefore not those of whole ones. 'unlabelled' has the number of these voxels "
     "and of slices without any other, 'counted' has the number of slices with a labelled voxel.",
     "Where only slices with foreground count as labelled, what a prediction adds in other slices "
     "is not measured.",

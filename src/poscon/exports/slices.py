@@ -73,7 +73,7 @@ class SliceBySlice(Inferer):
         spacing = (1.0, 1.0, 1.0) if affine is None else affine[:3, :3].norm(dim=0).tolist()
         volume = inputs[0].cpu().numpy()
         grid = volume.shape[2:]
-        pixels = resampled_size(grid, (spacing[1], spacing[2]), self.spacing)
+        pixels = resampled_size(grid, (spacing[1], spacing[2]), self.spacing, "the scan")
         stack = torch.from_numpy(np.stack([resample_images(c, pixels) for c in volume], axis=1))
         margins = []
         for length in reversed(pixels):  # pad takes the last axis first

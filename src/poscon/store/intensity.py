@@ -1,5 +1,6 @@
 """Intensity normalisation of one volume, with what is needed to say what was done."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -169,7 +170,7 @@ def intensity_of(volume: np.ndarray, modality: str) -> Intensity:
         np.square(np.subtract(values, mean, dtype=np.float64)).sum() for values in clipped()
     )
     std = float(np.sqrt(variance / counted.size))
-    step = max(1, counted.size // SAMPLED_VOXELS)
+    step = _even_step(counted.size, volume.shape)
     outer = np.percentile(_every(clipped(), step), OUTER_PERCENTILES)
     first, last = ((float(value) - mean) / std for value in outer)
     share = sum(padding.values()) / volume.size
@@ -189,6 +190,18 @@ def _filled(volume: np.ndarray, padding: Collection[float]) -> Iterator[np.ndarr
         if padding:
             values[np.isin(values, list(padding))] = AIR_HU
         yield values
+
+
+def _even_step(voxels: int, shape: tuple[int, ...]) -> int:
+    """Distance between the voxels of a sample.
+
+    It has no factor in common with an extent, or every row would be sampled at the same few places:
+    with a step of one row, in its first column alone, which is air.
+    """
+    step = max(1, voxels // SAMPLED_VOXELS)
+    while any(math.gcd(step, length) > 1 for length in shape):
+        step += 1
+    return step
 
 
 def _every(parts: Iterable[np.ndarray], step: int) -> np.ndarray:

@@ -5,6 +5,7 @@ one case, without ranges.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from poscon.errors import PosconError
 from poscon.files import FORMULA, UNSAFE, complete, write_text
 from poscon.positions import relative_positions
-from poscon.volumes.affine import Spacing
+from poscon.volumes.affine import Spacing, voxel_mm3
 from poscon.volumes.case import MOST_CLASSES, NO_ID, check_name, label_scheme
 from poscon.volumes.ranges import Range
 
@@ -214,8 +215,9 @@ class CaseRecord(_Entry, frozen=True):
     @property
     def voxel_ml(self) -> float:
         """Volume of a stored voxel in ml."""
-        slice_mm, row_mm, column_mm = self.spacing
-        return slice_mm * row_mm * column_mm / 1000
+        if self.affine is None:  # a store of schema 4 or before
+            return math.prod(self.spacing) / 1000
+        return voxel_mm3(np.array(self.affine), self.spacing) / 1000
 
     @property
     def labelled(self) -> bool:

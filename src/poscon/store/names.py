@@ -48,7 +48,10 @@ def read_names(source: Names) -> list[str]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise PosconError(f"{path}: cannot read the list of names ({error})") from error
+        raise PosconError(
+            f"{path}: cannot read the list of names ({error.strerror}); give a text file with one "
+            "name per line, or another file of names"
+        ) from error
     if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw:
         raise PosconError(f"{path}: cannot read the list of names; save it as plain text in UTF-8")
     # a file name may be no UTF-8, and then neither is a list that names it

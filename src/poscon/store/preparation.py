@@ -31,7 +31,7 @@ from poscon.store.manifest import (
 from poscon.store.resample import resample_classes, resample_images, resampled_size
 from poscon.store.slices import NONEMPTY, LabelledSlices, only_slices
 from poscon.store.store import slices_sha256
-from poscon.volumes.affine import Spacing, apart_mm, same_place
+from poscon.volumes.affine import Spacing, apart_mm, same_place, same_voxels
 from poscon.volumes.case import IGNORE, Case, Channel, LabelScheme
 from poscon.volumes.drawing import Drawing, LabelSource
 from poscon.volumes.geometry import SliceGeometry, slice_geometry
@@ -65,6 +65,7 @@ def prepare_image(
     geometry: SliceGeometry,
     spacing: float | None,
     modalities: Sequence[str | None],
+    where: str,
     dtype: type[np.floating] = np.float32,
 ) -> tuple[np.ndarray, tuple[IntensityRecord, ...]]:
     """All channels of an image as the network sees them; ``prepare`` and ``predict`` share it.
@@ -76,13 +77,14 @@ def prepare_image(
         geometry: how to slice them.
         spacing: mm per pixel in plane, or None: as scanned.
         modalities: ``"CT"`` or ``"MR"`` of each channel, or None: by its values.
+        where: the scan, for an error message.
         dtype: type of the result.
 
     Returns:
         (slices, channels, rows, columns), each channel normalised by itself and then resampled; and
         the record of each channel's normalisation.
     """
-    size = stored_size(geometry, spacing)
+    size = stored_size(geometry, spacing, where)
     image = np.empty((geometry.stack_shape[0], len(volumes), *size), dtype)
     records = []
     for channel, (volume, modality) in enumerate(zip(volumes, modalities, strict=True)):
@@ -97,15 +99,19 @@ def prepare_image(
     return image, tuple(records)
 
 
-def stored_size(geometry: SliceGeometry, spacing: float | None) -> tuple[int, int]:
+def stored_size(geometry: SliceGeometry, spacing: float | None, where: str) -> tuple[int, int]:
     """Rows and columns of the slices as the network sees them.
 
     Args:
         geometry: how the volume is sliced.
         spacing: mm per pixel in plane, or None: as scanned.
+        where: the scan, for an error message.
+
+    Raises:
+        PosconError: nothing would be left of the slices, or more than any memory holds.
     """
     _, rows, columns = geometry.stack_shape
-    return resampled_size((rows, columns), geometry.spacing[1:], spacing)
+    return resampled_size((rows, columns), geometry.spacing[1:], spacing, where)
 
 
 def stated_spacing(case: Case, preparation: Preparation) -> Spacing | None:
@@ -167,6 +173,13 @@ def refuse_other_grid(
     Raises:
         PosconError: its shape or its place differs.
     """
+    if not same_place(shape, affine, header.affine) and same_voxels(
+        shape, affine, header.shape, header.affine
+    ):
+        raise PosconError(
+            f"{path}: has the voxels of its image {image}, but stores them along other axes; save "
+            "it in the orientation of the image"
+        )
     if header.shape != shape[:3]:
         raise PosconError(
             f"{path}: shape {header.shape} differs from that of its image "
@@ -230,7 +243,7 @@ def bytes_to_prepare(case: Case, header: ScanHeader, preparation: Preparation) -
         preparation: what is done to it.
     """
     geometry = case_geometry(header, preparation)
-    rows, columns = stored_size(geometry, preparation.spacing)
+    rows, columns = stored_size(geometry, preparation.spacing, str(case.image))
     stored = 2 * geometry.stack_shape[0] * rows * columns * len(case.all_channels)
     # a label map has two bytes a voxel at most, nearly always, and its classes have one
     labels = SPARE_BYTES + 3 * math.prod(header.shape[:3])
@@ -245,7 +258,7 @@ def prepare_case(job: Job, case: Case, header: ScanHeader, reverse: bool) -> Non
     volumes = read_case_volumes(case, spacing)
     modalities = [job.preparation.modality or channel.modality for channel in case.all_channels]
     image, intensities = prepare_image(
-        volumes, geometry, job.preparation.spacing, modalities, np.float16
+        volumes, geometry, job.preparation.spacing, modalities, str(case.image), np.float16
     )
     pixels = pixels_sha256(volumes, header.affine)
     del volumes  # the label map needs the room

@@ -23,12 +23,18 @@ _ROUNDING = 1e-5  # soft masks this close are equal
 
 
 def resampled_size(
-    size: tuple[int, int], spacing: tuple[float, float], target: float | None
+    size: tuple[int, int], spacing: tuple[float, float], target: float | None, where: str
 ) -> tuple[int, int]:
     """(rows, columns) at ``target`` mm per pixel.
 
     An axis keeps its size if target is None, or within 1 % of its spacing: interpolating would
     blur more than it corrects.
+
+    Args:
+        size: rows and columns.
+        spacing: mm per pixel, of rows and of columns.
+        target: mm per pixel wanted, or None.
+        where: the scan, for an error message.
 
     Raises:
         PosconError: nothing would be left of the slices, or more than any memory holds.
@@ -42,8 +48,8 @@ def resampled_size(
     vanished = any(new == 1 and n >= 4 for new, n in zip((rows, columns), size, strict=True))
     if vanished or max(rows, columns) > max(LARGEST, *size):
         raise PosconError(
-            f"spacing {target:g} mm would make slices of {rows} x {columns} pixels out of "
-            f"{size[0]} x {size[1]}; choose another --spacing"
+            f"{where}: spacing {target:g} mm would make slices of {rows} x {columns} pixels out of "
+            f"{size[0]} x {size[1]}; leave the scan out, or choose another --spacing"
         )
     return rows, columns
 

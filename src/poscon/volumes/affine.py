@@ -36,6 +36,21 @@ def spacing_of(affine: np.ndarray) -> Spacing:
     return float(x), float(y), float(z)
 
 
+def voxel_mm3(affine: np.ndarray, spacing: Spacing | None = None) -> float:
+    """Volume of a voxel in mm3; less than the product of the sides if the axes are oblique.
+
+    The axes of CT with a tilted gantry are: a slice lies further along the table, and not along
+    its own normal.
+
+    Args:
+        affine: (4, 4), voxel index to mm.
+        spacing: mm along the axes; None: that of the affine.
+    """
+    own = spacing_of(affine)
+    share = abs(float(np.linalg.det(affine[:3, :3] / own)))
+    return share * float(np.prod(own if spacing is None else spacing))
+
+
 def checked_affine(
     affines: Sequence[np.ndarray], spacing: Spacing | None, *, where: str, option: str = OPTION
 ) -> np.ndarray:
@@ -173,6 +188,25 @@ def apart_mm(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> flo
     """
     corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape[:3]))])
     return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
+
+
+def same_voxels(
+    shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray
+) -> bool:
+    """Whether two grids have the same voxels, in whatever order of axes and in either direction.
+
+    Args:
+        shape: (X, Y, Z) of the one grid.
+        affine: (4, 4), voxel index to mm, of the one grid.
+        other_shape: (X, Y, Z) of the other grid.
+        other: (4, 4), voxel index to mm, of the other grid.
+    """
+    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
+
+    turn = ornt_transform(io_orientation(other), io_orientation(affine))
+    turned_shape = tuple(int(other_shape[int(axis)]) for axis in np.argsort(turn[:, 0]))
+    turned = other @ inv_ornt_aff(turn, tuple(other_shape[:3]))
+    return turned_shape == tuple(shape[:3]) and same_place(shape, affine, turned)
 
 
 def same_place(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> bool:

@@ -41,7 +41,8 @@ def label(
         typer.Option(
             metavar="FILE",
             help="Table of poscon suggest. Says which of its slices are not labelled, and which "
-            "show no structure. Default: nothing is compared.",
+            "show no structure. Takes a slice of it without structure out of the store where the "
+            "label map says that it is not labelled. Default: nothing is compared or taken out.",
         ),
     ] = None,
     ranges: Ranges = None,

@@ -82,7 +82,7 @@ def _values(stored: np.ndarray, piece: Piece, source: Series, dtype: np.dtype) -
         shown = piece.white - shown
     values = (shown * piece.slope + piece.intercept).astype(dtype)
     if outside is not None:
-        values[outside] = AIR_HU if source.modality == "CT" else 0
+        values[outside] = AIR_HU if source.modality == "CT" else piece.intercept
     return values
 
 
