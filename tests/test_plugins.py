@@ -15,8 +15,12 @@ import pytest
 
 from poscon import plugins
 from poscon.cli import main
+from poscon.comparison.jobs import make_schedule
+from poscon.comparison.plan import Plan
 from poscon.errors import PosconError
 from poscon.listings import list_layouts, list_methods
+from poscon.settings import validate
+from poscon.store.store import Store
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add-a-method.md"
 TINY = ["-s", "network.width=4", "-s", "network.levels=2", "-s", "size=32"]
@@ -293,3 +297,41 @@ def test_a_broken_package_does_not_hide_the_others(
     assert json.loads(result.stdout)
     assert result.stderr.startswith("note: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_release_of_a_member_is_that_of_its_package(
+    page_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with installed(page_package, monkeypatch):
+        assert plugins.release(plugins.PRETEXT, "near-is-like") == "near-is-like 0.1"
+        assert plugins.release(plugins.PRETEXT, "pcl") is None
+        assert plugins.release(plugins.FINETUNING, "near-is-like") is None
+
+
+def test_another_release_of_a_method_is_another_run(
+    page_package: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a comparison only the runs of the package are done again: its training and its choice."""
+    told = {
+        "pretraining": ["random", "near-is-like"],
+        "finetuning": [{"method": "supervised", "inits": ["near-is-like", "random"]}],
+        "labelled_slices": [2],
+        "strategies": ["spread", "middle-first"],
+        "folds": 2,
+        "size": 32,
+        "network": {"width": 4, "levels": 2},
+    }
+
+    def runs() -> set[str]:
+        with installed(page_package, monkeypatch):
+            schedule = make_schedule(validate(Plan, told), Store(store), store)
+            return {job.name for job in schedule.jobs}
+
+    before = runs()
+    assert runs() == before
+    about = page_package / "near_is_like-0.1.dist-info" / "METADATA"
+    about.write_text(about.read_text().replace("Version: 0.1", "Version: 0.2"))
+    kept = before & runs()
+    assert kept
+    assert all("-random-" in name and "-spread-" in name for name in kept)
+    assert len(kept) == sum("-random-" in n and "-spread-" in n for n in before)

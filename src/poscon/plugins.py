@@ -95,6 +95,19 @@ def find(
     )
 
 
+def release(group: str, name: str) -> str | None:
+    """Package and version that a member comes from, as ``near-is-like 0.1``; None: poscon's own.
+
+    Args:
+        group: one of :data:`KINDS`.
+        name: the name of the member.
+    """
+    for point in _points(group):
+        if point.name == name and point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return None
+
+
 @cache
 def _points(group: str) -> tuple[EntryPoint, ...]:
     """Sorted, as the order of installed packages is that of the file system."""

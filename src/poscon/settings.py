@@ -1,7 +1,7 @@
 """Settings: declared with pydantic, read from a recipe, overridden by ``--set``, never ignored."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -390,3 +390,12 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
         return model.model_validate(values)
     except ValidationError as error:
         raise wrong_setting(error, model, prefix) from error
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and their values."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

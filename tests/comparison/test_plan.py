@@ -28,6 +28,11 @@ def test_a_method_alone_is_an_entry_and_the_random_start_the_baseline(tmp_path: 
     assert plan.baseline_row == "random | supervised"
 
 
+def test_an_entry_without_a_name_has_that_of_its_method(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, finetuning=[{"method": "bcp", "settings": {"batch": 4}}]))
+    assert plan.rows == ["random | bcp", "pcl | bcp"]
+
+
 def test_a_finetuning_may_be_for_some_starts_only(tmp_path: Path) -> None:
     bcp = {"name": "bcp", "method": "bcp", "inits": ["random"]}
     plan = read_plan(write(tmp_path, finetuning=["supervised", bcp]))

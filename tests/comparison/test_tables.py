@@ -71,8 +71,21 @@ def test_tables_say_what_was_measured() -> None:
     latex = summary_tex(PLAN, cells)
     assert rf"{best.measures['dice'].mean:.3f} \pm {best.measures['dice'].std:.3f}^{{*}}" in latex
     assert latex.count(r"\\") == 2 + len(PLAN.rows)
+    assert r"% mean and standard deviation over test subjects; * better, \dagger worse" in latex
     lines = results_csv([r for of_run in rows.values() for r in of_run]).splitlines()
     assert len(lines) == 1 + sum(map(len, rows.values()))
+
+
+@pytest.mark.parametrize(("shift", "mark"), [(0.05, "^{*}"), (-0.05, r"^{\dagger}"), (0.0, "")])
+def test_a_mark_says_which_is_better_and_is_of_the_first_metric(shift: float, mark: str) -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": shift, "mae": 0})
+    cells = summarise(PLAN, schedule, Any, rows)  # type: ignore[arg-type]
+    (line,) = (line for line in summary_tex(PLAN, cells).splitlines() if line.startswith("pcl &"))
+    dice, *others = line.removesuffix(r" \\").split(" & ")[2:]
+    assert dice.endswith(f"{mark}$")
+    assert bool(mark) == ("^" in dice)
+    assert others
+    assert not any("^" in other for other in others)
 
 
 @pytest.mark.parametrize("selected", [False, True])

@@ -15,11 +15,16 @@ from poscon.reports import figures
 from poscon.reports.comparison import training_minutes
 from poscon.reports.report import report
 from poscon.training.run import MetricsFile
+from poscon.version import __version__
 
 PLAN: dict[str, Any] = {
     "description": "a <test>",
     "data": {"phantom": {"subjects": 6, "seed": 3}, "prepare": {"spacing": 6.0}},
-    "pretraining": ["random", "pcl", "simclr"],
+    "pretraining": [
+        "random",
+        "pcl",
+        {"method": "simclr", "settings": {"loss": {"temperature": 0.2}}},
+    ],
     "labelled": [1, 2],
     "folds": 2,
     "size": 32,
@@ -99,6 +104,8 @@ def test_a_comparison_has_every_part_leakage_first(compared: Path, page_of_all: 
     assert "a &lt;test&gt;" in text
     assert "Inductive" in text
     assert text.count("similarity of slices by position") == 2  # pcl and simclr
+    assert "simclr (loss.temperature=0.2), 1 epochs" in text
+    assert f"<td>poscon</td><td>{__version__}</td>" in re.sub(r"<td [^>]*>", "<td>", text)
     assert 'class="grid pairs"' in text  # similarity and map of an encoder side by side
     for row in ("random", "pcl", "simclr"):
         assert f"<td>{row}</td><td>supervised</td>" in text

@@ -13,7 +13,7 @@ from poscon.comparison.data import plan_with_data
 from poscon.comparison.plan import Plan
 from poscon.comparison.plan_parts import RANDOM, Entry, StrategyEntry
 from poscon.comparison.work import check_machine
-from poscon.settings import GivenSettings, given_keys, load_recipe
+from poscon.settings import GivenSettings, given_keys, leaves, load_recipe
 from poscon.training import finetune_settings, pretrain_settings
 
 Origin = Literal["default", "recipe", "plan", "entry", "--set", "--device"]
@@ -183,7 +183,7 @@ class _Origins:
         if init is not None and init.method == RANDOM:
             unused.append("init_parts")
         resolved = {}
-        for key, value in _leaves(told):
+        for key, value in leaves(told):
             if key.partition(".")[0] in unused:
                 resolved[key] = Resolved(value, "default")
             elif key == "device" and self.device is not None:
@@ -217,15 +217,6 @@ class _Origins:
             f"{key}.".startswith(f"{given}.") or f"{given}.".startswith(f"{key}.")
             for given in self.given
         )
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys with dots, and their values."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _has(settings: Any, key: str) -> bool:

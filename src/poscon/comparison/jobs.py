@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from poscon import plugins
 from poscon.comparison.folds import (
     Fold,
     check_leakage,
@@ -438,6 +439,8 @@ def _slice_choice(
         "cases": [[case.id, case.stored_sha256] for case in cases],
     }
     model, before = None, None
+    if (package := plugins.release(plugins.SUGGESTION, strategy.name)) is not None:
+        determined_by["package"] = package
     if latest is not None:
         assert latest.slices is not None
         model, before = latest.name, latest.slices.table
@@ -470,6 +473,10 @@ def _job(
     }
     if slices is not None:
         determined_by["slices"] = slices.table
+    group = plugins.PRETEXT if command == "pretrain" else plugins.FINETUNING
+    parts = (group, settings["method"]), (plugins.NETWORKS, settings["network"]["architecture"])
+    if packages := [found for part in parts if (found := plugins.release(*part)) is not None]:
+        determined_by["packages"] = packages
     methods = "-".join(name for name in (pretraining, finetuning) if name is not None)
     return Job(
         name=f"{command}-{label}-{methods}-{_hash(determined_by)}",

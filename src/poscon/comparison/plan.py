@@ -112,10 +112,14 @@ class Plan(Settings):
     @field_validator("pretraining", "finetuning", mode="before")
     @classmethod
     def _entries(cls, value: Any) -> Any:
-        """The name of a method alone becomes an entry of that name."""
+        """A method alone becomes an entry; an entry without a name has that of its method."""
         if not isinstance(value, list | tuple):
             return value
-        return [{"name": v, "method": v} if isinstance(v, str) else v for v in value]
+        entries = [{"method": v} if isinstance(v, str) else v for v in value]
+        return [
+            {"name": v["method"], **v} if isinstance(v, dict) and "method" in v else v
+            for v in entries
+        ]
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -169,7 +173,9 @@ class Plan(Settings):
                 if key in entry.settings:
                     raise ValueError(f"{entry.name}: settings.{key}: {_ELSEWHERE[key]}")
         if self.pretrain and all(entry.method == RANDOM for entry in self.pretraining):
-            raise ValueError("pretrain has no effect: nothing is pre-trained")
+            raise ValueError(
+                "pretrain has no effect: nothing is pre-trained; leave it out, or give pretrain={}"
+            )
         flaws = self.flaws.select_on_test or self.flaws.pooled_dice
         if flaws and "dice" not in self.metrics:
             raise ValueError("flaws are of Dice, which is not among the metrics")

@@ -279,7 +279,8 @@ def budget(job: Job) -> str:
 def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
     r"""The table in LaTeX: one row per method, columns by M labelled subjects or N slices.
 
-    It needs the package booktabs. A star marks what is distinguishable from the baseline.
+    It needs the package booktabs. A star marks what is distinguishably better than the baseline, a
+    dagger what is distinguishably worse, by the first metric. The file says so.
     """
     columns = [(m, metric) for m in plan.amounts for metric in plan.metrics]
     by_key = {(cell.row, cell.labelled): cell for cell in cells}
@@ -287,6 +288,8 @@ def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
     letter = "M" if plan.unit == "subjects" else "N"
     lines = [
         r"% needs \usepackage{booktabs}",
+        f"% mean and standard deviation over test subjects; * better, \\dagger worse than "
+        f"{plan.baseline_row} by {METRIC_NAMES[plan.metrics[0]]}; how it is tested: summary.md",
         rf"\begin{{tabular}}{{{'l' * len(headings)}{'r' * len(columns)}}}",
         r"\toprule",
         " & ".join(
@@ -307,9 +310,11 @@ def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
                 shown.append("--")
                 continue
             measure, digits = cell.measures[metric], DIGITS[metric]
-            found = cell.against[metric]
-            star = "^{*}" if found is not None and found.distinguishable else ""
-            shown.append(rf"${measure.mean:.{digits}f} \pm {measure.std:.{digits}f}{star}$")
+            found = cell.against[metric] if metric == plan.metrics[0] else None
+            mark = ""
+            if found is not None and found.distinguishable:
+                mark = "^{*}" if (found.mean > 0) == (metric in OVERLAPS) else r"^{\dagger}"
+            shown.append(rf"${measure.mean:.{digits}f} \pm {measure.std:.{digits}f}{mark}$")
         names = (name.translate(_LATEX) for name in row.split(" | "))
         lines.append(" & ".join([*names, *shown]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from poscon.comparison.compare import Comparison
+from poscon.comparison.jobs import Job
+from poscon.comparison.plan import Plan
 from poscon.comparison.summary import Cell, Row, collect, summarise
 from poscon.comparison.tables import (
     HOW_TO_READ,
@@ -24,9 +26,11 @@ from poscon.files import read_json
 from poscon.reports import figures
 from poscon.reports.page import Picture, Section, Table, render, style, svg
 from poscon.reports.parts import diagnostics, embedding_section, volume
+from poscon.settings import leaves
 from poscon.store.store import Store
 from poscon.training.diagnostics import numbers
 from poscon.training.run import PREDICTIONS, MetricsFile
+from poscon.version import __version__
 
 MINUTES = "minutes of training"
 LEARNING = (
@@ -100,13 +104,26 @@ def _protocol(comparison: Comparison) -> Section:
         ),
         (f"labelled {plan.unit}", ", ".join(map(str, plan.amounts)) + in_all),
     ]
+    if "nsd" in plan.metrics:
+        facts.append(("tolerance of NSD", f"{plan.nsd_tolerance_mm:g} mm"))
+    facts.append(("poscon", __version__))
     trainings: dict[str, dict[str, None]] = defaultdict(dict)
     for job in schedule.jobs:
+        name = job.finetuning or job.pretraining
         optimiser = job.settings["optimiser"]
-        training = f"{budget(job)}, {optimiser['name']}, learning rate {optimiser['lr']:g}"
-        trainings[f"{job.command} {job.finetuning or job.pretraining}"][training] = None
+        training = f"{_method(plan, job)}, {budget(job)}, {optimiser['name']}, "
+        training += f"learning rate {optimiser['lr']:g}"
+        trainings[f"{job.command} {name}"][training] = None
     facts += [(name, "; ".join(texts)) for name, texts in trainings.items()]
     return Section("What was done", text, tables=[Table(("", ""), facts)])
+
+
+def _method(plan: Plan, job: Job) -> str:
+    """The method of a training, with the settings that are its entry's own."""
+    entries = plan.pretraining if job.finetuning is None else plan.finetuning
+    entry = next(e for e in entries if e.name == (job.finetuning or job.pretraining))
+    own = ", ".join(f"{key}={value}" for key, value in leaves(entry.settings))
+    return f"{entry.method} ({own})" if own else entry.method
 
 
 def _results(comparison: Comparison, cells: Sequence[Cell]) -> Section:
