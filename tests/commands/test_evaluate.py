@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from poscon.commands.evaluate import evaluate
+from poscon.commands.prepare import prepare
 from poscon.errors import PartlyDone, PosconError
 from poscon.evaluation.results import Counted, Unlabelled
 from poscon.evaluation.writing import summary_table
@@ -46,6 +48,39 @@ def folders(tmp_path):
 
 def by_class(evaluation):
     return {row.class_name: row for row in evaluation.rows}
+
+
+def test_volumes_allow_for_a_tilted_gantry(tmp_path):
+    """Tilted by 25 degrees, slices that lie 5 mm apart along the table are 4.53 mm thick."""
+    tilt = np.radians(25)
+    affine = np.diag([2.0, 2.0, 5.0 * np.cos(tilt), 1.0])
+    affine[1, 2] = 5.0 * np.sin(tilt)
+    expected = int((heart() == 1).sum()) * 2 * 2 * 5 * np.cos(tilt) / 1000
+    voxels = np.random.default_rng(0).normal(300, 80, (8, 8, 4)).astype(np.int16)
+    labels = heart().astype(np.uint8)
+    for name, values in (("a", voxels), ("a_seg", labels), ("b", labels)):
+        (tmp_path / name[0]).mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name[0] / f"{name}.nii.gz")
+    shutil.move(tmp_path / "b" / "b.nii.gz", tmp_path / "b" / "a.nii.gz")
+    rv, *_ = evaluate(tmp_path / "b", tmp_path / "a").rows
+    assert (rv.volume_ml, rv.reference_volume_ml) == pytest.approx((expected, expected))
+    (case,) = prepare(tmp_path / "a", tmp_path / "store", spacing=1.0, processes=1).cases
+    assert case.voxel_ml == pytest.approx(5 * np.cos(tilt) / 1000)
+
+
+def test_scans_beside_their_label_maps_are_not_taken_for_references(folders):
+    predictions, scans = folders
+    for name in ("a", "b"):
+        save(predictions / f"{name}.nii.gz", heart())
+        save(
+            scans / f"{name}.nii.gz",
+            np.random.default_rng(0).normal(300, 80, (8, 8, 4)),
+            dtype=float,
+        )
+        save(scans / f"{name}_seg.nii.gz", heart())
+    evaluation = evaluate(predictions, scans)
+    assert evaluation.classes == ("class_1", "class_2", "class_3")
+    assert [row.dice for row in evaluation.rows] == [1.0] * 6
 
 
 def test_two_files(tmp_path):

@@ -136,7 +136,7 @@ def find_references(
         and not (is_object(path) and is_object(predicted[label_stem(path)]))
         for path in label_files(place)
     )
-    if layout is None and flat:
+    if layout is None and flat and not _has_scans(place, predicted):
         if channel is not None:
             raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")
         return {stem: Reference(p, stem) for stem, p in find_label_maps(place).items()}, None
@@ -147,6 +147,21 @@ def find_references(
         if case.label is not None
     }
     return references, dataset.labels
+
+
+def _has_scans(place: Path, predicted: dict[str, Path]) -> bool:
+    """Whether a folder has scans beside their label maps, so that a file may be a scan."""
+    try:
+        cases = read_dataset(place, None).cases
+    except PosconError:  # label maps alone are no data set that can be read
+        return False
+    return any(
+        case.label is not None
+        and isinstance(case.image, Path)
+        and case.image.parent == place
+        and label_stem(case.image) in predicted
+        for case in cases
+    )
 
 
 def make_pairs(predicted: dict[str, Path], found: dict[str, Reference], place: Path) -> list[Pair]:
