@@ -194,7 +194,7 @@ def test_features_are_the_pooled_bottleneck(encoder: FeatureExtractor, image: An
     data = np.asanyarray(image.dataobj)
     features = encoder.embed(image)
     geometry = slice_geometry(data.shape, image.affine, plane=encoder.preparation.plane)
-    prepared, _ = prepare_image([data], geometry, encoder.preparation.spacing, ["MR"])
+    prepared, _ = prepare_image([data], geometry, encoder.preparation.spacing, ["MR"], "a scan")
     stack = prepared[:, 0]
     assert features.dtype == np.float32
     assert features.shape == (len(stack), encoder.encoder.feature_channels)

@@ -207,7 +207,9 @@ def test_prepare_image_is_exactly_equal_for_every_axis_order(tmp_path, modality)
             Preparation(plane="auto", spacing=1.0, source_spacing=None, modality=None),
         )
         geometry = case_geometry(read_header(path), preparation)
-        stack, (record,) = prepare_image(read_case_volumes(case), geometry, 1.0, [modality])
+        stack, (record,) = prepare_image(
+            read_case_volumes(case), geometry, 1.0, [modality], "a scan"
+        )
         stacks.append(stack.tobytes())
         records.append(record)
     assert len(set(stacks)) == 1
@@ -545,11 +547,14 @@ def test_a_label_map_elsewhere(tmp_path):
 
 
 def test_a_label_map_that_is_flipped(tmp_path):
-    """Same place, other direction: the corner voxels are far apart."""
+    """Same place, other direction: the corner voxels are far apart, and it is said why."""
     flipped = np.diag([-SPACING[0], *SPACING[1:], 1.0])
     flipped[0, 3] = SPACING[0] * (SHAPE[0] - 1)
     folder = single(tmp_path, scan(), segmentation(), flipped)
-    assert "lies up to 12 mm" in refused_at_once(folder, "a_seg.nii.gz")
+    words = (
+        "has the voxels of its image a.nii.gz, but stores them along other axes or the other way"
+    )
+    assert words in refused_at_once(folder, "a_seg.nii.gz")
 
 
 def test_a_label_map_with_another_spacing(tmp_path):

@@ -50,6 +50,12 @@ def test_a_range_of_no_class(copy):
     assert "damaged (case a has a range of RV, which is no class)" in refusal(Store, copy)
 
 
+def test_an_affine_of_another_shape(copy):
+    rows = [[1, 0, 0, 0], [0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    rewrite(copy, lambda content: content["cases"][0].update(affine=rows))
+    assert "damaged (the affine of case a is not 4 x 4)" in refusal(Store, copy)
+
+
 def test_a_store_of_schema_3_is_fully_labelled(copy):
     def as_before(content):
         content["schema_version"] = 3

@@ -391,6 +391,11 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
                 f"{where}: damaged (case {case.id} has {len(case.channels)} channel(s) and not "
                 f"{len(manifest.channels)}); prepare the store again"
             )
+        if case.affine is not None and [len(row) for row in case.affine] != [4] * 4:
+            raise PosconError(
+                f"{where}: damaged (the affine of case {case.id} is not 4 x 4); prepare the store "
+                "again"
+            )
         if unknown := case.ranges.keys() - names:
             raise PosconError(
                 f"{where}: damaged (case {case.id} has a range of {min(unknown)}, which is no "

@@ -177,8 +177,8 @@ def refuse_other_grid(
         shape, affine, header.shape, header.affine
     ):
         raise PosconError(
-            f"{path}: has the voxels of its image {image}, but stores them along other axes; save "
-            "it in the orientation of the image"
+            f"{path}: has the voxels of its image {image}, but stores them along other axes or the "
+            "other way round; save it in the orientation of the image"
         )
     if header.shape != shape[:3]:
         raise PosconError(

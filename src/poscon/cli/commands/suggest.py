@@ -97,8 +97,8 @@ def suggest(
         if suggestion.ranges is not None:
             say(f"where structures begin and end, to fill in: {suggestion.ranges}")
         back = ["poscon", "label", store, str(maps), "--suggestion", str(suggestion.table)]
-        say(f"then give them back: {shlex.join(back)}")
         if suggestion.ranges is None:
-            say('and name what you drew, such as --labels "1=liver,2=spleen"')
+            say('label needs the names of what you draw, such as --labels "1=liver,2=spleen"')
+        say(f"then give them back: {shlex.join(back)}")
     else:
         say("no label maps to fill in; --source DIR writes them, except for DICOM series")

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from strategies import less, main, read
+from slice_strategies import less, main, read
 
 DRAWS = {"spread": (0.5, 0.7), "hybrid": (0.6, 0.9), "coverage": (0.4,)}
 
@@ -47,7 +47,7 @@ def test_strategies_without_a_common_draw_have_no_difference(results: list[Path]
 def test_the_table_has_a_line_for_each_strategy(
     results: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["strategies.py", *map(str, results)])
+    monkeypatch.setattr(sys, "argv", ["slice_strategies.py", *map(str, results)])
     main()
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" | ")[:3] for line in lines] == [
@@ -61,7 +61,9 @@ def test_the_table_has_a_line_for_each_strategy(
 def test_an_unknown_baseline_is_refused(
     results: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["strategies.py", str(results[0]), "--baseline", "random"])
+    monkeypatch.setattr(
+        sys, "argv", ["slice_strategies.py", str(results[0]), "--baseline", "random"]
+    )
     with pytest.raises(SystemExit):
         main()
     assert "no row of the strategy random" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What a strategy of choosing slices gains over another, from the results of comparisons.
 
-    python experiments/strategies.py RESULTS.csv [RESULTS.csv ...] [--baseline spread]
+    python experiments/slice_strategies.py RESULTS.csv [RESULTS.csv ...] [--baseline spread]
 
 Each file is what ``poscon compare`` writes for a plan with strategies, all with the same test
 subjects and one number of labelled slices. Rows of every fine-tuning and initialisation are taken
