@@ -247,3 +247,14 @@ def test_the_sample_is_of_all_columns(slices: int, monkeypatch: pytest.MonkeyPat
     volume[:, :, 100:400] += 380
     expected = (np.percentile(volume, (1, 99)) - volume.mean()) / volume.std()
     np.testing.assert_allclose(intensity_of(volume, "MR").percentiles, expected, atol=0.15)
+
+
+def test_the_sample_is_of_all_columns_within_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last column of one value is margin. Without it a row has 512 voxels, and so had the step."""
+    monkeypatch.setattr("poscon.store.intensity.SAMPLED_VOXELS", 3 * 511)
+    volume = np.random.default_rng(0).normal(20, 3, (3, 511, 513)).astype(np.int16)
+    volume[:, :, 100:400] += 380
+    volume[:, :, 512] = 0
+    inner = volume[:, :, :512]
+    expected = (np.percentile(inner, (1, 99)) - inner.mean()) / inner.std()
+    np.testing.assert_allclose(intensity_of(volume, "MR").percentiles, expected, atol=0.15)

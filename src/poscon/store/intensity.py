@@ -170,7 +170,7 @@ def intensity_of(volume: np.ndarray, modality: str) -> Intensity:
         np.square(np.subtract(values, mean, dtype=np.float64)).sum() for values in clipped()
     )
     std = float(np.sqrt(variance / counted.size))
-    step = _even_step(counted.size, volume.shape)
+    step = _even_step(counted.size, counted.shape)
     outer = np.percentile(_every(clipped(), step), OUTER_PERCENTILES)
     first, last = ((float(value) - mean) / std for value in outer)
     share = sum(padding.values()) / volume.size
