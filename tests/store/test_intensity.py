@@ -250,7 +250,7 @@ def test_the_sample_is_of_all_columns(slices: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_sample_is_of_all_columns_within_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A last column of one value is margin. Without it a row has 512 voxels, and so had the step."""
+    """A last column of one value is margin. Without it a row has 512 voxels, as the step had."""
     monkeypatch.setattr("poscon.store.intensity.SAMPLED_VOXELS", 3 * 511)
     volume = np.random.default_rng(0).normal(20, 3, (3, 511, 513)).astype(np.int16)
     volume[:, :, 100:400] += 380
