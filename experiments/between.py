@@ -4,7 +4,7 @@
 
 Both are what ``poscon compare`` writes, of the same folds and draws, so that what differs is what
 their plans differ in. Of every number of labelled subjects, start and fine-tuning: the mean Dice of
-each, the paired difference with its 95 % bootstrap interval over subjects, p (Wilcoxon, Holm over
+each, the paired difference with its 95 % interval over subjects, p (Wilcoxon, Holm over
 all rows), on how many subjects the second is better and worse, and in how many trainings (a fold
 and a draw), with the 95 % interval of their mean (Student's t).
 """

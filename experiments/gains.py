@@ -3,7 +3,7 @@
     python experiments/gains.py OUT.png TITLE=RESULTS.csv [TITLE=RESULTS.csv ...]
 
 Each file is what ``poscon compare`` writes. A point is the mean difference in Dice between an
-initialisation and the random one, over subjects and draws; its bar is the 95 % bootstrap interval
+initialisation and the random one, over subjects and draws; its bar is the 95 % interval
 over subjects; each tick is one training (a fold and a draw). A filled point is distinguishable from
 0 by subjects and by trainings (:class:`poscon.statistics.Difference`).
 """

@@ -5,7 +5,7 @@
 RESULTS.csv is what ``poscon compare`` writes of a plan whose fine-tunings are called
 ``NAME-STEPS``, such as ``poscon-300``. Each is a training of its own. There is a pair of panels for
 each NAME: above, the mean Dice over the subjects and draws, by the number of steps; below, the
-difference from the baseline, with its 95 % bootstrap interval over subjects. The table that is
+difference from the baseline, with its 95 % interval over subjects. The table that is
 printed has the same numbers.
 """
 

@@ -6,7 +6,7 @@ Each file is what ``poscon compare`` writes for a plan with strategies, all with
 subjects and one number of labelled slices. Rows of every fine-tuning and initialisation are taken
 as they are, so a file has one of them. A line for each strategy: the mean Dice over draws, the Dice
 of each draw, and the difference from the baseline in the draws that both have, with its 95 %
-bootstrap interval over subjects, p (Wilcoxon, without a correction), the subjects that are better
+interval over subjects, p (Wilcoxon, without a correction), the subjects that are better
 and worse, and the 95 % interval over draws (Student's t).
 """
 

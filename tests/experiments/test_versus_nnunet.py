@@ -169,7 +169,7 @@ def test_whole_comparison(
         "poscon, fixmatch",
     ]
     assert all(line.split(" | ")[-3] == "3" for line in lines[1:])
-    assert "1.000 [1.000, 1.000]" in lines[0]
+    assert "1.000 [-inf, inf]" in lines[0]  # one subject
     assert lines[0].endswith("|  |  | 50 | 3 | 3 |")
 
     settings = json.loads((out / "settings.json").read_text())

@@ -33,7 +33,7 @@ class Measure:
     Attributes:
         mean, std: mean and standard deviation (n - 1) over subjects. The value of a subject is its
             mean over classes, cases and draws.
-        interval: 95 % bootstrap interval of the mean, over subjects.
+        interval: 95 % interval of the mean over subjects.
         subjects: value of each subject.
         trainings: by fold and draw, the value of each subject that was tested in it.
     """

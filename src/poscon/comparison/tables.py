@@ -8,7 +8,7 @@ from poscon.comparison.plan import Plan, row_headings
 from poscon.comparison.plan_parts import PATIENTS
 from poscon.comparison.summary import Cell, Measure
 from poscon.files import markdown_cell
-from poscon.statistics import Difference
+from poscon.statistics import Difference, Interval
 
 METRIC_NAMES = {
     "dice": "Dice",
@@ -38,8 +38,7 @@ _LATEX = str.maketrans(
 
 def difference(found: Difference, metric: str) -> str:
     """A difference with its interval, such as ``+0.012 [+0.003, +0.021]``."""
-    d = DIGITS[metric]
-    return f"{found.mean:+.{d}f} [{found.interval.low:+.{d}f}, {found.interval.high:+.{d}f}]"
+    return f"{found.mean:+.{DIGITS[metric]}f}{_ends(found.interval, metric, '+')}"
 
 
 def verdict(cell: Cell, metric: str) -> str:
@@ -66,11 +65,7 @@ def trainings_ahead(found: Difference, metric: str) -> str:
     assert found.trainings is not None
     sign = 1 if metric in OVERLAPS else -1  # a smaller distance is better
     ahead = sum(sign * apart > 0 for apart in found.trainings)
-    text, interval = f"{ahead} of {len(found.trainings)}", found.of_trainings
-    if interval is None:
-        return text
-    d = DIGITS[metric]
-    return f"{text} [{interval.low:+.{d}f}, {interval.high:+.{d}f}]"
+    return f"{ahead} of {len(found.trainings)}{_ends(found.of_trainings, metric, '+')}"
 
 
 def mean_and_std(measure: Measure, metric: str) -> str:
@@ -81,8 +76,21 @@ def mean_and_std(measure: Measure, metric: str) -> str:
 
 def spread(measure: Measure, metric: str) -> str:
     """Mean, deviation and interval, such as ``0.812 ± 0.041 [0.801, 0.822]``."""
-    d, interval = DIGITS[metric], measure.interval
-    return f"{mean_and_std(measure, metric)} [{interval.low:.{d}f}, {interval.high:.{d}f}]"
+    return mean_and_std(measure, metric) + _ends(measure.interval, metric)
+
+
+def _ends(interval: Interval | None, metric: str, sign: str = "") -> str:
+    """The ends of an interval after a space, such as `` [0.801, 0.822]``; nothing for one value.
+
+    Args:
+        interval: the interval.
+        metric: the metric, which says how many digits are shown.
+        sign: ``"+"``: positive numbers have a sign.
+    """
+    if interval is None or math.isinf(interval.low):
+        return ""
+    shape = f"{sign}.{DIGITS[metric]}f"
+    return f" [{interval.low:{shape}}, {interval.high:{shape}}]"
 
 
 def draw_range(measure: Measure, metric: str) -> str:
@@ -95,12 +103,12 @@ def draw_range(measure: Measure, metric: str) -> str:
 
 HOW_TO_READ = (
     "The value of a subject is its mean over classes, frames and draws. The table gives the mean ± "
-    "standard deviation over the subjects of all folds, and the 95 % bootstrap interval of the "
-    "mean. Differences are paired by subject. p is from Wilcoxon's signed-rank test, adjusted by "
-    "Holm over the finished rows of the same number of labels, so p may still rise. "
-    "Interval and p tell what other subjects would show with these very trainings. The last "
-    "column tells what other trainings would show: in how many of them (each is a fold and a draw) "
-    "the row is ahead of the baseline, and the 95 % interval of the mean over them (Student's t). "
+    "standard deviation over the subjects of all folds, and the 95 % interval of the mean over "
+    "subjects (Student's t). Differences are paired by subject. p is from Wilcoxon's signed-rank "
+    "test, adjusted by Holm over the finished rows of the same number of labels, so p may "
+    "still rise. Interval and p tell what other subjects would show with these very trainings. The "
+    "last column tells what other trainings would show: in how many of them (each is a fold and a "
+    "draw) the row is ahead of the baseline, and the 95 % interval of the mean over them. "
     "A difference is not distinguishable if p is 0.05 or more, if either interval holds 0, or if "
     "there is only one training."
 )
