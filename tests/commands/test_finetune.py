@@ -232,6 +232,33 @@ def test_resumed_equals_uninterrupted(
     assert roles(whole) == roles(broken)
 
 
+def test_a_run_says_in_which_precision_it_began_and_that_another_goes_on(
+    store: Path,
+    tmp_path: Path,
+    power_cut: Callable[..., AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    with power_cut(Supervised, 1):
+        finetune(store, run, iterations=2, settings=[*SMALL, "precision=32"])
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["began_on"] == {
+        "device": "cpu",
+        "precision": "32",
+        "torch": str(torch.__version__),
+    }
+    config["began_on"]["precision"] = "bf16"  # as if `auto` had meant that
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    capsys.readouterr()
+    finetune(store, run, resume=True)
+    assert " began in bfloat16 and goes on in float32;" in " ".join(capsys.readouterr().err.split())
+    for older in ({}, {"began_on": "here"}):  # of an older version; damaged
+        config.pop("began_on", None)
+        (run / "config.yaml").write_text(yaml.safe_dump(config | older))
+        finetune(store, run, resume=True)
+        assert "began in" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_end_it_saves_the_step_and_goes_on(
     number: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

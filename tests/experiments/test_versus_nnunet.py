@@ -269,7 +269,9 @@ def test_table_has_means_over_subjects() -> None:
     later = replace(ours, minutes=2.5)
     head, _, first, second, third = table([nnunet, ours, later]).splitlines()
     assert "| A | B | lowest subject |" in head
-    assert first.startswith("| 1 | nnU-Net | 0.700 [-0.571, 1.971] | 0.650 | 0.700 | 0.600 | 2.00 |")
+    assert first.startswith(
+        "| 1 | nnU-Net | 0.700 [-0.571, 1.971] | 0.650 | 0.700 | 0.600 | 2.00 |"
+    )
     assert first.endswith("|  |  | 40 | 61 | 12 |")
     assert "| 0.750 [" in second
     assert "| +0.050 [-0.585, +0.685] | 1 |" in second

@@ -45,6 +45,10 @@ RESULTS = "results.csv"
 """What ``poscon evaluate`` says of them."""
 
 
+_WORDS = {"32": "float32", "bf16": "bfloat16"}
+"""Names of precisions, for messages."""
+
+
 class _Entry(msgspec.Struct, frozen=True):
     """An entry of ``cases.json`` of the run's own command; it may say more."""
 
@@ -93,6 +97,17 @@ def say_mixtures(store: Store, cases: Sequence[CaseRecord], *, positions: bool) 
         )
     for text in texts:
         console.print(f"note: {text}", soft_wrap=True, markup=False)
+
+
+def _machine(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a training computes with here: ``auto`` means different things on two machines."""
+    import torch  # commands that only look at a run do without it
+
+    from poscon.training.inference import choose_device, choose_precision
+
+    device = choose_device(settings["device"])
+    precision = choose_precision(settings["precision"], device)
+    return {"device": device, "precision": precision, "torch": str(torch.__version__)}
 
 
 class RunFolder:
@@ -164,6 +179,7 @@ class RunFolder:
             "store": str(store.path),
             "inputs": inputs,
             "settings": settings,
+            "began_on": _machine(settings),
         }
         # it is put in place last: a folder with a config.yaml is a complete start
         with complete(self.config_path) as part:
@@ -238,6 +254,8 @@ class RunFolder:
     ) -> S:
         """The settings of the run to be continued.
 
+        Prints a note on stderr if they mean another precision here than where the run began.
+
         Args:
             model: their class.
             config: what :meth:`resume` returned.
@@ -249,9 +267,20 @@ class RunFolder:
         """
         elsewhere = {} if device is None else {"device": device}
         try:
-            return validate(model, {**config["settings"], **elsewhere})
+            chosen = validate(model, {**config["settings"], **elsewhere})
         except PosconError as error:
             raise PosconError(f"{self.config_path}: {error}") from error
+        began_on = config.get("began_on")
+        before = began_on.get("precision") if isinstance(began_on, dict) else None
+        here = _machine(chosen.model_dump())["precision"]
+        if before in ("32", "bf16") and before != here:
+            console.print(
+                f"note: {self.path} began in {_WORDS[before]} and goes on in {_WORDS[here]}; "
+                "a machine like the first would repeat what one without an interruption does",
+                soft_wrap=True,
+                markup=False,
+            )
+        return chosen
 
     def resume_cases(self, command: str, store: Store) -> dict[str, list[CaseRecord]]:
         """The cases of the run to be continued, by role, as the store has them.
