@@ -128,6 +128,7 @@ def test_what_compare_refuses_is_refused(tmp_path: Path) -> None:
     plan = write(tmp_path)
     for arguments, words in (
         ({"settings": ["fold=3"]}, "did you mean 'folds'"),
+        ({"settings": ["size=50"]}, "setting size = 50: must be a multiple of"),
         ({"data": tmp_path / "nowhere"}, "no such folder"),
         ({"pretrain_data": tmp_path}, "no transfer"),
         ({"engine": "dask"}, "local or ray"),

@@ -28,6 +28,7 @@ from poscon.errors import PosconError
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.networks.settings import NetworkSettings
 from poscon.settings import Settings, load_recipe, merged, resolve
+from poscon.store.selection import check_multiple
 from poscon.suggestion import find_strategy, known_strategies
 from poscon.training import finetune_settings, pretrain_settings
 from poscon.training.finetune_settings import FinetuneSettings
@@ -453,7 +454,10 @@ def row_headings(row: str) -> list[str]:
 def _resolved(model: Any, section: str, entry: Entry, shared: dict[str, Any], seed: int) -> Any:
     told = merged(shared, entry.settings)
     with naming(section, entry):
-        return resolve(model, section, {section: told}, method=entry.method, seed=seed)
+        chosen = resolve(model, section, {section: told}, method=entry.method, seed=seed)
+        if chosen.size != "auto":
+            check_multiple(chosen.size, chosen.network.stride)
+        return chosen
 
 
 @contextmanager

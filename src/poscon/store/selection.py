@@ -114,6 +114,11 @@ def slice_size(cases: Sequence[CaseRecord], size: int | Literal["auto"], stride:
     if size == "auto":
         extent = float(np.median([max(case.shape[1:]) for case in cases]))
         return stride * max(1, min(LARGEST_AUTO_SIZE // stride, int(np.ceil(extent / stride))))
+    check_multiple(size, stride)
+    return size
+
+
+def check_multiple(size: int, stride: int) -> None:
+    """Refuse an extent in pixels that is no multiple of the network's stride."""
     if size % stride:
         raise PosconError(f"setting size = {size}: must be a multiple of {stride}")
-    return size
