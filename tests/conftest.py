@@ -42,13 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_amx() -> Iterator[None]:
+def _no_bfloat16() -> Iterator[None]:
     """``precision: auto`` is float32, so that the numbers are those of every other CPU.
 
     A test that starts poscon in another process and compares numbers sets ``precision=32``.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        patch.setattr("poscon.training.inference.multiplies_in_bfloat16", lambda: False)
         yield
 
 

@@ -594,7 +594,7 @@ def test_auto_is_bfloat16_where_the_cpu_multiplies_in_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And one line says so, unless the precision was set."""
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: able)
+    monkeypatch.setattr("poscon.training.inference.multiplies_in_bfloat16", lambda: able)
     seen = set()
     forward = Encoder.forward
 

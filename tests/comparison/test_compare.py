@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "labelled": [1, 2],
     "folds": 2,
     "size": 32,
-    "precision": 32,  # also where the processes of the comparison run on a CPU with AMX
+    "precision": 32,  # also where the processes of the comparison run on a CPU that has bfloat16
     "network": {"width": 2, "levels": 2},
     "pretrain": {"epochs": 1, "batch": 16},
     "finetune": {"iterations": 12, "batch": 4, "checkpoint_every": 3},

@@ -21,6 +21,9 @@ from poscon.training.inference import (
     predicted_classes,
 )
 
+DETECT = inference.multiplies_in_bfloat16
+"""As it is; the suite puts another function into its place."""
+
 
 @pytest.fixture(scope="module")
 def network() -> SegmentationNetwork:
@@ -120,6 +123,15 @@ def test_memory_layout_does_not_change_the_result(network: SegmentationNetwork) 
 )
 def test_precision(precision: str, device: str, chosen: str) -> None:
     assert choose_precision(precision, device) == chosen
+
+
+@pytest.mark.parametrize("has", [(), ("amx_tile",), ("avx512_bf16",)])
+def test_bfloat16_needs_one_of_two_instruction_sets(
+    has: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(f"torch.cpu._is_{name}_supported", lambda name=name: name in has)
+    assert DETECT() == bool(has)
 
 
 def flood(mask: np.ndarray, start: tuple[int, ...]) -> set[tuple[int, ...]]:

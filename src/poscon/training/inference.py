@@ -44,12 +44,17 @@ def batch_slices(pixels: int, device: torch.device) -> int:
 def choose_precision(precision: str, device: str) -> str:
     """Return the precision of a training, ``32`` or ``bf16``.
 
-    ``auto`` is bfloat16 where the hardware multiplies in it: on a GPU, and on a CPU with AMX.
-    Decision 0015 says what that does to the Dice.
+    ``auto`` is bfloat16 where the hardware multiplies in it. Decision 0015 says what that does to
+    the Dice.
     """
     if precision == "auto":
-        return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
+        return "bf16" if device == "cuda" or multiplies_in_bfloat16() else "32"
     return precision
+
+
+def multiplies_in_bfloat16() -> bool:
+    """Whether the CPU has instructions that multiply in bfloat16: AMX or AVX512-BF16."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def announced_precision(precision: str, device: str) -> str:
