@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from poscon import executors
 from poscon.comparison import work
@@ -108,7 +110,24 @@ def test_one_row_a_patient_class_and_run(done: Path) -> None:
     ):
         assert words in summary
     assert r"\begin{tabular}" in (done / "table.tex").read_text()
-    assert comparison_tables(comparison)
+
+
+@pytest.mark.parametrize("metrics", [("dice",), ("dice", "hd95_mm", "assd_mm", "nsd", "rvd")])
+def test_the_tables_of_a_terminal_are_whole_at_80_columns(
+    done: Path, metrics: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What all rows share stands in the title."""
+    comparison = open_comparison(done)
+    plan = comparison.plan.model_copy(update={"metrics": metrics})
+    console = Console(width=80)
+    console.print(*comparison_tables(replace(comparison, plan=plan)), sep="\n")
+    shown = capsys.readouterr().out
+    assert "1 labelled subjects, supervised\n" in shown.replace(" \n", "\n").replace("  ", "")
+    assert "…" not in shown
+    assert shown.count("baseline") == 2 + 1  # a row of each table, and the last line
+    for name in ("random", "pcl", "change"):
+        assert shown.count(name) >= 2
+    assert "fine-tuning" not in shown
 
 
 def test_what_flaws_would_have_gained_is_told_beside_the_honest_figure(done: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from poscon.arguments import checked
@@ -386,24 +387,31 @@ def _write(comparison: Comparison) -> None:
 
 
 def comparison_tables(comparison: Comparison) -> list[object]:
-    """The tables that a comparison shows in a terminal at its end."""
+    """The tables that a comparison shows in a terminal at its end.
+
+    What all rows share, such as the only fine-tuning, stands in the title.
+    """
     plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
     shown: list[object] = [comparison.schedule.protocol]
+    parts = list(zip(*(row.split(" | ") for row in plan.rows), strict=True))
+    told = [k for k, names in enumerate(parts) if len(set(names)) > 1] or [0]
+    shared = [names[0] for k, names in enumerate(parts) if k not in told]
     for labelled in plan.amounts:
-        table = Table(title=f"{labelled} labelled {plan.unit}", title_justify="left")
-        for heading in row_headings(plan.baseline_row):
-            table.add_column(heading)
+        title = ", ".join([f"{labelled} labelled {plan.unit}", *shared])
+        table = Table(title=escape(title), title_justify="left")
+        for k in told:
+            table.add_column(row_headings(plan.baseline_row)[k], overflow="fold")
         for metric in plan.metrics:
             table.add_column(METRIC_NAMES[metric], justify="right")
-        table.add_column(f"against {plan.baseline_row} [95 %]")
+        table.add_column("change [95 %]", min_width=8)  # `[+0.003,`
         table.add_column("p", justify="right")
         for cell in cells:
             if cell.labelled == labelled and cell.complete:
                 found = cell.against[first]
                 table.add_row(
-                    *cell.row.split(" | "),
+                    *(escape(cell.row.split(" | ")[k]) for k in told),
                     *(mean_and_std(cell.measures[m], m) for m in plan.metrics),
-                    "" if found is None else difference(found, first),
+                    "baseline" if cell.baseline else difference(found, first) if found else "",
                     "" if found is None else f"{found.p:.2g}",
                     style="bold" if found is not None and found.distinguishable else "",
                 )
