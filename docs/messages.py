@@ -95,7 +95,7 @@ KINDS = (
     Kind(
         "Not found",
         r"no such|not found|no data set|no case|no label map|no image|nothing to resume|"
-        r"lists none|no split|"
+        r"lists none|no split|none of the|"
         r"no run|neither|no folder|no store|not in|cannot be reached|no such|is no comparison|"
         r"no comparison|without its image|missing|has no key|names no|nothing found|no reference|"
         r"unknown|did you mean|is no WHAT|lists them|not installed|no Ray|no CUDA|no file",

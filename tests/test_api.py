@@ -314,6 +314,7 @@ VALUES = {
     "ignore_label": "9", "labelled_slices": "l.csv", "minutes": "1.5", "ranges": "n.csv",
     "suggestion": "t.csv", "to": "torch", "licence": "MIT", "results": "r.json", "opset": "18",
     "on_gap": "split", "case_name": "PatientID", "remove": "a", "logger": "mlflow",
+    "series": "Modality=CT",
     "predictions": "q", "scans": "w", "port": "8800", "position": "learned", "nsd_tolerance": "3.5",
 }  # fmt: skip
 FOUND = {

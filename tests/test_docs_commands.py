@@ -48,7 +48,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "it needs plans",
         "tests/commands/test_nnunet_commands.py",
     ),
-    r"poscon predict .*--to seg": (
+    r"poscon .*(--to seg|--series)": (
         "it needs DICOM series",
         "tests/commands/test_dicom_commands.py",
     ),

@@ -131,6 +131,33 @@ def test_names_are_written_where_they_are_asked_for(
     assert found == ["PLANTED-ID-4711-0", "PLANTED-ID-4711-1"]
 
 
+def test_some_series_of_an_export_are_prepared_predicted_and_evaluated(
+    poscon: Cli, series: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    """Under the numbers that they have among all, so that `evaluate` finds their references."""
+    chosen = ["--series", "PatientID=*-1"]
+    code, _, err = poscon("prepare", series, tmp_path / "store", "--spacing", "6", *chosen)
+    assert code == 0, err
+    assert [case.id for case in Store(tmp_path / "store").cases] == ["case002"]
+    assert "file(s) of series that --series does not choose" in err
+    assert_nobody(tmp_path / "store")
+    code, _, err = poscon("predict", finetuned, series, tmp_path / "maps", *chosen)
+    assert code == 0, err
+    assert [path.name for path in (tmp_path / "maps").glob("*.nii.gz")] == ["case002.nii.gz"]
+    assert poscon("evaluate", tmp_path / "maps", series, "--out", tmp_path / "results")[0] == 0
+    measured = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert {row["case"] for row in measured} == {"case002"}
+
+    none, one = ["--series", "Modality=PT"], series / HIDDEN / "scan0_seg.nii.gz"
+    code, _, err = poscon("predict", finetuned, series, tmp_path / "none", *none)
+    assert code == 2
+    assert err.endswith("fits; change the pattern (Modality is 'MR' in 2 series)\n")
+    assert not (tmp_path / "none").exists()
+    code, _, err = poscon("predict", finetuned, one, tmp_path / "one", *chosen)
+    assert code == 2
+    assert "--series: no effect on a single scan" in err
+
+
 def test_a_gap_in_one_of_two_series(
     poscon: Cli, series: Path, finetuned: Path, tmp_path: Path
 ) -> None:
@@ -160,7 +187,11 @@ def test_a_gap_in_one_of_two_series(
 
 
 def test_an_option_of_dicom_on_other_scans(poscon: Cli, scans: Path, tmp_path: Path) -> None:
-    for option in (["--on-gap", "split"], ["--case-name", "PatientID"]):
+    for option in (
+        ["--on-gap", "split"],
+        ["--case-name", "PatientID"],
+        ["--series", "Modality=CT"],
+    ):
         code, _, err = poscon("prepare", scans, tmp_path / "store", *option)
         assert code == 2
         assert err == f"error: {option[0]}: has no effect on the layout 'msd'; leave it out\n"

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from dicom_examples import AXIAL, CORONAL, PLANTED, sequence, uid, write_image, write_series
@@ -359,6 +360,78 @@ def test_cases_are_named_as_asked(tmp_path: Path) -> None:
         read_dataset(tmp_path, case_name="Patient")
     with pytest.raises(PosconError, match="has no PatientSex, by which"):
         read_dataset(tmp_path, case_name="PatientSex")
+
+
+def three_series(folder: Path) -> None:
+    write_series(folder, stored(seed=0), name="a", SeriesDescription="T1 tra")
+    write_series(folder, stored(seed=1), name="b", SeriesDescription="T2_TSE tra")
+    write_series(folder, stored(seed=2), name="c", SeriesDescription="HASTE cor")
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ("SeriesDescription=*t2*", [1]),
+        ("SeriesDescription=*t2*|haste*", [1, 2]),
+        ("SeriesDescription=t?_*", [1]),
+        ("Modality=ct", [0, 1, 2]),
+        ("ImageType=original*", [0, 1, 2]),
+        ("PatientSex=|x", [0, 1, 2]),
+    ],
+)
+def test_series_are_chosen_by_an_attribute(
+    condition: str, found: list[int], tmp_path: Path
+) -> None:
+    """The numbers of the cases are those that all series have."""
+    three_series(tmp_path)
+    every = read_dataset(tmp_path).cases
+    dataset = read_dataset(tmp_path, series=condition)
+    assert [(case.id, case.subject) for case in dataset.cases] == [
+        (every[number].id, every[number].subject) for number in found
+    ]
+    for case in dataset.cases:
+        number = int(case.id.removeprefix("case")) - 1
+        expected = stored(seed=number).transpose(2, 1, 0)
+        np.testing.assert_array_equal(read_scan(case.image).data, expected)
+    left = (3 - len(found)) * SHAPE[0]
+    told = [f"{left} file(s) of series that --series does not choose"] if left else []
+    assert kinds(dataset) == told
+
+
+def test_what_is_not_chosen_stops_nothing(tmp_path: Path) -> None:
+    """Not a gap in its slices, and not a label map that lies beside both."""
+    three_series(tmp_path / "scan")
+    numbers = [0, 1, 3, 4, 5]
+    write_series(tmp_path / "gap", stored(), name="gap", numbers=numbers, SeriesDescription="DWI")
+    image = nib.Nifti1Image(np.ones(stored().T.shape, np.uint8), np.eye(4))
+    nib.save(image, tmp_path / "scan_seg.nii.gz")
+    with pytest.raises(PosconError, match="may be the label map of any of the 3 series"):
+        read_dataset(tmp_path)
+    dataset = read_dataset(tmp_path, series="SeriesDescription=*t2*")
+    assert kinds(dataset) == ["15 file(s) of series that --series does not choose"]
+    (case,) = dataset.cases
+    assert case.label == tmp_path / "scan_seg.nii.gz"
+    assert read_header(case.image).shape == (6, 4, 5)
+
+
+def test_a_choice_that_cannot_be_meant(tmp_path: Path) -> None:
+    three_series(tmp_path)
+    for condition, words in (
+        ("SeriesDescription", "must be KEYWORD=PATTERN, such as"),
+        ("SeriesDescription=", "must be KEYWORD=PATTERN"),
+        ("=*t2*", "must be KEYWORD=PATTERN"),
+        ("Description=*t2*", "--series Description: DICOM has no attribute of this name"),
+        (
+            "SeriesDescription=*dwi*",
+            r"none of the 3 series of .* fits; change the pattern \(SeriesDescription is 'T1 tra' "
+            r"in 1 series, 'T2_TSE tra' in 1 series, 'HASTE cor' in 1 series\)",
+        ),
+        ("ProtocolName=*t2*", r"\(ProtocolName is none in 3 series\)"),
+        ("PatientName=nobody", "values of PatientName may say who was scanned, and are not"),
+    ):
+        with pytest.raises(PosconError, match=words) as caught:
+            read_dataset(tmp_path, series=condition)
+        assert not any(planted in str(caught.value) for planted in PLANTED.values())
 
 
 def test_options_that_have_no_effect(tmp_path: Path, scans: Path) -> None:

@@ -139,6 +139,14 @@ OnGap = Annotated[
         "interpolate them, or split the series. Default: refuse.",
     ),
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEYWORD=PATTERN",
+        help="Reads only the DICOM series of which this attribute fits, such as "
+        "`SeriesDescription=*t2*`. Default: all series.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Prints JSON on stdout instead of tables; notes go to stderr."),

@@ -54,6 +54,7 @@ def predict(
     cases: Names | None = None,
     ranges: Path | str | None = None,
     on_gap: str | None = None,
+    series: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     average_views: bool = False,
     to: str | None = None,
@@ -85,6 +86,7 @@ def predict(
             inside it. A class or a case that the file does not name stays as predicted.
         on_gap: what to do where slices of a DICOM series are missing, see
             :func:`poscon.commands.prepare.prepare`.
+        series: which DICOM series of an input folder are segmented, as for `prepare`; None: all.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         average_views: whether probabilities are averaged over nine turned and zoomed views of each
@@ -107,18 +109,11 @@ def predict(
     model = Model(run, device or "auto", source_spacing, average_views=average_views)
     source, output = Path(input), Path(output)
     check_apart(source, output)
+    how = {"layout": layout, "channel": channel, "on_gap": on_gap, "series": series}
     jobs = (
-        folder_jobs(source, output, model, cases, layout=layout, channel=channel, on_gap=on_gap)
+        folder_jobs(source, output, model, cases, **how)
         if is_dataset(source)
-        else file_job(
-            source,
-            output,
-            model.preparation.source_spacing,
-            layout=layout,
-            channel=channel,
-            cases=cases,
-            on_gap=on_gap,
-        )
+        else file_job(source, output, model.preparation.source_spacing, cases=cases, **how)
     )
     if to == "seg":
         jobs = as_segments(jobs, source, model)

@@ -66,6 +66,7 @@ def prepare(
     reverse: Names | None = None,
     on_gap: str | None = None,
     case_name: str | None = None,
+    series: str | None = None,
     processes: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -104,6 +105,9 @@ def prepare(
             ``refuse`` (None means the same), ``interpolate`` them, or ``split`` the series.
         case_name: DICOM attribute by which cases are named, such as ``PatientID``; None: they are
             numbered, and nothing that says who was scanned is written.
+        series: which DICOM series are read: ``KEYWORD=PATTERN``, such as
+            ``SeriesDescription=*t2*|*haste*``, with ``*`` for any text and ``|`` between
+            alternatives; None: all.
         processes: number of processes; None: as many as there are cores, one for a small set.
         engine: ``local`` or ``ray``. With ``ray``, every machine must have ``source`` and
             ``store`` at the same path.
@@ -126,7 +130,9 @@ def prepare(
     if engine == "ray":  # its processes have other working folders
         source, store = source.absolute(), store.absolute()
     check_no_store(store)
-    dataset = read_dataset(source, layout, channel=channel, on_gap=on_gap, case_name=case_name)
+    dataset = read_dataset(
+        source, layout, channel=channel, on_gap=on_gap, case_name=case_name, series=series
+    )
     if dataset.origins:  # what names files is said, and not written
         say_lines([*dataset.origins, *(f"note: {line}" for line in dataset.passed_over)])
     chosen = _resolve_settings(

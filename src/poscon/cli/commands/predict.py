@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Channel, Device, Layout, OnGap, SourceSpacing, triple, whole_or_word
+from poscon.cli.options import (
+    Channel,
+    Device,
+    Layout,
+    OnGap,
+    Series,
+    SourceSpacing,
+    triple,
+    whole_or_word,
+)
 from poscon.cli.output import say
 
 
@@ -37,6 +46,7 @@ def predict(
         ),
     ] = None,
     on_gap: OnGap = None,
+    series: Series = None,
     source_spacing: SourceSpacing = None,
     average_views: Annotated[
         bool,
@@ -72,6 +82,7 @@ def predict(
         cases=cases,
         ranges=ranges,
         on_gap=on_gap,
+        series=series,
         source_spacing=triple("--source-spacing", source_spacing),
         average_views=average_views,
         to=to,

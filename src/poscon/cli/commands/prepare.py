@@ -18,6 +18,7 @@ from poscon.cli.options import (
     OnGap,
     Ranges,
     Recipe,
+    Series,
     Set,
     SourceSpacing,
     number_or_word,
@@ -71,6 +72,7 @@ def prepare(
             "writes it. Default: they are numbered, and nothing says who was scanned.",
         ),
     ] = None,
+    series: Series = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +109,7 @@ def prepare(
         reverse=reverse,
         on_gap=on_gap,
         case_name=case_name,
+        series=series,
         processes=processes,
         engine=engine,
         address=address,

@@ -9,7 +9,7 @@ anywhere in the folder. Or it is a file beside the folder that holds the series 
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # commands that read no DICOM do not need pydicom
 NAME = "dicom"
 LABEL = "_seg"
 _COPY = "copies of files that are read"
+_LEFT_OUT = "file(s) of series that --series does not choose"
 _ORPHAN = "SEG or RTSTRUCT object(s) of no series that is read"
 
 
@@ -50,6 +51,7 @@ def read(
     *,
     on_gap: str = "refuse",
     case_name: str | None = None,
+    series: str | None = None,
 ) -> Dataset:
     """Read the series of a folder.
 
@@ -59,10 +61,14 @@ def read(
         on_gap: see :func:`poscon.volumes.formats.dicom.stacks.make_stacks`.
         case_name: keyword of the DICOM attribute by which cases are named, such as ``PatientID``;
             None: they are numbered.
+        series: which series are read, see :func:`poscon.volumes.formats.dicom.choosing.fitting`;
+            None: all. The numbers of cases are those of all series, whatever is read.
 
     Raises:
-        PosconError: a header cannot be read, or the attribute does not name every series.
+        PosconError: a header cannot be read, the attribute does not name every series, or no series
+            is to be read.
     """
+    from poscon.volumes.formats.dicom.choosing import fitting
     from poscon.volumes.formats.dicom.stacks import make_stacks
 
     refuse_channel(channel, NAME)
@@ -80,19 +86,30 @@ def read(
             f"{root}: no DICOM series that makes a volume, but {listed}; give the folder of "
             "a series"
         )
-    names = _numbers("case", len(stacks)) if case_name is None else _named(stacks, case_name)
+    number = dict(zip(map(_place, stacks), _numbers("case", len(stacks)), strict=True))
     patients = list(dict.fromkeys(stack.patient for stack in stacks))
     subjects = dict(zip(patients, _numbers("patient", len(patients)), strict=True))
-    labels = _labels(root, stacks, objects)
+    every = [image.piece.file for stack in stacks for image in stack.images]
+    if series is not None:
+        stacks = fitting(stacks, series, root)
+    read = {image.piece.file for stack in stacks for image in stack.images}
+    not_chosen = [file for file in every if file not in read]
+    unused += [(_LEFT_OUT, file) for file in not_chosen]
+    names = (
+        [number[_place(stack)] for stack in stacks]
+        if case_name is None
+        else _named(stacks, case_name)
+    )
+    labels = _labels(root, stacks, objects, {file.parent for file in not_chosen})
     drawings = [label for label in labels.values() if isinstance(label, Drawing)]
     used = {file for drawing in drawings for file in drawing.files}
     unused += [(_ORPHAN, one.file) for one in objects if one.file not in used]
     cases: list[Case] = []
     for name, stack in zip(names, stacks, strict=True):
-        series = replace(stack.series, name=name)
-        label = labels.get(stack.series.place)
-        case = Case(name, subjects[stack.patient], series, label, modality=series.modality)
-        frames = [case] if series.fault is not None else split_frames(case)
+        image = replace(stack.series, name=name)
+        label = labels.get(_place(stack))
+        case = Case(name, subjects[stack.patient], image, label, modality=image.modality)
+        frames = [case] if image.fault is not None else split_frames(case)
         if isinstance(label, Path) and len(frames) > 1:
             raise PosconError(
                 f"{label}: the label map of a series with {len(frames)} frames; poscon cannot know "
@@ -156,6 +173,10 @@ def _images(root: Path) -> tuple[list["Image"], list["Object"], list[tuple[str, 
     return images, objects, unused
 
 
+def _place(stack: "Stack") -> str:
+    return stack.series.place
+
+
 def _numbers(word: str, count: int) -> list[str]:
     """``case001``, ``case002`` and so on."""
     width = max(3, len(str(count)))
@@ -164,15 +185,9 @@ def _numbers(word: str, count: int) -> list[str]:
 
 def _named(stacks: Sequence["Stack"], keyword: str) -> list[str]:
     """Names of cases by an attribute of their files; equal ones are numbered."""
-    from pydicom.datadict import tag_for_keyword
+    from poscon.volumes.formats.dicom.headers import check_keyword, read_value
 
-    from poscon.volumes.formats.dicom.headers import read_value
-
-    if tag_for_keyword(keyword) is None:
-        raise PosconError(
-            f"--case-name {keyword}: DICOM has no attribute of this name; give its keyword, such "
-            "as PatientID"
-        )
+    check_keyword(keyword, "--case-name", example="PatientID")
     values = []
     for stack in stacks:
         value = read_value(stack.images[0].piece.file, keyword)
@@ -191,9 +206,19 @@ def _named(stacks: Sequence["Stack"], keyword: str) -> list[str]:
 
 
 def _labels(
-    root: Path, stacks: Sequence["Stack"], objects: Sequence["Object"]
+    root: Path,
+    stacks: Sequence["Stack"],
+    objects: Sequence["Object"],
+    not_chosen: Collection[Path],
 ) -> dict[str, LabelSource]:
-    """The label map of each series that has one, by the place of the series."""
+    """The label map of each series that has one, by the place of the series.
+
+    Args:
+        root: the folder.
+        stacks: the series that are read.
+        objects: all objects with structures.
+        not_chosen: the folders of series that are not read.
+    """
     from poscon.volumes.formats.dicom.matching import match
 
     of_folder: dict[Path, list[Stack]] = defaultdict(list)
@@ -205,6 +230,8 @@ def _labels(
         stem = scan_stem(path)
         folder = path.with_name(stem.removesuffix(LABEL))
         if not stem.endswith(LABEL):
+            continue
+        if folder not in of_folder and folder in not_chosen:
             continue
         if folder not in of_folder:
             raise PosconError(
@@ -262,5 +289,5 @@ LAYOUT = Layout(
     "SEG or RTSTRUCT objects, or FOLDER_seg.nii.gz beside the FOLDER of a series",
     matches,
     read,
-    options=("on_gap", "case_name"),
+    options=("on_gap", "case_name", "series"),
 )

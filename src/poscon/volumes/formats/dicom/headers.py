@@ -124,10 +124,31 @@ def read_images(path: Path) -> list[Image] | str:
         ) from error
 
 
+def check_keyword(keyword: str, option: str, *, example: str) -> None:
+    """Refuse a keyword that no attribute of DICOM has.
+
+    Args:
+        keyword: the keyword.
+        option: of the command line, which names it.
+        example: a keyword that the message recommends.
+    """
+    if tag_for_keyword(keyword) is None:
+        raise PosconError(
+            f"{option} {keyword}: DICOM has no attribute of this name; give its keyword, such as "
+            f"{example}"
+        )
+
+
 def read_value(path: Path, keyword: str) -> str:
-    """The text of one attribute of a file, such as ``PatientID``; empty if it has none."""
+    """The text of one attribute of a file, such as ``PatientID``; empty if it has none.
+
+    Several values are put together with backslashes, as DICOM writes them.
+    """
     header = read_file(path, stop_before_pixels=True, specific_tags=[_tag(keyword)])
-    return str(header.get(keyword) or "").strip()
+    value = header.get(keyword)
+    if isinstance(value, MultiValue):
+        value = "\\".join(map(str, value))
+    return "" if value is None else str(value).strip()
 
 
 def _tag(keyword: str) -> int:
