@@ -313,3 +313,83 @@ def test_to_seg_where_it_cannot_be(
     code, _, err = poscon("predict", finetuned, one.parent, tmp_path / "maps", *how)
     assert code == 0, err
     assert len(list((tmp_path / "maps").glob("*.dcm"))) == 2
+
+
+def drawn_on(path: Path, value: int) -> np.ndarray:
+    """Fill the slices that a label map leaves open; their numbers."""
+    image = nib.load(path)
+    voxels = np.asanyarray(image.dataobj).copy()
+    opened = np.flatnonzero((voxels == 0).all(axis=(0, 1)))
+    voxels[2:8, 3:9, opened] = value
+    nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    return opened
+
+
+def test_label_maps_to_fill_in_lie_on_their_series_and_go_back(
+    poscon: Cli, series: Path, scans: Path, tmp_path: Path
+) -> None:
+    """Also if another series has come before them, so that their numbers have changed."""
+    store = tmp_path / "store"
+    assert poscon("prepare", series, store, "--spacing", "6")[0] == 0
+    grown = tmp_path / "grown"
+    shutil.copytree(series, grown)
+    image, _ = phantom(scans, 1)
+    write_like(grown / "another", np.asanyarray(image.dataobj) + 1, image.affine, name="new")
+    budget = ("--budget", "4")
+    for source, out in ((series, tmp_path / "next"), (grown, tmp_path / "then")):
+        code, said, err = poscon("suggest", store, out, *budget, "--source", source)
+        assert code == 0, err
+        assert "2 label map(s) to fill in" in said
+        assert_nobody(out)
+        for number in range(2):
+            image, _ = phantom(scans, number)
+            open_map = nib.load(out / "labels" / f"case{number + 1:03d}.nii.gz")
+            assert open_map.shape == image.shape
+            np.testing.assert_allclose(open_map.affine, image.affine, atol=1e-4)
+            voxels = np.asanyarray(open_map.dataobj)
+            assert set(np.unique(voxels)) == {0, 255}
+            assert (voxels == 0).all(axis=(0, 1)).sum() == 2
+
+    labels = tmp_path / "next/labels"
+    drawn = {path.name[:7]: drawn_on(path, 1) for path in sorted(labels.glob("*.nii.gz"))}
+    code, said, err = poscon("label", store, labels, "--labels", "1=organ")
+    assert code == 0, err
+    assert "4 slice(s) of 2 subject(s) are labelled" in said
+    for case in Store(store).cases:
+        found = sorted(map(case.file_slice, case.labelled_slice_numbers.tolist()))
+        assert found == drawn[case.id].tolist()
+
+    assert poscon("suggest", store, tmp_path / "more", *budget, "--source", grown)[0] == 0
+    for name, numbers in drawn.items():  # what is drawn already is there
+        voxels = np.asanyarray(nib.load(tmp_path / "more/labels" / f"{name}.nii.gz").dataobj)
+        assert (voxels[2:8, 3:9, numbers] == 1).all()
+        assert (voxels == 0).all(axis=(0, 1)).sum() == 2
+
+
+def test_label_maps_to_fill_in_have_what_the_export_has_labelled(
+    poscon: Cli, labelled: Path, scans: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labelled.csv"
+    table.write_text("case,slice\ncase001,3\ncase002,4\n")
+    store, out = tmp_path / "store", tmp_path / "next"
+    how = ("--spacing", "native", "--labelled-slices", table)
+    assert poscon("prepare", labelled, store, *how)[0] == 0
+    code, _, err = poscon("suggest", store, out, "--budget", "2", "--source", labelled)
+    assert code == 0, err
+    for number, there in ((0, 3), (1, 4)):
+        voxels = np.asanyarray(nib.load(out / f"labels/case{number + 1:03d}.nii.gz").dataobj)
+        expected = label_of(scans, number).transpose(2, 1, 0)[..., there]
+        np.testing.assert_array_equal(voxels[..., there], expected)
+
+
+def test_series_that_are_not_there_are_named(poscon: Cli, series: Path, tmp_path: Path) -> None:
+    store, other = tmp_path / "store", tmp_path / "other"
+    assert poscon("prepare", series, store, "--spacing", "6")[0] == 0
+    shutil.copytree(series / "scan0", other / "scan0")
+    code, _, err = poscon("suggest", store, tmp_path / "next", "--budget", "4", "--source", other)
+    assert code == 2
+    assert err == (
+        f"error: {other}: no DICOM series has the voxels of case case002 of {store}; give the "
+        "folder that the store was prepared from\n"
+    )
+    assert not (tmp_path / "next").exists()

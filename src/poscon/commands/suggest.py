@@ -25,6 +25,7 @@ from poscon.suggestion.base import Choice, Strategy
 from poscon.suggestion.features import check_fits, slice_features, slice_uncertainty
 from poscon.suggestion.label_maps import OpenLabelMaps, open_scheme
 from poscon.suggestion.pool import Slices
+from poscon.suggestion.scans import scans_of
 from poscon.volumes.layouts import is_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
 from poscon.volumes.ranges import write_template
@@ -160,7 +161,7 @@ def suggest(
     label_maps = None
     if folder is not None:
         scheme = open_scheme(opened, folder, network, ignore_label)
-        label_maps = OpenLabelMaps(opened, folder, scheme, network)
+        label_maps = OpenLabelMaps(opened, scans_of(opened, folder), scheme, network)
 
     features = None if encoder is None else slice_features(opened, slices.cases, encoder)
     uncertainty = None

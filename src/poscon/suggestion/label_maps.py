@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ from poscon.models import Model
 from poscon.store.manifest import CaseRecord
 from poscon.store.resample import resample_classes
 from poscon.store.store import Store
+from poscon.suggestion.scans import Scans
 from poscon.training.inference import largest_component, predicted_classes
 from poscon.volumes.case import IGNORE, LabelScheme, label_scheme
-from poscon.volumes.geometry import Plane, SliceGeometry, slice_geometry
-from poscon.volumes.label_maps import on_grid, read_labels
-from poscon.volumes.layouts import dicom, folder_of_paths, read_dataset
-from poscon.volumes.scan import NIFTI, Scan, first_volume, label_suffix, read_scan, write_labels
+from poscon.volumes.geometry import SliceGeometry
+from poscon.volumes.label_maps import read_labels
+from poscon.volumes.layouts import dicom, read_dataset
+from poscon.volumes.scan import NIFTI, label_suffix, write_labels
 
 
 def open_scheme(
@@ -33,8 +33,7 @@ def open_scheme(
         ignore_label: the value for "not labelled"; None: that which the data set states, else 255.
 
     Raises:
-        PosconError: the model has other classes than the store, the value means a class, or the
-            store does not know the files of its scans.
+        PosconError: the model has other classes than the store, or the value means a class.
     """
     classes = store.manifest.classes
     if model is not None:
@@ -44,11 +43,8 @@ def open_scheme(
                 f"of {model.run} differ in name or value; leave --source or --model out"
             )
         classes = tuple(model.classes)
-    if store.manifest.layout == dicom.NAME:
-        raise PosconError(
-            f"{store.path}: a store of DICOM series, which does not say where their files are; "
-            "leave --source out, and draw each case on its series"
-        )
+    if ignore_label is None and store.manifest.layout == dicom.NAME:
+        ignore_label = IGNORE  # structures have names and no values
     if ignore_label is None:
         stated = read_dataset(source, store.manifest.layout).labels
         ignore_label = IGNORE if stated is None or stated.ignore is None else stated.ignore
@@ -62,13 +58,13 @@ class OpenLabelMaps:
 
     Attributes:
         store: the store.
-        source: the folder that it was prepared from.
+        scans: finds the scans that it was prepared from.
         scheme: what the values of the label maps mean, see :func:`open_scheme`.
         model: predicts what the open slices show. None: they are 0.
     """
 
     store: Store
-    source: Path
+    scans: Scans
     scheme: LabelScheme
     model: Model | None
 
@@ -86,41 +82,11 @@ class OpenLabelMaps:
         Raises:
             PosconError: the scan or its label map is not there, cannot be read, or has changed.
         """
-        scan = self.scan(case)
+        scan = self.scans.scan(case)
         suffix = label_suffix(scan.path)
         path = folder / f"{case.id}{NIFTI[-1] if suffix in NIFTI else suffix}"
         write_labels(path, self.values(case, numbers), scan)
         return path
-
-    def scan(self, case: CaseRecord) -> Scan:
-        """The scan that a case was prepared from, as a 3-D volume.
-
-        Raises:
-            PosconError: it is not there, cannot be read, or has another shape or orientation.
-        """
-        path, geometry = folder_of_paths(self.source) / case.source, case.geometry
-        if not path.is_file():
-            raise PosconError(
-                f"{path}: no such file, but case {case.id} of {self.store.path} was prepared from "
-                "it; give the folder that the store was prepared from"
-            )
-        scan = read_scan(path, spacing=case.stated_spacing)
-        if scan.data.ndim == 4:
-            scan = first_volume(scan)
-        x, y, z = scan.data.shape
-        found = slice_geometry((x, y, z), scan.affine, plane=cast("Plane", geometry.plane))
-        # which way the slices run may have been turned by prepare --reverse
-        if (found.shape, found.permutation, found.flips[1:]) != (
-            geometry.shape,
-            geometry.permutation,
-            geometry.flips[1:],
-        ):
-            raise PosconError(
-                f"{path}: is not the scan that case {case.id} of {self.store.path} was prepared "
-                "from (its shape or its orientation differs); give the folder that the store was "
-                "prepared from"
-            )
-        return scan
 
     def values(self, case: CaseRecord, numbers: np.ndarray) -> np.ndarray:
         """The label values of a case: of what is labelled already, of the open slices, and ignored.
@@ -153,20 +119,14 @@ class OpenLabelMaps:
         geometry = SliceGeometry(**asdict(case.geometry))
         stack = np.full(geometry.stack_shape, self.scheme.ignore, np.int32)
         labelled = case.labelled_slice_numbers
-        if case.source_label is None or not len(labelled):
+        drawn = self.scans.label(case) if len(labelled) else None
+        if drawn is None:
             return stack
-        path = folder_of_paths(self.source) / case.source_label
-        if not path.exists():
-            raise PosconError(
-                f"{path}: no such file, but the labels of case {case.id} of {self.store.path} "
-                "are from it; put it back"
-            )
-        drawn = path if case.affine is None else on_grid(path, geometry.shape, case.affine)
         read = read_labels(drawn, self.scheme, spacing=case.stated_spacing)
         values = geometry.to_stack(read.data)[labelled]
         meant = [0, *(value for one in self.scheme.classes for value in one.values)]
         values[~np.isin(values, meant)] = self.scheme.ignore
-        classes = self.scheme.to_classes(values, where=str(path))
+        classes = self.scheme.to_classes(values, where=str(drawn))
         _, rows, columns = case.shape
         prepared = resample_classes(classes, (rows, columns), len(self.scheme.classes) + 1)
         same = (prepared == self.store.label(case)[labelled]).all(axis=(1, 2))

@@ -101,4 +101,4 @@ def suggest(
             say('label needs the names of what you draw, such as --labels "1=liver,2=spleen"')
         say(f"then give them back: {shlex.join(back)}")
     else:
-        say("no label maps to fill in; --source DIR writes them, except for DICOM series")
+        say("no label maps to fill in; --source DIR writes them")
