@@ -83,11 +83,9 @@ class PredictionsFile:
         return dict(self.cases[name].get("emptied_outside", {}))
 
     def stated_spacing(self, name: str) -> list[float] | None:
-        """The voxel size in mm that ``--source-spacing`` gave, as (slice, row, column), or None."""
-        facts = self.cases[name]
-        if facts.get("spacing_from") != "user":
-            return None
-        return [float(mm) for mm in facts["scan_spacing_mm"]]
+        """The voxel size in mm along the file's axes that ``--source-spacing`` gave, or None."""
+        stated = self.cases[name].get("source_spacing_mm")
+        return None if stated is None else [float(mm) for mm in stated]
 
     def _write(self) -> None:
         content = {"model_sha256": self.model_sha256, "cases": {}, "failed": self.failed}

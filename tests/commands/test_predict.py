@@ -190,7 +190,7 @@ def test_a_stated_voxel_size_is_not_mixed_with_others(
     (tmp_path / "one.txt").write_text("phantom_000\n")
     out, mm = tmp_path / "out", (1.5, 1.5, 6.0)
     predict(finetuned, scans, out, cases=tmp_path / "one.txt", source_spacing=mm)
-    for other in (None, (1.5, 1.5, 7.0)):
+    for other in (None, (1.5, 1.5, 7.0), (1.5, 6.0, 1.5)):
         with pytest.raises(PosconError, match="was made with another voxel size"):
             predict(finetuned, scans, out, source_spacing=other, resume=True)
     assert len(predict(finetuned, scans, out, source_spacing=mm, resume=True)) > 1

@@ -229,7 +229,7 @@ class _Prediction:
                 "--ranges as before"
             )
         now = self.model.preparation.source_spacing
-        if not _same_spacing(record.stated_spacing(name), now):
+        if record.stated_spacing(name) != (None if now is None else list(now)):
             raise PosconError(
                 f"{job.target}: was made with another voxel size; choose another output, or give "
                 "--source-spacing as before"
@@ -290,7 +290,7 @@ class _Prediction:
             self.seen[name] = roles
         if self.record is not None:  # before the label map, which marks this scan as done
             note_seen(self.record.path.parent, name, roles)
-            self.record.done(name, _facts(prepared, job, self.model.views))
+            self.record.done(name, _facts(prepared, job, self.model))
         self.planes[prepared.geometry.plane] += 1
         labels = self.model.label_map(prepared, classes)
         if job.segments is None:
@@ -325,7 +325,7 @@ class _Prediction:
             )
 
 
-def _facts(prepared: PreparedScan, job: Job, views: int) -> dict[str, Any]:
+def _facts(prepared: PreparedScan, job: Job, model: Model) -> dict[str, Any]:
     """The entry of a label map in ``predictions.json``."""
     return {
         "plane": prepared.geometry.plane,
@@ -333,8 +333,9 @@ def _facts(prepared: PreparedScan, job: Job, views: int) -> dict[str, Any]:
         "scan_spacing_mm": prepared.geometry.spacing,
         "spacing_mm": prepared.spacing,
         "spacing_from": prepared.spacing_from,
+        "source_spacing_mm": model.preparation.source_spacing,
         "modalities": prepared.modalities,
-        "views": views,
+        "views": model.views,
         "unlike_training": [asdict(difference) for difference in prepared.differences],
         "emptied_outside": _limits(job.ranges),
         **({} if job.fingerprint is None else {"series": job.fingerprint}),
@@ -344,13 +345,6 @@ def _facts(prepared: PreparedScan, job: Job, views: int) -> dict[str, Any]:
 def _limits(ranges: Mapping[str, Range]) -> dict[str, list[int]]:
     """Ranges as ``predictions.json`` has them: first and last slice, none of an absent class."""
     return {name: list(limits or ()) for name, limits in ranges.items()}
-
-
-def _same_spacing(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
-    """Whether two voxel sizes in mm are equal, in any order of their axes. None: none was given."""
-    if before is None or now is None:
-        return before is now
-    return np.allclose(sorted(before), sorted(now))
 
 
 def _in_threads(
