@@ -8,7 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_examples import PLANTED, assert_nobody, phantom, uid, write_like, write_seg
+from dicom_examples import (
+    PLANTED,
+    assert_nobody,
+    phantom,
+    uid,
+    write_like,
+    write_seg,
+    write_series,
+)
 from pydicom import dcmread
 
 from poscon.store.store import Store
@@ -389,7 +397,50 @@ def test_series_that_are_not_there_are_named(poscon: Cli, series: Path, tmp_path
     code, _, err = poscon("suggest", store, tmp_path / "next", "--budget", "4", "--source", other)
     assert code == 2
     assert err == (
-        f"error: {other}: no DICOM series has the voxels of case case002 of {store}; give the "
-        "folder that the store was prepared from\n"
+        f"error: {other}: no DICOM series has the place and the voxels of case case002 of "
+        f"{store}; give the folder that the store was prepared from\n"
     )
     assert not (tmp_path / "next").exists()
+
+
+def test_a_series_is_found_where_it_lies_and_a_damaged_one_is_named(
+    poscon: Cli, series: Path, scans: Path, tmp_path: Path
+) -> None:
+    """Another series with the very same voxels lies elsewhere."""
+    store, grown = tmp_path / "store", tmp_path / "grown"
+    assert poscon("prepare", series, store, "--spacing", "6")[0] == 0
+    shutil.copytree(series, grown)
+    image, _ = phantom(scans, 0)
+    moved = image.affine + np.array([[0, 0, 0, 40.0]] * 3 + [[0, 0, 0, 0]])
+    write_like(grown / "another", np.asanyarray(image.dataobj), moved, name="sent again")
+    budget = ("--budget", "4")
+    assert poscon("suggest", store, tmp_path / "next", *budget, "--source", grown)[0] == 0
+    found = nib.load(tmp_path / "next/labels/case001.nii.gz")
+    np.testing.assert_allclose(found.affine, image.affine, atol=1e-4)
+
+    shutil.rmtree(grown / "another")
+    file = sorted((grown / "scan1").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-200])
+    code, _, err = poscon("suggest", store, tmp_path / "then", *budget, "--source", grown)
+    assert code == 2
+    assert f"({file}: its pixels cannot be read" in err
+
+
+def test_each_frame_of_a_series_has_a_label_map_of_its_own(poscon: Cli, tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).integers(0, 900, (2, 6, 24, 20)).astype(np.int16)
+    for time, volume in enumerate(volumes, start=1):
+        how = {"AcquisitionNumber": time, "Modality": "MR"}
+        write_series(tmp_path / f"cine/{time}", volume, name="cine", **how)
+    store, out = tmp_path / "store", tmp_path / "next"
+    assert poscon("prepare", tmp_path / "cine", store)[0] == 0
+    budget = ("--budget", "1", "--unit", "subject")
+    code, _, err = poscon("suggest", store, out, *budget, "--source", tmp_path / "cine")
+    assert code == 0, err
+    names = sorted(path.name for path in (out / "labels").glob("*.nii.gz"))
+    assert names == ["case001_frame01.nii.gz", "case001_frame02.nii.gz"]
+    for name in names:
+        assert nib.load(out / "labels" / name).shape == (20, 24, 6)
+        drawn_on(out / "labels" / name, 1)
+    code, said, err = poscon("label", store, out / "labels", "--labels", "1=heart")
+    assert code == 0, err
+    assert "12 slice(s) of 1 subject(s) are labelled" in said

@@ -122,7 +122,7 @@ def test_the_tables_of_a_terminal_are_whole_at_80_columns(
     console = Console(width=80)
     console.print(*comparison_tables(replace(comparison, plan=plan)), sep="\n")
     shown = capsys.readouterr().out
-    assert "1 labelled subjects, supervised\n" in shown.replace(" \n", "\n").replace("  ", "")
+    assert "1 labelled subjects, supervised" in [line.rstrip() for line in shown.splitlines()]
     assert "…" not in shown
     assert shown.count("baseline") == 2 + 1  # a row of each table, and the last line
     for name in ("random", "pcl", "change"):

@@ -76,6 +76,18 @@ def test_tables_say_what_was_measured() -> None:
     assert len(lines) == 1 + sum(map(len, rows.values()))
 
 
+def test_one_subject_has_neither_a_deviation_nor_an_interval() -> None:
+    schedule, rows = schedule_and_rows({"random": 0, "pcl": 0.05, "mae": 0})
+    first = next(iter(rows.values()))[0]["subject"]
+    rows = {run: [r for r in own if r["subject"] == first] for run, own in rows.items()}
+    cells = summarise(PLAN, schedule, Any, rows)  # type: ignore[arg-type]
+    texts = [summary_tex(PLAN, cells), summary_md(PLAN, schedule, cells, "t")]
+    for text in texts:
+        assert not any(word in text for word in ("nan", "inf,", "inf]"))
+    mean = cells[0].measures["dice"].mean
+    assert f"${mean:.3f}$" in texts[0]
+
+
 @pytest.mark.parametrize(("shift", "mark"), [(0.05, "^{*}"), (-0.05, r"^{\dagger}"), (0.0, "")])
 def test_a_mark_says_which_is_better_and_is_of_the_first_metric(shift: float, mark: str) -> None:
     schedule, rows = schedule_and_rows({"random": 0, "pcl": shift, "mae": 0})

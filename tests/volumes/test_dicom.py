@@ -6,6 +6,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_examples import AXIAL, CORONAL, PLANTED, sequence, uid, write_image, write_series
 
@@ -399,19 +400,77 @@ def test_series_are_chosen_by_an_attribute(
 
 
 def test_what_is_not_chosen_stops_nothing(tmp_path: Path) -> None:
-    """Not a gap in its slices, and not a label map that lies beside both."""
+    """Not a gap in its slices, and not the label map of a time series."""
+    write_series(tmp_path / "t2", stored(), name="t2", SeriesDescription="T2")
+    gap = [0, 1, 3, 4, 5]
+    write_series(tmp_path / "gap", stored(), name="gap", numbers=gap, SeriesDescription="DWI")
+    for time in (1, 2):
+        tags = {"AcquisitionNumber": time, "SeriesDescription": "dynamic"}
+        write_series(tmp_path / f"dynamic/{time}", stored(seed=time), name="dynamic", **tags)
+    image = nib.Nifti1Image(np.ones(stored().T.shape, np.uint8), np.eye(4))
+    for name in ("t2", "dynamic/1", "dynamic/2"):
+        nib.save(image, tmp_path / f"{name}_seg.nii.gz")
+    with pytest.raises(PosconError, match=r"two files for the label map of .*/dynamic/1"):
+        read_dataset(tmp_path)
+    dataset = read_dataset(tmp_path, series="SeriesDescription=T2")
+    assert "15 file(s) of series that --series does not choose" in kinds(dataset)
+    (case,) = dataset.cases
+    assert case.label == tmp_path / "t2_seg.nii.gz"
+    assert read_header(case.image).shape == (6, 4, 5)
+
+
+def test_a_label_map_beside_several_series_is_refused_whatever_is_chosen(tmp_path: Path) -> None:
     three_series(tmp_path / "scan")
-    numbers = [0, 1, 3, 4, 5]
-    write_series(tmp_path / "gap", stored(), name="gap", numbers=numbers, SeriesDescription="DWI")
     image = nib.Nifti1Image(np.ones(stored().T.shape, np.uint8), np.eye(4))
     nib.save(image, tmp_path / "scan_seg.nii.gz")
-    with pytest.raises(PosconError, match="may be the label map of any of the 3 series"):
-        read_dataset(tmp_path)
-    dataset = read_dataset(tmp_path, series="SeriesDescription=*t2*")
-    assert kinds(dataset) == ["15 file(s) of series that --series does not choose"]
-    (case,) = dataset.cases
-    assert case.label == tmp_path / "scan_seg.nii.gz"
-    assert read_header(case.image).shape == (6, 4, 5)
+    for series in (None, "SeriesDescription=*t2*"):
+        with pytest.raises(PosconError, match="may be the label map of any of the 3 series"):
+            read_dataset(tmp_path, series=series)
+
+
+def test_brackets_are_brackets(tmp_path: Path) -> None:
+    write_series(tmp_path, stored(seed=0), name="a", SeriesDescription="t2 [fs] tra")
+    write_series(tmp_path, stored(seed=1), name="b", SeriesDescription="t2 f tra")
+    for pattern, found in (("t2 [fs]*", ["case001"]), ("t2 ?*", ["case001", "case002"])):
+        dataset = read_dataset(tmp_path, series=f"SeriesDescription={pattern}")
+        assert [case.id for case in dataset.cases] == found
+
+
+def test_an_attribute_that_only_some_images_of_a_series_have_chooses_nothing(
+    tmp_path: Path,
+) -> None:
+    for echo in (20.0, 80.0):
+        write_series(tmp_path / str(echo), stored(seed=int(echo)), EchoTime=echo)
+    with pytest.raises(PosconError, match=r"--series EchoTime=80.0: fits a part of .* only; choos"):
+        read_dataset(tmp_path, series="EchoTime=80.0")
+    assert len(read_dataset(tmp_path, series="EchoTime=20.0|80.0").cases) == 2
+    with pytest.raises(PosconError, match=r"\(EchoTime is '20.0' in 1 series\)"):
+        read_dataset(tmp_path, series="EchoTime=20")
+
+
+def test_an_image_that_lacks_its_pixel_spacing_has_no_place(tmp_path: Path) -> None:
+    write_series(tmp_path / "whole", stored())
+    for file in write_series(tmp_path / "derived", stored(seed=1), name="derived"):
+        image = pydicom.dcmread(file)
+        del image.PixelSpacing
+        image.save_as(file)
+    dataset = read_dataset(tmp_path)
+    assert [case.id for case in dataset.cases] == ["case001"]
+    assert kinds(dataset) == ["5 DICOM image(s) without a place in space"]
+
+
+def test_what_is_done_at_gaps_changes_no_number(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", stored((7, 4, 6)), name="a", numbers=GAPS)
+    write_series(tmp_path / "b", stored(), name="b")
+    found = {
+        on_gap: [case.id for case in read_dataset(tmp_path, on_gap=on_gap).cases]
+        for on_gap in ("refuse", "interpolate", "split")
+    }
+    assert found == {
+        "refuse": ["case001", "case002"],
+        "interpolate": ["case001", "case002"],
+        "split": ["case001_1", "case001_2", "case002"],
+    }
 
 
 def test_a_choice_that_cannot_be_meant(tmp_path: Path) -> None:

@@ -213,6 +213,21 @@ def test_an_object_belongs_to_the_series_that_it_names(tmp_path: Path) -> None:
     assert isinstance(only(read_dataset(tmp_path)).label, Drawing)
 
 
+def test_an_object_of_a_series_that_is_not_chosen_is_not_that_of_another(tmp_path: Path) -> None:
+    """It names the coordinate system only, and lies on the grid of one of its series."""
+    series(tmp_path / "a", name="a", step=(0, 0, 3.5), SeriesDescription="t2")
+    images = series(tmp_path / "b", name="b", SeriesDescription="t1")
+    path = write_seg(tmp_path / "seg.dcm", images, drawn(), ["RV", "MYO"])
+    file = dcmread(path)
+    del file.ReferencedSeriesSequence
+    for frame in file.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+    file.save_as(path)
+    assert only(read_dataset(tmp_path, series="SeriesDescription=t2")).label is None
+    found = only(read_dataset(tmp_path, series="SeriesDescription=t1")).label
+    assert isinstance(found, Drawing)
+
+
 def test_an_object_of_one_of_two_orientations(tmp_path: Path) -> None:
     labels = drawn((4, 5, 5))
     images = write_series(tmp_path, pixels((4, 5, 5)), name="s", step=(0, 0, 2))

@@ -389,9 +389,11 @@ def _write(comparison: Comparison) -> None:
 def comparison_tables(comparison: Comparison) -> list[object]:
     """The tables that a comparison shows in a terminal at its end.
 
-    What all rows share, such as the only fine-tuning, stands in the title.
+    What all rows share, such as the only fine-tuning, stands in the title. There is room for two
+    metrics.
     """
-    plan, first, cells = comparison.plan, comparison.plan.metrics[0], comparison.cells()
+    plan, metrics, cells = comparison.plan, comparison.plan.metrics[:2], comparison.cells()
+    first = metrics[0]
     shown: list[object] = [comparison.schedule.protocol]
     parts = list(zip(*(row.split(" | ") for row in plan.rows), strict=True))
     told = [k for k, names in enumerate(parts) if len(set(names)) > 1] or [0]
@@ -401,16 +403,16 @@ def comparison_tables(comparison: Comparison) -> list[object]:
         table = Table(title=escape(title), title_justify="left")
         for k in told:
             table.add_column(row_headings(plan.baseline_row)[k], overflow="fold")
-        for metric in plan.metrics:
+        for metric in metrics:
             table.add_column(METRIC_NAMES[metric], justify="right")
         table.add_column("change [95 %]", min_width=8)  # `[+0.003,`
-        table.add_column("p", justify="right")
+        table.add_column("p", justify="right", no_wrap=True)
         for cell in cells:
             if cell.labelled == labelled and cell.complete:
                 found = cell.against[first]
                 table.add_row(
                     *(escape(cell.row.split(" | ")[k]) for k in told),
-                    *(mean_and_std(cell.measures[m], m) for m in plan.metrics),
+                    *(mean_and_std(cell.measures[m], m) for m in metrics),
                     "baseline" if cell.baseline else difference(found, first) if found else "",
                     "" if found is None else f"{found.p:.2g}",
                     style="bold" if found is not None and found.distinguishable else "",

@@ -322,7 +322,8 @@ def summary_tex(plan: Plan, cells: Sequence[Cell]) -> str:
             mark = ""
             if found is not None and found.distinguishable:
                 mark = "^{*}" if (found.mean > 0) == (metric in OVERLAPS) else r"^{\dagger}"
-            shown.append(rf"${measure.mean:.{digits}f} \pm {measure.std:.{digits}f}{mark}$")
+            std = "" if math.isnan(measure.std) else rf" \pm {measure.std:.{digits}f}"
+            shown.append(f"${measure.mean:.{digits}f}{std}{mark}$")
         names = (name.translate(_LATEX) for name in row.split(" | "))
         lines.append(" & ".join([*names, *shown]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

@@ -1,17 +1,21 @@
 """The scans that a store was prepared from, found again, with the label maps that they came with.
 
 A store names the files of its scans. Of a DICOM series it has the name of the case only, because a
-path may say who was scanned. So a series is found by its voxels, whatever its number is now.
+path may say who was scanned. So a series is found by its place and its voxels, whatever its number
+is now.
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast, get_args
 
+import numpy as np
+
 from poscon.errors import PosconError
 from poscon.store.manifest import CaseRecord
 from poscon.store.preparation import one_volume, pixels_sha256
 from poscon.store.store import Store
+from poscon.volumes.affine import same_place
 from poscon.volumes.case import Case
 from poscon.volumes.drawing import LabelSource
 from poscon.volumes.geometry import Plane, slice_geometry
@@ -77,25 +81,30 @@ class ScanFiles:
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """DICOM series below a folder, found by their voxels."""
+    """DICOM series below a folder, found by their place and their voxels."""
 
     store: Store
     source: Path
     _read: dict[OnGap, tuple[Case, ...]] = field(default_factory=dict, init=False, repr=False)
+    _hash: dict[tuple[OnGap, str], str] = field(default_factory=dict, init=False, repr=False)
     _found: dict[str, Case] = field(default_factory=dict, init=False, repr=False)
 
     def scan(self, case: CaseRecord) -> Scan:
+        wrong = ""
         for on_gap in get_args(OnGap):
             # its number is most often the same
             for candidate in sorted(self._cases(on_gap), key=lambda one: one.id != case.id):
-                scan = _alike(candidate, case)
+                try:
+                    scan = self._alike(candidate, case, on_gap)
+                except PosconError as error:  # perhaps another way at gaps, or another series
+                    wrong = wrong or (f" ({error})" if candidate.id == case.id else "")
+                    continue
                 if scan is not None:
                     self._found[case.id] = candidate
-                    _check_geometry(self.store, case, scan)
                     return scan
         raise PosconError(
-            f"{self.source}: no DICOM series has the voxels of case {case.id} of "
-            f"{self.store.path}; give the folder that the store was prepared from"
+            f"{self.source}: no DICOM series has the place and the voxels of case {case.id} of "
+            f"{self.store.path}; give the folder that the store was prepared from{wrong}"
         )
 
     def label(self, case: CaseRecord) -> LabelSource | None:
@@ -108,25 +117,28 @@ class DicomSeries:
             self.scan(case)
         return self._found[case.id].label
 
-    def _cases(self, on_gap: OnGap) -> tuple[Case, ...]:
-        if on_gap not in self._read:
-            self._read[on_gap] = read_dataset(self.source, dicom.NAME, on_gap=on_gap).cases
-        return self._read[on_gap]
-
-
-def _alike(candidate: Case, case: CaseRecord) -> Scan | None:
-    """The scan of a candidate as a 3-D volume, if it has the voxels of a case of the store."""
-    try:
+    def _alike(self, candidate: Case, case: CaseRecord, on_gap: OnGap) -> Scan | None:
+        """The scan of a candidate as a 3-D volume, if it is that of a case of the store."""
+        assert case.affine is not None  # older stores have no DICOM series
         header = read_header(candidate.image, spacing=case.stated_spacing)
-        if header.shape[:3] != case.geometry.shape:
+        shape, place = case.geometry.shape, np.array(case.affine)
+        if header.shape[:3] != shape or not same_place(shape, place, header.affine):
+            return None
+        key = (on_gap, candidate.id)
+        if self._hash.get(key, case.pixels_sha256) != case.pixels_sha256:
             return None
         scan = read_scan(candidate.image, spacing=case.stated_spacing)
         (channel,) = candidate.all_channels
         volume = one_volume(scan.data, candidate, channel)
-    except PosconError:  # a series that cannot be read is none that was prepared
-        return None
-    same = pixels_sha256([volume], scan.affine) == case.pixels_sha256
-    return replace(scan, data=volume) if same else None
+        self._hash[key] = pixels_sha256([volume], scan.affine)
+        if self._hash[key] != case.pixels_sha256:
+            return None
+        return replace(first_volume(scan) if scan.data.ndim == 4 else scan, data=volume)
+
+    def _cases(self, on_gap: OnGap) -> tuple[Case, ...]:
+        if on_gap not in self._read:
+            self._read[on_gap] = read_dataset(self.source, dicom.NAME, on_gap=on_gap).cases
+        return self._read[on_gap]
 
 
 def _given(store: Store, case: CaseRecord, path: Path) -> LabelSource:

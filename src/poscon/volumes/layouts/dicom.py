@@ -9,7 +9,8 @@ anywhere in the folder. Or it is a file beside the folder that holds the series 
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
@@ -86,28 +87,23 @@ def read(
             f"{root}: no DICOM series that makes a volume, but {listed}; give the folder of "
             "a series"
         )
-    number = dict(zip(map(_place, stacks), _numbers("case", len(stacks)), strict=True))
     patients = list(dict.fromkeys(stack.patient for stack in stacks))
     subjects = dict(zip(patients, _numbers("patient", len(patients)), strict=True))
-    every = [image.piece.file for stack in stacks for image in stack.images]
+    every, most = stacks, max(stack.volume for stack in stacks)
     if series is not None:
         stacks = fitting(stacks, series, root)
     read = {image.piece.file for stack in stacks for image in stack.images}
-    not_chosen = [file for file in every if file not in read]
-    unused += [(_LEFT_OUT, file) for file in not_chosen]
-    names = (
-        [number[_place(stack)] for stack in stacks]
-        if case_name is None
-        else _named(stacks, case_name)
-    )
-    labels = _labels(root, stacks, objects, {file.parent for file in not_chosen})
+    files = (image.piece.file for stack in every for image in stack.images)
+    unused += [(_LEFT_OUT, file) for file in files if file not in read]
+    names = [_numbered(s, most) for s in stacks] if case_name is None else _named(stacks, case_name)
+    labels = _labels(root, every, objects, {stack.series.place for stack in stacks})
     drawings = [label for label in labels.values() if isinstance(label, Drawing)]
     used = {file for drawing in drawings for file in drawing.files}
     unused += [(_ORPHAN, one.file) for one in objects if one.file not in used]
     cases: list[Case] = []
     for name, stack in zip(names, stacks, strict=True):
         image = replace(stack.series, name=name)
-        label = labels.get(_place(stack))
+        label = labels.get(stack.series.place)
         case = Case(name, subjects[stack.patient], image, label, modality=image.modality)
         frames = [case] if image.fault is not None else split_frames(case)
         if isinstance(label, Path) and len(frames) > 1:
@@ -173,8 +169,10 @@ def _images(root: Path) -> tuple[list["Image"], list["Object"], list[tuple[str, 
     return images, objects, unused
 
 
-def _place(stack: "Stack") -> str:
-    return stack.series.place
+def _numbered(stack: "Stack", most: int) -> str:
+    """The name of a case: the number of its volume, and that of its part if it has several."""
+    name = _numbers("case", most)[stack.volume - 1]
+    return name if stack.part is None else f"{name}_{stack.part}"
 
 
 def _numbers(word: str, count: int) -> list[str]:
@@ -206,18 +204,15 @@ def _named(stacks: Sequence["Stack"], keyword: str) -> list[str]:
 
 
 def _labels(
-    root: Path,
-    stacks: Sequence["Stack"],
-    objects: Sequence["Object"],
-    not_chosen: Collection[Path],
+    root: Path, stacks: Sequence["Stack"], objects: Sequence["Object"], chosen: AbstractSet[str]
 ) -> dict[str, LabelSource]:
-    """The label map of each series that has one, by the place of the series.
+    """The label map of each chosen series that has one, by the place of the series.
 
     Args:
         root: the folder.
-        stacks: the series that are read.
-        objects: all objects with structures.
-        not_chosen: the folders of series that are not read.
+        stacks: all series, as a label map may belong to any of them.
+        objects: the objects with structures.
+        chosen: the places of the series that are read.
     """
     from poscon.volumes.formats.dicom.matching import match
 
@@ -225,31 +220,32 @@ def _labels(
     for stack in stacks:
         for folder in {image.piece.file.parent for image in stack.images}:
             of_folder[folder].append(stack)
-    labels: dict[str, LabelSource] = {**match(objects, stacks)}
+    drawn = match(objects, stacks)
+    labels: dict[str, LabelSource] = {place: drawn[place] for place in drawn if place in chosen}
     for path in scan_files(root, "**/*"):
         stem = scan_stem(path)
         folder = path.with_name(stem.removesuffix(LABEL))
         if not stem.endswith(LABEL):
-            continue
-        if folder not in of_folder and folder in not_chosen:
             continue
         if folder not in of_folder:
             raise PosconError(
                 f"{path}: a label map without its image ({folder.name} holds no series beside it); "
                 "add the image or remove the label map"
             )
-        if len(of_folder[folder]) > 1:
+        places = [stack.series.place for stack in of_folder[folder]]
+        if not chosen & set(places):
+            continue
+        if len(places) > 1:
             raise PosconError(
-                f"{path}: may be the label map of any of the {len(of_folder[folder])} series in "
+                f"{path}: may be the label map of any of the {len(places)} series in "
                 f"{folder}; give each series a folder of its own"
             )
-        place = of_folder[folder][0].series.place
-        if place in labels:
+        if places[0] in labels:
             raise PosconError(
-                f"two files for the label map of {place}: {labels[place]} and {path}; rename or "
-                "remove one"
+                f"two files for the label map of {places[0]}: {labels[places[0]]} and {path}; "
+                "rename or remove one"
             )
-        labels[place] = path
+        labels[places[0]] = path
     return labels
 
 

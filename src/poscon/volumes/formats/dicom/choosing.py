@@ -15,11 +15,15 @@ _HOW = (
     "SeriesDescription",
     "ProtocolName",
     "SequenceName",
+    "ScanningSequence",
     "ImageType",
     "Modality",
     "BodyPartExamined",
     "ConvolutionKernel",
     "SeriesNumber",
+    "EchoTime",
+    "RepetitionTime",
+    "SliceThickness",
 )
 """Attributes that say how somebody was scanned, and not who. Their values may be printed."""
 _MOST = 20
@@ -44,19 +48,38 @@ def fitting(stacks: Sequence[Stack], condition: str, root: Path) -> list[Stack]:
             f"{_OPTION} {condition}: must be KEYWORD=PATTERN, such as SeriesDescription=*t2*"
         )
     check_keyword(keyword, _OPTION, example="SeriesDescription")
-    alternatives = pattern.lower().split("|")
-    values = [read_value(stack.images[0].piece.file, keyword) for stack in stacks]
-    found = [
-        stack
-        for stack, value in zip(stacks, values, strict=True)
-        if any(fnmatchcase(value.lower(), alternative) for alternative in alternatives)
-    ]
+    alternatives = pattern.lower().replace("[", "[[]").split("|")  # a bracket is only a bracket
+    values, found = [], []
+    for stack in stacks:
+        value, *others = _values(stack, keyword)
+        values.append(value)
+        fits = [
+            any(fnmatchcase(one.lower(), alternative) for alternative in alternatives)
+            for one in (value, *others)
+        ]
+        if any(fits) and not all(fits):
+            raise PosconError(
+                f"{_OPTION} {condition}: fits a part of {stack.series} only; choose by an "
+                "attribute that all its images share"
+            )
+        if all(fits):
+            found.append(stack)
     if not found:
         raise PosconError(
             f"{_OPTION} {condition}: none of the {len(stacks)} series of {root} fits; change the "
             f"pattern ({_told(keyword, values)})"
         )
     return found
+
+
+def _values(stack: Stack, keyword: str) -> list[str]:
+    """The different texts that an attribute has in the first, the second and the last image.
+
+    Frames of one place follow each other, so that these show echoes and other kinds too.
+    """
+    images = stack.images
+    files = dict.fromkeys(image.piece.file for image in (*images[:2], images[-1]))
+    return list(dict.fromkeys(read_value(file, keyword) for file in files))
 
 
 def _told(keyword: str, values: Sequence[str]) -> str:

@@ -172,7 +172,8 @@ def _images(path: Path, header: Dataset) -> list[Image] | str:
         found = list(flat_frames(header))
     else:
         found = [{name: header.get(name) for name in _TAGS if name in header}]
-    if any("ImagePositionPatient" not in flat for flat in found):
+    needed = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"}
+    if any(needed - flat.keys() for flat in found):
         return "DICOM image(s) without a place in space"
     return [_image(path, header, flat, Piece(path, n)) for n, flat in enumerate(found)]
 

@@ -33,12 +33,16 @@ class Stack:
         series: how it is read.
         patient: what tells patients apart.
         images: its slices.
+        volume: number of its volume among all of the folder, from 1, whatever is done at gaps.
+        part: number of the part of that volume, from 1, if it was split at gaps; else None.
         tilt: angle between the normal and the direction of the stack in degrees.
     """
 
     series: Series
     patient: tuple[str, ...]
     images: tuple[Image, ...]
+    volume: int = 0
+    part: int | None = None
     tilt: float = 0.0
 
 
@@ -54,7 +58,8 @@ def make_stacks(
     Returns:
         The stacks, ordered by the paths of their files; and the slices that form none, by kind.
     """
-    stacks: list[Stack] = []
+    stacks: list[tuple[tuple[str, int], Stack]] = []
+    keys: list[tuple[str, int]] = []
     left: dict[str, list[Image]] = defaultdict(list)
     for of_series in _grouped(images, lambda image: image.series):
         volumes = [
@@ -67,15 +72,21 @@ def make_stacks(
         made = []
         for volume in volumes:
             places = _places(volume)
-            for part in _split(places) if on_gap == "split" else [places]:
-                if len(part) > 1:
-                    made.append(part)
+            key = min(_key(image) for image in volume)
+            if len(places) > 1:
+                keys.append(key)
+            parts = _split(places) if on_gap == "split" else [places]
+            for n, of_part in enumerate(parts, start=1):
+                if len(of_part) > 1:
+                    made.append((key, n if len(parts) > 1 else None, of_part))
                 else:
-                    left["single image(s), which make no volume"] += part[0]
-        for number, part in enumerate(made, start=1):
-            stacks.append(_stack(part, number if len(made) > 1 else None, on_gap))
-    stacks.sort(key=lambda stack: min(_key(image) for image in stack.images))
-    return stacks, dict(left)
+                    left["single image(s), which make no volume"] += of_part[0]
+        for number, (key, part, of_part) in enumerate(made, start=1):
+            stack = _stack(of_part, number if len(made) > 1 else None, on_gap)
+            stacks.append((key, replace(stack, part=part)))
+    numbers = {key: number for number, key in enumerate(sorted(keys), start=1)}
+    numbered = [replace(stack, volume=numbers[key]) for key, stack in stacks]
+    return sorted(numbered, key=lambda stack: (stack.volume, stack.part or 0)), dict(left)
 
 
 def _key(image: Image) -> tuple[str, int]:
@@ -197,7 +208,8 @@ def _stack(places: list[list[Image]], part: int | None, on_gap: OnGap) -> Stack:
         pieces=tuple(image.piece for frame in frames for image in frame),
         mixes=mixes,
     )
-    return Stack(series, images[0].patient, images, tilt if tilt > TILTED_DEGREES else 0.0)
+    tilt = tilt if tilt > TILTED_DEGREES else 0.0
+    return Stack(series, images[0].patient, images, tilt=tilt)
 
 
 def _description(images: Sequence[Image], part: int | None) -> str:
