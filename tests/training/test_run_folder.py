@@ -17,10 +17,11 @@ def test_a_run_that_cannot_be_begun_leaves_nothing_in_the_way(
         raise PosconError(f"{path}: cannot be written")
 
     folder = RunFolder(tmp_path / "run")
+    settings = {"device": "cpu", "precision": "32"}
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_json", full)
         with pytest.raises(PosconError, match="cannot be written"):
-            folder.begin("pretrain", Store(store), {}, {})
+            folder.begin("pretrain", Store(store), settings, {})
     assert folder.is_new
-    folder.begin("pretrain", Store(store), {}, {})
+    folder.begin("pretrain", Store(store), settings, {})
     assert folder.begun

@@ -119,6 +119,14 @@ def slice_size(cases: Sequence[CaseRecord], size: int | Literal["auto"], stride:
 
 
 def check_multiple(size: int, stride: int) -> None:
-    """Refuse an extent in pixels that is no multiple of the network's stride."""
+    """Refuse an extent that the network cannot halve as often as it has to.
+
+    Args:
+        size: extent of training crops in pixels.
+        stride: of the network.
+
+    Raises:
+        PosconError: the extent is not a multiple of the stride.
+    """
     if size % stride:
         raise PosconError(f"setting size = {size}: must be a multiple of {stride}")

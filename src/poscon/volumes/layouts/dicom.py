@@ -89,7 +89,7 @@ def read(
         )
     patients = list(dict.fromkeys(stack.patient for stack in stacks))
     subjects = dict(zip(patients, _numbers("patient", len(patients)), strict=True))
-    every, most = stacks, max(stack.volume for stack in stacks)
+    every, most = stacks, max((stack.volume for stack in stacks), default=0)
     if series is not None:
         stacks = fitting(stacks, series, root)
     read = {image.piece.file for stack in stacks for image in stack.images}
