@@ -382,7 +382,13 @@ def test_label_maps_to_fill_in_have_what_the_export_has_labelled(
     store, out = tmp_path / "store", tmp_path / "next"
     how = ("--spacing", "native", "--labelled-slices", table)
     assert poscon("prepare", labelled, store, *how)[0] == 0
-    code, _, err = poscon("suggest", store, out, "--budget", "2", "--source", labelled)
+    grown = tmp_path / "grown"  # with another series on the grid of the first
+    shutil.copytree(labelled, grown)
+    image, label = phantom(scans, 0)
+    write_like(grown / "another", np.asanyarray(image.dataobj) + 1, image.affine, name="new")
+    decoy = np.ones(label.shape, np.uint8)
+    nib.save(nib.Nifti1Image(decoy, image.affine), grown / "another_seg.nii.gz")
+    code, _, err = poscon("suggest", store, out, "--budget", "2", "--source", grown)
     assert code == 0, err
     for number, there in ((0, 3), (1, 4)):
         voxels = np.asanyarray(nib.load(out / f"labels/case{number + 1:03d}.nii.gz").dataobj)

@@ -128,6 +128,7 @@ def test_the_tables_of_a_terminal_are_whole_at_80_columns(
     for name in ("random", "pcl", "change"):
         assert shown.count(name) >= 2
     assert "fine-tuning" not in shown
+    assert "ASSD" not in shown  # there is room for two metrics
 
 
 def test_what_flaws_would_have_gained_is_told_beside_the_honest_figure(done: Path) -> None:

@@ -223,9 +223,10 @@ def test_an_object_of_a_series_that_is_not_chosen_is_not_that_of_another(tmp_pat
     for frame in file.PerFrameFunctionalGroupsSequence:
         del frame.DerivationImageSequence
     file.save_as(path)
-    assert only(read_dataset(tmp_path, series="SeriesDescription=t2")).label is None
-    found = only(read_dataset(tmp_path, series="SeriesDescription=t1")).label
-    assert isinstance(found, Drawing)
+    for series_, names in (("t2", []), ("t1", ["RV", "MYO"])):
+        dataset = read_dataset(tmp_path, series=f"SeriesDescription={series_}")
+        assert isinstance(only(dataset).label, Drawing) == bool(names)
+        assert list(dataset.labels.names if dataset.labels else []) == names
 
 
 def test_an_object_of_one_of_two_orientations(tmp_path: Path) -> None:
