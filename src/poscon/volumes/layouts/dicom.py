@@ -92,9 +92,9 @@ def read(
     every, most = stacks, max((stack.volume for stack in stacks), default=0)
     if series is not None:
         stacks = fitting(stacks, series, root)
-    read = {image.piece.file for stack in stacks for image in stack.images}
+    chosen = {image.piece.file for stack in stacks for image in stack.images}
     files = (image.piece.file for stack in every for image in stack.images)
-    unused += [(_LEFT_OUT, file) for file in files if file not in read]
+    unused += [(_LEFT_OUT, file) for file in files if file not in chosen]
     names = [_numbered(s, most) for s in stacks] if case_name is None else _named(stacks, case_name)
     labels = _labels(root, every, objects, {stack.series.place for stack in stacks})
     drawings = [label for label in labels.values() if isinstance(label, Drawing)]
