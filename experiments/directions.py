@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from poscon.alignment.align import align
+from poscon.alignment.belief import believe
+from poscon.alignment.likeness import compact
 from poscon.alignment.thumbnails import thumbnails
 from poscon.seeds import stream
 from poscon.store.store import Store
@@ -33,8 +35,10 @@ def main() -> None:
             generator = np.random.default_rng(stream(seed, "turned"))
             turned = generator.random(len(features)) < 0.5
             shown = [x[::-1] if t else x for x, t in zip(features, turned, strict=True)]
-            found = align(shown, depths, subjects, [case.id for case in store.cases], seed)
-            wrong = int(((found.directions < 0) != turned).sum())
+            names = [case.id for case in store.cases]
+            found = align(shown, depths, subjects, names, seed)
+            believed = believe(compact(shown), depths, subjects, names, found)
+            wrong = int(((believed.directions < 0) != turned).sum())
             print(
                 f"| {store.name} | {seed} | {len(turned)} | {turned.sum()} | "
                 f"{min(wrong, len(turned) - wrong)} | {found.clearness.min():.2f} |"

@@ -12,6 +12,7 @@ from poscon.commands.align import align
 from poscon.commands.inspect import inspect
 from poscon.commands.prepare import prepare
 from poscon.errors import PosconError
+from poscon.positions import POSITIONS
 from poscon.store.manifest import AxisRecord
 from poscon.store.placing import place_cases
 from poscon.store.store import Store
@@ -30,7 +31,7 @@ def test_every_case_gets_its_place_and_nothing_else_changes(
 ) -> None:
     code, out, _ = poscon("align", copied)
     assert code == 0
-    assert "of 5 volumes are placed by their images" in out
+    assert "the images give no better positions than the scan" in out  # every phantom is whole
     assert (copied / "alignment.png").stat().st_size > 10_000
     before, after = Store(store), Store(copied)
     for was, case in zip(before.cases, after.cases, strict=True):
@@ -45,6 +46,44 @@ def test_every_case_gets_its_place_and_nothing_else_changes(
     for case in original["cases"]:
         case.pop("axis", None)
     assert written == original
+
+
+def test_where_every_scan_shows_the_same_the_positions_are_those_in_the_scan(
+    store: Path, copied: Path, tmp_path: Path, poscon: Run
+) -> None:
+    found = align(copied)
+    assert not found.by_images
+    cases = Store(copied).cases
+    extent = np.median([case.shape[0] * case.spacing[0] for case in cases])
+    for case in cases:
+        np.testing.assert_allclose(
+            POSITIONS["learned"].of_slices(case),
+            extent * (POSITIONS["relative"].of_slices(case) - 0.5),
+            atol=1e-3,
+        )
+    given = ("-s", "position=learned", "-s", "loss.threshold=12", "--epochs", 1)
+    code, _, err = poscon("pretrain", store, tmp_path / "run", *given, *TINY)
+    assert code == 0
+    assert f"note: {found.summary}" in " ".join(err.split())
+
+
+def test_scans_that_begin_anywhere_are_placed_by_their_images(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, poscon: Run
+) -> None:
+    cases = Store(copied).cases
+    body = np.random.default_rng(7).normal(size=(600, 24)).cumsum(axis=0)
+    at = [
+        60.0 * number + case.spacing[0] * np.arange(case.shape[0])
+        for number, case in enumerate(cases)
+    ]
+    shown = [np.stack([np.interp(x, np.arange(600), row) for row in body.T], axis=1) for x in at]
+    features = iter(shown)
+    monkeypatch.setattr("poscon.store.placing.thumbnails", lambda stack: next(features))
+    code, out, _ = poscon("align", copied)
+    assert code == 0
+    assert "5 of 5 volumes are placed by their images: slices that look alike lie" in out
+    first = [case.axis.first for case in Store(copied).cases if case.axis is not None]
+    np.testing.assert_allclose(np.diff(first), 60, atol=12)
 
 
 def test_it_repeats_where_there_are_positions_already(copied: Path) -> None:
@@ -167,3 +206,14 @@ def test_hearts_that_run_from_base_to_apex_are_found(shared_data: Path, tmp_path
     subjects = {name.split("_")[0] for name in turned}
     assert subjects == {"A0S9V9", "A1E9Q1", "A4B5U4", "B8J7R4", "C6J5P1"}
     assert len(turned) == 10
+    axes = {case.id: found[case.id] for case in Store(tmp_path / "store").cases}
+    assert all((axis.first > axis.last) == axis.against for axis in axes.values())
+
+
+def test_hearts_are_not_put_where_chests_are_alike(shared_data: Path, tmp_path: Path) -> None:
+    """The chests of ACDC lead astray; all its stacks begin at the base of the heart."""
+    prepare(shared_data / "acdc", tmp_path / "store", spacing=3.0)
+    found = align(tmp_path / "store")
+    assert not found.by_images
+    assert all(axis.first < axis.last for axis in found.axis.values())
+    assert sum(axis.against for axis in found.axis.values()) < 8  # none runs the other way

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from poscon.alignment.align import Alignment
+from poscon.alignment.belief import Believed
 from poscon.store import placing
 from poscon.store.placing import place_cases
 from poscon.store.store import Store
@@ -23,12 +24,17 @@ def placed(n: int, against: list[int], undetermined: list[int]) -> Alignment:
     return Alignment(ends, np.ones(n), directions, np.full(n, 0.5), determined)
 
 
+def by_images(_c: object, _d: object, _s: object, _f: object, found: Alignment) -> Believed:
+    return Believed("images", found.ends, found.directions, found.determined, {})
+
+
 def test_a_volume_that_is_not_placed_keeps_its_direction_and_has_the_usual_ends(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Store(store)
     found = placed(len(opened.cases), against=[1, 2], undetermined=[2])
     monkeypatch.setattr(placing, "align", lambda *given: found)
+    monkeypatch.setattr(placing, "believe", by_images)
     axis = [place_cases(opened, opened.cases, 0).axis[case.id] for case in opened.cases]
     assert [record.against for record in axis] == [False, True, True, False, False]
     assert [record.determined for record in axis] == [True, True, False, True, True]
@@ -52,6 +58,7 @@ def test_the_frames_of_a_cine_are_one_file(store: Path, monkeypatch: pytest.Monk
         return found
 
     monkeypatch.setattr(placing, "align", align)
+    monkeypatch.setattr(placing, "believe", by_images)
     place_cases(opened, cine, 0)
     assert given[0][1] == given[0][2]
     assert len(set(given[0])) == 4

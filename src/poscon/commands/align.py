@@ -9,7 +9,6 @@ import numpy as np
 from msgspec.structs import replace
 
 from poscon.alignment.groups import find_groups
-from poscon.alignment.likeness import compact
 from poscon.arguments import checked
 from poscon.errors import PosconError
 from poscon.files import alone, complete
@@ -35,6 +34,8 @@ class Aligned:
         picture: ``alignment.png``.
         against: ``reversed.txt``, the cases that run against most of them, for
             ``poscon prepare --reverse``; None: there are none.
+        by_images: whether the cases are placed by their images; else by their place in the scan.
+        summary: by what the cases are placed, and how far apart slices lie that look alike.
         groups: the cases of two groups of volumes that are hardly alike; None: they are one group.
     """
 
@@ -42,14 +43,19 @@ class Aligned:
     axis: Mapping[str, AxisRecord]
     picture: Path
     against: Path | None
+    by_images: bool
+    summary: str
     groups: tuple[tuple[str, ...], tuple[str, ...]] | None
 
     def lines(self) -> Iterator[str]:
         """What a user should know."""
         unknown = [case for case, axis in self.axis.items() if not axis.determined]
         n = len(self.axis)
-        yield f"{n - len(unknown)} of {n} volumes are placed by their images"
-        if unknown:
+        if not self.by_images:
+            yield self.summary
+        else:
+            yield f"{n - len(unknown)} of {n} volumes are placed by their images: {self.summary}"
+        if self.by_images and unknown:
             yield (
                 f"the images of {_some(unknown)} do not tell where they lie; they were put where "
                 "most volumes are"
@@ -79,8 +85,9 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     """Learn one coordinate for the slices of all volumes, from their images alone.
 
     Slices of two patients at the same coordinate show the same level of the anatomy, wherever their
-    scans begin and end. Nothing is trained and no label is read. See
-    :func:`poscon.alignment.align.align`.
+    scans begin and end. Nothing is trained and no label is read. Where the images say no more than
+    the position in the scan, the coordinates are those in the scan, in mm. See
+    :func:`poscon.alignment.align.align` and :func:`poscon.alignment.belief.believe`.
 
     Args:
         store: folder of a prepared store. Positions that were learned before are replaced.
@@ -101,11 +108,12 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
         opened = Store(folder)
         found = place_cases(opened, opened.cases, seed)
         axis = found.axis
-        groups = find_groups(compact(found.features), [case.subject for case in opened.cases])
+        groups = find_groups(found.components, [case.subject for case in opened.cases])
         coordinates = [learned_positions(case.shape[0], axis[case.id]) for case in opened.cases]
         against = np.array([axis[case.id].against for case in opened.cases])
         determined = np.array([axis[case.id].determined for case in opened.cases])
-        draw_alignment(folder / PICTURE, opened, coordinates, against, determined)
+        by_images = found.believed.source == "images"
+        draw_alignment(folder / PICTURE, opened, coordinates, against, determined, by_images)
         listed = _list_against(folder / AGAINST, axis)
         cases = tuple(replace(case, axis=axis[case.id]) for case in opened.cases)
         changed = {"schema_version": SCHEMA_VERSION, "cases": cases}
@@ -115,7 +123,7 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
     parts = None
     if groups is not None:
         parts = tuple(names[i] for i in groups[0]), tuple(names[i] for i in groups[1])
-    return Aligned(folder, axis, folder / PICTURE, listed, parts)
+    return Aligned(folder, axis, folder / PICTURE, listed, by_images, found.summary, parts)
 
 
 def _list_against(path: Path, axis: Mapping[str, AxisRecord]) -> Path | None:

@@ -31,6 +31,7 @@ def draw_alignment(
     coordinates: Sequence[np.ndarray],
     against: np.ndarray,
     determined: np.ndarray,
+    by_images: bool,
 ) -> None:
     """Draw bars of all volumes before and after, and slices of three volumes at equal coordinates.
 
@@ -40,6 +41,7 @@ def draw_alignment(
         coordinates: (slices,) of each case of the store, mm.
         against: (V,) bool, whether the case runs against most of them.
         determined: (V,) bool, whether its images say where it lies.
+        by_images: whether the cases are placed by their images; else by their place in the scan.
     """
     cases = store.cases
     n_bars = min(MOST_BARS, len(cases))
@@ -52,12 +54,15 @@ def draw_alignment(
     top = grid[0].subgridspec(1, 2)
     lengths = [np.arange(case.shape[0]) * case.spacing[0] for case in cases]
     before = [length - length[-1] / 2 for length in lengths]
+    after = "after: alike slices at one coordinate"
+    if not by_images:
+        after = "after: by the position in the scan, because the images say no more"
     for place, title, at in (
         (0, "before: the middle of every volume at 0", before),
-        (1, "after: alike slices at one coordinate", coordinates),
+        (1, after, coordinates),
     ):
         axes = figure.add_subplot(top[place])
-        _draw_bars(axes, [at[i] for i in drawn], against[drawn], determined[drawn])
+        _draw_bars(axes, [at[i] for i in drawn], against[drawn], determined[drawn], by_images)
         axes.set_title(title, fontsize=10)
         if place == 0:
             names = [cases[i].id[-14:] for i in drawn]
@@ -72,12 +77,17 @@ def draw_alignment(
 
 
 def _draw_bars(
-    axes: Axes, coordinates: Sequence[np.ndarray], against: np.ndarray, determined: np.ndarray
+    axes: Axes,
+    coordinates: Sequence[np.ndarray],
+    against: np.ndarray,
+    determined: np.ndarray,
+    by_images: bool,
 ) -> None:
+    shown = determined | (not by_images)  # by the scan all are placed
     kinds = {
-        "placed by its images": (BAR, determined & ~against),
-        "runs against the others": (AGAINST, determined & against),
-        "its images do not tell": (UNKNOWN, ~determined),
+        "placed by its images" if by_images else "placed by the scan": (BAR, shown & ~against),
+        "runs against the others": (AGAINST, shown & against),
+        "its images do not tell": (UNKNOWN, ~shown),
     }
     for label, (colour, mask) in kinds.items():
         rows = np.flatnonzero(mask).tolist()

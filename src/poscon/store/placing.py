@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poscon.alignment.align import Alignment, align
+from poscon.alignment.align import align
+from poscon.alignment.belief import Believed, believe
+from poscon.alignment.likeness import compact
 from poscon.alignment.thumbnails import thumbnails
 from poscon.errors import PosconError
 from poscon.progress import progress_bar
@@ -19,14 +21,39 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Placed:
-    """The axis of each case by its id, and the small pictures that it was found by."""
+    """Where cases lie on one axis.
+
+    Attributes:
+        axis: of each case by its id.
+        components: (slices, K) features of each case, from its small pictures.
+        believed: by what the cases are placed.
+    """
 
     axis: dict[str, AxisRecord]
-    features: list[np.ndarray]
+    components: list[np.ndarray]
+    believed: Believed
+
+    @property
+    def summary(self) -> str:
+        """By what the cases are placed, and how far apart slices lie that look alike."""
+        apart = self.believed.apart
+        if self.believed.source == "images":
+            return (
+                f"slices that look alike lie {apart['images']:.3g} mm apart, and "
+                f"{apart['scan']:.3g} mm by their position in the scan"
+            )
+        return (
+            "the images give no better positions than the scan: slices that look alike lie "
+            f"{apart['scan']:.3g} mm apart by their position in the scan, and "
+            f"{apart['images']:.3g} mm where the images put them; so the positions are those in "
+            "the scan, in mm"
+        )
 
 
 def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
-    """Place cases on an axis of their own, see :func:`poscon.alignment.align.align`.
+    """Place cases on an axis of their own, by their images where these say more than the scan.
+
+    See :func:`poscon.alignment.align.align` and :func:`poscon.alignment.belief.believe`.
 
     Args:
         store: where their images are. It is not changed, and its other cases are not looked at.
@@ -55,7 +82,9 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
             f"{store.path}: the slices of its volumes are too alike to say where they lie; use "
             "position=relative or position=physical"
         )
-    return Placed(_axis_records(cases, found), features)
+    components = compact(features)
+    believed = believe(components, depths, subjects, files, found)
+    return Placed(_axis_records(cases, believed, found.clearness), components, believed)
 
 
 def _features(store: Store, cases: Sequence[CaseRecord]) -> list[np.ndarray]:
@@ -69,19 +98,25 @@ def _features(store: Store, cases: Sequence[CaseRecord]) -> list[np.ndarray]:
     return described
 
 
-def _axis_records(cases: Sequence[CaseRecord], found: Alignment) -> dict[str, AxisRecord]:
+def _axis_records(
+    cases: Sequence[CaseRecord], believed: Believed, clearness: np.ndarray
+) -> dict[str, AxisRecord]:
     """What the store keeps. A volume that is not determined gets the ends that most have."""
-    usual = np.median(np.sort(found.ends[found.determined], axis=1), axis=0)
+    by_images = believed.source == "images"
+    if by_images:
+        usual = np.median(np.sort(believed.ends[believed.determined], axis=1), axis=0)
     axis = {}
     for number, case in enumerate(cases):
-        known, against = bool(found.determined[number]), bool(found.directions[number] < 0)
-        placed = usual[::-1] if against else usual
-        first, last = found.ends[number] if known else placed
+        known = bool(believed.determined[number])
+        against = bool(believed.directions[number] < 0)
+        first, last = believed.ends[number]
+        if by_images and not known:
+            first, last = usual[::-1] if against else usual
         axis[case.id] = AxisRecord(
             first=round(float(first), 3),
             last=round(float(last), 3),
             against=against,
-            clearness=round(float(found.clearness[number]), 3),
+            clearness=round(float(clearness[number]), 3),
             determined=known,
         )
     return axis

@@ -14,6 +14,7 @@ from poscon.networks.heads import HeadSettings
 from poscon.networks.settings import NetworkSettings, fit_channels
 from poscon.pretext import find_method
 from poscon.pretext.base import PretextMethod
+from poscon.progress import console
 from poscon.seeds import stream
 from poscon.settings import Settings
 from poscon.store.manifest import CaseRecord
@@ -113,8 +114,10 @@ def assemble(
     views = ViewMaker(chosen.views, size, store.channels)
     canvas = canvas_size(size, chosen.views)
     if chosen.position == "learned" and any(case.axis is None for case in cases):
-        axis = place_cases(store, cases, chosen.seed).axis
-        cases = [replace(case, axis=axis[case.id]) for case in cases]
+        placed = place_cases(store, cases, chosen.seed)
+        if placed.believed.source == "scan":
+            console.print(f"note: {placed.summary}", soft_wrap=True, markup=False)
+        cases = [replace(case, axis=placed.axis[case.id]) for case in cases]
     reader = SliceReader(store, cases, canvas, network.context, chosen.position)
     if len(reader) < 2:
         raise PosconError(f"{store.path}: one slice alone has nothing to be contrasted with")

@@ -88,12 +88,14 @@ def say_mixtures(store: Store, cases: Sequence[CaseRecord], *, positions: bool) 
         cases: the cases to train on.
         positions: whether the training uses positions.
     """
-    against = [case.id for case in cases if case.axis is not None and case.axis.against]
+    against = [case for case in cases if case.axis is not None and case.axis.against]
+    turned = all(case.axis.first > case.axis.last for case in against if case.axis is not None)
     texts = list(TrainingRange.of(store, cases).mixtures())
     if against:
         texts.append(
-            f"{len(against)} volume(s) run against the others, such as {against[0]}; turn them "
-            f"with poscon prepare --reverse{', or use position=learned' if positions else ''}"
+            f"{len(against)} volume(s) run against the others, such as {against[0].id}; turn them "
+            "with poscon prepare --reverse"
+            f"{', or use position=learned' if positions and turned else ''}"
         )
     for text in texts:
         console.print(f"note: {text}", soft_wrap=True, markup=False)
