@@ -17,6 +17,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from poscon.alignment.align import align
+from poscon.alignment.belief import believe
+from poscon.alignment.likeness import compact
 
 SPACING_MM = 3.0
 SMOOTH = 5.0
@@ -72,6 +74,7 @@ def measure(volumes: int, slices: int, dimension: int) -> Measured:
     start, cpu = time.perf_counter(), time.process_time()
     each = [str(number) for number in range(volumes)]
     found = align(features, depths, each, each)
+    believe(compact(features), depths, each, each, found)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     apart = found.ends.mean(axis=1) - starts * SPACING_MM

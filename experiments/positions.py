@@ -1,10 +1,10 @@
 """How far from the truth are positions in abdominal CT, whole and cut at random?
 
 The scans of an nnU-Net data set are taken whole, and cut at random to 30 to 100 % of their slices
-(once for each seed). Each set is prepared and aligned from its images alone. Then the centroid of
-an organ in one patient is carried to every other patient by the position, and compared with the
-centroid of the organ there. The label maps are read for this comparison only, and of the uncut
-scans, so the truth is known outside the cut too.
+(once for each seed; with ``--scans`` so many of them). Each set is prepared and aligned from its
+images alone. Then the centroid of an organ in one patient is carried to every other patient by the
+position, and compared with the centroid of the organ there. The label maps are read for this
+comparison only, and of the uncut scans, so the truth is known outside the cut too.
 
 ``best shift`` and ``best shift and scale`` are fitted to the centroids themselves. They show what
 placing whole volumes can reach at best. OUT has the cut data sets, a store and its picture for
@@ -56,12 +56,25 @@ def draw_cuts(data: Path, seed: int) -> dict[str, tuple[int, int]]:
     return cuts
 
 
-def cut_data(data: Path, out: Path, seed: int) -> dict[str, tuple[int, int]]:
-    """Write a copy of the data set with cut scans and label maps; what was kept of each."""
+def cut_data(
+    data: Path, out: Path, seed: int, n_scans: int | None = None
+) -> dict[str, tuple[int, int]]:
+    """Write a copy of the data set with cut scans and label maps; what was kept of each.
+
+    Args:
+        data: folder of the data set.
+        out: folder to write.
+        seed: decides the cuts, and which scans are taken.
+        n_scans: how many of the scans, at random; None: all.
+    """
     for folder in ("imagesTr", "labelsTr"):
         (out / folder).mkdir(parents=True)
     shutil.copy(data / "dataset.json", out)
     cuts = draw_cuts(data, seed)
+    if n_scans is not None:
+        generator = np.random.default_rng(stream(seed, "scans"))
+        taken = set(generator.choice(list(cuts), n_scans, replace=False).tolist())
+        cuts = {case: cut for case, cut in cuts.items() if case in taken}
     for case, (first, end) in cuts.items():
         label = data / "labelsTr" / f"{case}.nii.gz"
         for file in (label, *(data / "imagesTr").glob(f"{case}_*.nii.gz")):
@@ -181,8 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with dataset.json, imagesTr and labelsTr")
     parser.add_argument("out", type=Path, help="new folder to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one cut each")
+    parser.add_argument("--scans", type=int, help="cut so many of the scans only, at random")
     args = parser.parse_args(arguments)
-    known = centroids(args.data)
+    of_all = centroids(args.data)
     rows = []
     print("| scans | position | mean error (mm) | 95 % (mm) | spread of organs (mm) |")
     print("|---|---|---|---|---|")
@@ -190,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, data = (
             ("whole", args.data) if seed is None else (f"cut{seed}", args.out / f"cut{seed}")
         )
-        cuts = None if seed is None else cut_data(args.data, data, seed)
+        cuts = None if seed is None else cut_data(args.data, data, seed, args.scans)
+        known = of_all if cuts is None else {case: of_all[case] for case in cuts}
         prepare(data, args.out / f"{name}.store", spacing=PIXEL_MM, modality="CT")
         align(args.out / f"{name}.store")
         store = Store(args.out / f"{name}.store")

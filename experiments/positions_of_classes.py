@@ -3,7 +3,7 @@
 The centroid of a class in one patient is carried to every other patient by the position, and
 compared with the centroid of the class there. The store is labelled, and ``poscon align`` was run
 on it; the labels are read for this comparison only. Of a subject with several scans the first is
-taken.
+taken. ``images`` is where the images put the scans, also where ``align`` does not believe them.
 
     python experiments/positions_of_classes.py STORE [STORE ...]
 """
@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from positions import errors, lines
+from positions import Line, errors, lines
 
+from poscon.alignment.align import align
+from poscon.alignment.thumbnails import thumbnails
 from poscon.positions import POSITIONS
+from poscon.seeds import stream
 from poscon.store.manifest import CaseRecord
 from poscon.store.store import Store
 
@@ -33,6 +36,19 @@ def centroids(store: Store, cases: Sequence[CaseRecord]) -> dict[str, dict[str, 
     return found
 
 
+def by_images(store: Store) -> dict[str, Line]:
+    """By case: the coordinate of its first slice where the images put it, and the step, in mm."""
+    cases = store.cases
+    depths = [np.arange(case.shape[0]) * case.spacing[0] for case in cases]
+    subjects, names = [case.subject for case in cases], [case.id for case in cases]
+    features = [thumbnails(store.image(case)) for case in cases]
+    found = align(features, depths, subjects, names, stream(0, "align"))
+    return {
+        case.id: (float(first), float(last - first) / max(1, case.shape[0] - 1))
+        for case, (first, last) in zip(cases, found.ends, strict=True)
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -46,8 +62,10 @@ def main() -> None:
         known = centroids(store, cases)
         whole = {case.id: (0, case.shape[0]) for case in store.cases}
         mm = {case.id: case.spacing[0] for case in cases}
-        for kind in POSITIONS:
-            apart = errors(lines(store, kind, whole), known, whole, mm)
+        kinds: dict[str, dict[str, Line]] = {kind: lines(store, kind, whole) for kind in POSITIONS}
+        kinds["images"] = by_images(store)
+        for kind, placed in kinds.items():
+            apart = errors({case: placed[case] for case in known}, known, whole, mm)
             print(
                 f"| {path.name} | {len(cases)} | {kind} | {apart.mean():.2f} "
                 f"| {np.quantile(apart, 0.95):.2f} |"

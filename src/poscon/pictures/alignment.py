@@ -46,7 +46,7 @@ def draw_alignment(
     cases = store.cases
     n_bars = min(MOST_BARS, len(cases))
     drawn = np.unique(np.linspace(0, len(cases) - 1, n_bars).astype(np.int64)).tolist()
-    shown = _widest(coordinates, determined)
+    shown = _widest(cases, coordinates, determined)
     bars = 1.0 + 0.14 * len(drawn)
     height = 0.9 + bars + 1.5 * len(shown)
     figure = Figure(figsize=(11, height), layout="constrained")
@@ -96,6 +96,7 @@ def _draw_bars(
             high = np.array([coordinates[row].max() for row in rows])
             axes.barh(rows, high - low, left=low, height=0.7, color=colour, label=label)
     axes.invert_yaxis()
+    axes.use_sticky_edges = False
     axes.margins(x=0.03)
     axes.set_xlabel("mm", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
@@ -103,13 +104,18 @@ def _draw_bars(
     axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
-def _widest(coordinates: Sequence[np.ndarray], determined: np.ndarray) -> list[int]:
-    """The volumes whose slices are drawn: those that cover most of the axis."""
+def _widest(
+    cases: Sequence[CaseRecord], coordinates: Sequence[np.ndarray], determined: np.ndarray
+) -> list[int]:
+    """The volumes whose slices are drawn: those that cover most of the axis, one of a subject."""
     span = [
         float(np.ptp(at)) if good else -1.0
         for at, good in zip(coordinates, determined, strict=True)
     ]
-    return sorted(np.argsort(np.negative(span), kind="stable")[:SHOWN].tolist())
+    chosen: dict[str, int] = {}
+    for number in np.argsort(np.negative(span), kind="stable").tolist():
+        chosen.setdefault(cases[number].subject, number)
+    return sorted(list(chosen.values())[:SHOWN])
 
 
 def _draw_slices(
