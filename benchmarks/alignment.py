@@ -74,7 +74,8 @@ def measure(volumes: int, slices: int, dimension: int) -> Measured:
     start, cpu = time.perf_counter(), time.process_time()
     each = [str(number) for number in range(volumes)]
     found = align(features, depths, each, each)
-    believe(compact(features), depths, each, each, found)
+    informative = [np.ones(slices, bool)] * volumes
+    believe(compact(features), informative, depths, each, each, found)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     apart = found.ends.mean(axis=1) - starts * SPACING_MM

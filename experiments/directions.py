@@ -37,11 +37,12 @@ def main() -> None:
             shown = [x[::-1] if t else x for x, t in zip(features, turned, strict=True)]
             names = [case.id for case in store.cases]
             found = align(shown, depths, subjects, names, seed)
-            believed = believe(compact(shown), depths, subjects, names, found)
+            informative = [np.asarray(x.any(axis=1)) for x in shown]
+            believed = believe(compact(shown), informative, depths, subjects, names, found)
             wrong = int(((believed.directions < 0) != turned).sum())
             print(
                 f"| {store.name} | {seed} | {len(turned)} | {turned.sum()} | "
-                f"{min(wrong, len(turned) - wrong)} | {found.clearness.min():.2f} |"
+                f"{min(wrong, len(turned) - wrong)} | {believed.clearness.min():.2f} |"
             )
 
 

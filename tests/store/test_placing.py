@@ -24,8 +24,11 @@ def placed(n: int, against: list[int], undetermined: list[int]) -> Alignment:
     return Alignment(ends, np.ones(n), directions, np.full(n, 0.5), determined)
 
 
-def by_images(_c: object, _d: object, _s: object, _f: object, found: Alignment) -> Believed:
-    return Believed("images", found.ends, found.directions, found.determined, {})
+def by_images(*given: object) -> Believed:
+    found = given[-1]
+    assert isinstance(found, Alignment)
+    said = found.directions, found.clearness, found.determined
+    return Believed("images", found.ends, *said, {"images": 1.0, "scan": 2.0})
 
 
 def test_a_volume_that_is_not_placed_keeps_its_direction_and_has_the_usual_ends(

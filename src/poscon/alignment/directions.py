@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import eigsh
 
 from poscon.alignment.pairs import Pairs
@@ -38,8 +38,27 @@ def find_directions(pairs: Pairs, files: Sequence[str]) -> tuple[np.ndarray, np.
         i.append(file_of[pair[0]])
         j.append(file_of[pair[1]])
         votes.append((ahead - against) / total if total > 0 else 0.0)
-    matrix = coo_array((votes, (i, j)), shape=(n, n)).tocsr()
-    matrix = (matrix + matrix.T).tocsr()
+    signs, clearness = synchronise(np.array(i, np.int64), np.array(j, np.int64), np.array(votes), n)
+    if signs[file_of].sum() < 0:
+        signs = -signs
+    return signs[file_of], clearness[file_of]
+
+
+def synchronise(
+    one: np.ndarray, other: np.ndarray, votes: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The signs that agree best with votes of pairs, see :func:`find_directions`.
+
+    Args:
+        one: (P,) the first of each pair, from 0 to n - 1. A pair may vote several times.
+        other: (P,) the second.
+        votes: (P,) above 0: both have the same sign.
+        n: how many there are.
+
+    Returns:
+        (n,) signs, +1 or -1; with all turned round they agree as well. (n,) how clear each is.
+    """
+    matrix = _symmetric(one, other, votes, n)
     if n < 3 or not matrix.nnz:
         signs = np.ones(n)
         if n == 2 and matrix.sum() < 0:  # two files, of two subjects
@@ -54,9 +73,12 @@ def find_directions(pairs: Pairs, files: Sequence[str]) -> tuple[np.ndarray, np.
         if turned[worst] >= 0:
             break
         signs[worst] = -signs[worst]
-    if signs[file_of].sum() < 0:
-        signs = -signs
-    given = coo_array((np.abs(votes), (i, j)), shape=(n, n)).tocsr()
-    sizes = (given + given.T).sum(axis=1)
-    clearness = signs * (matrix @ signs) / np.where(sizes > 0, sizes, 1)
-    return signs[file_of], clearness[file_of]
+    sizes = _symmetric(one, other, np.abs(votes), n).sum(axis=1)
+    return signs, signs * (matrix @ signs) / np.where(sizes > 0, sizes, 1)
+
+
+def _symmetric(one: np.ndarray, other: np.ndarray, values: np.ndarray, n: int) -> csr_array:
+    """(n, n) the sums of the values of pairs, both ways, without those of a row with itself."""
+    apart = one != other
+    matrix = coo_array((values[apart], (one[apart], other[apart])), shape=(n, n)).tocsr()
+    return csr_array(matrix + matrix.T)

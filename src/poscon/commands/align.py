@@ -64,9 +64,9 @@ class Aligned:
             turned = [case for case, axis in self.axis.items() if axis.against]
             least = min(self.axis[case].clearness for case in turned)
             yield (
-                f"{_some(turned)} run against the others (clearness at least {least:.2f} of 1); "
-                "look at them, then turn them with poscon prepare --reverse "
-                f"{shlex.quote(str(self.against))}"
+                f"{_some(turned)} run against the others (clearness at least {least:.2f} of 1), "
+                "and their positions are turned; look at them, then turn the volumes too with "
+                f"poscon prepare --reverse {shlex.quote(str(self.against))}"
             )
         if self.groups is not None:
             first, second = self.groups
@@ -94,8 +94,7 @@ def align(store: Path | str, *, seed: int = 0) -> Aligned:
         seed: decides which volumes are compared, where there are more than a hundred.
 
     Raises:
-        PosconError: an unusable store, fewer than three subjects, or no volume whose images say
-            where it lies.
+        PosconError: an unusable store, or fewer than three subjects.
     """
     if is_url(store):
         raise PosconError(

@@ -216,7 +216,8 @@ class Request:
         watched = roles.get("validation", [])
         check_unseen(store, init, selection.exclude, watched, settings.transductive)
         every = [case for role in roles.values() for case in role]
-        say_mixtures(store, every, positions=find_method(settings.method).uses_positions)
+        uses = find_method(settings.method).uses_positions and settings.position != "learned"
+        say_mixtures(store, every, positions=uses)
         return cls(store, settings, roles, None if init is None else Path(init))
 
     @classmethod

@@ -182,7 +182,7 @@ def _pretrain(request: Request, run: RunFolder, device: str) -> None:
     wait_for_all()
     if rank() == 0:
         if not request.resumed:
-            say_mixtures(store, cases, positions=True)
+            say_mixtures(store, cases, positions=chosen.position != "learned")
             run.begin("pretrain", store, chosen.model_dump(mode="json"), {"pretrain": cases})
         if before is not None:
             metrics.append(before)

@@ -56,14 +56,14 @@ def draw_alignment(
     before = [length - length[-1] / 2 for length in lengths]
     after = "after: alike slices at one coordinate"
     if not by_images:
-        after = "after: by the position in the scan, because the images say no more"
+        after = "after: by the position in the scan"
     for place, title, at in (
         (0, "before: the middle of every volume at 0", before),
         (1, after, coordinates),
     ):
         axes = figure.add_subplot(top[place])
         _draw_bars(axes, [at[i] for i in drawn], against[drawn], determined[drawn], by_images)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, pad=22)
         if place == 0:
             names = [cases[i].id[-14:] for i in drawn]
             axes.set_yticks(range(len(drawn)), names, fontsize=6)
@@ -101,7 +101,7 @@ def _draw_bars(
     axes.set_xlabel("mm", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _widest(

@@ -119,11 +119,10 @@ class AxisRecord(_Entry, frozen=True):
     Attributes:
         first, last: coordinates in mm of the first and the last slice. The others lie between
             them at equal steps.
-        against: whether the slices run against those of most cases. ``last`` is then the lower one,
-            unless the cases lie by their places in the scan and few of them run the other way.
+        against: whether the slices run against those of most cases. Then ``last`` is the lower one.
         clearness: how clear the direction is, from 0 to 1.
         determined: whether the images say where the case lies. If not, it has the ends that most
-            cases have.
+            cases have. If no case is determined, all lie by their positions in the scan.
     """
 
     first: float

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from poscon.alignment.align import align
+from poscon.alignment.belief import FEWEST as FEWEST_BELIEVED
 from poscon.alignment.belief import Believed, believe
 from poscon.alignment.likeness import compact
 from poscon.alignment.thumbnails import thumbnails
@@ -27,27 +28,35 @@ class Placed:
         axis: of each case by its id.
         components: (slices, K) features of each case, from its small pictures.
         believed: by what the cases are placed.
+        alike: whether no slice says where it lies.
     """
 
     axis: dict[str, AxisRecord]
     components: list[np.ndarray]
     believed: Believed
+    alike: bool
 
     @property
     def summary(self) -> str:
-        """By what the cases are placed, and how far apart slices lie that look alike."""
+        """By what the cases are placed, and why."""
         apart = self.believed.apart
-        if self.believed.source == "images":
-            return (
-                f"slices that look alike lie {apart['images']:.3g} mm apart, and "
-                f"{apart['scan']:.3g} mm by their position in the scan"
+        if apart is None:
+            subjects = f"of fewer than {FEWEST_BELIEVED} subjects they are not believed"
+            why = "the images do not say where the volumes lie"
+            why = f"{why}: {'slices are too alike' if self.alike else subjects}"
+        else:
+            by_images, by_scan = f"{apart['images']:.3g} mm", f"{apart['scan']:.3g} mm"
+            if self.believed.source == "images":
+                return (
+                    f"slices that look alike usually lie {by_images} apart, and {by_scan} by their "
+                    "position in the scan"
+                )
+            why = (
+                "the images are not clearly better than the position in the scan: slices that look "
+                f"alike usually lie {by_images} apart where the images put them, and {by_scan} by "
+                "their position in the scan"
             )
-        return (
-            "the images give no better positions than the scan: slices that look alike lie "
-            f"{apart['scan']:.3g} mm apart by their position in the scan, and "
-            f"{apart['images']:.3g} mm where the images put them; so the positions are those in "
-            "the scan, in mm"
-        )
+        return f"{why}; so the positions are those in the scan, stretched to the median extent"
 
 
 def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
@@ -61,7 +70,7 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
         seed: decides which volumes are compared, where there are more than a hundred.
 
     Raises:
-        PosconError: fewer than three subjects, or no volume whose images say where it lies.
+        PosconError: fewer than three subjects.
     """
     subjects = [case.subject for case in cases]
     if len(set(subjects)) < FEWEST:
@@ -77,14 +86,13 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
         for case in cases
     ]
     found = align(features, depths, subjects, files, stream(seed, "align"))
-    if not found.determined.any():
-        raise PosconError(
-            f"{store.path}: the slices of its volumes are too alike to say where they lie; use "
-            "position=relative or position=physical"
-        )
     components = compact(features)
-    believed = believe(components, depths, subjects, files, found)
-    return Placed(_axis_records(cases, believed, found.clearness), components, believed)
+    informative = [
+        np.asarray(x.any(axis=1)) for x in features
+    ]  # a blank slice looks like every other one
+    believed = believe(components, informative, depths, subjects, files, found)
+    axis = _axis_records(cases, believed)
+    return Placed(axis, components, believed, alike=not found.determined.any())
 
 
 def _features(store: Store, cases: Sequence[CaseRecord]) -> list[np.ndarray]:
@@ -98,11 +106,12 @@ def _features(store: Store, cases: Sequence[CaseRecord]) -> list[np.ndarray]:
     return described
 
 
-def _axis_records(
-    cases: Sequence[CaseRecord], believed: Believed, clearness: np.ndarray
-) -> dict[str, AxisRecord]:
-    """What the store keeps. A volume that is not determined gets the ends that most have."""
+def _axis_records(cases: Sequence[CaseRecord], believed: Believed) -> dict[str, AxisRecord]:
+    """What the store keeps. Among volumes that are placed by their images, one that is not
+    determined gets the ends that most have.
+    """
     by_images = believed.source == "images"
+    usual = np.zeros(2)
     if by_images:
         usual = np.median(np.sort(believed.ends[believed.determined], axis=1), axis=0)
     axis = {}
@@ -116,7 +125,7 @@ def _axis_records(
             first=round(float(first), 3),
             last=round(float(last), 3),
             against=against,
-            clearness=round(float(clearness[number]), 3),
+            clearness=round(float(believed.clearness[number]), 3),
             determined=known,
         )
     return axis

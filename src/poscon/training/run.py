@@ -86,16 +86,14 @@ def say_mixtures(store: Store, cases: Sequence[CaseRecord], *, positions: bool) 
     Args:
         store: the store.
         cases: the cases to train on.
-        positions: whether the training uses positions.
+        positions: whether the training uses positions that do not know of it.
     """
-    against = [case for case in cases if case.axis is not None and case.axis.against]
-    turned = all(case.axis.first > case.axis.last for case in against if case.axis is not None)
+    against = [case.id for case in cases if case.axis is not None and case.axis.against]
     texts = list(TrainingRange.of(store, cases).mixtures())
     if against:
         texts.append(
-            f"{len(against)} volume(s) run against the others, such as {against[0].id}; turn them "
-            "with poscon prepare --reverse"
-            f"{', or use position=learned' if positions and turned else ''}"
+            f"{len(against)} volume(s) run against the others, such as {against[0]}; turn them "
+            f"with poscon prepare --reverse{', or use position=learned' if positions else ''}"
         )
     for text in texts:
         console.print(f"note: {text}", soft_wrap=True, markup=False)
