@@ -167,6 +167,16 @@ def test_a_direction_that_is_not_clear_is_left() -> None:
     assert min(clearness) < 0.15
 
 
+def test_nothing_is_turned_by_the_scan_where_scans_are_cut(
+    cut: tuple[list[np.ndarray], list[np.ndarray], np.ndarray],
+) -> None:
+    volumes, depths, _ = cut
+    result = believed(volumes, depths, SUBJECTS, nowhere(8))
+    assert result.source == "scan"
+    assert np.median(result.clearness) < 0.4
+    assert (result.directions == 1).all()
+
+
 def test_frames_of_one_file_keep_one_direction() -> None:
     volumes = whole(8)
     volumes[0] = volumes[0][::-1]

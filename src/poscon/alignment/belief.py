@@ -20,6 +20,10 @@ NEAREST = 5
 PARTNERS = 15
 """Volumes with which a slice is matched, for directions."""
 
+SAME = 0.4
+"""Median clearness of directions in the scan, below which the volumes do not show the same from end
+to end. Directions then mean nothing."""
+
 Source = Literal["images", "scan"]
 
 
@@ -118,7 +122,8 @@ def _directions_in_scan(
     :func:`poscon.alignment.directions.find_directions`.
 
     Returns:
-        (V,) +1, or -1 for a volume that clearly runs the other way, and (V,) how clear it is.
+        (V,) +1, or -1 for a volume that clearly runs the other way, and (V,) how clear it is. All
+        are +1 where most of the volumes do not show the same from end to end.
     """
     names, file_of = np.unique(np.asarray(files, str), return_inverse=True)
     mirrored = [at[::-1] for at in in_scan]
@@ -127,5 +132,7 @@ def _directions_in_scan(
     signs, clearness = synchronise(one, file_of[matches.others].ravel(), votes.ravel(), len(names))
     if (signs * (clearness >= CLEAR))[file_of].sum() < 0:
         signs = -signs
+    if np.median(clearness) < SAME:
+        signs = np.ones(len(names))
     signs = np.where(clearness < CLEAR, 1.0, signs)
     return signs[file_of], clearness[file_of]
