@@ -123,7 +123,8 @@ def main() -> None:
                 print(f"| {name} | {steps} | {start} | {dice:.3f} | {gain} |")
     grid[0, 0].set_ylabel("mean Dice of the test subjects", fontsize=10)
     grid[1, 0].set_ylabel(f"gain over {arguments.baseline}, 95 % interval", fontsize=10)
-    grid[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    fullest = max(range(len(panels)), key=lambda column: len([*panels.values()][column]))
+    grid[0, fullest].legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(arguments.out, dpi=110)
 
 

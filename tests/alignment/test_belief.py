@@ -224,5 +224,8 @@ def test_of_many_volumes_a_sample_is_looked_at_which_has_several_subjects() -> N
     assert result.source == "images"
     assert result.apart is not None
     assert result.apart["images"] == pytest.approx(0, abs=0.5)
-    one = ["a"] * 253 + list("bcdefgh")
+    one = ["a"] * 260
+    one[1:4], one[5:7], one[8:10] = "bcd", "ef", "gh"
     assert believed(volumes, depths, one, found(ends)).source == "images"
+    two = ["a", "b", *["a"] * 258]  # an even sample has no volume of b
+    assert believed(volumes, depths, two, found(ends)).clearness.max() > 0

@@ -116,6 +116,13 @@ def test_a_volume_that_runs_the_other_way_is_listed_and_can_be_turned(
     assert "1 volume(s) run against the others, such as phantom_002" in err
     assert "or use position=learned" in err
     code, _, err = poscon(
+        *("pretrain", tmp_path / "store", tmp_path / "learned", "--epochs", 1),
+        *(*TINY, "-s", "position=learned", "-s", "loss.threshold=12"),
+    )
+    assert code == 0
+    assert "1 volume(s) run against the others, such as phantom_002" in err
+    assert "or use position=learned" not in err  # it is used
+    code, _, err = poscon(
         *("finetune", tmp_path / "store", tmp_path / "supervised", "--iterations", 1),
         *TINY,
     )

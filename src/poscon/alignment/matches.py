@@ -8,7 +8,8 @@ import numpy as np
 from poscon.alignment.likeness import squared_distances
 
 VOLUMES = 200
-"""Volumes in which alike slices are looked for; of more, an even sample."""
+"""Volumes in which alike slices are looked for. Of more it is half an even sample, and half an even
+sample of the first volumes of the subjects."""
 SLICES = 4000
 """Slices that are matched in all; of more, an even sample of each volume ..."""
 FEWEST = 20
@@ -119,9 +120,13 @@ class _Base:
         self.names = np.unique(np.asarray(subjects, str), return_inverse=True)[1]
         numbers = [np.flatnonzero(good) for good in informative]
         with_slices = np.array([i for i, each in enumerate(numbers) if len(each)])
-        firsts = with_slices[np.unique(self.names[with_slices], return_index=True)[1]]
-        sampled = firsts if len(firsts) >= VOLUMES else with_slices  # never of one subject only
-        shown = sampled[_sample(len(sampled), VOLUMES)]
+        shown = with_slices
+        if len(with_slices) > VOLUMES:  # the first volumes, so that there are several subjects
+            firsts = with_slices[np.unique(self.names[with_slices], return_index=True)[1]]
+            half = VOLUMES // 2
+            shown = np.union1d(
+                firsts[_sample(len(firsts), half)], with_slices[_sample(len(with_slices), half)]
+            )
         self.volume = np.repeat(shown, [len(numbers[i]) for i in shown])
         self.number = np.concatenate([numbers[i] for i in shown])
         self.x = np.concatenate([components[i][numbers[i]] for i in shown])
