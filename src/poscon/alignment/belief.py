@@ -19,7 +19,6 @@ NEAREST = 5
 """Slices of other subjects that a slice is matched with, for places."""
 PARTNERS = 15
 """Volumes with which a slice is matched, for directions."""
-
 SAME = 0.4
 """Median clearness of directions in the scan, below which the volumes do not show the same from end
 to end. Directions then mean nothing."""

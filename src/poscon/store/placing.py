@@ -87,9 +87,8 @@ def place_cases(store: Store, cases: Sequence[CaseRecord], seed: int) -> Placed:
     ]
     found = align(features, depths, subjects, files, stream(seed, "align"))
     components = compact(features)
-    informative = [
-        np.asarray(x.any(axis=1)) for x in features
-    ]  # a blank slice looks like every other one
+    # a blank slice looks like every other blank one, wherever they lie
+    informative = [np.asarray(x.any(axis=1)) for x in features]
     believed = believe(components, informative, depths, subjects, files, found)
     axis = _axis_records(cases, believed)
     return Placed(axis, components, believed, alike=not found.determined.any())
