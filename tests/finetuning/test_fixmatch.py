@@ -150,11 +150,15 @@ def test_the_weight_rises_between_two_moments(progress, weight):
     assert ramp(progress, 0.0, 0.0) == 1
 
 
-def slow_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> float:
-    """Dice and cross-entropy of the pixels of a mask, in float64, class by class."""
+def slow_loss(
+    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, terms: str = "dice+ce"
+) -> float:
+    """Cross-entropy of the pixels of a mask, and Dice, in float64, class by class."""
     p = torch.softmax(logits.double(), 1).numpy()
     y, m = labels.numpy(), mask.numpy()
     entropy = [-np.log(p[b, y[b, i, j], i, j]) for b, i, j in np.argwhere(m)]
+    if terms == "ce":
+        return float(np.mean(entropy))
     dice = []
     for c in range(1, p.shape[1]):
         a, t = p[:, c][m], (y == c)[m]
@@ -166,9 +170,10 @@ POSSIBLE = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0]]).bool()
 
 
 @pytest.mark.parametrize("possible", [None, POSSIBLE])
+@pytest.mark.parametrize("terms", ["ce", "dice+ce"])
 @pytest.mark.parametrize(("teacher", "threshold"), [("ema", 0.55), ("self", 0.36)])
-def test_a_step_is_that_of_the_formula(teacher, threshold, possible):
-    fixmatch = method(threshold=threshold, weight=0.7, ramp_up=(0, 0), teacher=teacher)
+def test_a_step_is_that_of_the_formula(teacher, threshold, terms, possible):
+    fixmatch = method(threshold=threshold, weight=0.7, ramp_up=(0, 0), teacher=teacher, terms=terms)
     with torch.no_grad():
         fixmatch.ema.network.classifier.bias += torch.tensor([0.5, 0.0, -0.5])
     seen = []
@@ -190,7 +195,7 @@ def test_a_step_is_that_of_the_formula(teacher, threshold, possible):
     mixed = [cut_mix(part, boxes, 1) for part in (labels, confident)]
     own = fixmatch.labelled_view(batch(), VIEWS, 5)[1]
     supervised = slow_loss(answers[:4], own, torch.ones_like(own, dtype=torch.bool))
-    consistency = slow_loss(answers[4:], *mixed)
+    consistency = slow_loss(answers[4:], *mixed, terms)
     assert float(step.logs["supervised"]) == pytest.approx(supervised, rel=1e-5)
     assert float(step.logs["consistency"]) == pytest.approx(consistency, rel=1e-5)
     assert step.loss.item() == pytest.approx(supervised + 0.7 * consistency, rel=1e-5)

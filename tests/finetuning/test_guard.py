@@ -201,7 +201,7 @@ def found_around_a_shock(watch: nn.Module) -> list[float]:
         trust = watch(labels, taught, k / 110)
         strong = network(others + 0.3 * torch.randn_like(others))
         loss = supervised_loss(network(images), labels)
-        loss = loss + 2 * trust * confident_loss([strong], taught, sure)
+        loss = loss + 2 * trust * confident_loss([strong], taught, sure, "dice+ce")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

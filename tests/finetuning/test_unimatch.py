@@ -85,7 +85,7 @@ def test_without_perturbed_features_two_views_are_left():
     assert torch.isfinite(step.loss)
 
 
-@pytest.mark.parametrize("terms", ["dice", "dice+ce"])
+@pytest.mark.parametrize("terms", ["dice", "dice+ce", "ce"])
 def test_every_part_of_the_network_learns(terms):
     unimatch = method(threshold=0.0, terms=terms)
     unimatch.step(batch(), VIEWS, 5, 0.5).loss.backward()

@@ -17,7 +17,7 @@ from poscon.errors import PosconError
 from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.consistency import probabilities
 from poscon.finetuning.guard import ClassGuard
-from poscon.finetuning.supervised import masked_loss, supervised_loss
+from poscon.finetuning.supervised import Terms, masked_loss, supervised_loss
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import View, ViewMaker, ViewSettings, with_intensity
@@ -226,16 +226,20 @@ class WeakToStrong(FinetuneMethod):
         )
 
 
-def confident_loss(logits: Sequence[Tensor], labels: Tensor, confident: Tensor) -> Tensor:
-    """Dice and cross-entropy on the pixels that count, at every resolution.
+def confident_loss(
+    logits: Sequence[Tensor], labels: Tensor, confident: Tensor, terms: Terms
+) -> Tensor:
+    """The loss of the pixels that count, at every resolution.
 
     Args:
         logits: (B, classes, H / 2^k, W / 2^k) for k = 0, 1, ...
         labels: (B, H, W) pseudo-labels.
         confident: (B, H, W) bool.
+        terms: see :func:`masked_loss`.
     """
     return over_resolutions(
-        lambda part, s: masked_loss(part, labels[:, ::s, ::s], confident[:, ::s, ::s]), logits
+        lambda part, s: masked_loss(part, labels[:, ::s, ::s], confident[:, ::s, ::s], terms),
+        logits,
     )
 
 
@@ -264,11 +268,19 @@ class FixMatch(WeakToStrong):
     """The supervised loss, and one strong view of every unlabelled slice."""
 
     class Settings(WeakToStrongSettings):
-        """Settings of the loss."""
+        """Settings of the loss.
+
+        Attributes:
+            terms: terms of the loss of unlabelled pixels: ``ce``, or ``dice+ce``, with which
+                pseudo-labels may grow beyond the structures (docs/decisions/0051).
+        """
+
+        terms: Terms = "ce"
 
     summary = "find in a strongly changed view what a teacher is sure of in a weak one"
     citation = "Sohn et al., NeurIPS 2020, arXiv 2001.07685"
     needs = "labelled and unlabelled slices"
+    loss: Settings
 
     def step(self, batch: SliceBatch, views: ViewMaker, seed: int, progress: float) -> Step:
         assert batch.unlabelled is not None
@@ -288,7 +300,7 @@ class FixMatch(WeakToStrong):
             lambda part, s: supervised_loss(part, labels[:, ::s, ::s]), [p[:n] for p in logits]
         )
         strong_logits = [p[n:] for p in logits]
-        consistency = confident_loss(strong_logits, targets, confident)
+        consistency = confident_loss(strong_logits, targets, confident, self.loss.terms)
         weight = self.loss.weight * ramp(progress, *self.loss.ramp_up)
         return Step(
             supervised + weight * (trust * consistency),

@@ -11,24 +11,22 @@ from poscon.step import SliceBatch, Step
 from poscon.views import ViewMaker
 from poscon.volumes.case import IGNORE
 
+Terms = Literal["dice+ce", "ce"]
 
-def supervised_loss(
-    logits: Tensor, labels: Tensor, terms: Literal["dice+ce", "ce"] = "dice+ce"
-) -> Tensor:
+
+def supervised_loss(logits: Tensor, labels: Tensor, terms: Terms = "dice+ce") -> Tensor:
     """Cross-entropy, with or without soft Dice, over all labelled pixels.
 
     Args:
         logits: (B, classes, H, W) before the softmax.
         labels: (B, H, W) class indices, ``IGNORE`` where a pixel is not labelled.
-        terms: ``"dice+ce"``, see :func:`masked_loss`, or ``"ce"``.
+        terms: ``"dice+ce"`` or ``"ce"``, see :func:`masked_loss`.
     """
-    if terms == "ce":
-        return _cross_entropy(logits.float(), labels, labels != IGNORE)
-    return masked_loss(logits.float(), labels, torch.ones_like(labels, dtype=torch.bool))
+    return masked_loss(logits.float(), labels, torch.ones_like(labels, dtype=torch.bool), terms)
 
 
-def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Dice and cross-entropy over the labelled pixels of a mask.
+def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor, terms: Terms = "dice+ce") -> Tensor:
+    """Dice and cross-entropy over the labelled pixels of a mask, or cross-entropy alone.
 
     With p the softmax of the logits, y the labels as 0 and 1, and sums over the labelled pixels of
     the mask in the whole batch,
@@ -44,12 +42,16 @@ def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         logits: (B, classes, H, W) before the softmax.
         labels: (B, H, W) class indices, ``IGNORE`` where a pixel is not labelled.
         mask: (B, H, W) bool.
+        terms: ``"dice+ce"`` as above, or ``"ce"``, the last term alone.
 
     Returns:
         Scalar, in the dtype of the logits but at least float32.
     """
     wide = logits if logits.dtype.itemsize > 2 else logits.float()
     counted = mask & (labels != IGNORE)
+    entropy = _cross_entropy(wide, labels, counted)
+    if terms == "ce":
+        return entropy
     inside = counted[:, None]
     classes = torch.arange(1, logits.shape[1], device=labels.device)
     truth = (labels[:, None] == classes[:, None, None]) & inside
@@ -57,7 +59,7 @@ def masked_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     overlap = (foreground * truth).sum((0, 2, 3))
     total = foreground.sum((0, 2, 3)) + truth.sum((0, 2, 3))
     dice = (2 * overlap + 1e-5) / (total + 1e-5)
-    return (1 - dice).mean() + _cross_entropy(wide, labels, counted)
+    return (1 - dice).mean() + entropy
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ class Supervised(FinetuneMethod):
             terms: ``dice+ce``, or ``ce`` as in Zeng et al. 2021.
         """
 
-        terms: Literal["dice+ce", "ce"] = "dice+ce"
+        terms: Terms = "dice+ce"
 
     summary = "Dice and cross-entropy on the labelled slices"
     citation = "Ronneberger et al., MICCAI 2015; Isensee et al., Nature Methods 2021"

@@ -1,6 +1,7 @@
 """UniMatch: two strong views and perturbed features (Yang et al., CVPR 2023, arXiv 2208.09910)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -81,7 +82,8 @@ class UniMatch(WeakToStrong):
         Attributes:
             feature_dropout: share of the encoder's channels that is dropped from the weak view; 0
                 switches this part off.
-            terms: terms of the loss of unlabelled pixels: ``dice`` as published, or ``dice+ce``.
+            terms: terms of the loss of unlabelled pixels: ``dice`` as published, ``dice+ce`` or
+                ``ce``.
         """
 
         weight: NonNegativeFloat = 2.0
@@ -92,7 +94,7 @@ class UniMatch(WeakToStrong):
         box_aspect: tuple[float, float] = (0.3, 1 / 0.3)
         teacher: str = Field("self", pattern="^(ema|self)$")
         feature_dropout: float = Field(0.5, ge=0, lt=1)
-        terms: str = Field("dice", pattern=r"^dice(\+ce)?$")
+        terms: Literal["dice", "dice+ce", "ce"] = "dice"
 
     summary = "FixMatch with two strong views and with perturbed features"
     citation = "Yang et al., CVPR 2023, arXiv 2208.09910"
@@ -152,9 +154,9 @@ class UniMatch(WeakToStrong):
         )
 
     def _unlabelled(self, logits: Sequence[Tensor], labels: Tensor, confident: Tensor) -> Tensor:
-        if self.loss.terms == "dice+ce":
-            return confident_loss(logits, labels, confident)
-        return over_resolutions(
-            lambda part, s: confident_dice(part, labels[:, ::s, ::s], confident[:, ::s, ::s]),
-            logits,
-        )
+        if self.loss.terms == "dice":
+            return over_resolutions(
+                lambda part, s: confident_dice(part, labels[:, ::s, ::s], confident[:, ::s, ::s]),
+                logits,
+            )
+        return confident_loss(logits, labels, confident, self.loss.terms)
