@@ -9,11 +9,12 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from dicom_examples import PLANTED, assert_nobody, phantom, write_like
+from dicom_examples import PLANTED, assert_nobody, phantom, uid, write_like, write_series
 
 from poscon.errors import PosconError
 from poscon.models import load_model
 from poscon.store.store import Store
+from poscon.viewer.sources import collect
 
 Cli = Callable[..., tuple[int, str, str]]
 SUBJECTS = 2
@@ -158,6 +159,81 @@ def test_some_series_of_an_export_are_prepared_predicted_and_evaluated(
     assert "--series: no effect on a single scan" in err
 
 
+@pytest.fixture
+def with_a_cine(series: Path, tmp_path: Path) -> Path:
+    """The same series, and a time series whose label map is of an unknown frame."""
+    folder = tmp_path / "export"
+    shutil.copytree(series, folder)
+    frames = np.random.default_rng(0).integers(0, 900, (2, 6, 24, 20)).astype(np.int16)
+    for time, frame in enumerate(frames, start=1):
+        tags = {"AcquisitionNumber": time, "Modality": "MR", "PatientID": "cine"}
+        write_series(
+            folder / "cine", frame, name=f"cine-{time}", SeriesInstanceUID=uid("c"), **tags
+        )
+    label = nib.Nifti1Image(np.zeros((20, 24, 6), np.uint8), np.eye(4))
+    nib.save(label, folder / "cine_seg.nii.gz")
+    return folder
+
+
+def test_a_series_that_cannot_be_used_is_passed_over_by_every_command(
+    poscon: Cli, with_a_cine: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    store, maps = tmp_path / "store", tmp_path / "maps"
+    chosen = ["--series", f"PatientID={PLANTED['PatientID']}*"]
+    results = ["--out", tmp_path / "results.json"]
+    budget = ["--budget", "1", "--source", with_a_cine]
+    for command in (
+        ["prepare", with_a_cine, store, "--spacing", "6"],
+        ["predict", finetuned, with_a_cine, maps],
+        ["evaluate", maps, with_a_cine, *results],
+        ["suggest", store, tmp_path / "next", *budget],
+    ):
+        code, _, err = poscon(*command)
+        assert code == 2
+        assert "cine_seg.nii.gz: the label map of a series with 2 frames" in err
+        code, _, err = poscon(*command, *chosen)
+        assert code == 0, err
+        if command[0] == "prepare":  # so that `suggest` has something to choose
+            assert poscon("label", store, "--remove", "case001")[0] == 0
+    measured = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert {row["case"] for row in measured} == {"case001", "case002"}
+    with pytest.raises(PosconError, match="cine_seg"):
+        collect(with_a_cine)
+    assert len(collect(with_a_cine, series=chosen[1]).cases) == 2
+    assert len(collect(maps, scans=with_a_cine, series=chosen[1]).cases) == 2
+
+
+@pytest.mark.parametrize("option", [["--series", "Modality=MR"], ["--on-gap", "split"]])
+def test_options_of_dicom_on_references_of_another_kind(
+    poscon: Cli, as_nifti: Path, tmp_path: Path, option: list[str]
+) -> None:
+    """And on a store of such, on a single file, and on a store that is shown."""
+    one, maps, store = as_nifti / "case001_seg.nii.gz", tmp_path / "maps", tmp_path / "store"
+    maps.mkdir()
+    for number in (1, 2):
+        shutil.copy(as_nifti / f"case00{number}_seg.nii.gz", maps / f"case00{number}.nii.gz")
+    shutil.copytree(maps, tmp_path / "references")
+    for references, said in (
+        (as_nifti, "has no effect on the layout"),
+        (tmp_path / "references", "is a folder of label maps"),
+        (one, "is one file, not a data set"),
+    ):
+        predictions = maps / "case001.nii.gz" if references == one else maps
+        code, _, err = poscon("evaluate", predictions, references, *option)
+        assert (code, said in err) == (2, True), err
+        assert err.startswith(f"error: {option[0]}: has no effect")
+    assert poscon("prepare", as_nifti, store, "--spacing", "6")[0] == 0
+    with pytest.raises(PosconError, match=f"{option[0]}: no effect"):
+        collect(store, **{option[0][2:].replace("-", "_"): option[1]})
+    if option[0] == "--series":
+        assert poscon("label", store, "--remove", "case001")[0] == 0
+        for source, said in ((["--source", as_nifti], "was not prepared from"), ([], "without")):
+            how = ["--budget", "1", *source, *option]
+            code, _, err = poscon("suggest", store, tmp_path / "next", *how)
+            assert (code, said in err) == (2, True), err
+            assert not (tmp_path / "next").exists()
+
+
 def test_a_gap_in_one_of_two_series(
     poscon: Cli, series: Path, finetuned: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +260,20 @@ def test_a_gap_in_one_of_two_series(
     assert code == 0, err
     assert "interpolated slices (case001)" in err
     assert nib.load(tmp_path / "all/case001.nii.gz").shape[2] == len(files)
+
+    parts = ["--on-gap", "split", "--series", f"PatientID={PLANTED['PatientID']}-0"]
+    for out, how in (("parts", []), ("seg", ["--to", "seg"])):
+        code, _, err = poscon("predict", finetuned, scans, tmp_path / out, *parts, *how)
+        assert code == 0, err
+    for number in (1, 2):
+        shutil.copy(tmp_path / f"seg/case001_{number}.dcm", scans / f"drawn{number}.dcm")
+    assert poscon("evaluate", tmp_path / "parts", scans)[0] == 2
+    results = tmp_path / "results.json"
+    code, _, err = poscon("evaluate", tmp_path / "parts", scans, *parts, "--out", results)
+    assert code == 0, err
+    measured = json.loads(results.read_text())["cases"]
+    assert {row["case"] for row in measured} == {"case001_1", "case001_2"}
+    assert {row["dice"] for row in measured} <= {None, 1.0}
 
 
 def test_an_option_of_dicom_on_other_scans(poscon: Cli, scans: Path, tmp_path: Path) -> None:

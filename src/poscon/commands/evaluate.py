@@ -27,6 +27,8 @@ def evaluate(
     *,
     layout: str | None = None,
     channel: int | str | None = None,
+    on_gap: str | None = None,
+    series: str | None = None,
     labels: str | None = None,
     ignore_label: int | None = None,
     labelled_slices: Path | str | None = None,
@@ -51,6 +53,9 @@ def evaluate(
         layout: layout by which ``references`` is read as a data set; None detects it.
         channel: number of the image channel of a data set that has several, from 0. All channels
             have the same label maps.
+        on_gap: what to do where slices of a DICOM series of ``references`` are missing, as for
+            `predict`.
+        series: which DICOM series of ``references`` are read, as for `predict`; None: all.
         labels: meaning of the references' values, e.g. ``"1=RV,2=MYO,3=LV"``.
         ignore_label: value of the references' voxels that are not labelled and do not count; None:
             the value of the label ``ignore`` in ``dataset.json``, if there is one.
@@ -80,7 +85,9 @@ def evaluate(
     outputs = output_files(None if out is None else Path(out))
     declared = parse_labels(labels) if labels is not None else None
     predicted = find_label_maps(predictions)
-    found, expected = find_references(references, predicted, layout, channel)
+    found, expected = find_references(
+        references, predicted, layout, channel=channel, on_gap=on_gap, series=series
+    )
     pairs = make_pairs(predicted, found, references)
     for label_maps in (
         {pair.id: pair.path for pair in pairs},

@@ -94,6 +94,7 @@ def suggest(
     init: Path | str | None = None,
     model: Path | str | None = None,
     source: Path | str | None = None,
+    series: str | None = None,
     ignore_label: int | None = None,
     cases: Names | None = None,
     exclude: Names | None = None,
@@ -117,6 +118,7 @@ def suggest(
         source: the folder that the store was prepared from. Then a label map to fill in is written
             for each scan with a chosen slice, and a file of ranges to fill in (see
             :mod:`poscon.volumes.ranges`) if the classes have names. None: neither.
+        series: which DICOM series of ``source`` are read, as for `prepare`; None: all.
         ignore_label: the value of the label maps for what is not labelled; None: that which the
             data set states, else 255.
         cases: the cases or subjects to choose from: a file that names them, or a list of names;
@@ -146,8 +148,9 @@ def suggest(
     _check_options(name, chooser, unit, init, model, source)
     if device is not None and init is None and model is None:
         raise PosconError("--device: no effect without --init or --model; leave it out")
-    if ignore_label is not None and source is None:
-        raise PosconError("--ignore-label: no effect without --source; leave it out")
+    for option, value in (("ignore-label", ignore_label), ("series", series)):
+        if value is not None and source is None:
+            raise PosconError(f"--{option}: no effect without --source; leave it out")
     folder = None if source is None else _source_folder(Path(source), out)
     slices = Slices.of(choose_cases(opened, cases, exclude), position)
     _check_budget(slices, budget, unit)
@@ -161,7 +164,7 @@ def suggest(
     label_maps = None
     if folder is not None:
         scheme = open_scheme(opened, folder, network, ignore_label)
-        label_maps = OpenLabelMaps(opened, scans_of(opened, folder), scheme, network)
+        label_maps = OpenLabelMaps(opened, scans_of(opened, folder, series), scheme, network)
 
     features = None if encoder is None else slice_features(opened, slices.cases, encoder)
     uncertainty = None

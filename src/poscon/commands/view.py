@@ -21,6 +21,7 @@ def view(
     results: Path | str | None = None,
     layout: str | None = None,
     on_gap: str | None = None,
+    series: str | None = None,
     source_spacing: tuple[float, float, float] | None = None,
     port: int | None = None,
     no_browser: bool = False,
@@ -42,6 +43,7 @@ def view(
         layout: layout of a folder of scans; None detects it.
         on_gap: what to do where slices of a DICOM series are missing, see
             :func:`poscon.commands.prepare.prepare`.
+        series: which DICOM series are shown, as for `prepare`; None: all.
         source_spacing: voxel size in mm along the axes of the files. It replaces that of the
             headers.
         port: port to listen on; None: a free one.
@@ -60,6 +62,7 @@ def view(
         results=_path(results),
         layout=layout,
         on_gap=on_gap,
+        series=series,
         spacing=source_spacing,
     )
     table = resources(collection)

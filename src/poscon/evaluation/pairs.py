@@ -106,7 +106,7 @@ def find_label_maps(place: Path) -> dict[str, Path]:
 
 
 def find_references(
-    place: Path, predicted: dict[str, Path], layout: str | None, channel: int | str | None
+    place: Path, predicted: dict[str, Path], layout: str | None = None, **options: int | str | None
 ) -> tuple[dict[str, Reference], LabelScheme | None]:
     """The references by case id, and the meaning of their values if they form a data set.
 
@@ -114,15 +114,15 @@ def find_references(
         place: a label map, a folder of label maps, or a data set (a folder or a CSV file).
         predicted: the predictions by case id.
         layout: layout of the data set; None detects it.
-        channel: number of the image channel of a data set that has several.
+        options: how the data set is read, see :func:`poscon.volumes.layouts.read_dataset`.
 
     Raises:
         PosconError: there is no such place, or an option has no effect there.
     """
+    given = [name.replace("_", "-") for name, value in options.items() if value is not None]
     if place.is_file() and not is_dataset(place):
-        for option, value in (("--layout", layout), ("--channel", channel)):
-            if value is not None:
-                raise PosconError(f"{option}: has no effect, {place} is one file, not a data set")
+        for option in given if layout is None else ["layout"]:
+            raise PosconError(f"--{option}: has no effect, {place} is one file, not a data set")
         if len(predicted) > 1:
             raise PosconError(f"{place}: one reference for {len(predicted)} predictions")
         # A lone reference belongs to the lone prediction, whatever their names.
@@ -137,10 +137,10 @@ def find_references(
         for path in label_files(place)
     )
     if layout is None and flat and not _has_scans(place, predicted):
-        if channel is not None:
-            raise PosconError(f"--channel: has no effect, {place} is a folder of label maps")
+        for option in given:
+            raise PosconError(f"--{option}: has no effect, {place} is a folder of label maps")
         return {stem: Reference(p, stem) for stem, p in find_label_maps(place).items()}, None
-    dataset = read_dataset(place, layout, channel=channel)
+    dataset = read_dataset(place, layout, **options)
     references = {
         case.id: Reference(case.label, case.subject, case.frame_index, case.spacing)
         for case in dataset.cases

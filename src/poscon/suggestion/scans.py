@@ -43,14 +43,24 @@ class Scans(Protocol):
         """
 
 
-def scans_of(store: Store, source: Path) -> Scans:
+def scans_of(store: Store, source: Path, series: str | None = None) -> Scans:
     """What finds the scans of a store.
 
     Args:
         store: the store.
         source: the folder, or the table of paths, that it was prepared from.
+        series: which DICOM series of the folder are read; None: all.
+
+    Raises:
+        PosconError: ``series`` is given, but the store was not prepared from DICOM series.
     """
-    return (DicomSeries if store.manifest.layout == dicom.NAME else ScanFiles)(store, source)
+    if store.manifest.layout == dicom.NAME:
+        return DicomSeries(store, source, series)
+    if series is not None:
+        raise PosconError(
+            f"--series: no effect, {store.path} was not prepared from DICOM series; leave it out"
+        )
+    return ScanFiles(store, source)
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class DicomSeries:
 
     store: Store
     source: Path
+    series: str | None = None
     _read: dict[OnGap, tuple[Case, ...]] = field(default_factory=dict, init=False, repr=False)
     _hash: dict[tuple[OnGap, str], str] = field(default_factory=dict, init=False, repr=False)
     _found: dict[str, Case] = field(default_factory=dict, init=False, repr=False)
@@ -137,7 +148,8 @@ class DicomSeries:
 
     def _cases(self, on_gap: OnGap) -> tuple[Case, ...]:
         if on_gap not in self._read:
-            self._read[on_gap] = read_dataset(self.source, dicom.NAME, on_gap=on_gap).cases
+            dataset = read_dataset(self.source, dicom.NAME, on_gap=on_gap, series=self.series)
+            self._read[on_gap] = dataset.cases
         return self._read[on_gap]
 
 

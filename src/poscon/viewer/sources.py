@@ -41,6 +41,7 @@ def collect(
     results: Path | None = None,
     layout: str | None = None,
     on_gap: str | None = None,
+    series: str | None = None,
     spacing: Spacing | None = None,
 ) -> Collection:
     """Find the cases of a place.
@@ -53,6 +54,7 @@ def collect(
         results: what ``poscon evaluate`` wrote of the predictions. The worst cases come first.
         layout: layout of a folder of scans; None detects it.
         on_gap: what to do where slices of a DICOM series are missing.
+        series: which DICOM series are shown; None: all.
         spacing: voxel size in mm along the files' axes, where the headers are wrong.
 
     Raises:
@@ -63,6 +65,7 @@ def collect(
         "scans": scans,
         "layout": layout,
         "on-gap": on_gap,
+        "series": series,
         "source-spacing": spacing,
     }
     place = Path(source)
@@ -76,7 +79,7 @@ def collect(
             results = place / RESULTS
     elif scans is not None:
         _refuse({"predictions": predictions}, f"{source} holds the predictions")
-        dataset = _dataset(scans, layout, on_gap)
+        dataset = _dataset(scans, layout, on_gap=on_gap, series=series)
         found = _of_scans(place, dataset, labels, place, spacing, only_predicted=True)
     else:
         if (place / PREDICTIONS_FILE).is_file():
@@ -88,7 +91,7 @@ def collect(
                 f"{place}: a table cannot be shown; give the predictions, their --scans, and the "
                 "table as --results"
             )
-        dataset = _dataset(place, layout, on_gap)
+        dataset = _dataset(place, layout, on_gap=on_gap, series=series)
         found = _of_scans(place, dataset, labels, predictions, spacing)
     return _worst_first(found, None if results is None else read_dice(results), results)
 
@@ -99,11 +102,11 @@ def _refuse(options: Mapping[str, object], because: str) -> None:
             raise PosconError(f"--{name}: no effect, {because}; leave it out")
 
 
-def _dataset(place: Path, layout: str | None, on_gap: str | None) -> Dataset:
+def _dataset(place: Path, layout: str | None, *, on_gap: str | None, series: str | None) -> Dataset:
     """The scans of a folder, or the frames of one file as a data set."""
     if is_dataset(place):
-        return read_dataset(place, layout, on_gap=on_gap)
-    _refuse({"layout": layout, "on-gap": on_gap}, f"{place} is one scan")
+        return read_dataset(place, layout, on_gap=on_gap, series=series)
+    _refuse({"layout": layout, "on-gap": on_gap, "series": series}, f"{place} is one scan")
     if not place.exists():
         raise PosconError(f"{place}: no such file or folder")
     case = Case(id=scan_stem(place), subject=scan_stem(place), image=place)
@@ -172,7 +175,7 @@ def _references(
         scheme = dataset.labels
     else:
         series = {_series(case): labels for case in dataset.cases}
-        found, scheme = find_references(labels, series, None, None)
+        found, scheme = find_references(labels, series)
     paths = [one.path for one in found.values() if isinstance(one.path, Path)]
     return found, scheme or stated_scheme(path for path in paths if path.is_file())
 

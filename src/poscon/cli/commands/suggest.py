@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Device, Exclude, Store
+from poscon.cli.options import Device, Exclude, Series, Store
 from poscon.cli.output import say
 
 
@@ -45,6 +45,7 @@ def suggest(
             "its scans. Default: none are written.",
         ),
     ] = None,
+    series: Series = None,
     ignore_label: Annotated[
         int | None,
         typer.Option(
@@ -81,6 +82,7 @@ def suggest(
         init=init,
         model=model,
         source=source,
+        series=series,
         ignore_label=ignore_label,
         cases=cases,
         exclude=exclude,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from poscon.cli.options import Layout, OnGap, SourceSpacing, triple
+from poscon.cli.options import Layout, OnGap, Series, SourceSpacing, triple
 
 
 def view(
@@ -47,6 +47,7 @@ def view(
     ] = None,
     layout: Layout = None,
     on_gap: OnGap = None,
+    series: Series = None,
     source_spacing: SourceSpacing = None,
     port: Annotated[
         int | None,
@@ -70,6 +71,7 @@ def view(
         results=results,
         layout=layout,
         on_gap=on_gap,
+        series=series,
         source_spacing=triple("--source-spacing", source_spacing),
         port=port,
         no_browser=no_browser,
