@@ -47,6 +47,37 @@ def roles(run: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("few", "chosen", "method"),
+    [
+        (3, {"labelled": 2}, "fixmatch"),
+        (2, {"labelled": 2}, "supervised"),  # as many as are not few
+        (3, {}, "supervised"),  # all are labelled
+        (3, {"labelled": 2, "method": "supervised"}, "supervised"),
+        (3, {"labelled": 2, "recipe": {"finetune": {"method": "mixup"}}}, "mixup"),
+        (3, {"labelled": 2, "settings": [*SMALL, "loss.terms=ce"]}, "supervised"),
+    ],
+)
+def test_few_labelled_subjects_and_others_without_labels(
+    few: int,
+    chosen: dict[str, Any],
+    method: str,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a stated method `finetune` learns from the others too, and says so."""
+    monkeypatch.setattr("poscon.training.roles.FEW", few)
+    run = tmp_path / "run"
+    finetune(store, run, iterations=1, **{"settings": SMALL, **chosen})
+    assert yaml.safe_load((run / "config.yaml").read_text())["settings"]["method"] == method
+    assert ("unlabelled" in roles(run)) == (method == "fixmatch")
+    said = capsys.readouterr().err
+    assert ("--method supervised leaves them out" in said) == (method == "fixmatch")
+    finetune(store, run, resume=True)  # keeps the method
+
+
 def test_starts_from_the_encoder_it_is_given(store: Path, pretrained: Path, tmp_path: Path) -> None:
     finetune(
         store,
@@ -265,7 +296,7 @@ def test_asked_to_end_it_saves_the_step_and_goes_on(
 ) -> None:
     """In the middle of a chunk, whose means are those of all its steps."""
     whole, ended, step, calls = tmp_path / "whole", tmp_path / "ended", Supervised.step, []
-    how: dict[str, Any] = {"labelled": 2, "iterations": 6, "resume": True}
+    how: dict[str, Any] = {"method": "supervised", "labelled": 2, "iterations": 6, "resume": True}
     how["settings"] = [*SMALL, "checkpoint_every=3"]
     finetune(store, whole, **how)
 

@@ -35,6 +35,7 @@ from poscon.training.roles import (
     Roles,
     Selection,
     choose_roles,
+    default_method,
     roles_of_method,
 )
 from poscon.training.run import (
@@ -95,7 +96,8 @@ def finetune(
         unlabelled: the cases to use without their labels, for methods that do so: a file or a
             list; None: the rest of the cases to draw from.
         validation: the cases to set apart for validation: a file or a list.
-        method: fine-tuning method; None: that of the recipe, else ``supervised``.
+        method: fine-tuning method; None: that of the recipe, else as
+            :func:`poscon.training.roles.default_method` says.
         iterations: training steps; None: that of the recipe, else 2000.
         minutes: how long the training may take, in place of ``iterations``. The number of steps
             that fit is worked out from the speed of the first ones. The run folder has it as
@@ -137,6 +139,9 @@ def finetune(
     folder.check_new()
     chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
+    if not {"method", "loss"} & stated.keys():  # a stated loss is that of `supervised`
+        stated["method"] = default_method(roles)
+        chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
 

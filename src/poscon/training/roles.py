@@ -12,6 +12,9 @@ from poscon.store.selection import choose_cases, draw_subjects, leave_out
 from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
 from poscon.store.store import Store, labelled_voxels
 
+FEW = 10
+"""With fewer labelled subjects than that, cases without labels are used by default."""
+
 Roles = dict[str, list[CaseRecord]]
 """Cases by role: ``labelled``, and where there are such ``unlabelled`` and ``validation``."""
 
@@ -87,6 +90,26 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
     if unlabelled or given is not None:
         roles["unlabelled"] = unlabelled
     return roles
+
+
+def default_method(roles: Roles) -> str:
+    """The fine-tuning method where none is stated. A note says if it is not ``supervised``.
+
+    It is ``fixmatch`` where fewer than :data:`FEW` subjects are labelled and there are cases
+    without labels (docs/decisions/0051).
+    """
+    n = len({case.subject for case in roles["labelled"]})
+    others = len(roles.get("unlabelled", ()))
+    if n >= FEW or not others:
+        return "supervised"
+    console.print(
+        f"note: method fixmatch, because {n} subject(s) are labelled: it also learns from {others} "
+        "case(s) without labels; --method supervised leaves them out, and a step takes half as "
+        "long",
+        soft_wrap=True,
+        markup=False,
+    )
+    return "fixmatch"
 
 
 def roles_of_method(store: Store, roles: Roles, selection: Selection, method: str) -> Roles:
