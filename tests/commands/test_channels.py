@@ -74,7 +74,8 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def model(whole: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("model") / "run"
-    finetune(whole.path, run, iterations=3, settings=[*FINETUNE, "network.context=1"])
+    settings = [*FINETUNE, "network.context=1"]
+    finetune(whole.path, run, method="supervised", iterations=3, settings=settings)
     return run
 
 

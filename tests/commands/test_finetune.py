@@ -52,6 +52,7 @@ def roles(run: Path) -> dict[str, list[str]]:
     [
         (3, {"labelled": 2}, "fixmatch"),
         (2, {"labelled": 2}, "supervised"),  # as many as are not few
+        (2, {"cases": ["phantom_000", "phantom_001"], "unlabelled": ["phantom_002"]}, "fixmatch"),
         (3, {}, "supervised"),  # all are labelled
         (3, {"labelled": 2, "method": "supervised"}, "supervised"),
         (3, {"labelled": 2, "recipe": {"finetune": {"method": "mixup"}}}, "mixup"),

@@ -140,7 +140,7 @@ def finetune(
     chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
     if not {"method", "loss"} & stated.keys():  # a stated loss is that of `supervised`
-        stated["method"] = default_method(roles)
+        stated["method"] = default_method(roles, selection)
         chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)

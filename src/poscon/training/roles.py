@@ -92,15 +92,19 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
     return roles
 
 
-def default_method(roles: Roles) -> str:
+def default_method(roles: Roles, selection: Selection) -> str:
     """The fine-tuning method where none is stated. A note says if it is not ``supervised``.
 
-    It is ``fixmatch`` where fewer than :data:`FEW` subjects are labelled and there are cases
-    without labels (docs/decisions/0051).
+    It is ``fixmatch`` where there are cases without labels, and fewer than :data:`FEW` subjects are
+    labelled or the user names these cases (docs/decisions/0052).
+
+    Args:
+        roles: see :func:`choose_roles`.
+        selection: what they were chosen by.
     """
     n = len({case.subject for case in roles["labelled"]})
     others = len(roles.get("unlabelled", ()))
-    if n >= FEW or not others:
+    if not others or (n >= FEW and selection.unlabelled is None):
         return "supervised"
     console.print(
         f"note: method fixmatch, because {n} subject(s) are labelled: it also learns from {others} "
