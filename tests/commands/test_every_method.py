@@ -235,7 +235,13 @@ def test_unlabelled_cases_from_a_file(
         finetune(store, tmp_path / "none-left", method="bcp", **how)
     assert not (tmp_path / "none-left").exists()
     with pytest.raises(PosconError, match="--unlabelled: has no effect with method supervised"):
-        finetune(store, tmp_path / "no-use", unlabelled=tmp_path / "without.txt", **how)
+        finetune(
+            store,
+            tmp_path / "no-use",
+            method="supervised",
+            unlabelled=tmp_path / "without.txt",
+            **how,
+        )
     finetune(store, tmp_path / "run", method="bcp", unlabelled=tmp_path / "without.txt", **how)
     entries = json.loads((tmp_path / "run" / "cases.json").read_text())
     assert [(e["id"], e["role"]) for e in entries] == [

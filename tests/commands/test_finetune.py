@@ -50,10 +50,11 @@ def roles(run: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("few", "chosen", "method"),
     [
-        (3, {"labelled": 2}, "fixmatch"),
-        (2, {"labelled": 2}, "supervised"),  # as many as are not few
-        (2, {"cases": ["phantom_000", "phantom_001"], "unlabelled": ["phantom_002"]}, "fixmatch"),
-        (3, {}, "supervised"),  # all are labelled
+        (2, {"labelled": 2}, "fixmatch"),
+        (1, {"labelled": 2}, "supervised"),
+        (1, {"cases": ["phantom_000", "phantom_001"], "unlabelled": ["phantom_002"]}, "fixmatch"),
+        (9, {}, "supervised"),  # all are labelled
+        (3, {"labelled": 2, "settings": [*SMALL, "ema_decay=0"]}, "supervised"),
         (3, {"labelled": 2, "method": "supervised"}, "supervised"),
         (3, {"labelled": 2, "recipe": {"finetune": {"method": "mixup"}}}, "mixup"),
         (3, {"labelled": 2, "settings": [*SMALL, "loss.terms=ce"]}, "supervised"),

@@ -139,7 +139,8 @@ def finetune(
     folder.check_new()
     chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
-    if not {"method", "loss"} & stated.keys():  # a stated loss is that of `supervised`
+    # a stated loss is that of `supervised`, and `fixmatch` needs the moving average
+    if not {"method", "loss"} & stated.keys() and chosen.ema_decay > 0:
         stated["method"] = default_method(roles, selection)
         chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
     roles = roles_of_method(opened, roles, selection, chosen.method)

@@ -12,8 +12,8 @@ from poscon.store.selection import choose_cases, draw_subjects, leave_out
 from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
 from poscon.store.store import Store, labelled_voxels
 
-FEW = 10
-"""With fewer labelled subjects than that, cases without labels are used by default."""
+FEW = 3
+"""With at most so many labelled subjects, cases without labels are used by default."""
 
 Roles = dict[str, list[CaseRecord]]
 """Cases by role: ``labelled``, and where there are such ``unlabelled`` and ``validation``."""
@@ -95,7 +95,7 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
 def default_method(roles: Roles, selection: Selection) -> str:
     """The fine-tuning method where none is stated. A note says if it is not ``supervised``.
 
-    It is ``fixmatch`` where there are cases without labels, and fewer than :data:`FEW` subjects are
+    It is ``fixmatch`` where there are cases without labels, and at most :data:`FEW` subjects are
     labelled or the user names these cases (docs/decisions/0052).
 
     Args:
@@ -104,7 +104,7 @@ def default_method(roles: Roles, selection: Selection) -> str:
     """
     n = len({case.subject for case in roles["labelled"]})
     others = len(roles.get("unlabelled", ()))
-    if not others or (n >= FEW and selection.unlabelled is None):
+    if not others or (n > FEW and selection.unlabelled is None):
         return "supervised"
     console.print(
         f"note: method fixmatch, because {n} subject(s) are labelled: it also learns from {others} "

@@ -75,8 +75,8 @@ def finetune(
         str | None,
         typer.Option(
             help="Fine-tuning method (see poscon methods). Default: that of the recipe, else "
-            "fixmatch if fewer than 10 subjects are labelled and there are cases without labels, "
-            "else supervised."
+            "fixmatch if at most 3 subjects are labelled and there are cases without labels, else "
+            "supervised."
         ),
     ] = None,
     iterations: Annotated[
