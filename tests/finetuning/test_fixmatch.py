@@ -173,7 +173,8 @@ POSSIBLE = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0]]).bool()
 @pytest.mark.parametrize("terms", ["ce", "dice+ce"])
 @pytest.mark.parametrize(("teacher", "threshold"), [("ema", 0.55), ("self", 0.36)])
 def test_a_step_is_that_of_the_formula(teacher, threshold, terms, possible):
-    fixmatch = method(threshold=threshold, weight=0.7, ramp_up=(0, 0), teacher=teacher, terms=terms)
+    stated = {} if terms == "ce" else {"terms": terms}
+    fixmatch = method(threshold=threshold, weight=0.7, ramp_up=(0, 0), teacher=teacher, **stated)
     with torch.no_grad():
         fixmatch.ema.network.classifier.bias += torch.tensor([0.5, 0.0, -0.5])
     seen = []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_fixmatch import POSSIBLE, VIEWS, batch
+from test_fixmatch import POSSIBLE, VIEWS, batch, slow_loss
 
 from poscon.finetuning.fixmatch import pseudo_labels
 from poscon.finetuning.unimatch import UniMatch, confident_dice, drop_channels
@@ -55,8 +55,10 @@ def test_whole_channels_are_dropped_and_the_mean_stays():
 
 
 @pytest.mark.parametrize("possible", [None, POSSIBLE])
-def test_a_step_is_that_of_the_formula(possible):
-    unimatch = method(threshold=0.36, cutmix=0.0, strength=0.0)
+@pytest.mark.parametrize("terms", ["dice", "dice+ce", "ce"])
+def test_a_step_is_that_of_the_formula(terms, possible):
+    stated = {} if terms == "dice" else {"terms": terms}
+    unimatch = method(threshold=0.36, cutmix=0.0, strength=0.0, **stated)
     seen = {}
     unimatch.network.register_forward_hook(lambda _, args, out: seen.update(weak=out.detach()))
     unimatch.network.classifier.register_forward_hook(
@@ -68,7 +70,12 @@ def test_a_step_is_that_of_the_formula(possible):
     labels, confident = pseudo_labels(seen["weak"], 0.36, possible)
     _, s1, s2, perturbed = seen["last"].split(4)
     expected = sum(
-        weight * slow_dice(logits, labels, confident)
+        weight
+        * (
+            slow_dice(logits, labels, confident)
+            if terms == "dice"
+            else slow_loss(logits, labels, confident, terms)
+        )
         for weight, logits in ((0.25, s1), (0.25, s2), (0.5, perturbed))
     )
     assert float(step.logs["consistency"]) == pytest.approx(expected, rel=1e-5)
