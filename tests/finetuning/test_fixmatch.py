@@ -185,22 +185,34 @@ def test_a_step_is_that_of_the_formula(teacher, threshold, terms, possible):
     given = batch()
     given.unlabelled.possible = possible
     step = fixmatch.step(given, VIEWS, 5, 0.5)
-    (weak, taught), (student, answers) = seen
+    (weak, taught), (_, own_answers), (strong, answers) = seen
     labels, confident = pseudo_labels(taught, threshold, possible)
     assert 0 < float(confident.float().mean()) < 1
-    assert student.shape == (8, 1, 16, 16)
+    assert strong.shape == (4, 1, 16, 16)
     # what lies in a box is the next slice's, image, pseudo-label and confidence alike
     boxes = draw_boxes(
         4, 16, seed_of_boxes(5), probability=1.0, area=(0.25, 0.25), aspect=(1.0, 1.0)
     )
     mixed = [cut_mix(part, boxes, 1) for part in (labels, confident)]
     own = fixmatch.labelled_view(batch(), VIEWS, 5)[1]
-    supervised = slow_loss(answers[:4], own, torch.ones_like(own, dtype=torch.bool))
-    consistency = slow_loss(answers[4:], *mixed, terms)
+    supervised = slow_loss(own_answers, own, torch.ones_like(own, dtype=torch.bool))
+    consistency = slow_loss(answers, *mixed, terms)
     assert float(step.logs["supervised"]) == pytest.approx(supervised, rel=1e-5)
     assert float(step.logs["consistency"]) == pytest.approx(consistency, rel=1e-5)
     assert step.loss.item() == pytest.approx(supervised + 0.7 * consistency, rel=1e-5)
-    assert not torch.equal(weak, student[4:])
+    assert not torch.equal(weak, strong)
+
+
+def test_strong_views_do_not_change_the_running_statistics():
+    """Else BatchNorm expects the noise and the blur of strong views in every scan."""
+    fixmatch, alone = method(threshold=0.0, ramp_up=(0, 0)), method()
+    given = batch()
+    fixmatch.step(given, VIEWS, 5, 0.5).loss.backward()
+    alone.network(alone.labelled_view(given, VIEWS, 5)[0])
+    expected = dict(alone.network.named_buffers())
+    assert any(name.endswith("running_var") for name in expected)
+    for name, value in fixmatch.network.named_buffers():
+        torch.testing.assert_close(value, expected[name])
 
 
 def seed_of_boxes(seed: int) -> int:

@@ -18,6 +18,7 @@ from poscon.finetuning.base import FinetuneMethod, over_resolutions
 from poscon.finetuning.consistency import probabilities
 from poscon.finetuning.guard import ClassGuard
 from poscon.finetuning.supervised import Terms, masked_loss, supervised_loss
+from poscon.networks.layers import statistics_kept
 from poscon.seeds import stream
 from poscon.step import SliceBatch, Step
 from poscon.views import View, ViewMaker, ViewSettings, with_intensity
@@ -294,12 +295,11 @@ class FixMatch(WeakToStrong):
         strong, targets, confident = (
             cut_mix(part, boxes, shift=1) for part in (strong, targets, confident)
         )
-        logits = self.logits(torch.cat([images, strong]))
-        n = len(images)
         supervised = over_resolutions(
-            lambda part, s: supervised_loss(part, labels[:, ::s, ::s]), [p[:n] for p in logits]
+            lambda part, s: supervised_loss(part, labels[:, ::s, ::s]), self.logits(images)
         )
-        strong_logits = [p[n:] for p in logits]
+        with statistics_kept(self.network):  # no scan to segment looks like a strong view
+            strong_logits = self.logits(strong)
         consistency = confident_loss(strong_logits, targets, confident, self.loss.terms)
         weight = self.loss.weight * ramp(progress, *self.loss.ramp_up)
         return Step(

@@ -1,12 +1,12 @@
 """From views to embeddings: an encoder and a head on its bottleneck, at once or bit by bit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from poscon.networks.layers import statistics_kept
 
 
 def embed(
@@ -23,12 +23,6 @@ def embed(
     """
     if grad_cache_chunk is None or len(images) <= grad_cache_chunk:
         return head(encoder(images)[-1])
-    norms = [
-        module
-        for network in (encoder, head)
-        for module in network.modules()
-        if isinstance(module, _BatchNorm)
-    ]
     parts = images.tensor_split(-(-len(images) // grad_cache_chunk))
     return torch.cat(
         [
@@ -36,21 +30,8 @@ def embed(
                 lambda part: head(encoder(part)[-1]),
                 part,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _statistics_kept(norms)),
+                context_fn=lambda: (nullcontext(), statistics_kept(encoder, head)),
             )
             for part in parts
         ]
     )
-
-
-@contextmanager
-def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Their running statistics stay as they are; in training they normalise by the batch anyway."""
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

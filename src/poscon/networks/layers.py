@@ -1,11 +1,14 @@
 """The layers that the architectures are made of, in two and in three dimensions."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+from torch.nn.modules.batchnorm import _BatchNorm
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -78,3 +81,22 @@ def up_sample(inputs: int, outputs: int, dimensions: int) -> nn.Module:
     if dimensions == 2:
         return UpSample2d(inputs, outputs)
     return nn.ConvTranspose3d(inputs, outputs, 2, stride=2)
+
+
+@contextmanager
+def statistics_kept(*networks: nn.Module) -> Iterator[None]:
+    """Running statistics of BatchNorm stay as they are; in training it normalises by the batch."""
+    norms = [
+        module
+        for network in networks
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
