@@ -172,8 +172,8 @@ def test_no_gradient_comes_from_unlabelled_pixels(name, progress):
     assert slices.labels is not None
     slices.labels[:, :, :CUT] = IGNORE
     method.step(slices, STILL, 0, progress).loss.backward()
-    assert len(seen) == 3
-    for part in seen:
+    assert len(seen) == (6 if name == "fixmatch" else 3)  # it has strong views apart
+    for part in seen[:3]:
         assert part.grad is not None
         gradient, cut = part.grad[:4].abs(), CUT * part.shape[-1] // SIZE
         assert gradient[..., :cut].max() < 1e-20
