@@ -298,6 +298,9 @@ class FixMatch(WeakToStrong):
         supervised = over_resolutions(
             lambda part, s: supervised_loss(part, labels[:, ::s, ::s]), self.logits(images)
         )
+        if self.loss.teacher == "ema":
+            with torch.no_grad():  # running statistics of scans without labels, as they are
+                self.network(weak)
         with statistics_kept(self.network):  # no scan to segment looks like a strong view
             strong_logits = self.logits(strong)
         consistency = confident_loss(strong_logits, targets, confident, self.loss.terms)
