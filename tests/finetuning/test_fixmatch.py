@@ -18,6 +18,7 @@ from poscon.finetuning.fixmatch import (
 )
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
+from poscon.seeds import stream
 from poscon.settings import validate
 from poscon.step import SliceBatch
 from poscon.views import ViewMaker, ViewSettings
@@ -185,7 +186,7 @@ def test_a_step_is_that_of_the_formula(teacher, threshold, terms, possible):
     given = batch()
     given.unlabelled.possible = possible
     step = fixmatch.step(given, VIEWS, 5, 0.5)
-    (weak, taught), (_, own_answers), (strong, answers) = seen
+    (weak, taught), (_, own_answers), *_, (strong, answers) = seen
     labels, confident = pseudo_labels(taught, threshold, possible)
     assert 0 < float(confident.float().mean()) < 1
     assert strong.shape == (4, 1, 16, 16)
@@ -203,12 +204,20 @@ def test_a_step_is_that_of_the_formula(teacher, threshold, terms, possible):
     assert not torch.equal(weak, strong)
 
 
-def test_strong_views_do_not_change_the_running_statistics():
-    """Else BatchNorm expects the noise and the blur of strong views in every scan."""
-    fixmatch, alone = method(threshold=0.0, ramp_up=(0, 0)), method()
+@pytest.mark.parametrize("teacher", ["ema", "self"])
+def test_strong_views_do_not_change_the_running_statistics(teacher):
+    """Else BatchNorm expects the noise and the blur of strong views in every scan.
+
+    Scans without labels count as they are, once per step.
+    """
+    fixmatch, alone = method(threshold=0.0, ramp_up=(0, 0), teacher=teacher), method()
     given = batch()
     fixmatch.step(given, VIEWS, 5, 0.5).loss.backward()
-    alone.network(alone.labelled_view(given, VIEWS, 5)[0])
+    images = [alone.labelled_view(given, VIEWS, 5)[0]]
+    weak = alone.weak_view(given.unlabelled, VIEWS, stream(5, "unlabelled"))[0]
+    images.insert(1 if teacher == "ema" else 0, weak)
+    for part in images:
+        alone.network(part)
     expected = dict(alone.network.named_buffers())
     assert any(name.endswith("running_var") for name in expected)
     for name, value in fixmatch.network.named_buffers():
@@ -216,8 +225,6 @@ def test_strong_views_do_not_change_the_running_statistics():
 
 
 def seed_of_boxes(seed: int) -> int:
-    from poscon.seeds import stream
-
     return stream(stream(seed, "unlabelled"), "strong", 1)
 
 
