@@ -36,6 +36,7 @@ def test_dice(arguments: argparse.Namespace, seed: int, precision: str) -> float
                 {}
                 if resume
                 else {
+                    "method": "supervised",
                     "labelled": arguments.labelled,
                     "exclude": test,
                     "iterations": arguments.iterations,
