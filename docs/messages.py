@@ -126,7 +126,7 @@ KINDS = (
         "Training cannot go on",
         r"loss is|cannot compile|no speed|learn from|learnt from|tested on|self-training|"
         r"quarter turn|no value to|not finite|a run of poscon|what is finished|"
-        r"seen in training|keeps apart|labelled subject|labelled|draw|"
+        r"seen in training|started with|keeps apart|labelled subject|labelled|draw|"
         r"pre-train|fine-tun|start of|architecture|decoder|tensors|network|parts",
         "What was chosen cannot be trained, or would make a measurement dishonest.",
         "Change the cases or the settings that the message names.",
@@ -143,6 +143,7 @@ KINDS = (
         r"must be|must hold|written as|one reference for|in a folder of this machine|plan PLAN|"
         r"setting KEY|settings: |recipe RECIPE|WHERE: ERROR|said twice|name another|"
         r"write |give |expected|cannot be|not valid|is no text|say |use |choose|too|"
+        r"holds predictions|"
         r"in one split|in UTF-8|once more|fields, but|poscon reads|"
         r"was begun with|at least|at most|twice|needs|more than|differ|fewer|only|has to|not a ",
         "An argument, setting, recipe, plan or list has a value that cannot be used.",

@@ -23,7 +23,7 @@ ROOMS = [
     ),
     *("wrong_settings", "settings", "arguments", "plugins"),
     *("distributed", "executors", "metrics", "statistics"),
-    *("volumes", "positions", "alignment", "store", "leakage", "evaluation", "predictions"),
+    *("predictions", "volumes", "positions", "alignment", "store", "leakage", "evaluation"),
     *("step", "views", "networks", "methods"),
     *("pretext", "finetuning"),
     *(

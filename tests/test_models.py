@@ -289,13 +289,20 @@ def test_a_series_is_embedded_frame_by_frame_only(encoder: FeatureExtractor) -> 
 
 
 def test_a_missing_run_or_one_of_another_kind(
-    pretrained: Path, tmp_path: Path, finetuned: Path
+    pretrained: Path, tmp_path: Path, finetuned: Path, store: Path
 ) -> None:
     for load in (load_model, load_encoder):
         with pytest.raises(PosconError, match="no such folder; give that of a run"):
             load(tmp_path / "nowhere")
-        with pytest.raises(PosconError, match="did the run finish"):
+        with pytest.raises(PosconError, match="a folder, and no run; give that of a run of poscon"):
             load(tmp_path)
+        with pytest.raises(PosconError, match="a store, and no run;"):
+            load(store)
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        (run / "config.yaml").write_text("command: finetune")
+        with pytest.raises(PosconError, match="did the run finish"):
+            load(run)
         with pytest.raises(PosconError, match="device 'tpu' is unknown"):
             load(finetuned, device="tpu")
     with pytest.raises(PosconError, match="a pre-training run"):

@@ -29,6 +29,18 @@ def test_it_reads_what_it_wrote_whatever_the_names(tmp_path: Path) -> None:
     assert again.views("a") == 9
 
 
+def test_failures_of_scans_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    file = PredictionsFile(tmp_path)
+    file.begin("0" * 64)
+    for name in ("gone", "there"):
+        file.could_not(name, "NaN")
+    written = file.path.stat().st_mtime_ns
+    file.forget_failures(["there", "gone", "new"])
+    assert file.path.stat().st_mtime_ns == written
+    file.forget_failures(["there", "new"])
+    assert PredictionsFile(tmp_path).failed == {"there": "NaN"}
+
+
 def test_an_entry_is_made_once_however_many_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

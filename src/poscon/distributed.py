@@ -20,6 +20,11 @@ from torch import Tensor
 from poscon.progress import silent
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes that ``torchrun`` started."""
+    return dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
+
+
 @contextmanager
 def joined(device: str) -> Iterator[None]:
     """Within it, this process is one of those that ``torchrun`` started, if it did.
@@ -29,7 +34,7 @@ def joined(device: str) -> Iterator[None]:
     Args:
         device: ``cpu`` or ``cuda``.
     """
-    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+    if not started_by_torchrun():
         yield
         return
     if device == "cuda":

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -281,9 +282,10 @@ def safe_name(name: str) -> str:
     """A name that was taken from a file or a folder, as it may stand in tables and on a terminal.
 
     As :func:`printable`. Characters that command a terminal become ``%1B`` and the like too, and so
-    does a first character that makes a formula of a cell, ``=``, ``+``, ``-`` or ``@``.
+    does a first character that makes a formula of a cell, ``=``, ``+``, ``-`` or ``@``. Letters
+    with an accent are one character each (Unicode NFC), also in names that macOS has taken apart.
     """
-    text = UNSAFE.sub(_percent, printable(name))
+    text = UNSAFE.sub(_percent, unicodedata.normalize("NFC", printable(name)))
     return re.sub(rf"^[{FORMULA}]", _percent, text)
 
 

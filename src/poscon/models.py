@@ -1,7 +1,7 @@
 """Trained networks with all that they need: a scan in, its label map or its features out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ from poscon.training.inference import (
     predicted_classes,
 )
 from poscon.training.probes import frozen, pooled_features
-from poscon.training.run import MODEL, part_file
+from poscon.training.run import MODEL, part_file, refuse_no_run
 from poscon.volumes.affine import Spacing
 from poscon.volumes.case import Case, label_scheme
+from poscon.volumes.ranges import Range, empty_outside
 from poscon.volumes.scan import label_image, read_scan, without_voxels
 
 
@@ -193,10 +194,25 @@ class Model(ScanPreparer):
             for stack in prepared.stacks
         ]
 
-    def label_map(self, prepared: PreparedScan, classes: Sequence[np.ndarray]) -> np.ndarray:
-        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames)."""
+    def label_map(
+        self,
+        prepared: PreparedScan,
+        classes: Sequence[np.ndarray],
+        ranges: Mapping[str, Range] | None = None,
+    ) -> np.ndarray:
+        """Label values on the scan's own grid, (X, Y, Z) or (X, Y, Z, frames).
+
+        Args:
+            prepared: the scan.
+            classes: see :meth:`predict_classes`.
+            ranges: the range of each class in slices of the file. The class is removed outside it,
+                after small components: the rest of a structure may be smaller than another.
+        """
         if self.keep_largest_component:
             classes = [largest_component(volume) for volume in classes]
+        if ranges:
+            names, geometry = self.scheme.names, prepared.geometry
+            classes = [empty_outside(volume, ranges, names, geometry) for volume in classes]
         maps = [self.scheme.to_values(prepared.geometry.to_volume(volume)) for volume in classes]
         return np.stack(maps, axis=-1) if prepared.series else maps[0]
 
@@ -280,4 +296,5 @@ def _run_folder(run: Path | str, command: str) -> Path:
     path = Path(run)
     if not path.is_dir():
         raise PosconError(f"{path}: no such folder; give that of a run of poscon {command}")
+    refuse_no_run(path, command)
     return path

@@ -56,6 +56,8 @@ def check_apart(source: Path, output: Path) -> None:
     Raises:
         PosconError: the output is the input, or lies in it.
     """
+    if (output / "config.yaml").is_file() and (output / "cases.json").is_file():
+        raise PosconError(f"{output}: a run; choose another folder for the label maps")
     if source.is_dir():
         check_outside(output, source)
         return

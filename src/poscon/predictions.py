@@ -1,7 +1,7 @@
 """``predictions.json`` beside label maps: how each was made, and which scans could not be used."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,13 @@ class PredictionsFile:
         self._texts.pop(name, None)
         self.failed.pop(name, None)
         self._write()
+
+    def forget_failures(self, names: Collection[str]) -> None:
+        """Forget what was wrong with scans that have other names: they are there no longer."""
+        gone = self.failed.keys() - set(names)
+        if gone:
+            self.failed = {name: why for name, why in self.failed.items() if name not in gone}
+            self._write()
 
     def could_not(self, name: str, reason: str) -> None:
         """Write that a scan could not be segmented."""

@@ -268,7 +268,9 @@ def check_kept(values: Mapping[str, Any], kept: Settings, run: Path) -> None:
     Raises:
         PosconError: a setting differs.
     """
-    told, has = validate(type(kept), values).model_dump(mode="json"), kept.model_dump(mode="json")
+    has = kept.model_dump(mode="json")
+    # which settings have an effect depends on the method
+    told = validate(type(kept), {"method": has["method"], **values}).model_dump(mode="json")
     for key in given_keys(values):
         ours, theirs = told, has
         for part in key.split("."):

@@ -219,6 +219,19 @@ def test_no_prediction_has_a_reference(folders):
         evaluate(predictions, references)
 
 
+def test_swapped_folders_are_refused(folders):
+    """Dice would be the same. Volumes and ranges would have the other sign."""
+    predictions, references = folders
+    for folder in folders:
+        save(folder / "p1.nii.gz", heart())
+    (predictions / "predictions.json").write_text("{}")
+    with pytest.raises(PosconError, match="name the predictions first and the references second"):
+        evaluate(references, predictions)
+    evaluate(predictions, references)
+    (references / "predictions.json").write_text("{}")  # of another model
+    evaluate(predictions, references)
+
+
 def test_reference_without_prediction_is_reported(folders, tmp_path):
     predictions, references = folders
     save(predictions / "p1.nii.gz", heart())

@@ -29,6 +29,7 @@ from poscon.networks.weights import read_weights
 from poscon.step import Step
 from poscon.store.selection import draw_subjects
 from poscon.store.store import Store
+from poscon.store.training_range import TrainingRange
 from poscon.training.curve import rise_at_end
 from poscon.training.run import MetricsFile
 from poscon.training.timing import Training, time_loop
@@ -522,9 +523,9 @@ def test_minutes_become_a_number_of_steps(
 ) -> None:
     """The run has the number, goes on with it, and is repeated by it."""
 
-    def slow_loop(training: Training, steps: int) -> float:
+    def slow_loop(training: Training, steps: int, *, compiled: bool) -> float:
         """Steps that take as long on every machine."""
-        time_loop(training, steps)
+        time_loop(training, steps, compiled=compiled)
         return 5.0
 
     monkeypatch.setattr("poscon.training.finetune_training.time_loop", slow_loop)
@@ -553,7 +554,7 @@ def test_a_recipe_may_have_settings_of_a_method_that_the_caller_names(
 def test_minutes_of_a_run_that_goes_on_are_those_it_was_begun_with(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poscon.training.finetune_training.time_loop", lambda training, steps: 20.0)
+    monkeypatch.setattr("poscon.training.finetune_training.time_loop", lambda *_, **__: 20.0)
     finetune(store, tmp_path / "run", minutes=1, settings=SMALL)
     assert finetune(store, tmp_path / "run", minutes=1, settings=SMALL, resume=True).is_file()
     with pytest.raises(PosconError, match=r"--minutes 9: the run of .*run was begun with 1;"):
@@ -582,7 +583,7 @@ def test_looks_at_validation_cases_take_of_the_minutes(
         time.sleep(next(waits, 0.0))
         return look(*of)
 
-    monkeypatch.setattr(module, "time_loop", lambda training, steps: 5.0)
+    monkeypatch.setattr(module, "time_loop", lambda *_, **__: 5.0)
     monkeypatch.setattr(module, "mean_dice", slow_look)
     few = [*SMALL, "checkpoint_every=1"]
     finetune(store, tmp_path / "run", minutes=1, validation=["phantom_004"], settings=few)
@@ -611,6 +612,111 @@ def test_a_training_that_ends_while_it_rises_says_so(
     rise = rise_at_end(curve)
     assert rise > 0
     assert f"validation_dice rose by {rise:.3f}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_finished_run_without_its_checkpoint_is_left_as_it_is(
+    damaged: bool, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who needs room removes the checkpoints of runs that are finished."""
+    own, run = Path(shutil.copytree(store, tmp_path / "store")), tmp_path / "run"
+    finetune(own, run, iterations=1, settings=SMALL)
+    shutil.rmtree(run / "checkpoints")
+    if damaged:  # a refusal may not take the model with it
+        next((own / "cases").glob("*/image.npy")).write_bytes(b"no array")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert finetune(own, run, settings=SMALL, resume=True) == run / "model.safetensors"
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert f"note: {run} is finished; there is nothing to resume" in capsys.readouterr().err
+
+
+def test_a_model_knows_the_range_of_all_that_it_has_seen(store: Path, tmp_path: Path) -> None:
+    """Scans that it learned from without labels are not unlike its training data."""
+    opened = Store(store)
+    for method, others in (("supervised", 0), ("fixmatch", 4)):
+        run = tmp_path / method
+        finetune(store, run, labelled=1, method=method, iterations=1, settings=SMALL)
+        seen = {name for names in roles(run).values() for name in names}
+        assert len(seen) == 1 + others
+        cases = [case for case in opened.cases if case.subject in seen]
+        found = read_weights(run / "model.safetensors")[1]["training"]
+        assert found == TrainingRange.of(opened, cases).model_dump(mode="json")
+
+
+def test_a_setting_of_the_default_method_needs_no_stated_method(
+    store: Path, tmp_path: Path
+) -> None:
+    run, how = tmp_path / "run", {"settings": [*SMALL, "unlabelled_batch=3"]}
+    finetune(store, run, labelled=2, iterations=1, **how)
+    settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
+    assert (settings["method"], settings["unlabelled_batch"]) == ("fixmatch", 3)
+    finetune(store, run, resume=True, **how)  # the same options may stay in the command
+    with pytest.raises(PosconError, match="unlabelled_batch has no effect with method supervised"):
+        finetune(store, tmp_path / "all", **how)  # all cases are labelled
+
+
+def test_a_stated_length_replaces_that_of_the_recipe(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poscon.training.finetune_training.time_loop", lambda *_, **__: 20.0)
+    steps, minutes = ({"finetune": {key: 1}} for key in ("iterations", "minutes"))
+    how: dict[str, Any] = {"settings": SMALL}
+    for name, given in (
+        ("option", {"recipe": steps, "minutes": 0.9}),
+        ("setting", {"recipe": steps, "settings": [*SMALL, "minutes=0.9"]}),
+        ("steps", {"recipe": minutes, "iterations": 2}),
+    ):
+        finetune(store, tmp_path / name, **{**how, **given})
+        finetune(store, tmp_path / name, **{**how, **given}, resume=True)
+        found = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        assert found["settings"]["iterations"] == 2
+        assert found["inputs"]["minutes"] == (None if name == "steps" else 0.9)
+    both = {"finetune": {"iterations": 1, "minutes": 1}}
+    with pytest.raises(PosconError, match="minutes and iterations both say how long"):
+        finetune(store, tmp_path / "both", recipe=both, **how)
+
+
+def test_minutes_of_a_compiled_training_hold_its_compilation_twice(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once where steps are timed, and once in the training."""
+    from poscon.training import finetune_training as module
+
+    asked = []
+
+    def slow_start(training: Training, steps: int, *, compiled: bool) -> float:
+        asked.append(compiled)
+        time.sleep(1.0)
+        return 0.01
+
+    monkeypatch.setattr(module, "time_loop", slow_start)
+    monkeypatch.setattr("poscon.commands.finetune.train", lambda *_, **__: None)
+    settings = [*SMALL, "compile=true"]
+    finetune(store, tmp_path / "run", minutes=0.1, method="supervised", settings=settings)
+    assert asked == [True]
+    found = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["settings"]
+    assert 0 < found["iterations"] <= 420  # (6 - 1 - 0.8) / 0.01, where nothing else takes time
+
+
+def test_cases_without_labels_that_are_drawn_as_labelled_are_told(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [f"phantom_00{k}" for k in range(5)]
+    how: dict[str, Any] = {"iterations": 1, "settings": SMALL, "unlabelled": named}
+    finetune(store, tmp_path / "run", labelled=2, **how)
+    assert "note: 2 of the cases of the list of names are among the labelled" in (
+        capsys.readouterr().err
+    )
+    finetune(store, tmp_path / "apart", cases=named[:1], **{**how, "unlabelled": named[1:]})
+    assert "among the labelled" not in capsys.readouterr().err
+
+
+def test_torchrun_is_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PosconError, match="trains in one process only; start it without torchrun"):
+        finetune(store, tmp_path / "run", iterations=1, settings=SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_another_process_has_just_ended_is_kept(

@@ -209,6 +209,16 @@ def test_a_class_that_many_lack_is_not_missed(source):
     assert not of_kind(inspect(source.prepare(labels=LABELS)), "a class is missing")
 
 
+def test_a_class_in_one_case(source):
+    """A slip of the pen, or another value for a structure."""
+    source.add_usual(5)
+    slip = anatomy(seed=9)
+    slip[0, 0, :3] = 40
+    source.add(slip, name="slip")
+    found = of_kind(inspect(source.prepare()), "a class in one case")
+    assert found == {"slip": "the only one of 6 annotated cases with class_40 (3 stored voxels)"}
+
+
 def test_unusual_volume(source):
     source.add_usual()
     label = anatomy()

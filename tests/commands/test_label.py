@@ -390,6 +390,21 @@ def test_a_killed_command_leaves_the_store_as_it_was_or_labelled(
         assert files == {"image.npy", "case.json", case_of(unlabelled, name)[0].label_file}
 
 
+def test_predictions_are_not_taken_for_drawings(
+    unlabelled: Path, maps: Path, tmp_path: Path, poscon: Run
+) -> None:
+    """They would replace what a person drew, and the model would learn from itself."""
+    assert poscon("label", unlabelled, maps)[0] == 0
+    predicted = tmp_path / "predicted"
+    put(predicted / "a.nii.gz", drawn(), AFFINES["a"])
+    (predicted / "predictions.json").write_text("{}")
+    before = [case.stored_sha256 for case in Store(unlabelled).cases]
+    code, _, err = poscon("label", unlabelled, predicted)
+    assert code == 2
+    assert "holds what poscon predict wrote (predictions.json), not what a person drew" in err
+    assert [case.stored_sha256 for case in Store(unlabelled).cases] == before
+
+
 def test_a_second_command_is_refused(unlabelled: Path, maps: Path, poscon: Run) -> None:
     with alone(unlabelled, "label"):
         code, out, err = poscon("label", unlabelled, maps, "--ignore-label", IGNORE)
@@ -408,7 +423,7 @@ def test_a_pre_training_stays_usable_and_an_unfinished_fine_tuning_does_not(
         finetune(unlabelled, tmp_path / "seg", init=tmp_path / "pre", iterations=4, settings=few)
     put(maps / "b.nii.gz", drawn(0, 1, 2), AFFINES["b"])
     label(unlabelled, maps, **GIVEN)
-    with pytest.raises(PosconError, match=r"case 'b' is not what .* was started with; resume"):
+    with pytest.raises(PosconError, match=r"case 'b' has other labels than .* was started with"):
         finetune(unlabelled, tmp_path / "seg", resume=True)
     found = suggest(
         unlabelled, tmp_path / "next", budget=1, strategy="coverage", init=tmp_path / "pre"

@@ -291,8 +291,12 @@ def test_one_bad_scan_does_not_stop_the_others(
     with pytest.raises(PartlyDone, match=r"1 of 5 scan\(s\)"):
         predict(finetuned, folder, out, resume=True)
     (folder / "c.nii.gz").unlink()
+    some = predict(finetuned, folder, out, cases=["a"], resume=True)
+    assert len(some) == 1
+    assert "c" in json.loads((out / "predictions.json").read_text())["failed"]  # not asked for
     assert len(predict(finetuned, folder, out, resume=True)) == 4
     assert (out / "a.nii.gz").stat().st_mtime_ns == made
+    assert json.loads((out / "predictions.json").read_text())["failed"] == {}
 
 
 @pytest.mark.parametrize("place", ["the same", "inside", "a link"])
@@ -312,6 +316,13 @@ def test_label_maps_do_not_go_among_the_scans(
             with pytest.raises(PosconError, match="the label map would replace the scan"):
                 predict(finetuned, folder / "a.nii.gz", target, resume=resume)
     assert [path.name for path in folder.iterdir()] == ["a.nii.gz"]
+
+
+def test_label_maps_do_not_go_into_a_run(finetuned: Path, scans: Path) -> None:
+    before = sorted(finetuned.iterdir())
+    with pytest.raises(PosconError, match="a run; choose another folder for the label maps"):
+        predict(finetuned, scans, finetuned)
+    assert sorted(finetuned.iterdir()) == before
 
 
 def test_files_of_others_are_no_label_maps(finetuned: Path, scans: Path, tmp_path: Path) -> None:
@@ -555,6 +566,37 @@ def test_a_class_is_removed_outside_its_range(
     with pytest.raises(PosconError, match=r"a\.nii\.gz: was made with other ranges"):
         predict(finetuned, tmp_path / "in", tmp_path / "out", resume=True)
     assert predict(finetuned, tmp_path / "in", tmp_path / "out", ranges=ranges, resume=True)
+
+
+def test_a_range_does_not_choose_the_largest_structure(
+    finetuned: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two classes touch. What is left of one within its range is smaller than the other."""
+
+    def stacked(
+        network: Any, stack: torch.Tensor, size: int, *, average_views: bool
+    ) -> Iterator[torch.Tensor]:
+        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
+        half = len(stack) // 2
+        logits[:half, 1, 6:12, 6:12] = logits[half:, 2, 6:12, 6:12] = 9
+        yield logits
+
+    monkeypatch.setattr("poscon.training.inference.class_scores", stacked)
+    tensors, about = read_weights(finetuned / "model.safetensors")
+    run = tmp_path / "run"
+    run.mkdir()
+    words = {k: json.dumps(v) for k, v in {**about, "keep_largest_component": True}.items()}
+    save_file(tensors, run / "model.safetensors", words)
+    (tmp_path / "in").mkdir()
+    shutil.copy(scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "in" / "a.nii.gz")
+    name = about["classes"][0]["name"]
+    value, other = (c["values"][0] for c in about["classes"][:2])
+    (tmp_path / "ranges.csv").write_text(f"case,class,first,last\na,{name},1,2\n")
+    predict(run, tmp_path / "in", tmp_path / "out", ranges=tmp_path / "ranges.csv")
+    labels = np.asanyarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    slices = {v: np.flatnonzero((labels == v).any((0, 1))).tolist() for v in (value, other)}
+    half = labels.shape[2] // 2
+    assert slices == {value: [1, 2], other: list(range(half, labels.shape[2]))}
 
 
 @pytest.mark.parametrize(

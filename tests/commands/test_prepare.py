@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import unicodedata
 from itertools import permutations, product
 from pathlib import Path
 
@@ -317,6 +318,31 @@ def test_a_case_without_labels_among_others(source, tmp_path):
     assert not (tmp_path / "store/cases/b/label.npy").exists()
     with pytest.raises(PosconError, match=r"b/label\.npy"):
         store.label(store.cases[1])
+
+
+def test_how_many_label_maps_were_found_and_what_they_hold_is_said(source, tmp_path, poscon):
+    """A label map that was not found, and a value that is a slip, are seen at once."""
+    (source / "b_seg.nii.gz").unlink()
+    odd = segmentation()
+    odd[0, 0, 0] = 40
+    put(source / "c_seg.nii.gz", odd)
+    out = poscon("prepare", source, tmp_path / "store")[1]
+    assert "2 of 3 cases have a label map; classes class_1, class_3, class_40" in out
+    for path in source.glob("*_seg.nii.gz"):
+        path.unlink()
+    out = poscon("prepare", source, tmp_path / "none")[1]
+    assert "0 of 3 cases have a label map\n" in out
+
+
+def test_names_that_a_mac_has_taken_apart(tmp_path):
+    """An accent may be a character of its own in a file name; it looks the same."""
+    whole, apart = (unicodedata.normalize(form, "Mü") for form in ("NFC", "NFD"))
+    assert whole != apart
+    put(tmp_path / "scans" / "images" / f"{whole}.nii.gz", scan(0))
+    put(tmp_path / "scans" / "labels" / f"{apart}.nii.gz", segmentation())
+    put(tmp_path / "scans" / "images" / "b.nii.gz", scan(1))
+    opened = prepare(tmp_path / "scans", tmp_path / "store")
+    assert {case.subject: case.labelled for case in opened.cases} == {whole: True, "b": False}
 
 
 def test_a_case_a_frame(tmp_path):

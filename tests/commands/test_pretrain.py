@@ -508,6 +508,16 @@ def test_resuming_a_finished_run_changes_nothing(store: Path, pretrained: Path) 
     assert_same(before, weights(pretrained))
 
 
+def test_a_finished_run_without_its_checkpoint_is_left_as_it_is(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(pretrained, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert pretrain(store, run, resume=True) == run / "encoder.safetensors"
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 def test_training_needs_no_scan_library(store: Path, tmp_path: Path) -> None:
     code = (
         "import sys; import poscon.commands.pretrain as p; "

@@ -20,6 +20,7 @@ from poscon.networks.settings import NetworkSettings
 from poscon.pictures.predictions import draw_predictions
 from poscon.pictures.slices import DARK, outlined_pngs
 from poscon.store.oddities import find_oddities
+from poscon.store.slices import draw_slices
 from poscon.store.store import Store
 from poscon.training.finetune_settings import FinetuneSettings
 from poscon.training.inference import predicted_classes
@@ -322,6 +323,33 @@ def test_slices_of_a_file_and_resume(store, tmp_path, poscon, power_cut):
 def test_slices_that_are_refused(store, tmp_path, refused, options, message):
     assert message in refused("finetune", store, tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
+
+
+def test_slices_that_show_no_class(store, tmp_path, poscon, refused):
+    """A draw is repeated with another seed. Who names such slices means them."""
+    opened = Store(store)
+    labelled = [case for case in opened.cases if case.labelled]
+    empty = next(
+        (case.id, number)
+        for case in labelled
+        for number in case.labelled_slice_numbers.tolist()
+        if not opened.label(case)[number].any()
+    )
+    slices = table(tmp_path / "slices.csv", f"{empty[0]},{empty[1]}\n")
+    options = ("--method", "supervised", "--iterations", 1, *TINY)
+    told = poscon("finetune", store, tmp_path / "run", "--labelled-slices", slices, *options)
+    assert told[0] == 0
+    assert "cannot learn it" in told[2]
+    seed = next(
+        seed
+        for seed in range(99)
+        for name, numbers in draw_slices(labelled, 1, seed).items()
+        if not any(opened.label(c)[numbers[0]].any() for c in labelled if c.id == name)
+    )
+    drawn = ("--labelled-slices", 1, "--seed", seed, *options)
+    assert "the drawn slice(s) show no class, such as slice" in refused(
+        "finetune", store, tmp_path / "drawn", *drawn
+    )
 
 
 @pytest.mark.parametrize(

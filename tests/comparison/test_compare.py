@@ -431,6 +431,26 @@ def test_killed_before_the_first_checkpoint_it_begins_anew(done: Path, tmp_path:
     assert (run / "results.csv").read_text() == theirs
 
 
+def test_finished_runs_without_checkpoints_are_measured_anew_and_not_trained(
+    done: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    comparison = open_comparison(out)
+    job = next(j for j in comparison.schedule.finetunings if j.init is not None)
+    for name, result in ((job.init, "job.json"), (job.name, "results.csv")):
+        run = comparison.place.run(name)
+        shutil.rmtree(run / "checkpoints")
+        (run / result).unlink()
+        weights = next(run.glob("*.safetensors"))
+        before = weights.stat().st_mtime_ns
+        again = next(j for j in comparison.schedule.jobs if j.name == name)
+        assert work.guarded(again, comparison.place) is None
+        assert comparison.place.is_done(again)
+        assert weights.stat().st_mtime_ns == before
+    theirs = (done / "runs" / job.name / "results.csv").read_text()
+    assert (run / "results.csv").read_text() == theirs
+
+
 def test_a_damaged_file_is_one_line(done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
@@ -472,6 +492,46 @@ def test_other_data_need_another_folder_also_if_the_first_start_was_killed(
     told["prepare"] = {"spacing": 8.0}
     with pytest.raises(PosconError, match=r"was begun with other data \(prepare .*6.* then, .*8"):
         compare(plan_file(tmp_path, data=told), out)
+
+
+def test_scans_that_were_added_after_a_refusal_are_read(
+    no_workers: None, scans: Path, tmp_path: Path
+) -> None:
+    """Until a plan fits the data there is no run, and so nothing that has to stay as it was."""
+    few = tmp_path / "few"
+
+    def add(*numbers: int) -> None:
+        for part in ("images", "labels"):
+            (few / part).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                name = f"phantom_{number:03d}.nii.gz"
+                shutil.copy(scans / f"{part}Tr" / name, few / part / name)
+
+    changes = {"pretraining": ["random"], "pretrain": {}, "flaws": {}}
+    plan = plan_file(tmp_path, **changes)
+    how: dict[str, Any] = {"data": few, "settings": ["data.phantom=null", "finetune.iterations=1"]}
+    add(0, 1)
+    with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1 .* of 2 that there are;"):
+        compare(plan, tmp_path / "out", **how)
+    add(2, 3)
+    compare(plan, tmp_path / "out", **how)
+    assert {row["subject"] for row in rows(tmp_path / "out")} == {
+        f"phantom_{number:03d}" for number in range(4)
+    }
+    made = touched(tmp_path / "out")
+    add(4)  # a comparison keeps the data that its runs began with
+    compare(plan, tmp_path / "out", **how)
+    assert touched(tmp_path / "out") == made
+
+
+def test_synthetic_scans_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poscon.comparison.compare._do_all", lambda *_: None)
+    compare(plan_file(tmp_path), tmp_path / "out")
+    assert "note: data: 6 synthetic scans; --data names a folder of real ones" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_two_at_once_in_one_folder(done: Path, tmp_path: Path) -> None:

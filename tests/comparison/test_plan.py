@@ -71,13 +71,13 @@ def test_what_a_method_makes_nothing_of_is_not_forced_on_it(tmp_path: Path) -> N
     plan = read_plan(
         write(
             tmp_path,
-            pretraining=["random", "rotation"],
+            pretraining=["random", "rotation", "pcl"],
             finetuning=["supervised", "mean-teacher"],
             pretrain={"epochs": 3, "head": {"dimension": 32}},
             finetune={"ema_decay": 0.5, "init_parts": "encoder"},
         )
     )
-    none, rotation = plan.pretraining
+    none, rotation, _ = plan.pretraining
     supervised, teacher = plan.finetuning
     assert plan.pretrain_settings(rotation, "auto").epochs == 3
     assert plan.finetune_settings(supervised, rotation, 0, "auto").ema_decay == 0.5
@@ -162,6 +162,15 @@ def test_a_recipes_network_of_fine_tuning_is_that_of_the_start(tmp_path: Path) -
             "s: settings.network: give the plan's own network",
         ),
         ({"pretraining": ["random"], "pretrain": {"epochs": 1}}, "pretrain has no effect"),
+        ({"finetune": {"unlabelled_batch": 3}}, "finetune.unlabelled_batch has no effect"),
+        (
+            {"pretraining": ["random"], "finetune": {"init_parts": "encoder"}},
+            "finetune.init_parts has no effect: no method of this plan uses it",
+        ),
+        (
+            {"pretraining": ["random", "rotation"], "pretrain": {"grad_cache_chunk": 4}},
+            "pretrain.grad_cache_chunk has no effect",
+        ),
         ({"labelled": 2}, "labelled"),
         ({"finetune": {"minutes": 5}}, "finetune.minutes: give iterations, because runs that"),
         ({"recipe": {"finetune": {"minutes": 5}}}, "finetune.minutes: give iterations"),

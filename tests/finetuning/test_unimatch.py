@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_fixmatch import POSSIBLE, VIEWS, batch, slow_loss
 
-from poscon.finetuning.fixmatch import pseudo_labels
+from poscon.finetuning.fixmatch import cut_mix, pseudo_labels
 from poscon.finetuning.unimatch import UniMatch, confident_dice, drop_channels
 from poscon.networks.build import build_network
 from poscon.networks.settings import NetworkSettings
@@ -85,6 +85,21 @@ def test_a_step_is_that_of_the_formula(terms, possible):
     # without changes of intensity both strong views are the weak one; perturbed features are not
     torch.testing.assert_close(s1, s2)
     assert not torch.allclose(s1, perturbed)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_both_strong_views_have_boxes_of_other_slices(n, monkeypatch):
+    shifts = []
+
+    def noted(values, boxes, shift):
+        shifts.append(shift)
+        return cut_mix(values, boxes, shift)
+
+    monkeypatch.setattr("poscon.finetuning.unimatch.cut_mix", noted)
+    method(cutmix=1.0).step(batch(2, n), VIEWS, 5, 0.5)
+    assert len(shifts) == 6
+    assert all(shift % n for shift in shifts)
+    assert len(set(shifts)) == n - 1
 
 
 def test_without_perturbed_features_two_views_are_left():

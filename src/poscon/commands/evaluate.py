@@ -13,6 +13,7 @@ from poscon.evaluation.schemes import choose_schemes, folder_of
 from poscon.evaluation.writing import output_files, write_evaluation
 from poscon.leakage import read_seen
 from poscon.metrics import NSD_TOLERANCE_MM
+from poscon.predictions import PREDICTIONS_FILE
 from poscon.progress import say_lines
 from poscon.store.slices import NONEMPTY, check_nonempty
 from poscon.volumes.case import parse_labels
@@ -72,9 +73,9 @@ def evaluate(
         Every measure of every case and class.
 
     Raises:
-        PosconError: no prediction has a reference, the class names differ, the table of slices
-            does not fit, the tolerance is not above 0, or ``out`` exists or lies where nothing can
-            be written.
+        PosconError: predictions and references are swapped, no prediction has a reference, the
+            class names differ, the table of slices does not fit, the tolerance is not above 0, or
+            ``out`` exists or lies where nothing can be written.
         NotWritten: everything is measured, and ``out`` could not be written.
         PartlyDone: a prediction lies on another grid than its reference, has an undeclared value,
             or a file cannot be read. The others are measured, and the results are written.
@@ -82,6 +83,12 @@ def evaluate(
     if not 0 < nsd_tolerance < math.inf:
         raise PosconError(f"--nsd-tolerance {nsd_tolerance:g}: must be above 0 mm, and finite")
     predictions, references = Path(predictions), Path(references)
+    of_poscon = [(place / PREDICTIONS_FILE).is_file() for place in (predictions, references)]
+    if of_poscon == [False, True]:
+        raise PosconError(
+            f"{references}: holds predictions ({PREDICTIONS_FILE}), and {predictions} does not; "
+            "name the predictions first and the references second"
+        )
     outputs = output_files(None if out is None else Path(out))
     declared = parse_labels(labels) if labels is not None else None
     predicted = find_label_maps(predictions)

@@ -1,11 +1,13 @@
 """``poscon finetune``: a few labelled cases in, a segmentation model out."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from poscon.arguments import checked
+from poscon.distributed import started_by_torchrun
 from poscon.errors import PosconError
 from poscon.files import alone
 from poscon.finetuning import find_method
@@ -32,6 +34,7 @@ from poscon.training.loggers import check_logger
 from poscon.training.loop import AfterChunk, train
 from poscon.training.lost_classes import LostClassWatch
 from poscon.training.roles import (
+    LEARNS_FROM_ALL,
     Roles,
     Selection,
     choose_roles,
@@ -119,6 +122,8 @@ def finetune(
     Raises:
         PosconError: an unusable store, setting, selection, checkpoint or run folder.
     """
+    if started_by_torchrun():
+        raise PosconError("poscon finetune: trains in one process only; start it without torchrun")
     folder, opened = RunFolder(run), Store(store)
     stated = stated_values(
         "finetune",
@@ -131,20 +136,44 @@ def finetune(
         logger=logger,
         device=device,
     )
+    own = stated_values("finetune", None, settings, iterations=iterations, minutes=minutes)
+    for length, other in (("minutes", "iterations"), ("iterations", "minutes")):
+        if length in own and other not in own:
+            stated.pop(other, None)  # the recipe's
     selection = Selection(cases, exclude, unlabelled, validation, labelled, labelled_slices)
     if resume and not folder.is_new:
         request = Request.resume(folder, opened, device)
         _check_same_run(folder, request, stated, init, selection)
-        return _finetune(request, folder)
+        model = folder.path / MODEL
+        return model if folder.is_finished(model) else _finetune(request, folder)
     folder.check_new()
-    chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
+    free = not {"method", "loss"} & stated.keys()  # a stated loss is that of `supervised`
+    chosen = _of_either(stated, recipe) if free else _validated(stated, recipe)
     roles = choose_roles(opened, selection, chosen.seed, pretrained=init is not None)
-    # a stated loss is that of `supervised`, and `fixmatch` needs the moving average
-    if not {"method", "loss"} & stated.keys() and chosen.ema_decay > 0:
-        stated["method"] = default_method(roles, selection)
-        chosen = validate_stated(FinetuneSettings, stated, "finetune", recipe)
+    if free:
+        if chosen.ema_decay > 0:  # the moving average labels the cases without labels
+            stated["method"] = default_method(roles, selection)
+        chosen = _validated(stated, recipe)
     roles = roles_of_method(opened, roles, selection, chosen.method)
     return _finetune(Request.from_arguments(opened, chosen, init, selection, roles), folder)
+
+
+def _validated(stated: Mapping[str, Any], recipe: Recipe | None) -> FinetuneSettings:
+    return validate_stated(FinetuneSettings, stated, "finetune", recipe)
+
+
+def _of_either(stated: Mapping[str, Any], recipe: Recipe | None) -> FinetuneSettings:
+    """The settings where the default method is still to be chosen, by the cases.
+
+    Raises:
+        PosconError: they are those of none of the two methods that it may be.
+    """
+    try:
+        return _validated(stated, recipe)
+    except PosconError:
+        with suppress(PosconError):
+            return _validated({**stated, "method": LEARNS_FROM_ALL}, recipe)
+        raise
 
 
 def _check_same_run(
@@ -251,7 +280,8 @@ def _finetune(request: Request, folder: RunFolder) -> Path:
 
 def _finetune_alone(request: Request, folder: RunFolder) -> Path:
     chosen, store, cases, init = request.settings, request.store, request.cases, request.init
-    network, loaded = initial_network(chosen, init, store, cases["labelled"])
+    trained = [*cases["labelled"], *cases.get("unlabelled", ())]
+    network, loaded = initial_network(chosen, init, store, trained)
     size = slice_size(cases["labelled"], chosen.size, network.encoder.stride)
     chosen = chosen.model_copy(update={"size": size, "network": network.settings})
     watched = cases.get("validation", [])
@@ -296,7 +326,7 @@ def _finetune_alone(request: Request, folder: RunFolder) -> Path:
             "network": network.settings.model_dump(),
             "keep_largest_component": chosen.keep_largest_component,
             "classes": [c.model_dump() for c in store.manifest.classes],
-            **inputs_record(store, cases["labelled"], size),
+            **inputs_record(store, trained, size),
         },
     )
     return path

@@ -33,7 +33,7 @@ from poscon.store.preparation import case_geometry, stated_spacing
 from poscon.volumes.case import Case
 from poscon.volumes.layouts import is_dataset
 from poscon.volumes.layouts.labels_json import LABELS_FILE
-from poscon.volumes.ranges import Range, check_ranges, empty_outside
+from poscon.volumes.ranges import Range, check_ranges
 from poscon.volumes.scan import first_volume, read_header, scan_suffix, write_labels
 
 READERS = 4
@@ -123,7 +123,8 @@ def predict(
         check_writable(output)
         return _Prediction(model, None, jobs).do(resume)
     with alone(output, "predict"):
-        return _Prediction(model, output, jobs).do(resume)
+        whole = is_dataset(source) and cases is None
+        return _Prediction(model, output, jobs, whole=whole).do(resume)
 
 
 class _Prediction:
@@ -133,10 +134,13 @@ class _Prediction:
         model: the model.
         folder: folder for the label maps; None: the one label map goes to a named file.
         jobs: the scans.
+        whole: whether they are all that there are.
     """
 
-    def __init__(self, model: Model, folder: Path | None, jobs: Sequence[Job]) -> None:
-        self.model, self.folder, self.jobs = model, folder, jobs
+    def __init__(
+        self, model: Model, folder: Path | None, jobs: Sequence[Job], *, whole: bool = False
+    ) -> None:
+        self.model, self.folder, self.jobs, self.whole = model, folder, jobs, whole
         self.record = None if folder is None else PredictionsFile(folder)
         self.failed: dict[str, str] = {}
         self.seen: dict[str, tuple[str, ...]] = {}
@@ -154,6 +158,8 @@ class _Prediction:
             raise self._failure(failed, [])
         if self.record is not None:
             self.record.begin(self.model.sha256)
+            if self.whole:
+                self.record.forget_failures([job.case.id for job in self.jobs])
             _write_labels_file(self.record.path.parent, self.model)
         # some scans are read and one is written while the network works on the one between
         free = free_memory()
@@ -278,10 +284,7 @@ class _Prediction:
             self.record.could_not(job.case.id, str(scan))
 
     def _write(self, job: Job, prepared: PreparedScan, classes: list[np.ndarray]) -> None:
-        name, scan, geometry = job.case.id, prepared.scan, prepared.geometry
-        if job.ranges:
-            names = self.model.scheme.names
-            classes = [empty_outside(c, job.ranges, names, geometry) for c in classes]
+        name, scan = job.case.id, prepared.scan
         if job.difference is not None:
             prepared.differences.append(job.difference)
         say_differences(name, prepared.differences)
@@ -292,7 +295,7 @@ class _Prediction:
             note_seen(self.record.path.parent, name, roles)
             self.record.done(name, _facts(prepared, job, self.model))
         self.planes[prepared.geometry.plane] += 1
-        labels = self.model.label_map(prepared, classes)
+        labels = self.model.label_map(prepared, classes, job.ranges)
         if job.segments is None:
             like = scan if labels.ndim == scan.data.ndim else first_volume(scan)
             write_labels(job.target, labels, like)

@@ -100,6 +100,9 @@ def pretrain(
         if cases is not None or exclude is not None:
             selected = {"pretrain": choose_cases(opened, cases, exclude)}
             check_same_cases(folder.path, {"pretrain": request.cases}, selected)
+        encoder = part_file(folder.path, "encoder")
+        if folder.is_finished(encoder):
+            return encoder
     else:
         folder.check_new()
         chosen = validate_stated(PretrainSettings, stated, "pretrain", recipe)

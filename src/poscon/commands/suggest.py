@@ -254,6 +254,8 @@ def _check_budget(slices: Slices, budget: int, unit: str) -> None:
         begun = np.unique(slices.subject_of[slices.labelled])
         left = len(slices.subject_names) - len(begun)
     if budget > left:
+        if left == 0:
+            raise PosconError(f"--budget {budget}: no {unit} without labels is left to choose from")
         raise PosconError(
             f"--budget {budget}: only {left} {unit}(s) without labels are left to choose from; ask "
             "for fewer"

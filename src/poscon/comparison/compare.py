@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from poscon.arguments import checked
-from poscon.comparison.data import DATA, plan_with_data, prepare_once, scans_of
+from poscon.comparison.data import DATA, SCHEDULE, plan_with_data, prepare_once, scans_of
 from poscon.comparison.jobs import Job, Schedule, make_schedule
 from poscon.comparison.plan import Plan, row_headings
 from poscon.comparison.plan_files import read_plan
@@ -51,7 +51,6 @@ from poscon.training.inference import choose_device
 from poscon.training.run import RESULTS
 
 PLAN = "plan.yaml"
-SCHEDULE = "schedule.json"
 SUMMARY = "summary.md"
 TABLE = "table.tex"
 

@@ -1,6 +1,7 @@
 """The data of a comparison. They are prepared once. Later calls check that they are the same."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from poscon.comparison.plan_files import read_plan
 from poscon.comparison.plan_parts import DataSettings
 from poscon.errors import PosconError
 from poscon.files import complete, read_json
+from poscon.progress import console
 from poscon.settings import GivenSettings, validate
 from poscon.store.manifest import MANIFEST, write_json
 from poscon.store.prepare_settings import PrepareSettings
@@ -20,6 +22,8 @@ from poscon.volumes.layouts import find_layout, folder_of_paths, is_dataset
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
+SCHEDULE = "schedule.json"
+"""What has every run of a comparison. It is there once a plan has been found to fit the data."""
 _STATING = ("dataset.json", "labels.json", "participants.tsv", "*_dseg.tsv")
 """Files of a layout's folder that say what its subjects and the values of its labels are."""
 
@@ -94,7 +98,7 @@ def scans_of(data: DataSettings, store: Path) -> Path:
 
 
 def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
-    """Prepare a store, unless it is there. A comparison keeps the data that it began with.
+    """Prepare a store, unless it is there. A comparison keeps the data that its runs began with.
 
     Args:
         store: folder of the store.
@@ -108,6 +112,13 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
             file that says what they are has changed since.
     """
     folder, path = scans_of(data, store), out / DATA
+    if data.phantom is not None:
+        console.print(
+            f"note: {name}: {data.phantom.subjects} synthetic scans; --data names a folder of real "
+            "ones",
+            soft_wrap=True,
+            markup=False,
+        )
     if data.phantom is not None and not folder.is_dir():
         with complete(folder) as part:
             write_phantom(part, **data.phantom.model_dump())
@@ -116,6 +127,9 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     unsaid = {"folder"} if data.ignore_label else {"folder", "ignore_label"}
     about = data.model_dump(mode="json", exclude=unsaid)
     began = known.get(name, {})
+    same = began.get("data", about) == about
+    if same and (store / MANIFEST).is_file() and not (out / SCHEDULE).is_file():
+        shutil.rmtree(store)  # the plan was refused; the data may have been corrected since
     if not (store / MANIFEST).is_file():
         write_json(path, {**known, name: {"data": about}})  # known also if prepare is killed
         prepare(
@@ -129,7 +143,7 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
             recipe={"prepare": data.prepare},
         )
         began = {}
-    elif began.get("data", about) != about:
+    elif not same:
         change = ", ".join(
             f"{key} {began['data'].get(key)} then, {value} now"
             for key, value in about.items()

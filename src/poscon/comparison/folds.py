@@ -52,8 +52,9 @@ def make_folds(plan: Plan, store: Store, folder: Path) -> list[Fold]:
         order = sorted(labelled)
         if plan.folds > len(order):
             raise PosconError(
-                f"{store.path}: {plan.folds} folds of {len(order)} labelled subjects; each fold "
-                "needs at least one; ask for fewer folds"
+                f"{folder}: {plan.folds} folds of {len(order)} labelled subjects; each fold tests "
+                f"on at least one and learns from others; label more"
+                f"{', or ask for fewer folds' if len(order) > 1 else ''}"
             )
         shuffled = np.random.default_rng(plan.seed).permutation(order)
         parts = [{str(name) for name in part} for part in np.array_split(shuffled, plan.folds)]
@@ -144,7 +145,8 @@ def draw_labelled(
     if labelled > len(order):
         raise PosconError(
             f"labelled = {labelled}: fold {fold.number} has {len(order)} labelled subjects to "
-            "learn from; ask for fewer"
+            f"learn from, of {len({c.subject for c in store.cases if c.labelled})} that there are; "
+            f"label more, or ask for {len(order)} at most with -s 'labelled=[...]'"
         )
     return [case for case in store.cases if case.labelled and case.subject in order[:labelled]]
 

@@ -173,10 +173,7 @@ class Plan(Settings):
             for key in ("method", "seed", "transductive", "device", "minutes", *of_all):
                 if key in entry.settings:
                     raise ValueError(f"{entry.name}: settings.{key}: {_ELSEWHERE[key]}")
-        if self.pretrain and all(entry.method == RANDOM for entry in self.pretraining):
-            raise ValueError(
-                "pretrain has no effect: nothing is pre-trained; leave it out, or give pretrain={}"
-            )
+        self._check_effect()
         flaws = self.flaws.select_on_test or self.flaws.pooled_dice
         if flaws and "dice" not in self.metrics:
             raise ValueError("flaws are of Dice, which is not among the metrics")
@@ -199,6 +196,31 @@ class Plan(Settings):
                 f"rows are {', '.join(rows)}"
             )
         return self
+
+    def _check_effect(self) -> None:
+        """Refuse a setting of all trainings that none of them uses."""
+        inits = [entry for entry in self.pretraining if entry.method != RANDOM]
+        if self.pretrain and not inits:
+            raise ValueError(
+                "pretrain has no effect: nothing is pre-trained; leave it out, or give pretrain={}"
+            )
+        unused_by = {
+            "pretrain": [pretrain_settings.without_effect(entry.method) for entry in inits],
+            "finetune": [
+                [
+                    *finetune_settings.without_effect(entry.method),
+                    *([] if inits else ["init_parts"]),
+                ]
+                for entry in self.finetuning
+            ],
+        }
+        for section, unused in unused_by.items():
+            for key in getattr(self, section):
+                if all(key in keys for keys in unused):
+                    raise ValueError(
+                        f"{section}.{key} has no effect: no method of this plan uses it; leave it "
+                        "out"
+                    )
 
     def _check_strategies(self) -> None:
         """Refuse a strategy that cannot be used, and keys without effect."""

@@ -27,7 +27,7 @@ from poscon.leakage import describe, read_seen
 from poscon.metrics import NSD_TOLERANCE_MM
 from poscon.store.manifest import write_json
 from poscon.store.store import Store
-from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder
+from poscon.training.run import MODEL, PREDICTIONS, RESULTS, RunFolder, part_file
 
 RUNS = "runs"
 LOGS = "logs"
@@ -95,20 +95,18 @@ def do(job: Job, place: ComparisonFolder) -> None:
     with _alone(place, job.name), _logged(place.out / LOGS / f"{job.name}.log"):
         if place.is_done(job):
             return
-        run = RunFolder(folder)
-        if folder.is_dir() and run.checkpoint is None:
+        pretrains = job.command == "pretrain"
+        resume = RunFolder(folder).checkpoint is not None
+        trained = (part_file(folder, "encoder") if pretrains else folder / MODEL).is_file()
+        if folder.is_dir() and not resume and not trained:
             shutil.rmtree(folder)  # it was killed before its first checkpoint
         costs = _Costs(folder, place.device)
-        resume = run.checkpoint is not None
-        if job.command == "pretrain":
+        if not trained or (pretrains and resume):  # a pre-training ends with its picture
             with costs("train"):
-                _pretrain(job, place, folder, resume)
-            write_json(folder / JOB, asdict(job))
-            return
-        if not (folder / MODEL).is_file():
-            with costs("train"):
-                _finetune(job, place, folder, resume)
+                (_pretrain if pretrains else _finetune)(job, place, folder, resume)
         write_json(folder / JOB, asdict(job))
+        if pretrains:
+            return
         with costs("predict and evaluate"):
             _measure(job, place, folder)
 

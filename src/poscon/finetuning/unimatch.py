@@ -114,8 +114,9 @@ class UniMatch(WeakToStrong):
             boxes = self.boxes(len(weak), views.size, own, number)
             boxes = boxes.to(weak.device, non_blocking=True)
             strong = self.strong_view(batch.unlabelled, views, view, own, number)
-            parts.append(cut_mix(strong, boxes, shift=number))
-            answers.append([cut_mix(part, boxes, shift=number) for part in (targets, confident)])
+            shift = number if len(weak) > number else 1  # of two slices there is one other
+            parts.append(cut_mix(strong, boxes, shift))
+            answers.append([cut_mix(part, boxes, shift) for part in (targets, confident)])
         if self.loss.feature_dropout > 0:
             parts.append(weak)
             answers.append([targets, confident])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from poscon.errors import PosconError
 from poscon.files import safe_name
+from poscon.predictions import PREDICTIONS_FILE
 from poscon.store.manifest import CaseRecord
 from poscon.store.store import Store
 from poscon.volumes.case import LabelScheme, label_scheme, parse_labels
@@ -36,8 +37,14 @@ def find_label_maps(store: Store, folder: Path) -> list[tuple[CaseRecord, LabelS
             ``CASE.dcm`` is a SEG or an RTSTRUCT.
 
     Raises:
-        PosconError: there is none, one is named like no case, or a case has two.
+        PosconError: there is none, one is named like no case, a case has two, or they are
+            predictions.
     """
+    if (folder / PREDICTIONS_FILE).is_file():
+        raise PosconError(
+            f"{folder}: holds what poscon predict wrote ({PREDICTIONS_FILE}), not what a person "
+            "drew; put the label maps that a person has corrected into a folder of their own"
+        )
     cases = {case.id: case for case in store.cases}
     files = by_case((label_stem(path), path) for path in label_files(folder))
     of_masks = {

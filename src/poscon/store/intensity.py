@@ -109,7 +109,7 @@ def _padding_values(volume: np.ndarray) -> dict[float, int]:
 
 
 def normalise(volume: np.ndarray, modality: str) -> tuple[np.ndarray, Intensity]:
-    """z-score of the volume; CT is clipped to its 1st-99th percentile first.
+    """z-score of the volume; CT is clipped to its 1st-99th percentile first, air is the lowest.
 
     See :func:`intensity_of`.
 

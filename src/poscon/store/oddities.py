@@ -254,6 +254,10 @@ def _missing_classes(store: Store, whole: set[str]) -> list[Oddity]:
         if n >= ENOUGH and n - len(without) >= ALMOST_ALL * (n - 1):
             text = f"{name} is missing; {n - len(without)} of {n} annotated cases have it"
             oddities.extend(Oddity("a class is missing", case_id, text) for case_id in without)
+        elif n >= ENOUGH and n - len(without) == 1:
+            (case, voxels) = next(one for one in annotated if one[1][i])
+            text = f"the only one of {n} annotated cases with {name} ({voxels[i]} stored voxels)"
+            oddities.append(Oddity("a class in one case", case.id, text))
     return oddities
 
 

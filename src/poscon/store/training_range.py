@@ -183,7 +183,7 @@ class TrainingRange(_Range):
 
     @property
     def words(self) -> dict[str, str]:
-        """Plane, modality and channels in words, for comparison with another training."""
+        """Plane and modality in words, for comparison with another training."""
         modalities = {m for channel in self.channels for m in channel.modalities}
         return {
             "plane": "+".join(sorted(self.planes)),

@@ -27,7 +27,7 @@ def initial_network(
     chosen: FinetuneSettings,
     init: Path | str | None,
     store: Store,
-    labelled: Sequence[CaseRecord],
+    cases: Sequence[CaseRecord],
 ) -> tuple[SegmentationNetwork, str | None]:
     """The network to start from, and a report of what was loaded.
 
@@ -35,7 +35,7 @@ def initial_network(
         chosen: the settings.
         init: the pre-training run, or file, whose weights are loaded; None: random weights.
         store: the prepared data set.
-        labelled: the cases to learn from.
+        cases: the cases to learn from, with labels or without.
 
     Raises:
         PosconError: the weights cannot be read, or are of another architecture.
@@ -51,7 +51,7 @@ def initial_network(
     if ours not in (None, theirs):
         differing = _differences(theirs.model_dump(), ours.model_dump())
         raise PosconError(f"{start.path}: a checkpoint of another architecture ({differing})")
-    _say_prepared_otherwise(start, store, labelled)
+    _say_prepared_otherwise(start, store, cases)
     network = build_network(theirs, n_classes)
     reports = []
     for part, tensors in start.parts.items():
@@ -67,16 +67,14 @@ def initial_network(
     return network, loaded
 
 
-def _say_prepared_otherwise(
-    start: Checkpoint, store: Store, labelled: Sequence[CaseRecord]
-) -> None:
+def _say_prepared_otherwise(start: Checkpoint, store: Store, cases: Sequence[CaseRecord]) -> None:
     """A note on stderr if the weights were trained on other slices, or do not say on what."""
     if not start.about:
         text = f"{start.path} does not say how the slices were prepared that it was trained on"
     else:
         here = {
             **store.manifest.preparation.model_dump(mode="json"),
-            **TrainingRange.of(store, labelled).words,
+            **TrainingRange.of(store, cases).words,
         }
         words = TrainingRange.read(start.about, start.path).words
         there = {**start.about.get("preparation", {}), **words}
@@ -92,10 +90,10 @@ def _say_prepared_otherwise(
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(
         f"other {key}"
-        if dict in map(type, (value, ours[key]))
-        else f"{key} {value} there, {ours[key]} here"
-        for key, value in theirs.items()
-        if value != ours[key]
+        if dict in map(type, (theirs.get(key), ours.get(key)))
+        else f"{key} {theirs.get(key)} there, {ours.get(key)} here"
+        for key in {**theirs, **ours}
+        if theirs.get(key) != ours.get(key)
     )
 
 

@@ -12,6 +12,8 @@ from poscon.store.selection import choose_cases, draw_subjects, leave_out
 from poscon.store.slices import choose_slices, draw_slices, read_slice_table, with_slices
 from poscon.store.store import Store, labelled_voxels
 
+LEARNS_FROM_ALL = "fixmatch"
+"""The default method where cases without labels are used."""
 FEW = 3
 """With at most so many labelled subjects, cases without labels are used by default."""
 
@@ -84,9 +86,16 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
         raise PosconError(f"{store.path}: no labelled subject to train on is left or asked for")
     drawn = _few_slices(store, draw_subjects(pool, labelled, seed), few, seed)
     roles = {"labelled": drawn, **roles}
-    _check_foreground(store, roles)
+    _check_foreground(store, roles, few)
     names = {c.id for c in drawn}
     unlabelled = [c for c in rest if c.id not in names]
+    if given is not None and (both := len(rest) - len(unlabelled)):
+        console.print(
+            f"note: {both} of the cases of {names_place(given)} are among the labelled ones, so "
+            "their labels are used; name with --cases which ones may be labelled",
+            soft_wrap=True,
+            markup=False,
+        )
     if unlabelled or given is not None:
         roles["unlabelled"] = unlabelled
     return roles
@@ -95,8 +104,8 @@ def choose_roles(store: Store, selection: Selection, seed: int, *, pretrained: b
 def default_method(roles: Roles, selection: Selection) -> str:
     """The fine-tuning method where none is stated. A note says if it is not ``supervised``.
 
-    It is ``fixmatch`` where there are cases without labels, and at most :data:`FEW` subjects are
-    labelled or the user names these cases (docs/decisions/0052).
+    It is :data:`LEARNS_FROM_ALL` where there are cases without labels, and at most :data:`FEW`
+    subjects are labelled or the user names these cases (docs/decisions/0052).
 
     Args:
         roles: see :func:`choose_roles`.
@@ -107,13 +116,13 @@ def default_method(roles: Roles, selection: Selection) -> str:
     if not others or (n > FEW and selection.unlabelled is None):
         return "supervised"
     console.print(
-        f"note: method fixmatch, because {n} subject(s) are labelled: it also learns from {others} "
-        "case(s) without labels; --method supervised leaves them out, and a step takes half as "
-        "long",
+        f"note: method {LEARNS_FROM_ALL}, because {n} subject(s) are labelled: it also learns from "
+        f"{others} case(s) without labels; --method supervised leaves them out, and a step takes "
+        "half as long",
         soft_wrap=True,
         markup=False,
     )
-    return "fixmatch"
+    return LEARNS_FROM_ALL
 
 
 def roles_of_method(store: Store, roles: Roles, selection: Selection, method: str) -> Roles:
@@ -200,19 +209,40 @@ def _few_slices(
     return [with_slices(store, case, drawn[case.id]) for case in cases if case.id in drawn]
 
 
-def _check_foreground(store: Store, roles: dict[str, list[CaseRecord]]) -> None:
+def _check_foreground(
+    store: Store, roles: dict[str, list[CaseRecord]], few: int | Path | str | None
+) -> None:
     """Refuse label maps without any class; say which classes nobody can learn.
+
+    Labelled slices that a file names may be without any class. Who names them knows what they show,
+    and a comparison of ways to choose them has to count those that show nothing.
+
+    Args:
+        store: that holds the cases.
+        roles: the cases by role.
+        few: the labelled slices that are asked for, see :class:`Selection`.
 
     Raises:
         PosconError: no labelled case has a labelled voxel, or no validation case has.
     """
     for role, cases in roles.items():
-        if cases and not any(any(voxels) for _, voxels in labelled_voxels(cases)):
+        if not cases or any(any(voxels) for _, voxels in labelled_voxels(cases)):
+            continue
+        drawn, named = isinstance(few, int), isinstance(few, Path | str)
+        if role == "labelled" and named:
+            continue
+        elsewhere = any(any(voxels) for _, voxels in labelled_voxels(store.cases))
+        if role == "labelled" and drawn and elsewhere:
             raise PosconError(
-                f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
-                "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
-                "voxels, or correct the label maps and prepare the store again"
+                f"--labelled-slices {few}: the drawn slice(s) show no class, such as slice "
+                f"{cases[0].labelled_slice_numbers[0]} of {cases[0].id} in the store; give a "
+                "larger number, or another --seed"
             )
+        raise PosconError(
+            f"{store.path}: the label maps of all {len(cases)} {role} case(s) are empty (0 "
+            "everywhere), such as that of " + cases[0].id + "; choose cases with labelled "
+            "voxels, or correct the label maps and prepare the store again"
+        )
     learnt = labelled_voxels(roles["labelled"])
     absent = [
         name

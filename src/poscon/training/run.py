@@ -30,7 +30,7 @@ from poscon.errors import PosconError
 from poscon.files import complete, holds_nothing, parse_json, read_csv, whole_number, write_text
 from poscon.progress import console
 from poscon.settings import S, parse_yaml, validate
-from poscon.store.manifest import AxisRecord, CaseRecord, write_json
+from poscon.store.manifest import MANIFEST, AxisRecord, CaseRecord, write_json
 from poscon.store.slices import with_slices
 from poscon.store.store import Store
 from poscon.store.training_range import TrainingRange
@@ -55,9 +55,26 @@ class _Entry(msgspec.Struct, frozen=True):
     id: str
     stored_sha256: str
     role: str
+    pixels_sha256: str = ""
     labelled_slices: tuple[int, ...] | None = None
     ranges: dict[str, Range] = {}
     axis: AxisRecord | None = None
+
+
+def refuse_no_run(folder: Path, command: str) -> None:
+    """Refuse a folder with nothing that a run writes, such as a store or a folder of scans.
+
+    Args:
+        folder: the folder.
+        command: the command whose run is asked for, for the message.
+
+    Raises:
+        PosconError: it is one.
+    """
+    written = ("config.yaml", MODEL, part_file(folder, "encoder").name)
+    if not any((folder / name).is_file() for name in written):
+        kind = "a store" if (folder / MANIFEST).is_file() else "a folder"
+        raise PosconError(f"{folder}: {kind}, and no run; give that of a run of poscon {command}")
 
 
 def part_file(run: Path, part: str) -> Path:
@@ -303,6 +320,11 @@ class RunFolder:
         for entry in listed:
             case = by_id.get(entry.id)
             if case is None or case.stored_sha256 != entry.stored_sha256:
+                if case is not None and case.pixels_sha256 == entry.pixels_sha256:
+                    raise PosconError(
+                        f"{store.path}: case {entry.id!r} has other labels than {self.path} was "
+                        "started with; start a new run"
+                    )
                 raise PosconError(
                     f"{store.path}: case {entry.id!r} is not what {self.path} was started with; "
                     "resume with the same store or start a new run"
@@ -322,6 +344,23 @@ class RunFolder:
         """Remove the folder of a run that failed before its first checkpoint."""
         if self.checkpoint is None:
             shutil.rmtree(self.path)
+
+    def is_finished(self, result: Path) -> bool:
+        """Whether nothing is left to be resumed: the result is there, and no checkpoint.
+
+        Who needs room may have removed that. A note says that the run is finished.
+
+        Args:
+            result: the file that the run writes last.
+        """
+        finished = self.checkpoint is None and result.is_file()
+        if finished:
+            console.print(
+                f"note: {self.path} is finished; there is nothing to resume",
+                soft_wrap=True,
+                markup=False,
+            )
+        return finished
 
     @property
     def begun(self) -> bool:

@@ -7,7 +7,7 @@ from poscon.errors import PosconError
 from poscon.leakage import read_entries
 from poscon.networks.checkpoints import PARTS, Checkpoint, read_checkpoint
 from poscon.networks.weights import network_settings, read_weights
-from poscon.training.run import MODEL, part_file
+from poscon.training.run import MODEL, part_file, refuse_no_run
 
 
 def read_start(init: Path, init_parts: Literal["all", "encoder"]) -> Checkpoint:
@@ -59,6 +59,7 @@ def _of_run(run: Path, init_parts: str) -> Checkpoint:
     Raises:
         PosconError: it is another run, or a file is missing or damaged.
     """
+    refuse_no_run(run, "pretrain")
     if (run / MODEL).is_file():
         raise PosconError(f"--init {run}: a fine-tuning run; give one of poscon pretrain")
     path = part_file(run, "encoder")

@@ -306,12 +306,13 @@ def measure_overhead(build: Callable[[], Training], seconds: float) -> Overhead:
     return result
 
 
-def time_loop(training: Training, steps: int) -> float:
+def time_loop(training: Training, steps: int, *, compiled: bool = False) -> float:
     """Seconds per step of the training loop without its start, from its own metrics.
 
     Args:
         training: training, run for twice as many steps as are timed.
         steps: number of steps that are timed.
+        compiled: whether torch compiles the networks first.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
@@ -325,6 +326,7 @@ def time_loop(training: Training, steps: int) -> float:
                 run=run,
                 device=training.device,
                 precision=training.precision,
+                compiled=compiled,
                 title="",
             )
         row = MetricsFile(run.metrics_path).rows()[-1]

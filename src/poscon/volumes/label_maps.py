@@ -261,7 +261,7 @@ def choose_scheme(
     elif stated is not None and stated.classes:
         scheme = stated
     else:
-        values = _values(label_maps) - {ignore}
+        values = _values(label_maps, ignore) - {ignore}
         scheme = discovered_scheme(values, where=where)
         if IGNORE in values and len(values - {0}) > 1:
             say_lines(
@@ -281,15 +281,22 @@ def choose_scheme(
     return scheme.with_ignore(ignore, where=origin)
 
 
-def _values(label_maps: Iterable[tuple[LabelSource, Spacing | None]]) -> set[int]:
-    """Every value of label maps."""
+def _values(
+    label_maps: Iterable[tuple[LabelSource, Spacing | None]], ignore: int | None
+) -> set[int]:
+    """Every value of label maps.
+
+    Raises:
+        PosconError: a file has a value that is no label value, nor the one to be ignored.
+    """
     values: set[int] = set()
     todo = list(label_maps)
     with progress_bar() as progress:
         task = progress.add_task("reading label maps", total=len(todo), status="")
         for path, spacing in todo:
             present = present_values(read_labels(path, spacing=spacing).data)
-            values.update(int(v) for v in whole_values(present, where=str(path)))
+            whole = whole_values(present, where=str(path)).tolist()
+            values.update(v if v == ignore else label_value(v, where=str(path)) for v in whole)
             progress.advance(task)
     return values
 

@@ -121,6 +121,11 @@ def prepare(
         f"{len(opened.cases)} cases of {subjects} subjects, layout {opened.manifest.layout}, "
         f"in {store}"
     )
+    labelled = sum(case.labelled for case in opened.cases)
+    say(
+        f"{labelled} of {len(opened.cases)} cases have a label map"
+        + (f"; classes {', '.join(opened.class_names)}" if labelled else "")
+    )
     for line in (sparse_line(opened.cases), ranges_line(opened.cases)):
         if line is not None:
             say(line)
