@@ -711,6 +711,18 @@ def test_cases_without_labels_that_are_drawn_as_labelled_are_told(
     assert "among the labelled" not in capsys.readouterr().err
 
 
+def test_neither_a_run_nor_a_store_lies_in_a_store(
+    store: Path, scans: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(store, tmp_path / "store"))
+    before = sorted(own.rglob("*"))
+    with pytest.raises(PosconError, match=r"lies in the store .*; choose a place outside it"):
+        finetune(own, own / "runs" / "a", iterations=1, settings=SMALL)
+    with pytest.raises(PosconError, match="lies in the store"):
+        prepare(scans, own / "inner")
+    assert sorted(own.rglob("*")) == before
+
+
 def test_torchrun_is_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")

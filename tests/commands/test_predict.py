@@ -318,6 +318,19 @@ def test_label_maps_do_not_go_among_the_scans(
     assert [path.name for path in folder.iterdir()] == ["a.nii.gz"]
 
 
+def test_where_no_scan_can_be_used_nothing_is_left(
+    finetuned: Path, scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        image = phantom(scans)
+        nan = np.full(image.shape, np.nan, np.float32)
+        save(tmp_path / "scans" / f"{name}.nii.gz", nan, image.affine)
+    with pytest.raises(PartlyDone, match="2 of 2 scan"):
+        predict(finetuned, tmp_path / "scans", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_label_maps_do_not_go_into_a_run(finetuned: Path, scans: Path) -> None:
     before = sorted(finetuned.iterdir())
     with pytest.raises(PosconError, match="a run; choose another folder for the label maps"):

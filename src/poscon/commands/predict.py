@@ -176,9 +176,16 @@ class _Prediction:
                 progress.advance(task)
         self._conclude()
         written = [job.target for job in self.jobs if job.case.id not in self.failed]
+        if self.record is not None and not (written or self.record.cases):
+            self._leave_nothing(self.record)
         if self.failed:
             raise self._failure(self.failed, written)
         return written
+
+    def _leave_nothing(self, record: PredictionsFile) -> None:
+        """Take back what was written beside label maps, of which there is none."""
+        for path in (record.path, record.path.with_name(LABELS_FILE)):
+            path.unlink(missing_ok=True)
 
     def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
         """The error that is raised at the end."""

@@ -268,6 +268,17 @@ def write_case(path: Path, case: CaseRecord) -> None:
     write_json(path, msgspec.to_builtins(case))
 
 
+def refuse_inside_store(folder: Path) -> None:
+    """Refuse a folder that lies in a store, where it would be among the store's own files.
+
+    Raises:
+        PosconError: it does.
+    """
+    for above in folder.resolve().parents:
+        if (above / MANIFEST).is_file() and (above / "cases").is_dir():
+            raise PosconError(f"{folder}: lies in the store {above}; choose a place outside it")
+
+
 class Manifest(_Record):
     """Everything the store knows besides pixels."""
 

@@ -21,6 +21,7 @@ from poscon.store.manifest import (
     SCHEMA_VERSION,
     ClassRecord,
     Manifest,
+    refuse_inside_store,
     write_json,
     write_manifest,
 )
@@ -37,11 +38,12 @@ _STATE = "preparing.json"
 
 
 def check_no_store(folder: Path) -> None:
-    """Refuse a folder that has a store.
+    """Refuse a folder that has a store, or lies in one.
 
     Raises:
-        PosconError: it has one.
+        PosconError: it does.
     """
+    refuse_inside_store(folder)
     if (folder / MANIFEST).exists():
         raise PosconError(f"{folder}: there is a store already; choose another folder or delete it")
 

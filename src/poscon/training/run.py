@@ -30,7 +30,13 @@ from poscon.errors import PosconError
 from poscon.files import complete, holds_nothing, parse_json, read_csv, whole_number, write_text
 from poscon.progress import console
 from poscon.settings import S, parse_yaml, validate
-from poscon.store.manifest import MANIFEST, AxisRecord, CaseRecord, write_json
+from poscon.store.manifest import (
+    MANIFEST,
+    AxisRecord,
+    CaseRecord,
+    refuse_inside_store,
+    write_json,
+)
 from poscon.store.slices import with_slices
 from poscon.store.store import Store
 from poscon.store.training_range import TrainingRange
@@ -223,11 +229,12 @@ class RunFolder:
             return False
 
     def check_new(self) -> None:
-        """Refuse a folder that is not empty.
+        """Refuse a folder that is not empty, or lies in a store.
 
         Raises:
-            PosconError: the folder is not empty.
+            PosconError: it is, or does.
         """
+        refuse_inside_store(self.path)
         if not self.is_new:
             raise PosconError(
                 f"{self.path}: exists already; choose another folder, or continue it with --resume"
