@@ -1,5 +1,7 @@
 """``finetune --init FILE`` with weights of other programs."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 from monai.networks.nets import BasicUNet
+from safetensors.torch import save_file
 from torch import Tensor
+
+from poscon.commands.finetune import finetune
+from poscon.networks.weights import read_weights
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -43,6 +49,23 @@ def start(poscon: Command, store: Path, run: Path, init: Path, *more: str) -> tu
         "-s", "batch=4", *more,
     )  # fmt: skip
     return code, stderr
+
+
+def test_weights_of_another_preparation_are_told_whatever_its_keys_are(
+    store: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A version of poscon may know of a step that this one does not, or the other way."""
+    run = Path(shutil.copytree(pretrained, tmp_path / "pretrained"))
+    tensors, about = read_weights(run / "encoder.safetensors")
+    preparation = {**about["preparation"], "step_of_later": 1}
+    del preparation["spacing"]
+    words = {k: json.dumps(v) for k, v in {**about, "preparation": preparation}.items()}
+    save_file(tensors, run / "encoder.safetensors", words)
+    settings = ["network.width=4", "network.levels=2", "size=32"]
+    finetune(store, tmp_path / "run", init=run, iterations=1, settings=settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "step_of_later 1 there, None here" in said
+    assert "spacing None there, " in said
 
 
 def test_a_published_checkpoint_of_pcl(store: Path, tmp_path: Path, poscon: Command) -> None:

@@ -334,6 +334,16 @@ def test_how_many_label_maps_were_found_and_what_they_hold_is_said(source, tmp_p
     assert "0 of 3 cases have a label map\n" in out
 
 
+def test_a_value_that_cannot_be_a_label_names_its_file(source, tmp_path):
+    odd = segmentation().astype(np.int16)
+    odd[0, 0, 0] = -1
+    put(source / "b_seg.nii.gz", odd)
+    message = refusal(source, tmp_path / "store")
+    assert message.startswith(f"{source / 'b_seg.nii.gz'}: -1 is no whole number from 0")
+    ignored = prepare(source, tmp_path / "ignored", ignore_label=-1)
+    assert ignored.class_names == ("class_1", "class_3")
+
+
 def test_names_that_a_mac_has_taken_apart(tmp_path):
     """An accent may be a character of its own in a file name; it looks the same."""
     whole, apart = (unicodedata.normalize(form, "Mü") for form in ("NFC", "NFD"))
