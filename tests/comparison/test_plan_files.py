@@ -25,3 +25,8 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [\n")
     with pytest.raises(PosconError, match="not valid YAML"):
         read_plan(str(tmp_path / "broken.yaml"))
+
+
+def test_a_folder_in_place_of_the_plan_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PosconError, match="a folder; name the plan first, then the folder"):
+        read_plan(str(tmp_path))

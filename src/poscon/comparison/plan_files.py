@@ -33,6 +33,8 @@ def plan_text(plan: str) -> str:
             f"plan {plan!r}: neither a file nor a known plan{nearest(plan, known)}; "
             f"known are {', '.join(known)}"
         ) from None
+    except IsADirectoryError:
+        raise PosconError(f"plan {plan}: a folder; name the plan first, then the folder") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PosconError(f"plan {plan}: cannot be read ({error})") from error
 
