@@ -329,6 +329,14 @@ def test_where_no_scan_can_be_used_nothing_is_left(
     with pytest.raises(PartlyDone, match="2 of 2 scan"):
         predict(finetuned, tmp_path / "scans", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    predict(finetuned, scans, tmp_path / "out", cases=["phantom_000"])
+    kept = (tmp_path / "out" / "labels.json").read_bytes()
+    for path in tmp_path.glob("out/[ps]*"):
+        path.unlink()
+    with pytest.raises(PartlyDone, match="2 of 2 scan"):
+        predict(finetuned, tmp_path / "scans", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["labels.json"]
+    assert (tmp_path / "out" / "labels.json").read_bytes() == kept
 
 
 def test_label_maps_do_not_go_into_a_run(finetuned: Path, scans: Path) -> None:

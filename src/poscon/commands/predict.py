@@ -156,11 +156,12 @@ class _Prediction:
             failures = [str(case) for case in cases]
             failed = dict(zip((job.case.id for job in todo), failures, strict=True))
             raise self._failure(failed, [])
+        new_labels_file = False
         if self.record is not None:
             self.record.begin(self.model.sha256)
             if self.whole:
                 self.record.forget_failures([job.case.id for job in self.jobs])
-            _write_labels_file(self.record.path.parent, self.model)
+            new_labels_file = _write_labels_file(self.record.path.parent, self.model)
         # some scans are read and one is written while the network works on the one between
         free = free_memory()
         room = READERS if free is None else free // self.largest - 2
@@ -177,15 +178,16 @@ class _Prediction:
         self._conclude()
         written = [job.target for job in self.jobs if job.case.id not in self.failed]
         if self.record is not None and not (written or self.record.cases):
-            self._leave_nothing(self.record)
+            self._leave_nothing(self.record, new_labels_file)
         if self.failed:
             raise self._failure(self.failed, written)
         return written
 
-    def _leave_nothing(self, record: PredictionsFile) -> None:
+    def _leave_nothing(self, record: PredictionsFile, new_labels_file: bool) -> None:
         """Take back what was written beside label maps, of which there is none."""
-        for path in (record.path, record.path.with_name(LABELS_FILE)):
-            path.unlink(missing_ok=True)
+        record.path.unlink(missing_ok=True)
+        if new_labels_file:
+            record.path.with_name(LABELS_FILE).unlink()
 
     def _failure(self, failed: dict[str, str], written: list[Path]) -> PosconError:
         """The error that is raised at the end."""
@@ -377,15 +379,21 @@ def _in_threads(
             yield coming.popleft().result()
 
 
-def _write_labels_file(folder: Path, model: Model) -> None:
+def _write_labels_file(folder: Path, model: Model) -> bool:
     """Write ``labels.json``, which says what the values of the label maps mean.
+
+    Returns:
+        Whether it was not there before.
 
     Raises:
         PosconError: the folder has label maps with another meaning.
     """
     path = folder / LABELS_FILE
     content = {"classes": [c.model_dump(mode="json") for c in model.classes]}
-    if path.is_file() and read_json(path) != content:
-        raise PosconError(f"{path}: other classes than the model's; choose another output")
+    if path.is_file():
+        if read_json(path) != content:
+            raise PosconError(f"{path}: other classes than the model's; choose another output")
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
+    return True

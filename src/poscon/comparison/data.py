@@ -114,8 +114,8 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     folder, path = scans_of(data, store), out / DATA
     if data.phantom is not None:
         console.print(
-            f"note: {name}: {data.phantom.subjects} synthetic scans; --data names a folder of real "
-            "ones",
+            f"note: {name}: {data.phantom.subjects} synthetic scans; --{name.replace('_', '-')} "
+            "names a folder of real ones",
             soft_wrap=True,
             markup=False,
         )
