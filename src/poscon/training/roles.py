@@ -118,7 +118,7 @@ def default_method(roles: Roles, selection: Selection) -> str:
     console.print(
         f"note: method {LEARNS_FROM_ALL}, because {n} subject(s) are labelled: it also learns from "
         f"{others} case(s) without labels; --method supervised leaves them out, and a step takes "
-        "half as long",
+        "less than half as long",
         soft_wrap=True,
         markup=False,
     )
