@@ -1,7 +1,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -455,27 +455,42 @@ def test_a_pretraining_run_is_no_model(pretrained: Path, scans: Path, tmp_path: 
         predict(pretrained, scans, tmp_path / "out")
 
 
+def seen_as(draw: Callable[[torch.Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network in whose place ``draw`` writes the scores of a stack, where they are not 0."""
+
+    def scores(
+        network: Any, stack: torch.Tensor, size: int, *, average_views: bool
+    ) -> Iterator[torch.Tensor]:
+        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
+        draw(logits)
+        yield logits
+
+    monkeypatch.setattr("poscon.training.inference.class_scores", scores)
+
+
+def one_structure(finetuned: Path, run: Path, *, told: bool) -> dict[str, Any]:
+    """A run whose model keeps the largest structure or does not; what its file says."""
+    tensors, about = read_weights(finetuned / "model.safetensors")
+    run.mkdir()
+    words = {k: json.dumps(v) for k, v in {**about, "keep_largest_component": told}.items()}
+    save_file(tensors, run / "model.safetensors", words)
+    return about
+
+
 def test_a_model_of_one_structure_keeps_the_largest(
     finetuned: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network that sees two of them in every slice, and a model that is told or not."""
 
-    def two(
-        network: Any, stack: torch.Tensor, size: int, *, average_views: bool
-    ) -> Iterator[torch.Tensor]:
-        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
+    def two(logits: torch.Tensor) -> None:
         logits[:, 1, 1:3, 1:3] = 9
         logits[:, 2, 6:12, 6:12] = logits[:, 3, 12:14, 6:12] = 9
-        yield logits
 
-    monkeypatch.setattr("poscon.training.inference.class_scores", two)
-    tensors, about = read_weights(finetuned / "model.safetensors")
+    seen_as(two, monkeypatch)
     found = {}
     for told in (False, True):
         run = tmp_path / str(told)
-        run.mkdir()
-        words = {k: json.dumps(v) for k, v in {**about, "keep_largest_component": told}.items()}
-        save_file(tensors, run / "model.safetensors", words)
+        one_structure(finetuned, run, told=told)
         scan = scans / "imagesTr" / "phantom_000.nii.gz"
         found[told] = np.asanyarray(segment(run, scan, tmp_path / f"{told}.nii.gz").dataobj)
     assert set(np.unique(found[False])) == {0, 1, 2, 3}
@@ -594,20 +609,13 @@ def test_a_range_does_not_choose_the_largest_structure(
 ) -> None:
     """Two classes touch. What is left of one within its range is smaller than the other."""
 
-    def stacked(
-        network: Any, stack: torch.Tensor, size: int, *, average_views: bool
-    ) -> Iterator[torch.Tensor]:
-        logits = torch.zeros(len(stack), network.n_classes, *stack.shape[2:])
-        half = len(stack) // 2
+    def stacked(logits: torch.Tensor) -> None:
+        half = len(logits) // 2
         logits[:half, 1, 6:12, 6:12] = logits[half:, 2, 6:12, 6:12] = 9
-        yield logits
 
-    monkeypatch.setattr("poscon.training.inference.class_scores", stacked)
-    tensors, about = read_weights(finetuned / "model.safetensors")
+    seen_as(stacked, monkeypatch)
     run = tmp_path / "run"
-    run.mkdir()
-    words = {k: json.dumps(v) for k, v in {**about, "keep_largest_component": True}.items()}
-    save_file(tensors, run / "model.safetensors", words)
+    about = one_structure(finetuned, run, told=True)
     (tmp_path / "in").mkdir()
     shutil.copy(scans / "imagesTr" / "phantom_000.nii.gz", tmp_path / "in" / "a.nii.gz")
     name = about["classes"][0]["name"]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -511,8 +512,19 @@ def test_scans_that_were_added_after_a_refusal_are_read(
     plan = plan_file(tmp_path, **changes)
     how: dict[str, Any] = {"data": few, "settings": ["data.phantom=null", "finetune.iterations=1"]}
     add(0, 1)
-    with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1 .* of 2 that there are;"):
+    made = []
+    for _ in range(2):
+        with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1 .* of 2 that there"):
+            compare(plan, tmp_path / "out", **how)
+        made.append((tmp_path / "out/store/manifest.json").stat().st_mtime_ns)
+    assert made[0] == made[1]  # what was prepared is kept as long as the scans are the same
+    label = few / "labels" / "phantom_001.nii.gz"
+    image = nib.load(label)
+    corrected = np.where(np.asanyarray(image.dataobj) == 1, 2, image.dataobj).astype(np.uint8)
+    nib.save(nib.Nifti1Image(corrected, image.affine), label)
+    with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1"):
         compare(plan, tmp_path / "out", **how)
+    assert (tmp_path / "out/store/manifest.json").stat().st_mtime_ns != made[0]
     add(2, 3)
     compare(plan, tmp_path / "out", **how)
     assert {row["subject"] for row in rows(tmp_path / "out")} == {

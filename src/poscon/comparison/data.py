@@ -18,7 +18,7 @@ from poscon.store.manifest import MANIFEST, write_json
 from poscon.store.prepare_settings import PrepareSettings
 from poscon.store.store import Store
 from poscon.volumes.case import parse_labels
-from poscon.volumes.layouts import find_layout, folder_of_paths, is_dataset
+from poscon.volumes.layouts import find_layout, folder_of_paths, is_dataset, read_dataset
 from poscon.volumes.phantom import write_phantom
 
 DATA = "data.json"
@@ -128,8 +128,9 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
     about = data.model_dump(mode="json", exclude=unsaid)
     began = known.get(name, {})
     same = began.get("data", about) == about
-    if same and (store / MANIFEST).is_file() and not (out / SCHEDULE).is_file():
-        shutil.rmtree(store)  # the plan was refused; the data may have been corrected since
+    refused = (store / MANIFEST).is_file() and not (out / SCHEDULE).is_file()
+    if same and refused and _corrected(store, folder, data, began):
+        shutil.rmtree(store)
     if not (store / MANIFEST).is_file():
         write_json(path, {**known, name: {"data": about}})  # known also if prepare is killed
         prepare(
@@ -180,6 +181,26 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
                 f"{file}: has changed since {out} was begun; put it back, or choose another folder"
             )
     write_json(path, {**known, name: {"data": about, **now, "files": stated}})
+
+
+def _corrected(store: Path, folder: Path, data: DataSettings, began: dict[str, Any]) -> bool:
+    """Whether scans or label maps were added, removed or changed since they were prepared.
+
+    Args:
+        store: the prepared store.
+        folder: the scans.
+        data: how they are read.
+        began: what ``data.json`` knows of them.
+    """
+    now = read_dataset(folder, data.layout, channel=data.channel).cases
+    then = Store(store).cases
+    if {case.id: case.label is not None for case in now} != {c.id: c.labelled for c in then}:
+        return True
+    home = folder_of_paths(folder)
+    return any(
+        _content(stamp) != _content(_stamp(home / file, stamp))
+        for file, stamp in began.get("scans", {}).items()
+    )
 
 
 def _named_files(folder: Path, data: DataSettings) -> dict[str, Path]:
