@@ -525,6 +525,11 @@ def test_scans_that_were_added_after_a_refusal_are_read(
     with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1"):
         compare(plan, tmp_path / "out", **how)
     assert (tmp_path / "out/store/manifest.json").stat().st_mtime_ns != made[0]
+    (few / "participants.tsv").write_text("participant_id\n")  # may say whose a scan is
+    made.append((tmp_path / "out/store/manifest.json").stat().st_mtime_ns)
+    with pytest.raises(PosconError, match=r"labelled = 2: fold 0 has 1"):
+        compare(plan, tmp_path / "out", **how)
+    assert (tmp_path / "out/store/manifest.json").stat().st_mtime_ns != made[-1]
     add(2, 3)
     compare(plan, tmp_path / "out", **how)
     assert {row["subject"] for row in rows(tmp_path / "out")} == {

@@ -184,7 +184,7 @@ def prepare_once(store: Path, data: DataSettings, name: str, out: Path) -> None:
 
 
 def _corrected(store: Path, folder: Path, data: DataSettings, began: dict[str, Any]) -> bool:
-    """Whether scans or label maps were added, removed or changed since they were prepared.
+    """Whether scans, label maps or what says what they are have changed since the preparation.
 
     Args:
         store: the prepared store.
@@ -196,10 +196,12 @@ def _corrected(store: Path, folder: Path, data: DataSettings, began: dict[str, A
     then = Store(store).cases
     if {case.id: case.label is not None for case in now} != {c.id: c.labelled for c in then}:
         return True
-    home = folder_of_paths(folder)
+    home, named = folder_of_paths(folder), _named_files(folder, data)
+    files = {key: home / key for key in began.get("scans", {})} | named
+    known = {**began.get("scans", {}), **began.get("files", {})}
     return any(
-        _content(stamp) != _content(_stamp(home / file, stamp))
-        for file, stamp in began.get("scans", {}).items()
+        _content(known.get(key)) != _content(_stamp(files.get(key, home / key), known.get(key)))
+        for key in {*files, *known}
     )
 
 
